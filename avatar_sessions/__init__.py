@@ -1,0 +1,1 @@
+"""Durable LiveAvatar sessions: the client a backend installs."""

@@ -1,0 +1,346 @@
+"""What a backend sends to a session and gets back: one model a message, plain JSON.
+
+Models that come in forbid unknown fields, so that a misspelt setting is an
+error and not a silent default; models that go out may grow. No I/O.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from avatar_sessions.contract.states import (
+    CommandOutcome,
+    EndReason,
+    Pose,
+    SessionState,
+    UtteranceOutcome,
+)
+
+Sealed = Annotated[str, StringConstraints(pattern=r"^gAAAA", max_length=16_384)]
+"""A secret as a Fernet token: readable by whoever holds a seal key, by nobody else."""
+
+CommandId = Annotated[
+    str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:@/+=-]+$")
+]
+
+MAX_CLIP_S = 600.0
+DEFAULT_COMMAND_TTL_S = 30.0
+
+
+class Incoming(BaseModel):
+    """A message to a session."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Outgoing(BaseModel):
+    """A message from a session: readers ignore fields they do not know yet."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+# ---------------------------------------------------------------- starting
+
+
+class Video(Incoming):
+    """How the avatar's video is made (LITE ``video_settings``)."""
+
+    quality: Literal["very_high", "high", "medium", "low"] = "high"
+    """1080p, 720p, 480p, 360p; more pixels, more latency."""
+    encoding: Literal["VP8", "H264"] = "H264"
+
+
+class OwnRoom(Incoming):
+    """A room on our own LiveKit server instead of one hosted by LiveAvatar."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    """Defaults to a name unique to the session's run."""
+    avatar_identity: Annotated[str, StringConstraints(min_length=1, max_length=200)] = "avatar"
+    delete_at_end: bool = True
+    """False: the room is somebody else's, only the avatar leaves it."""
+
+
+class SessionRequest(Incoming):
+    """Everything a session is started with."""
+
+    avatar_id: UUID
+    sandbox: bool = False
+    """Free, about a minute long, avatar Wayne only."""
+    max_duration_s: int | None = Field(default=None, ge=10, le=24 * 3600)
+    """The session's own limit. None: the plan's limit, or the sandbox's."""
+    idle_timeout_s: float = Field(default=300.0, ge=1, le=24 * 3600)
+    """Ends the session when nobody has asked anything of it for so long."""
+    start_timeout_s: float = Field(default=60.0, ge=0.5, le=600)
+    """How long it may take from the request until the avatar is live."""
+    command_ttl_s: float = Field(default=DEFAULT_COMMAND_TTL_S, gt=0, le=3600)
+    """How long a command may wait for the avatar before it expires."""
+    video: Video | None = None
+    room: OwnRoom | None = None
+    """None: LiveAvatar hosts the room."""
+    tenant: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    """Search attribute ``AvatarTenant``."""
+
+
+# ---------------------------------------------------------------- commands
+
+
+class Clip(Incoming):
+    """Speech to be fetched and decoded by the session's owner: exactly one source."""
+
+    url: Annotated[str, StringConstraints(max_length=4096)] | None = None
+    """http or https. Stands in history as it is: use ``sealed_url`` for signed addresses."""
+    sealed_url: Sealed | None = None
+    file: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = None
+    """Path relative to the workers' clip folder (``AVATAR_SESSIONS_CLIP_FOLDER``)."""
+
+    @field_validator("url")
+    @classmethod
+    def _http(cls, url: str | None) -> str | None:
+        if url is not None and not url.lower().startswith(("http://", "https://")):
+            raise ValueError("a clip's url begins with http:// or https://; a file has `file`")
+        return url
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Clip:
+        if sum(source is not None for source in (self.url, self.sealed_url, self.file)) != 1:
+            raise ValueError("a clip has exactly one of url, sealed_url and file")
+        return self
+
+
+class CommandBase(Incoming):
+    """What every command carries."""
+
+    command_id: CommandId | None = None
+    """Repeats under one id are one command. None: a new one each time."""
+    ttl_s: float | None = Field(default=None, gt=0, le=3600)
+    """Overrides the session's ``command_ttl_s``."""
+
+
+class Speak(CommandBase):
+    """Say a clip, after everything asked before it."""
+
+    kind: Literal["speak"] = "speak"
+    clip: Clip
+
+
+class Interrupt(CommandBase):
+    """Fall silent now; speech asked for earlier and not yet heard is dropped."""
+
+    kind: Literal["interrupt"] = "interrupt"
+
+
+class SetPose(CommandBase):
+    """Look attentive, or idle."""
+
+    kind: Literal["set_pose"] = "set_pose"
+    pose: Pose
+
+
+class KeepAlive(CommandBase):
+    """Restart the idle clocks, ours and LiveAvatar's."""
+
+    kind: Literal["keep_alive"] = "keep_alive"
+
+
+class End(CommandBase):
+    """End the session."""
+
+    kind: Literal["end"] = "end"
+    finish_speaking: bool = False
+    """Let what was asked before be heard first; without it the avatar is cut mid-word."""
+
+
+Command = Annotated[Speak | Interrupt | SetPose | KeepAlive | End, Field(discriminator="kind")]
+COMMAND: TypeAdapter[Command] = TypeAdapter(Command)
+
+
+class Attach(Incoming):
+    """Ask for access to the room; answered once the avatar is live."""
+
+    viewer_identity: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    """A name for this viewer in a room of our own. A hosted room gives one fixed identity."""
+
+
+# ---------------------------------------------------------------- answers
+
+
+class Failure(Outgoing):
+    """Why something did not work, in words for a person and a type for a program."""
+
+    type: str
+    """The error's class, e.g. ``NoCredits``, ``ServiceUnreachable``, ``ClipTooLong``."""
+    message: str
+    http_status: int | None = None
+    code: int | None = None
+    """LiveAvatar's own error code."""
+
+
+class RoomAccess(Outgoing):
+    """What one participant needs to join the room."""
+
+    livekit_url: str
+    sealed_token: Sealed
+    """The LiveKit token; opened with a seal key."""
+    identity: str | None = None
+
+
+class Access(Outgoing):
+    """The answer to ``attach``."""
+
+    session_key: str
+    state: SessionState
+    room: str | None = None
+    """The room's name, when it is our own."""
+    viewer: RoomAccess
+    agent: RoomAccess | None = None
+
+
+class UtteranceReport(Outgoing):
+    """What became of one utterance, as far as LiveAvatar told us."""
+
+    id: str
+    outcome: UtteranceOutcome
+    duration_ms: int = 0
+    """Length of the speech that was asked for."""
+    sent_ms: int = 0
+    """Speech put on the wire."""
+    heard_ms: int = 0
+    """Speech played by the avatar."""
+    first_audio_ms: int | None = None
+    """From the first chunk on the wire until LiveAvatar reported that the avatar talks."""
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    failure: Failure | None = None
+
+
+class CommandResult(Outgoing):
+    """The answer to ``perform``: given when the command is on the wire, or an utterance over."""
+
+    command_id: str
+    kind: str
+    outcome: CommandOutcome | UtteranceOutcome
+    utterance: UtteranceReport | None = None
+
+
+class SessionStatus(Outgoing):
+    """The answer to the query ``status``."""
+
+    session_key: str
+    state: SessionState
+    end_reason: EndReason | None = None
+    failure: Failure | None = None
+    provider_session_id: str | None = None
+    generation: int = 0
+    epoch: tuple[int, int] | None = None
+    requested_at: datetime
+    live_at: datetime | None = None
+    ends_at: datetime | None = None
+    """When the duration limit will end it."""
+    speaking: str | None = None
+    """The utterance that is being spoken."""
+    waiting_commands: int = 0
+    utterances: int = 0
+    ignored_messages: int = 0
+
+
+class GenerationReport(Outgoing):
+    """One LiveAvatar session: the thing that is billed."""
+
+    number: int
+    provider_session_id: str
+    started_at: datetime | None = None
+    """When the request that begins billing was sent; None: it never was."""
+    stopped_at: datetime | None = None
+    billed_s: float = 0.0
+    """From start to confirmed stop by our clock: an upper bound of what is billed."""
+    stop: Literal["stopped", "already_gone", "unconfirmed", "not_needed"] = "not_needed"
+    provider_end_reason: str | None = None
+    credits_consumed: float | None = None
+    """As LiveAvatar's session list tells it, where it does."""
+
+
+class IgnoredMessage(Outgoing):
+    """A message that could not be understood: recorded, and nothing else."""
+
+    name: str
+    problem: str
+    at: datetime
+
+
+class UtteranceTotals(Outgoing):
+    """All utterances of a session added up."""
+
+    count: int = 0
+    by_outcome: dict[UtteranceOutcome, int] = Field(default_factory=dict)
+    sent_ms: int = 0
+    heard_ms: int = 0
+
+
+class CleanupReport(Outgoing):
+    """What was left behind: nothing, if both are true."""
+
+    provider_stopped: bool = True
+    room_clean: bool = True
+    problems: list[str] = Field(default_factory=list)
+
+
+class SessionReport(Outgoing):
+    """The workflow's result: what happened and what it cost."""
+
+    session_key: str
+    workflow_id: str
+    run_id: str
+    state: SessionState
+    end_reason: EndReason
+    failure: Failure | None = None
+    requested_at: datetime
+    live_at: datetime | None = None
+    ended_at: datetime
+    start_ms: int | None = None
+    """From the request until the avatar was live."""
+    live_ms: int = 0
+    """How long it was live."""
+    generations: list[GenerationReport] = Field(default_factory=list)
+    utterances: list[UtteranceReport] = Field(default_factory=list)
+    """The first 500; ``totals`` counts all."""
+    totals: UtteranceTotals = Field(default_factory=UtteranceTotals)
+    takeovers: int = 0
+    """How often another owner, or another attempt of the same one, took over."""
+    gaps_ms: int = 0
+    """Time between the first LIVE and the end in which no owner was connected."""
+    ignored: list[IgnoredMessage] = Field(default_factory=list)
+    """The first 50."""
+    ignored_count: int = 0
+    cleanup: CleanupReport = Field(default_factory=CleanupReport)
+
+
+def problems_of(error: ValidationError) -> str:
+    """A validation error as one line without the offending values (they may be secrets)."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or 'message'}: {item['msg']}"
+        for item in error.errors(include_url=False, include_context=False, include_input=False)
+    )
+
+
+def one_message(messages: tuple[Any, ...]) -> Any:
+    """The single argument of a signal or update.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    if len(messages) != 1:
+        raise ValueError(f"expected one JSON object, got {len(messages)} arguments")
+    return messages[0]

@@ -1,0 +1,195 @@
+"""What workflow and activities say to each other. Not for backends: may change with a release.
+
+Times in history are the workers' own; secrets cross sealed. No I/O.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from avatar_sessions.contract.messages import Clip, Failure, Sealed, SessionRequest
+from avatar_sessions.contract.states import CommandOutcome, Pose
+
+Epoch = tuple[int, int]
+"""(number of the stream activity, given by the workflow; its attempt). Only grows."""
+
+
+class Step(BaseModel):
+    """Input or result of an activity."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class CreateRoom(Step):
+    """Make a room of our own and the avatar's token for it."""
+
+    session_key: str
+    room: str
+    avatar_identity: str
+    max_duration_s: float
+
+
+class CreatedRoom(Step):
+    room: str
+    livekit_url: str
+    avatar_token: Sealed
+
+
+class MintToken(Step):
+    request: SessionRequest
+    room: CreatedRoom | None = None
+
+
+class MintedSession(Step):
+    """A LiveAvatar session that exists and is not billed yet."""
+
+    provider_session_id: str
+    session_token: Sealed
+
+
+class StartSession(Step):
+    provider_session_id: str
+    session_token: Sealed
+
+
+class StartedSession(Step):
+    """A billed LiveAvatar session."""
+
+    provider_session_id: str
+    started_at: datetime
+    ws_url: Sealed
+    livekit_url: str | None = None
+    viewer_token: Sealed | None = None
+    agent_token: Sealed | None = None
+    max_duration_s: float | None = None
+    """The limit LiveAvatar itself will apply."""
+
+
+class StreamAudio(Step):
+    """Own a session: hold its WebSocket until it ends."""
+
+    session_key: str
+    provider_session_id: str
+    generation: int
+    stream: int
+    """First half of the epoch."""
+    ws_url: Sealed
+
+
+class StreamEnd(StrEnum):
+    RELEASED = "released"  # the workflow asked for it
+    PROVIDER_CLOSED = "provider_closed"  # LiveAvatar closed the socket or ended the session
+
+
+class StreamResult(Step):
+    end: StreamEnd
+    close_code: int | None = None
+    provider_end_reason: str | None = None
+    connects: int = 1
+
+
+class OwnerReady(Step):
+    """Signal: an owner has the session connected and takes its commands on ``queue``."""
+
+    queue: str
+    epoch: Epoch
+    provider_session_id: str
+
+
+class OwnerRecovering(Step):
+    """Signal: the owner lost the provider's socket and is getting it back."""
+
+    epoch: Epoch
+
+
+class DeliverCommand(Step):
+    """A command for the owner's inbox; a stale epoch is refused."""
+
+    session_key: str
+    epoch: Epoch
+    command_id: str
+    kind: Literal["interrupt", "set_pose", "keep_alive", "stop_feeding"]
+    pose: Pose | None = None
+    up_to_order: int = 0
+    """interrupt, stop_feeding: utterances of this order and below are dropped."""
+
+
+class Delivered(Step):
+    outcome: CommandOutcome
+
+
+class SpeakClip(Step):
+    """An utterance as an activity: it lasts as long as the avatar speaks."""
+
+    session_key: str
+    epoch: Epoch
+    utterance_id: str
+    order: int
+    """Position among the session's utterances, from 1."""
+    clip: Clip
+
+
+class GrantAccess(Step):
+    """Mint tokens for a room of our own."""
+
+    session_key: str
+    room: str
+    viewer_identity: str
+    agent_identity: str
+    valid_s: float
+
+
+class GrantedAccess(Step):
+    livekit_url: str
+    viewer_token: Sealed
+    agent_token: Sealed
+
+
+class StopSession(Step):
+    provider_session_id: str
+    reason: str
+    """LiveAvatar's SessionEndReason."""
+
+
+class StoppedSession(Step):
+    stop: Literal["stopped", "already_gone"]
+    stopped_at: datetime
+    provider_end_reason: str | None = None
+    credits_consumed: float | None = None
+
+
+class CleanRoom(Step):
+    room: str
+    avatar_identity: str
+    delete: bool
+
+
+class CleanedRoom(Step):
+    """``gone``: the room does not exist any more; ``left``: it does, without the avatar."""
+
+    result: Literal["gone", "left"]
+
+
+class ErrorType(StrEnum):
+    """Types of the application errors that activities raise and the workflow tells apart."""
+
+    START_OUTCOME_UNKNOWN = "StartOutcomeUnknown"
+    DISCONNECTED = "Disconnected"
+    WORKER_DRAINING = "WorkerDraining"
+    NOT_OWNER = "NotOwner"
+
+
+class OwnerBeat(Step):
+    """Heartbeat details of ``stream_audio``: shown by the Temporal UI, read by the next attempt."""
+
+    epoch: Epoch
+    queue: str
+    state: str
+    speaking: str | None = None
+    spoken_ms: int = 0
+    connects: int = 0
+    problem: Failure | None = Field(default=None)
