@@ -1,0 +1,52 @@
+# The two commands a new user needs are `make demo` and `make test`; the rest is for changing things.
+# Every target sets up what it needs first. PYTHON=... chooses the interpreter (3.11 or newer).
+
+.PHONY: help demo test lint format setup web servers requirements clean
+.DEFAULT_GOAL := help
+
+PY := .venv/bin/python
+ARGS ?=
+
+help:
+	@echo 'make demo          run the whole system here and watch an avatar session live'
+	@echo '                   ARGS="--once --report FILE", ARGS=--live, AUDIO=speech.wav'
+	@echo 'make test          run every test (ARGS="tests/lite -k pacer" for some)'
+	@echo 'make lint          formatting, lint, types, import rules'
+	@echo 'make format        let ruff format and fix what it can'
+	@echo 'make setup         only the virtual environment'
+	@echo 'make servers       only Temporal and LiveKit'
+	@echo 'make requirements  pin again what pyproject.toml asks for (UPGRADE=1: newest versions)'
+	@echo 'make clean         remove what was made here; built servers stay in your cache folder'
+
+demo: setup web
+	@$(PY) -m deploy.local.demo $(ARGS)
+
+test: setup web servers
+	@$(PY) -m pytest $(ARGS)
+
+lint: setup
+	@$(PY) -m ruff format --check --quiet .
+	@$(PY) -m ruff check --quiet .
+	@$(PY) -m mypy
+	@.venv/bin/lint-imports --no-logo
+
+format: setup
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix .
+
+setup:
+	@sh deploy/local/setup.sh python
+
+web:
+	@sh deploy/local/setup.sh web
+
+servers: setup
+	@$(PY) -m deploy.local.servers
+
+requirements:
+	@sh deploy/local/setup.sh requirements
+
+clean:
+	rm -rf .venv .run .demo .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
+	  dist web/node_modules
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,55 @@
+"""What can go wrong while the local stack comes up, each with a sentence that says what to do.
+
+LocalError                 shown to the user as one sentence, never as a traceback
+├── ServerUnavailable      a server is neither running, installed nor buildable here
+├── BuildFailed            the compiler said no; carries its last lines
+├── PortInUse              somebody else listens where we want to
+├── ProcessDied            a child ended by itself; carries its last lines
+└── NotReady               a child runs but did not become ready in time
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class LocalError(Exception):
+    """Something about this machine or this stack; `detail` holds lines worth showing below it."""
+
+    def __init__(self, sentence: str, detail: Sequence[str] = ()) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.detail = tuple(detail)
+
+
+class ServerUnavailable(LocalError):
+    """A server is neither running, installed nor buildable on this machine."""
+
+
+class BuildFailed(LocalError):
+    """Building a pinned server failed."""
+
+
+class PortInUse(LocalError):
+    """Another process listens on a port that the stack needs."""
+
+
+class ProcessDied(LocalError):
+    """A child ended although nobody asked it to."""
+
+    def __init__(self, name: str, status: int, last_lines: Sequence[str], log: Path) -> None:
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        super().__init__(f"{name} ended by itself ({how}); its log is {log}", last_lines)
+        self.name = name
+        self.status = status
+
+
+class NotReady(LocalError):
+    """A child runs but did not become ready within its bound."""
+
+    def __init__(self, name: str, waited_s: float, last_lines: Sequence[str], log: Path) -> None:
+        super().__init__(
+            f"{name} was not ready after {waited_s:.0f} s; its log is {log}", last_lines
+        )
+        self.name = name

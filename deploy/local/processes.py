@@ -1,0 +1,298 @@
+"""Child processes that are watched while they live and are all gone when their parent is.
+
+Each child runs in a session of its own (Ctrl-C in a terminal reaches only the parent, which can
+then end things in order), writes to a log file of its own, and counts as started once its probe
+says so. However the parent ends, the children end: in reverse order with SIGTERM, then SIGKILL; and
+if the parent is killed outright, by the hand of `undertaker.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from deploy.local.errors import NotReady, ProcessDied
+
+UNDERTAKER = Path(__file__).with_name("undertaker.py")
+
+POLL_S = 0.05
+PROBE_TIMEOUT_S = 2.0
+KILL_WAIT_S = 2.0
+LAST_LINES = 20
+_TAIL_BYTES = 16_384
+
+Probe = Callable[[], Awaitable[bool]]
+OnWait = Callable[[str, float], None]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildSpec:
+    """What to run and how to know that it is up."""
+
+    name: str
+    argv: Sequence[str]
+    ready: Probe
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Added to the parent's environment. May hold secrets: kept out of the repr."""
+    ready_within_s: float = 30.0
+    stop_within_s: float = 5.0
+    cwd: Path | None = None
+
+
+class ChildState(Enum):
+    """Where a child is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    ENDING = "ending"
+    ENDED = "ended"
+
+
+_LEGAL: Mapping[ChildState, frozenset[ChildState]] = {
+    ChildState.STARTING: frozenset({ChildState.READY, ChildState.ENDING, ChildState.ENDED}),
+    ChildState.READY: frozenset({ChildState.ENDING, ChildState.ENDED}),
+    ChildState.ENDING: frozenset({ChildState.ENDED}),
+    ChildState.ENDED: frozenset(),
+}
+
+
+class Child:
+    """One running child. Made by `Supervisor.start`."""
+
+    def __init__(self, spec: ChildSpec, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.spec = spec
+        self.process = process
+        self.log = log
+        self.state = ChildState.STARTING
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which is also its process group and session."""
+        return self.process.pid
+
+    def move(self, state: ChildState) -> None:
+        """Change the state.
+
+        Raises:
+            RuntimeError: the change is not a legal one.
+        """
+        if state not in _LEGAL[self.state]:
+            raise RuntimeError(f"{self.spec.name}: {self.state.value} to {state.value} is illegal")
+        self.state = state
+
+    def last_lines(self, count: int = LAST_LINES) -> list[str]:
+        """The end of its log. The log is a plain file, so this works after any kind of death."""
+        with self.log.open("rb") as log:
+            log.seek(0, os.SEEK_END)
+            log.seek(max(0, log.tell() - _TAIL_BYTES))
+            return log.read().decode(errors="replace").splitlines()[-count:]
+
+    def signal_group(self, sign: signal.Signals) -> None:
+        """Signal the child and everything it started, if any of it is left."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, sign)
+
+
+class Supervisor:
+    """Starts children, notices when one dies, ends them all.
+
+    Use as an async context manager. `logs` is the folder for their log files, created if missing.
+    """
+
+    def __init__(self, logs: Path, on_wait: OnWait | None = None) -> None:
+        self.logs = logs
+        self.children: list[Child] = []
+        self._on_wait = on_wait
+        self._watches: dict[Child, asyncio.Task[None]] = {}
+        self._undertaker: asyncio.subprocess.Process | None = None
+        self._first_death: asyncio.Future[ProcessDied] | None = None
+        self._kill_at_once = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self._first_death = asyncio.get_running_loop().create_future()
+        self._undertaker = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-I",
+            "-S",
+            str(UNDERTAKER),
+            stdin=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.end_all()
+
+    async def start(self, spec: ChildSpec) -> Child:
+        """Start a child and wait until its probe says it is ready.
+
+        Raises:
+            ProcessDied: it ended before it was ready.
+            NotReady: it was not ready within `spec.ready_within_s`.
+            OSError: the program could not be started.
+        """
+        log = self.logs / f"{spec.name.lower().replace(' ', '-')}.log"
+        with log.open("ab") as output:
+            process = await asyncio.create_subprocess_exec(
+                *spec.argv,
+                cwd=spec.cwd,
+                env={**os.environ, **spec.env},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
+        child = Child(spec, process, log)
+        self.children.append(child)
+        await self._tell_undertaker(f"+{child.pid}")
+        self._watches[child] = asyncio.create_task(self._watch(child), name=f"watch {spec.name}")
+        await self._until_ready(child)
+        child.move(ChildState.READY)
+        return child
+
+    async def guard(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work`; if a child dies meanwhile, cancel it and raise that death.
+
+        Raises:
+            ProcessDied: a child ended although nobody asked it to.
+        """
+        assert self._first_death is not None, "the supervisor has not been entered"
+        task = asyncio.create_task(work, name="guarded work")
+        either: set[asyncio.Future[Any]] = {task, self._first_death}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # Also when we are cancelled: the work tidies up before the children go.
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+        if self._first_death.done():
+            if not task.cancelled():
+                task.exception()  # whatever the work said, the death is the cause
+            raise self._first_death.result()
+        return task.result()
+
+    def kill_at_once(self) -> None:
+        """Spend no more time on ending politely: for an impatient second Ctrl-C."""
+        self._kill_at_once.set()
+
+    async def end(self, child: Child) -> None:
+        """End one child and wait until it is gone."""
+        if child.state is not ChildState.ENDED:
+            if child.state is not ChildState.ENDING:
+                child.move(ChildState.ENDING)
+            await self._end_politely(child)
+        await self._watches[child]
+
+    async def end_all(self) -> None:
+        """End every child, the youngest first. A cancel meanwhile makes it quick, not partial."""
+        ending = asyncio.create_task(self._end_all(), name="end all children")
+        cancelled = False
+        while not ending.done():
+            try:
+                await asyncio.shield(ending)
+            except asyncio.CancelledError:
+                cancelled = True
+                self.kill_at_once()
+        ending.result()
+        if cancelled:
+            raise asyncio.CancelledError
+
+    async def _end_all(self) -> None:
+        for child in reversed(self.children):
+            await self.end(child)
+        if self._undertaker is not None and self._undertaker.stdin is not None:
+            self._undertaker.stdin.close()
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                await self._undertaker.stdin.wait_closed()
+            await asyncio.wait_for(self._undertaker.wait(), KILL_WAIT_S)
+        if self._first_death is not None:
+            self._first_death.cancel()
+
+    async def _end_politely(self, child: Child) -> None:
+        child.signal_group(signal.SIGTERM)
+        watch = self._watches[child]
+        hurry = asyncio.create_task(self._kill_at_once.wait(), name=f"hurry {child.spec.name}")
+        try:
+            await asyncio.wait(
+                {watch, hurry},
+                timeout=child.spec.stop_within_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            hurry.cancel()
+        # Also after a polite end: what the child itself started may still be there.
+        child.signal_group(signal.SIGKILL)
+
+    async def _until_ready(self, child: Child) -> None:
+        spec, started_at = child.spec, time.monotonic()
+        while True:
+            waited_s = time.monotonic() - started_at
+            if child.state is ChildState.ENDED:
+                assert child.process.returncode is not None
+                raise ProcessDied(
+                    spec.name, child.process.returncode, child.last_lines(), child.log
+                )
+            if await self._probe(spec.ready):
+                return
+            if waited_s > spec.ready_within_s:
+                raise NotReady(spec.name, waited_s, child.last_lines(), child.log)
+            if self._on_wait is not None:
+                self._on_wait(spec.name, waited_s)
+            await asyncio.sleep(POLL_S)
+
+    async def _probe(self, ready: Probe) -> bool:
+        try:
+            return await asyncio.wait_for(ready(), PROBE_TIMEOUT_S)
+        except TimeoutError:
+            return False
+
+    async def _watch(self, child: Child) -> None:
+        status = await child.process.wait()
+        asked = child.state is ChildState.ENDING
+        child.move(ChildState.ENDED)
+        await self._tell_undertaker(f"-{child.pid}")
+        if not asked:
+            child.signal_group(signal.SIGKILL)
+            assert self._first_death is not None
+            if not self._first_death.done():
+                self._first_death.set_result(
+                    ProcessDied(child.spec.name, status, child.last_lines(), child.log)
+                )
+
+    async def _tell_undertaker(self, line: str) -> None:
+        assert self._undertaker is not None
+        assert self._undertaker.stdin is not None
+        # Should somebody have killed the undertaker, only the last resort is lost.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._undertaker.stdin.write(f"{line}\n".encode())
+            await self._undertaker.stdin.drain()
+
+
+async def accepts_connections(host: str, port: int) -> bool:
+    """Probe: somebody listens on this TCP port."""
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return False
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True
