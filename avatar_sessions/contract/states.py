@@ -108,7 +108,6 @@ class CommandOutcome(StrEnum):
 
     SENT = "sent"  # on the wire to LiveAvatar
     DEFERRED = "deferred"  # a pose asked for during speech: sent when the avatar falls silent
-    NOTHING_TO_DO = "nothing_to_do"  # an interrupt with nothing being said
     ACCEPTED = "accepted"  # the workflow itself acts on it (end)
     EXPIRED = "expired"  # waited longer than its time to live
     CANCELLED = "cancelled"  # the session ended before it could be done

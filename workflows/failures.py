@@ -1,0 +1,64 @@
+"""What an activity's failure means to a session, in the contract's words."""
+
+from __future__ import annotations
+
+from temporalio import workflow
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    TimeoutError,
+    TimeoutType,
+)
+
+with workflow.unsafe.imports_passed_through():
+    from avatar_sessions.contract.messages import Failure
+    from avatar_sessions.contract.steps import ErrorType
+
+
+def failure_of(error: ActivityError) -> Failure:
+    """The failure a person should read: the activity's own words, or which time ran out."""
+    cause = error.cause
+    if isinstance(cause, ApplicationError):
+        return failure_of_application_error(cause)
+    if isinstance(cause, TimeoutError):
+        if cause.type is TimeoutType.SCHEDULE_TO_START:
+            return Failure(
+                type="NoWorker",
+                message=f"no worker took {error.activity_type} in time: none runs, or all are full",
+            )
+        kind = "its time" if cause.type is None else cause.type.name.lower().replace("_", "-")
+        inner = cause.cause
+        if isinstance(inner, ApplicationError):
+            return failure_of_application_error(inner)
+        return Failure(
+            type="ActivityTimedOut", message=f"{error.activity_type} ran into {kind} timeout"
+        )
+    return Failure(type=type(cause or error).__name__, message=str(cause or error))
+
+
+def failure_of_application_error(error: ApplicationError) -> Failure:
+    """The failure an activity described in its error's details."""
+    for detail in error.details:
+        if isinstance(detail, dict) and "type" in detail and "message" in detail:
+            return Failure.model_validate(detail)
+    return Failure(type=error.type or "ApplicationError", message=error.message)
+
+
+def is_type(error: ActivityError, wanted: ErrorType) -> bool:
+    """Whether an activity failed with one of our own error types."""
+    return isinstance(error.cause, ApplicationError) and error.cause.type == wanted
+
+
+def never_reached_owner(error: ActivityError) -> bool:
+    """Whether nobody acted on a task for the owner: its queue is silent, or it owns no more."""
+    return is_type(error, ErrorType.NOT_OWNER) or (
+        isinstance(error.cause, TimeoutError) and error.cause.type is TimeoutType.SCHEDULE_TO_START
+    )
+
+
+def start_outcome_unknown(error: ActivityError) -> bool:
+    """Whether ``/start`` may have begun billing without our knowing."""
+    return is_type(error, ErrorType.START_OUTCOME_UNKNOWN) or (
+        isinstance(error.cause, TimeoutError)
+        and error.cause.type is not TimeoutType.SCHEDULE_TO_START
+    )

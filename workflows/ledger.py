@@ -1,0 +1,186 @@
+"""The commands and utterances of one session: who waits, who is known, what was heard.
+
+Plain bookkeeping with time as an argument: no Temporal, no I/O.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from avatar_sessions.contract.messages import (
+    CommandBase,
+    CommandResult,
+    End,
+    Failure,
+    IgnoredMessage,
+    Interrupt,
+    KeepAlive,
+    SetPose,
+    Speak,
+    UtteranceReport,
+    UtteranceTotals,
+)
+from avatar_sessions.contract.states import CommandOutcome, UtteranceOutcome
+
+MAX_KNOWN_COMMANDS: Final = 1000
+MAX_WAITING_COMMANDS: Final = 200
+MAX_REPORTED_UTTERANCES: Final = 500
+MAX_REPORTED_IGNORED: Final = 50
+
+AnyCommand = Speak | Interrupt | SetPose | KeepAlive | End
+
+
+@dataclass(eq=False)
+class Entry:
+    """A command on its way."""
+
+    command: AnyCommand
+    id: str
+    expires_at: datetime
+    order: int = 0
+    """Position among the utterances, from 1; 0 for what is not speech."""
+    up_to_order: int = 0
+    """The last utterance asked for before: what an interrupt cuts."""
+    result: CommandResult | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.command.kind
+
+
+@dataclass
+class Ledger:
+    """Every command of a session, each under one id, in the order they came."""
+
+    default_ttl: timedelta
+    waiting: deque[Entry] = field(default_factory=deque)
+    """Accepted and not yet handed on; in order."""
+    speech: deque[Entry] = field(default_factory=deque)
+    """Utterances, and ends that let them finish, whose turn has not come; in order."""
+    speaking: Entry | None = None
+    last_order: int = 0
+    utterances: list[UtteranceReport] = field(default_factory=list)
+    ignored: list[IgnoredMessage] = field(default_factory=list)
+    ignored_count: int = 0
+    _known: OrderedDict[str, Entry] = field(default_factory=OrderedDict)
+    _by_outcome: dict[UtteranceOutcome, int] = field(default_factory=dict)
+    _count: int = 0
+    _sent_ms: int = 0
+    _heard_ms: int = 0
+
+    def known(self, command: CommandBase) -> Entry | None:
+        """The entry of a command that came before under the same id."""
+        return None if command.command_id is None else self._known.get(command.command_id)
+
+    def accept(self, command: AnyCommand, command_id: str, now: datetime) -> Entry:
+        """Put a command at the end of the line; the caller checked that its id is new."""
+        ttl = self.default_ttl if command.ttl_s is None else timedelta(seconds=command.ttl_s)
+        entry = Entry(command, command_id, now + ttl, up_to_order=self.last_order)
+        if isinstance(command, Speak):
+            self.last_order += 1
+            entry.order = self.last_order
+        self._known[command_id] = entry
+        if len(self._known) > MAX_KNOWN_COMMANDS:
+            self._forget_one_finished()
+        self.waiting.append(entry)
+        return entry
+
+    def _forget_one_finished(self) -> None:
+        for command_id, entry in self._known.items():
+            if entry.result is not None:
+                del self._known[command_id]
+                return
+
+    @property
+    def full(self) -> bool:
+        """Too much waits already."""
+        return len(self.waiting) + len(self.speech) >= MAX_WAITING_COMMANDS
+
+    def next_expiry(self) -> datetime | None:
+        """When the first waiting command expires."""
+        return min((entry.expires_at for entry in self._unspoken()), default=None)
+
+    def expire(self, now: datetime) -> None:
+        """Finish what has waited too long for the avatar."""
+        for entry in [entry for entry in self._unspoken() if entry.expires_at <= now]:
+            self.drop(entry, UtteranceOutcome.EXPIRED, CommandOutcome.EXPIRED, now)
+
+    def renew(self, now: datetime) -> None:
+        """Give everything that waits its full time again: the avatar has just gone away."""
+        for entry in self._unspoken():
+            ttl_s = entry.command.ttl_s
+            ttl = self.default_ttl if ttl_s is None else timedelta(seconds=ttl_s)
+            entry.expires_at = max(entry.expires_at, now + ttl)
+
+    def drop_speech(self, up_to_order: int, outcome: UtteranceOutcome, now: datetime) -> None:
+        """Finish utterances whose turn has not come."""
+        for entry in list(self._unspoken()):
+            if 0 < entry.order <= up_to_order:
+                self.drop(entry, outcome, CommandOutcome.CANCELLED, now)
+
+    def drop_everything(self, now: datetime) -> None:
+        """Finish all that waits, because the session is over."""
+        for entry in list(self._unspoken()):
+            self.cancel(entry, now)
+
+    def cancel(self, entry: Entry, now: datetime) -> None:
+        """Finish one entry because the session is over."""
+        self.drop(entry, UtteranceOutcome.CANCELLED, CommandOutcome.CANCELLED, now)
+
+    def drop(
+        self, entry: Entry, utterance: UtteranceOutcome, other: CommandOutcome, now: datetime
+    ) -> None:
+        """Finish one entry that never reached the avatar."""
+        for line in (self.waiting, self.speech):
+            if entry in line:
+                line.remove(entry)
+        if entry.order:
+            self.finish_utterance(entry, UtteranceReport(id=entry.id, outcome=utterance), now)
+        else:
+            self.finish(entry, other)
+
+    def finish(self, entry: Entry, outcome: CommandOutcome) -> None:
+        """Answer a command that is not speech."""
+        entry.result = CommandResult(command_id=entry.id, kind=entry.kind, outcome=outcome)
+
+    def finish_utterance(self, entry: Entry, report: UtteranceReport, now: datetime) -> None:
+        """Answer a speak, and write its line."""
+        if report.ended_at is None:
+            report = report.model_copy(update={"ended_at": now})
+        entry.result = CommandResult(
+            command_id=entry.id, kind=entry.kind, outcome=report.outcome, utterance=report
+        )
+        self._count += 1
+        self._by_outcome[report.outcome] = self._by_outcome.get(report.outcome, 0) + 1
+        self._sent_ms += report.sent_ms
+        self._heard_ms += report.heard_ms
+        if len(self.utterances) < MAX_REPORTED_UTTERANCES:
+            self.utterances.append(report)
+
+    def lose_utterance(self, entry: Entry, failure: Failure, now: datetime) -> None:
+        """Answer a speak that was lost without a word from its owner."""
+        report = UtteranceReport(id=entry.id, outcome=UtteranceOutcome.LOST, failure=failure)
+        self.finish_utterance(entry, report, now)
+
+    def ignore(self, name: str, problem: str, now: datetime) -> None:
+        """Record a message that could not be understood."""
+        self.ignored_count += 1
+        if len(self.ignored) < MAX_REPORTED_IGNORED:
+            self.ignored.append(IgnoredMessage(name=name[:100], problem=problem[:500], at=now))
+
+    def totals(self) -> UtteranceTotals:
+        """All utterances added up."""
+        return UtteranceTotals(
+            count=self._count,
+            by_outcome=dict(self._by_outcome),
+            sent_ms=self._sent_ms,
+            heard_ms=self._heard_ms,
+        )
+
+    def _unspoken(self) -> Iterator[Entry]:
+        yield from self.speech
+        yield from self.waiting

@@ -1,0 +1,109 @@
+"""Timeouts and retries of every activity the session workflow uses, each under one name.
+
+Times are tuned to people waiting on the other end. Figures named "measured" were taken on a
+real server; see docs/design.md.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from temporalio.common import RetryPolicy
+from temporalio.workflow import ActivityCancellationType, ActivityConfig
+
+from avatar_sessions.contract import names
+
+SHORT_CALL: Final = ActivityConfig(
+    task_queue=names.SESSIONS_TASK_QUEUE,
+    start_to_close_timeout=timedelta(seconds=12),
+    schedule_to_close_timeout=timedelta(seconds=25),
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(milliseconds=300),
+        backoff_coefficient=2.0,
+        maximum_interval=timedelta(seconds=3),
+        maximum_attempts=4,
+    ),
+)
+"""One request to LiveAvatar or LiveKit that bills nothing: a service that is down is an
+answer within about three seconds."""
+
+START_CALL: Final = ActivityConfig(
+    task_queue=names.SESSIONS_TASK_QUEUE,
+    start_to_close_timeout=timedelta(seconds=35),
+    schedule_to_close_timeout=timedelta(seconds=60),
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(milliseconds=500),
+        backoff_coefficient=2.0,
+        maximum_interval=timedelta(seconds=3),
+        maximum_attempts=4,
+    ),
+    # A cancelled start is waited for: its reply tells whether there is something to stop.
+    cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+)
+"""``/start``: retried only while it is certain that nothing was billed (429, refused, no slot)."""
+
+STREAM_HEARTBEAT_S: Final = 15.0
+STREAM: Final = ActivityConfig(
+    task_queue=names.STREAMS_TASK_QUEUE,
+    heartbeat_timeout=timedelta(seconds=STREAM_HEARTBEAT_S),
+    # Also applies to the retry after a crash: as long as LiveAvatar may still keep the session.
+    schedule_to_start_timeout=timedelta(seconds=120),
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(milliseconds=500),
+        backoff_coefficient=1.5,
+        maximum_interval=timedelta(seconds=5),
+    ),
+    # A takeover never waits for the dead; a normal end is a command, not a cancel.
+    cancellation_type=ActivityCancellationType.TRY_CANCEL,
+)
+STREAM_MARGIN: Final = timedelta(minutes=10)
+"""What an attempt of the stream may outlive the session's own limit."""
+
+DELIVER: Final = ActivityConfig(
+    schedule_to_start_timeout=timedelta(seconds=2),
+    start_to_close_timeout=timedelta(seconds=3),
+    retry_policy=RetryPolicy(maximum_attempts=1),
+)
+"""On the owner's private queue: when the owner is gone, the workflow hears of it at once."""
+
+UTTERANCE: Final = ActivityConfig(
+    schedule_to_start_timeout=timedelta(seconds=2),
+    # A clip of ten minutes, its fetch, and pauses of the provider.
+    start_to_close_timeout=timedelta(minutes=15),
+    heartbeat_timeout=timedelta(seconds=STREAM_HEARTBEAT_S),
+    retry_policy=RetryPolicy(maximum_attempts=1),
+    cancellation_type=ActivityCancellationType.TRY_CANCEL,
+)
+"""On the owner's private queue: lasts as long as the avatar speaks. Never repeated by itself."""
+
+CLEANUP: Final = ActivityConfig(
+    task_queue=names.SESSIONS_TASK_QUEUE,
+    start_to_close_timeout=timedelta(seconds=15),
+    schedule_to_close_timeout=timedelta(minutes=30),
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(milliseconds=500),
+        backoff_coefficient=2.0,
+        maximum_interval=timedelta(seconds=15),
+    ),
+)
+"""What must happen: outlives an outage of half an hour, then the report shows what is left."""
+
+MAX_GENERATIONS: Final = 3
+"""How many LiveAvatar sessions one start may open when replies to ``/start`` are lost."""
+
+PROBE_PAUSE: Final = timedelta(seconds=1)
+"""Between two tries to reach an owner that did not answer."""
+
+RECOVERY_PATIENCE: Final = timedelta(seconds=180)
+"""How long a session may be without an owner: LiveAvatar ends an abandoned one after about
+200 s (two measurements by a third party, 194 and 210 s)."""
+
+RELEASE_PATIENCE: Final = timedelta(seconds=5)
+"""How long the owner may take to let go after the stop, before it is cancelled."""
+
+MAX_AWAITED_SPEAKS: Final = 6
+"""The server takes ten updates in flight for a workflow; the rest is kept for interrupts."""
+
+DURATION_WITHOUT_A_LIMIT: Final = timedelta(hours=1)
+"""When neither the request nor LiveAvatar names a limit."""

@@ -1,0 +1,327 @@
+"""LiveAvatar and LiveKit as the session workflow sees them: a few activities and their story.
+
+Opens generations, streams, grants access, stops and cleans. Knows nothing of commands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
+
+with workflow.unsafe.imports_passed_through():
+    from avatar_sessions.contract import names
+    from avatar_sessions.contract.messages import (
+        Access,
+        Attach,
+        CleanupReport,
+        GenerationReport,
+        RoomAccess,
+        SessionRequest,
+    )
+    from avatar_sessions.contract.states import EndReason, SessionState
+    from avatar_sessions.contract.steps import (
+        CleanedRoom,
+        CleanRoom,
+        CreatedRoom,
+        CreateRoom,
+        GrantAccess,
+        GrantedAccess,
+        MintedSession,
+        MintToken,
+        StartedSession,
+        StartSession,
+        StoppedSession,
+        StopSession,
+        StreamAudio,
+        StreamResult,
+    )
+
+from workflows import options
+from workflows.calls import call
+from workflows.failures import failure_of, start_outcome_unknown
+from workflows.life import Generation, Life
+
+STOP_REASONS = {
+    EndReason.IDLE_TIMEOUT: "IDLE_TIMEOUT",
+    EndReason.MAX_DURATION: "MAX_DURATION_REACHED",
+}
+"""LiveAvatar's words for ours; everything else is USER_CLOSED."""
+
+
+class Provider:
+    """The outside of one session."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._started: StartedSession | None = None
+        self._room: CreatedRoom | None = None
+        self._room_asked_for: str | None = None
+        self._streams = 0
+        self._problems: list[str] = []
+        self._room_clean = True
+        self.problem: str | None = None
+        """What went wrong last, for the person who reads the report."""
+
+    # ---------------------------------------------------------------- start
+
+    async def open(self, request: SessionRequest) -> None:
+        """Mint and start, until one start's outcome is known.
+
+        Raises:
+            ActivityError: LiveAvatar or LiveKit refused, or could not be reached in time.
+        """
+        if request.room is not None:
+            await self._create_room(request)
+        for attempt in range(1, options.MAX_GENERATIONS + 1):
+            generation = await self._mint(request)
+            try:
+                await self._start(generation)
+            except ActivityError as error:
+                if not start_outcome_unknown(error):
+                    generation.started_at = None
+                    raise
+                self.problem = failure_of(error).message
+                generation.outcome_unknown = True
+                await self._stop(generation, "USER_CLOSED")
+                if attempt == options.MAX_GENERATIONS or self._life.verdict is not None:
+                    raise
+            else:
+                return
+
+    async def _create_room(self, request: SessionRequest) -> None:
+        assert request.room is not None
+        name = request.room.name or names.default_room_name(
+            self._life.session_key, workflow.info().run_id
+        )
+        self._room_asked_for = name
+        limit_s = request.max_duration_s or options.DURATION_WITHOUT_A_LIMIT.total_seconds()
+        self._room = await call(
+            names.ACTIVITY_CREATE_ROOM,
+            CreateRoom(
+                session_key=self._life.session_key,
+                room=name,
+                avatar_identity=request.room.avatar_identity,
+                max_duration_s=limit_s,
+            ),
+            CreatedRoom,
+            options.SHORT_CALL,
+            summary=f"create room {name}",
+        )
+
+    async def _mint(self, request: SessionRequest) -> Generation:
+        self._life.to(SessionState.MINTING)
+        self._minted: MintedSession = await call(
+            names.ACTIVITY_MINT_TOKEN,
+            MintToken(request=request, room=self._room),
+            MintedSession,
+            options.SHORT_CALL,
+            summary="mint LITE token",
+        )
+        return self._life.mint(self._minted.provider_session_id)
+
+    async def _start(self, generation: Generation) -> None:
+        if self._life.verdict is not None:
+            raise asyncio.CancelledError("the session ends: billing must not begin")
+        # The id is recorded in the same step that begins billing: never a session unknown.
+        self._life.to(SessionState.STARTING)
+        generation.started_at = workflow.now()
+        self._started = await call(
+            names.ACTIVITY_START_SESSION,
+            StartSession(
+                provider_session_id=generation.provider_session_id,
+                session_token=self._minted.session_token,
+            ),
+            StartedSession,
+            options.START_CALL,
+            summary=f"start session (generation {generation.number})",
+        )
+
+    # --------------------------------------------------------------- stream
+
+    async def stream(self, request: SessionRequest) -> StreamResult:
+        """Have an owner hold the session until it ends.
+
+        Raises:
+            ActivityError: no owner could be had, or the socket could not be got back.
+        """
+        started, generation = self._started, self._life.current_generation
+        assert started is not None
+        assert generation is not None
+        limit = _limit(request, started)
+        self._life.ends_at = started.started_at + limit
+        self._life.to(SessionState.CONNECTING)
+        self._streams += 1
+        result: StreamResult = await call(
+            names.ACTIVITY_STREAM_AUDIO,
+            StreamAudio(
+                session_key=self._life.session_key,
+                provider_session_id=started.provider_session_id,
+                generation=generation.number,
+                stream=self._streams,
+                ws_url=started.ws_url,
+            ),
+            StreamResult,
+            options.STREAM,
+            summary="stream audio: own the session",
+            start_to_close_timeout=limit + options.STREAM_MARGIN,
+        )
+        return result
+
+    async def access(self, request: Attach) -> Access:
+        """Access to the room for a viewer and for an agent.
+
+        Raises:
+            ActivityError: tokens for a room of our own could not be minted.
+            ApplicationError: LiveAvatar gave none for its room.
+        """
+        started = self._started
+        assert started is not None
+        if self._room is None:
+            return self._hosted_access(started)
+        granted: GrantedAccess = await call(
+            names.ACTIVITY_GRANT_ACCESS,
+            GrantAccess(
+                session_key=self._life.session_key,
+                room=self._room.room,
+                viewer_identity=request.viewer_identity or f"viewer-{workflow.uuid4().hex[:8]}",
+                agent_identity="agent",
+                valid_s=max(
+                    60.0,
+                    (self._life.ends_at - workflow.now()).total_seconds()
+                    if self._life.ends_at
+                    else 0.0,
+                ),
+            ),
+            GrantedAccess,
+            options.SHORT_CALL,
+            summary="grant access to the room",
+        )
+        url = granted.livekit_url
+        return Access(
+            session_key=self._life.session_key,
+            state=self._life.state,
+            room=self._room.room,
+            viewer=RoomAccess(livekit_url=url, sealed_token=granted.viewer_token),
+            agent=RoomAccess(livekit_url=url, sealed_token=granted.agent_token),
+        )
+
+    def _hosted_access(self, started: StartedSession) -> Access:
+        url = started.livekit_url
+        if url is None or started.viewer_token is None:
+            raise ApplicationError("LiveAvatar gave no access to its room", type="NoRoomAccess")
+        agent = (
+            RoomAccess(livekit_url=url, sealed_token=started.agent_token)
+            if started.agent_token
+            else None
+        )
+        return Access(
+            session_key=self._life.session_key,
+            state=self._life.state,
+            viewer=RoomAccess(livekit_url=url, sealed_token=started.viewer_token),
+            agent=agent,
+        )
+
+    # ------------------------------------------------------------------ end
+
+    async def stop(self, reason: EndReason) -> None:
+        """Stop every generation that may be billed."""
+        for generation in self._life.generations:
+            if generation.started_at is not None:
+                await self._stop(generation, STOP_REASONS.get(reason, "USER_CLOSED"))
+
+    async def _stop(self, generation: Generation, reason: str) -> None:
+        """Stop one generation, and remember the first confirmation."""
+        try:
+            stopped: StoppedSession = await call(
+                names.ACTIVITY_STOP_SESSION,
+                StopSession(provider_session_id=generation.provider_session_id, reason=reason),
+                StoppedSession,
+                options.CLEANUP,
+                summary=f"stop session (generation {generation.number})",
+            )
+        except ActivityError as error:
+            self._problems.append(
+                f"LiveAvatar session {generation.provider_session_id} may still be billed:"
+                f" {failure_of(error).message}"
+            )
+            generation.report = _generation_report(generation, None)
+            return
+        earlier = generation.report
+        if earlier is None or earlier.stop != "stopped":
+            generation.report = _generation_report(generation, stopped)
+
+    async def clean_room(self, request: SessionRequest | None) -> None:
+        """Leave no room of our own behind; a hosted one goes with its session."""
+        if self._room_asked_for is None or request is None or request.room is None:
+            return
+        try:
+            await call(
+                names.ACTIVITY_CLEAN_ROOM,
+                CleanRoom(
+                    room=self._room_asked_for,
+                    avatar_identity=request.room.avatar_identity,
+                    delete=request.room.delete_at_end,
+                ),
+                CleanedRoom,
+                options.CLEANUP,
+                summary=f"clean room {self._room_asked_for}",
+            )
+        except ActivityError as error:
+            self._room_clean = False
+            self._problems.append(
+                f"room {self._room_asked_for} may still exist: {failure_of(error).message}"
+            )
+
+    # --------------------------------------------------------------- report
+
+    def silent_at(self, now: datetime) -> datetime:
+        """When the last generation was stopped, by our clock."""
+        reports = [one.report for one in self._life.generations if one.report is not None]
+        stopped = [one.stopped_at for one in reports if one.stopped_at is not None]
+        return max(stopped, default=now)
+
+    def generation_reports(self) -> list[GenerationReport]:
+        """All generations, also those that never began to be billed."""
+        return [
+            one.report
+            or GenerationReport(number=one.number, provider_session_id=one.provider_session_id)
+            for one in self._life.generations
+        ]
+
+    def cleanup_report(self) -> CleanupReport:
+        """What is left behind: nothing, if all went well."""
+        unconfirmed = any(
+            one.report is not None and one.report.stop == "unconfirmed"
+            for one in self._life.generations
+        )
+        return CleanupReport(
+            provider_stopped=not unconfirmed, room_clean=self._room_clean, problems=self._problems
+        )
+
+
+def _generation_report(generation: Generation, stopped: StoppedSession | None) -> GenerationReport:
+    at = stopped.stopped_at if stopped is not None else workflow.now()
+    started_at = generation.started_at
+    return GenerationReport(
+        number=generation.number,
+        provider_session_id=generation.provider_session_id,
+        started_at=started_at,
+        stopped_at=at if stopped is not None else None,
+        billed_s=round(max(0.0, (at - started_at).total_seconds()), 3) if started_at else 0.0,
+        stop="unconfirmed" if stopped is None else stopped.stop,
+        provider_end_reason=stopped.provider_end_reason if stopped else None,
+        credits_consumed=stopped.credits_consumed if stopped else None,
+    )
+
+
+def _limit(request: SessionRequest, started: StartedSession) -> timedelta:
+    """The session's own limit, or LiveAvatar's, whichever is shorter."""
+    limits = [
+        timedelta(seconds=seconds)
+        for seconds in (request.max_duration_s, started.max_duration_s)
+        if seconds is not None
+    ]
+    return min(limits, default=options.DURATION_WITHOUT_A_LIMIT)

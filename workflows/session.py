@@ -1,0 +1,644 @@
+"""One avatar session as a workflow: start, manage, end, and always clean up.
+
+The workflow decides and remembers; everything that touches the world is an activity, called
+by name. Speech never passes through here, only its references and what was heard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from temporalio import workflow
+from temporalio.common import RawValue
+from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from pydantic import BaseModel, ValidationError
+
+    from avatar_sessions.contract import names
+    from avatar_sessions.contract.messages import (
+        COMMAND,
+        Access,
+        Attach,
+        CommandResult,
+        End,
+        Failure,
+        Interrupt,
+        KeepAlive,
+        SessionReport,
+        SessionRequest,
+        SessionStatus,
+        SetPose,
+        Speak,
+        UtteranceReport,
+        one_message,
+        problems_of,
+    )
+    from avatar_sessions.contract.states import (
+        BEFORE_LIVE,
+        CommandOutcome,
+        EndReason,
+        SessionState,
+        UtteranceOutcome,
+    )
+    from avatar_sessions.contract.steps import (
+        DeliverCommand,
+        Delivered,
+        OwnerReady,
+        OwnerRecovering,
+        SpeakClip,
+        StreamEnd,
+        StreamResult,
+    )
+
+from workflows import options
+from workflows.calls import call
+from workflows.failures import failure_of, never_reached_owner
+from workflows.ledger import AnyCommand, Entry, Ledger
+from workflows.life import Life, Verdict
+from workflows.provider import Provider
+
+Message = TypeVar("Message", bound=BaseModel)
+
+MAX_DURATION_REACHED = "MAX_DURATION_REACHED"
+
+
+@workflow.defn(name=names.WORKFLOW_TYPE)
+class AvatarSession:
+    """The session ``avatar-session:<key>``."""
+
+    @workflow.init
+    def __init__(self, *inputs: Any) -> None:
+        info = workflow.info()
+        self._request: SessionRequest | None = None
+        self._refusal: Failure | None = None
+        try:
+            self._request = SessionRequest.model_validate(one_message(inputs))
+        except ValueError as error:
+            self._refusal = Failure(type="InvalidRequest", message=_problem(error))
+        key = names.session_key_of(info.workflow_id)
+        tenant = self._request.tenant if self._request else None
+        ttl_s = self._request.command_ttl_s if self._request else 1.0
+        self._life = Life(key, tenant, requested_at=info.start_time)
+        self._ledger = Ledger(default_ttl=timedelta(seconds=ttl_s))
+        self._provider = Provider(self._life)
+        self._last_asked_at = info.start_time
+        self._awaited_speaks = 0
+        self._serving: list[asyncio.Task[None]] = []
+        self._opening: asyncio.Task[None] | None = None
+
+    # ------------------------------------------------------------------ run
+
+    @workflow.run
+    async def run(self, *inputs: Any) -> SessionReport:
+        """Live the session out; the report is the result however it ended."""
+        try:
+            await self._live_out()
+        except asyncio.CancelledError:
+            self._life.end(Verdict(EndReason.CANCELLED))
+        if workflow.cancellation_reason() is not None:
+            # A cancel that lands together with another completion is not always raised.
+            self._life.end(Verdict(EndReason.CANCELLED))
+        ending = asyncio.create_task(self._end(), name="end")
+        while not ending.done():
+            try:
+                await workflow.wait([ending])
+            except asyncio.CancelledError:
+                workflow.logger.info("cancelled while ending: the cleanup goes on")
+        ending.result()
+        return self._report()
+
+    async def _live_out(self) -> None:
+        """Open the session and serve it until there is a verdict."""
+        if self._request is None:
+            self._life.end(Verdict(EndReason.INVALID_REQUEST, self._refusal))
+            return
+        self._opening = self._serve(self._open(self._request), "open")
+        self._serve(self._dispatch(), "dispatch")
+        self._serve(self._speak_in_turn(), "speak")
+        self._serve(self._expire(), "expire")
+        self._serve(self._mend(), "mend")
+        await self._await_live(self._request)
+        while self._life.verdict is None:
+            deadline, summary = self._next_deadline(self._request)
+            try:
+                await workflow.wait_condition(
+                    lambda: self._life.verdict is not None,
+                    timeout=max(deadline - workflow.now(), timedelta(milliseconds=1)),
+                    timeout_summary=summary,
+                )
+            except TimeoutError:
+                self._check_deadlines(self._request)
+
+    async def _await_live(self, request: SessionRequest) -> None:
+        try:
+            await workflow.wait_condition(
+                lambda: self._life.state is SessionState.LIVE or self._life.verdict is not None,
+                timeout=timedelta(seconds=request.start_timeout_s),
+                timeout_summary="the avatar must be live by now",
+            )
+        except TimeoutError:
+            message = f"not live within {request.start_timeout_s:g} s, still {self._life.state}" + (
+                "" if self._provider.problem is None else f": {self._provider.problem}"
+            )
+            failure = Failure(type="StartTimeout", message=message)
+            self._life.end(Verdict(EndReason.START_TIMEOUT, failure))
+
+    def _serve(self, part: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._guarded(part), name=name)
+        self._serving.append(task)
+        return task
+
+    async def _guarded(self, part: Coroutine[Any, Any, None]) -> None:
+        """Run one part of the session; its failure is the session's verdict, never a hang."""
+        try:
+            await part
+        except asyncio.CancelledError:
+            return
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                return
+            reason = (
+                EndReason.START_FAILED
+                if self._life.state in BEFORE_LIVE
+                else EndReason.CONNECTION_FAILED
+            )
+            self._life.end(Verdict(reason, failure_of(error)))
+        except Exception as error:  # a bug must not leave a billed session behind
+            workflow.logger.exception("internal error: the session ends")
+            failure = Failure(type=type(error).__name__, message="internal error, see the log")
+            self._life.end(Verdict(EndReason.INTERNAL_ERROR, failure))
+
+    # ------------------------------------------------------------ deadlines
+
+    def _next_deadline(self, request: SessionRequest) -> tuple[datetime, str]:
+        idle_at = self._idle_at(request)
+        if self._life.ends_at is not None and self._life.ends_at <= idle_at:
+            return self._life.ends_at, "session's maximum duration"
+        return idle_at, "idle timeout"
+
+    def _idle_at(self, request: SessionRequest) -> datetime:
+        if self._ledger.speaking is not None:
+            self._last_asked_at = workflow.now()
+        return self._last_asked_at + timedelta(seconds=request.idle_timeout_s)
+
+    def _check_deadlines(self, request: SessionRequest) -> None:
+        now = workflow.now()
+        if self._life.ends_at is not None and now >= self._life.ends_at:
+            self._life.end(Verdict(EndReason.MAX_DURATION))
+        elif now >= self._idle_at(request):
+            self._life.end(Verdict(EndReason.IDLE_TIMEOUT))
+
+    # ------------------------------------------------------------- the parts
+
+    async def _open(self, request: SessionRequest) -> None:
+        """Mint, start, stream: lasts as long as an owner holds the session."""
+        await self._provider.open(request)
+        if self._life.verdict is not None:
+            return
+        result = await self._provider.stream(request)
+        self._life.end(_verdict_on(result))
+
+    async def _dispatch(self) -> None:
+        """Hand waiting commands on, in order, while the avatar is live."""
+        ledger = self._ledger
+        while True:
+            await workflow.wait_condition(lambda: self._live and bool(ledger.waiting))
+            entry = ledger.waiting[0]
+            if isinstance(entry.command, Speak | End):
+                ledger.speech.append(ledger.waiting.popleft())
+                continue
+            if isinstance(entry.command, Interrupt):
+                ledger.drop_speech(entry.up_to_order, UtteranceOutcome.INTERRUPTED, workflow.now())
+            outcome = await self._deliver(entry)
+            if outcome is not None and entry.result is None:
+                ledger.waiting.remove(entry)
+                ledger.finish(entry, outcome)
+
+    async def _deliver(self, entry: Entry) -> CommandOutcome | None:
+        """Put a command into the owner's inbox; None when the owner did not answer."""
+        command = entry.command
+        assert not isinstance(command, Speak | End)
+        owner = self._owner
+        task = DeliverCommand(
+            session_key=self._life.session_key,
+            epoch=owner.epoch,
+            command_id=entry.id,
+            kind=command.kind,
+            pose=command.pose if isinstance(command, SetPose) else None,
+            up_to_order=entry.up_to_order,
+        )
+        summary = f"{command.kind} {command.pose}" if isinstance(command, SetPose) else command.kind
+        try:
+            return (await self._to_owner(owner, task, summary)).outcome
+        except ActivityError:
+            self._miss(owner)
+            return None
+
+    async def _to_owner(self, owner: OwnerReady, task: DeliverCommand, summary: str) -> Delivered:
+        return await call(
+            names.ACTIVITY_DELIVER_COMMAND,
+            task,
+            Delivered,
+            options.DELIVER,
+            summary=summary,
+            task_queue=owner.queue,
+        )
+
+    async def _speak_in_turn(self) -> None:
+        """One utterance after the other, each an activity as long as the avatar speaks."""
+        ledger = self._ledger
+        while True:
+            await workflow.wait_condition(lambda: self._live and bool(ledger.speech))
+            entry = ledger.speech.popleft()
+            if isinstance(entry.command, End):
+                ledger.finish(entry, CommandOutcome.ACCEPTED)
+                self._life.end(Verdict(EndReason.REQUESTED))
+                return
+            ledger.speaking = entry
+            try:
+                await self._speak(entry, self._owner)
+            finally:
+                ledger.speaking = None
+                self._last_asked_at = workflow.now()
+                if entry.result is None and entry not in ledger.speech:
+                    ledger.cancel(entry, self._last_asked_at)
+
+    async def _speak(self, entry: Entry, owner: OwnerReady) -> None:
+        assert isinstance(entry.command, Speak)
+        task = SpeakClip(
+            session_key=self._life.session_key,
+            epoch=owner.epoch,
+            utterance_id=entry.id,
+            order=entry.order,
+            clip=entry.command.clip,
+        )
+        clip = entry.command.clip
+        summary = f"utterance {entry.order}: {clip.file or clip.url or 'sealed address'}"
+        try:
+            report: UtteranceReport = await call(
+                names.ACTIVITY_SPEAK,
+                task,
+                UtteranceReport,
+                options.UTTERANCE,
+                summary=summary,
+                task_queue=owner.queue,
+            )
+        except ActivityError as error:
+            if never_reached_owner(error):
+                self._ledger.speech.appendleft(entry)
+                self._miss(owner)
+            else:
+                self._ledger.lose_utterance(entry, failure_of(error), workflow.now())
+        else:
+            self._ledger.finish_utterance(entry, report, workflow.now())
+
+    async def _expire(self) -> None:
+        """Give up commands that have waited too long for an avatar that is not live."""
+        ledger = self._ledger
+        while True:
+            await workflow.wait_condition(
+                lambda: not self._live and ledger.next_expiry() is not None
+            )
+            await self._expire_first()
+
+    async def _expire_first(self) -> None:
+        ledger = self._ledger
+        expiry = ledger.next_expiry()
+        assert expiry is not None
+        try:
+            await workflow.wait_condition(
+                lambda: self._live or ledger.next_expiry() != expiry,
+                timeout=max(expiry - workflow.now(), timedelta(milliseconds=1)),
+                timeout_summary="the first waiting command expires",
+            )
+        except TimeoutError:
+            ledger.expire(workflow.now())
+
+    async def _mend(self) -> None:
+        """While there is no owner: ask again, and give up when LiveAvatar will have."""
+        while True:
+            await workflow.wait_condition(lambda: self._life.state is SessionState.RECOVERING)
+            give_up_at = workflow.now() + options.RECOVERY_PATIENCE
+            while self._life.state is SessionState.RECOVERING:
+                try:
+                    await workflow.wait_condition(
+                        lambda: self._life.state is not SessionState.RECOVERING,
+                        timeout=options.PROBE_PAUSE,
+                        timeout_summary="before asking the owner again",
+                    )
+                except TimeoutError:
+                    await self._probe()
+                if workflow.now() >= give_up_at:
+                    message = f"no owner for {options.RECOVERY_PATIENCE.total_seconds():g} s"
+                    failure = Failure(type="OwnerLost", message=message)
+                    self._life.end(Verdict(EndReason.CONNECTION_FAILED, failure))
+                    return
+
+    async def _probe(self) -> None:
+        owner = self._owner
+        task = DeliverCommand(
+            session_key=self._life.session_key,
+            epoch=owner.epoch,
+            command_id=str(workflow.uuid4()),
+            kind="keep_alive",
+        )
+        try:
+            await self._to_owner(owner, task, "is the owner there?")
+        except ActivityError:
+            return
+        if self._life.state is SessionState.RECOVERING:
+            self._life.to(SessionState.LIVE)
+
+    def _miss(self, owner: OwnerReady) -> None:
+        """The owner did not answer: recover, unless another has taken over meanwhile."""
+        if self._life.state is SessionState.LIVE and self._life.owner == owner:
+            self._ledger.renew(workflow.now())
+            self._life.to(SessionState.RECOVERING)
+
+    @property
+    def _live(self) -> bool:
+        return self._life.state is SessionState.LIVE
+
+    @property
+    def _owner(self) -> OwnerReady:
+        owner = self._life.owner
+        assert owner is not None, "LIVE and RECOVERING have an owner"
+        return owner
+
+    # ------------------------------------------------------------------ end
+
+    async def _end(self) -> None:
+        """Stop feeding, stop LiveAvatar, close the socket, clean the room, answer everybody."""
+        verdict = self._life.verdict
+        assert verdict is not None
+        had_owner = self._life.owner is not None
+        self._life.to(SessionState.ENDING)
+        self._ledger.drop_everything(workflow.now())
+        if self._opening is not None and not had_owner:
+            # A /start under way is waited for: its reply tells what there is to stop.
+            self._opening.cancel()
+        if had_owner:
+            await self._stop_feeding()
+        elif self._opening is not None:
+            await workflow.wait([self._opening])
+        await self._provider.stop(verdict.reason)
+        if self._opening is not None:
+            await self._release(self._opening)
+        for task in self._serving:
+            task.cancel()
+        if self._serving:
+            await workflow.wait(self._serving)
+        self._ledger.drop_everything(workflow.now())
+        await self._provider.clean_room(self._request)
+        self._life.to(verdict.reason.final_state)
+        await workflow.wait_condition(workflow.all_handlers_finished)
+
+    async def _stop_feeding(self) -> None:
+        owner = self._owner
+        task = DeliverCommand(
+            session_key=self._life.session_key,
+            epoch=owner.epoch,
+            command_id=str(workflow.uuid4()),
+            kind="stop_feeding",
+            up_to_order=self._ledger.last_order,
+        )
+        try:
+            await self._to_owner(owner, task, "stop feeding")
+        except ActivityError as error:
+            workflow.logger.warning("the owner did not answer: %s", failure_of(error).message)
+
+    async def _release(self, opening: asyncio.Task[None]) -> None:
+        """Wait for the owner to let go of the socket; then for the last utterance's line."""
+        try:
+            await workflow.wait_condition(
+                lambda: opening.done() and self._ledger.speaking is None,
+                timeout=options.RELEASE_PATIENCE,
+                timeout_summary="the owner must have let go by now",
+            )
+        except TimeoutError:
+            opening.cancel()
+
+    def _report(self) -> SessionReport:
+        life, info = self._life, workflow.info()
+        assert life.verdict is not None
+        now = workflow.now()
+        live_at = life.live_at
+        return SessionReport(
+            session_key=life.session_key,
+            workflow_id=info.workflow_id,
+            run_id=info.run_id,
+            state=life.state,
+            end_reason=life.verdict.reason,
+            failure=life.verdict.failure,
+            requested_at=life.requested_at,
+            live_at=live_at,
+            ended_at=now,
+            start_ms=None if live_at is None else _ms(live_at - life.requested_at),
+            live_ms=0 if live_at is None else _ms(self._provider.silent_at(now) - live_at),
+            generations=self._provider.generation_reports(),
+            utterances=self._ledger.utterances,
+            totals=self._ledger.totals(),
+            takeovers=life.takeovers,
+            gaps_ms=_ms(life.gaps),
+            ignored=self._ledger.ignored,
+            ignored_count=self._ledger.ignored_count,
+            cleanup=self._provider.cleanup_report(),
+        )
+
+    # ------------------------------------------------------------- messages
+
+    @workflow.signal(name=names.SIGNAL_SPEAK)
+    def on_speak(self, *messages: Any) -> None:
+        """Say a clip: :class:`Speak`."""
+        self._take_signal(names.SIGNAL_SPEAK, Speak, messages)
+
+    @workflow.signal(name=names.SIGNAL_INTERRUPT)
+    def on_interrupt(self, *messages: Any) -> None:
+        """Fall silent: :class:`Interrupt`."""
+        self._take_signal(names.SIGNAL_INTERRUPT, Interrupt, messages)
+
+    @workflow.signal(name=names.SIGNAL_SET_POSE)
+    def on_set_pose(self, *messages: Any) -> None:
+        """Look attentive or idle: :class:`SetPose`."""
+        self._take_signal(names.SIGNAL_SET_POSE, SetPose, messages)
+
+    @workflow.signal(name=names.SIGNAL_KEEP_ALIVE)
+    def on_keep_alive(self, *messages: Any) -> None:
+        """Restart the idle clocks: :class:`KeepAlive`."""
+        self._take_signal(names.SIGNAL_KEEP_ALIVE, KeepAlive, messages)
+
+    @workflow.signal(name=names.SIGNAL_END)
+    def on_end(self, *messages: Any) -> None:
+        """End the session: :class:`End`."""
+        self._take_signal(names.SIGNAL_END, End, messages)
+
+    @workflow.signal(name=names.SIGNAL_OWNER_READY)
+    def on_owner_ready(self, *messages: Any) -> None:
+        """From an owner: connected, and taking commands."""
+        ready = self._understand(names.SIGNAL_OWNER_READY, OwnerReady, messages)
+        if ready is None or not self._life.owned_by(ready):
+            return
+        if self._life.state in (SessionState.CONNECTING, SessionState.RECOVERING):
+            self._last_asked_at = max(self._last_asked_at, workflow.now())
+            self._life.to(SessionState.LIVE)
+
+    @workflow.signal(name=names.SIGNAL_OWNER_RECOVERING)
+    def on_owner_recovering(self, *messages: Any) -> None:
+        """From the owner: the provider's socket is gone and being got back."""
+        lost = self._understand(names.SIGNAL_OWNER_RECOVERING, OwnerRecovering, messages)
+        if lost is not None and self._life.owner and lost.epoch == self._life.owner.epoch:
+            self._miss(self._life.owner)
+
+    @workflow.signal(dynamic=True)
+    def on_unknown_signal(self, name: str, args: Sequence[RawValue]) -> None:
+        """Anything else is recorded and otherwise ignored."""
+        self._ledger.ignore(name, f"no such signal ({len(args)} arguments)", workflow.now())
+
+    def _understand(
+        self, name: str, model: type[Message], messages: tuple[Any, ...]
+    ) -> Message | None:
+        try:
+            return model.model_validate(one_message(messages))
+        except ValueError as error:
+            self._ledger.ignore(name, _problem(error), workflow.now())
+            return None
+
+    def _take_signal(
+        self,
+        name: str,
+        model: type[Speak | Interrupt | SetPose | KeepAlive | End],
+        messages: tuple[Any, ...],
+    ) -> None:
+        command = self._understand(name, model, messages)
+        if command is None:
+            return
+        if self._ledger.full and not isinstance(command, End | Interrupt):
+            self._ledger.ignore(name, "too many commands wait already", workflow.now())
+            return
+        self._take(command)
+
+    def _take(self, command: AnyCommand) -> Entry:
+        """Accept a command, or find the one that came before under its id."""
+        known = self._ledger.known(command)
+        if known is not None:
+            return known
+        now = workflow.now()
+        entry = self._ledger.accept(command, command.command_id or str(workflow.uuid4()), now)
+        self._last_asked_at = now
+        if self._over:
+            self._ledger.drop_everything(now)
+        elif isinstance(command, End) and not command.finish_speaking:
+            self._ledger.waiting.remove(entry)
+            self._ledger.finish(entry, CommandOutcome.ACCEPTED)
+            self._life.end(Verdict(EndReason.REQUESTED))
+        return entry
+
+    @property
+    def _over(self) -> bool:
+        return self._life.verdict is not None
+
+    @workflow.update(name=names.UPDATE_PERFORM)
+    async def perform(self, *messages: Any) -> CommandResult:
+        """Do a command, and answer when it is on the wire, or an utterance over."""
+        entry = self._take(COMMAND.validate_python(one_message(messages)))
+        if isinstance(entry.command, Speak):
+            self._awaited_speaks += 1
+        try:
+            await workflow.wait_condition(lambda: entry.result is not None)
+        finally:
+            if isinstance(entry.command, Speak):
+                self._awaited_speaks -= 1
+        assert entry.result is not None
+        return entry.result
+
+    @perform.validator
+    def _check_perform(self, *messages: Any) -> None:
+        try:
+            command = COMMAND.validate_python(one_message(messages))
+        except ValueError as error:
+            raise ApplicationError(_problem(error), type="CommandRejected") from None
+        if isinstance(command, Speak) and self._awaited_speaks >= options.MAX_AWAITED_SPEAKS:
+            raise ApplicationError(
+                f"{self._awaited_speaks} utterances are awaited already: signal `speak` instead,"
+                " or wait for one of them",
+                type="TooManyAwaited",
+            )
+        if self._ledger.full and not isinstance(command, End | Interrupt):
+            raise ApplicationError("too many commands wait already", type="TooManyWaiting")
+
+    @workflow.update(name=names.UPDATE_ATTACH)
+    async def attach(self, *messages: Any) -> Access:
+        """Wait until the avatar is live, and answer with access to its room."""
+        request = Attach.model_validate(one_message(messages))
+        self._last_asked_at = workflow.now()
+        await workflow.wait_condition(lambda: self._live or self._over)
+        if not self._over:
+            try:
+                return await self._provider.access(request)
+            except ActivityError as error:
+                failure = failure_of(error)
+                raise _refused(failure) from error
+        verdict = self._life.verdict
+        assert verdict is not None
+        raise _refused(
+            verdict.failure
+            or Failure(type="SessionOver", message=f"the session ended: {verdict.reason}")
+        )
+
+    @attach.validator
+    def _check_attach(self, *messages: Any) -> None:
+        try:
+            Attach.model_validate(one_message(messages))
+        except ValueError as error:
+            raise ApplicationError(_problem(error), type="CommandRejected") from None
+
+    @workflow.query(name=names.QUERY_STATUS)
+    def status(self) -> SessionStatus:
+        """Where the session stands."""
+        life, ledger = self._life, self._ledger
+        generation = life.current_generation
+        return SessionStatus(
+            session_key=life.session_key,
+            state=life.state,
+            end_reason=life.verdict.reason if life.verdict else None,
+            failure=life.verdict.failure if life.verdict else None,
+            provider_session_id=generation.provider_session_id if generation else None,
+            generation=generation.number if generation else 0,
+            epoch=life.owner.epoch if life.owner else None,
+            requested_at=life.requested_at,
+            live_at=life.live_at,
+            ends_at=life.ends_at,
+            speaking=ledger.speaking.id if ledger.speaking else None,
+            waiting_commands=len(ledger.waiting) + len(ledger.speech),
+            utterances=ledger.totals().count,
+            ignored_messages=ledger.ignored_count,
+        )
+
+
+def _verdict_on(result: StreamResult) -> Verdict:
+    """What it means that the stream ended by itself."""
+    if result.end is StreamEnd.RELEASED:
+        return Verdict(EndReason.REQUESTED)
+    if result.provider_end_reason == MAX_DURATION_REACHED:
+        return Verdict(EndReason.MAX_DURATION)
+    told = result.provider_end_reason or f"it closed the WebSocket with code {result.close_code}"
+    failure = Failure(type="ProviderEnded", message=f"LiveAvatar ended the session: {told}")
+    return Verdict(EndReason.PROVIDER_ENDED, failure)
+
+
+def _refused(failure: Failure) -> ApplicationError:
+    return ApplicationError(
+        failure.message, failure.model_dump(mode="json"), type=failure.type, non_retryable=True
+    )
+
+
+def _problem(error: ValueError) -> str:
+    return problems_of(error) if isinstance(error, ValidationError) else str(error)
+
+
+def _ms(span: timedelta) -> int:
+    return round(span.total_seconds() * 1000)
