@@ -334,13 +334,18 @@ def _why_go_failed(server: GoServer, go: Path, last_lines: list[str]) -> str:
     return f"building {server.title} {server.version} failed: mend what Go says, {instead}"
 
 
-def main() -> int:
-    """Get both servers, and say where they are."""
+def interrupt_on_sigterm() -> None:
+    """Let SIGTERM unwind the program as Ctrl-C does, so that a build in progress is tidied up."""
 
-    def interrupted(_number: int, _frame: object) -> None:
+    def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupted)
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def main() -> int:
+    """Get both servers, and say where they are."""
+    interrupt_on_sigterm()
     out = sys.stderr
     try:
         settings = LocalSettings()
