@@ -1,0 +1,345 @@
+"""Everything that can go wrong in LITE mode, as one tree.
+
+It holds no policy: who retries, and when, is the caller's business.
+
+LiteError
+├── ApiError                    LiveAvatar's REST API answered with something other than success
+│   ├── BadRequest              400: the request can never work as it stands
+│   │   ├── DurationOverPlan    max_session_duration is above what plan or sandbox allows
+│   │   └── SandboxAvatar       this avatar cannot be used in the sandbox
+│   ├── Unauthorized            401: the API key or session token is missing, wrong or misplaced
+│   ├── Forbidden               403: the key is good, but this is not allowed to it
+│   │   ├── ConcurrencyLimit    too many sessions are open at once; room appears when one ends
+│   │   └── NoCredits           the balance does not pay for another minute
+│   ├── NotFound                404: no such session or avatar
+│   ├── InvalidRequest          422: a field is missing or malformed; `problems` names each
+│   ├── RateLimited             429: too many calls in this second; see `retry_after_s`
+│   ├── ServerError             5xx: LiveAvatar itself failed
+│   └── UnexpectedResponse      none of the above, or success without what it must carry
+├── TransportFailed             no answer was had
+│   ├── ServiceUnreachable      the request was never sent
+│   └── OutcomeUnknown          the request was sent, or may have been, and the reply never came
+├── ProtocolViolation           a WebSocket message that the LITE protocol does not allow
+│   ├── NotConnectedYet         a command before connected, which the service drops silently
+│   ├── IllegalTransition       a state was to follow one that it cannot follow
+│   ├── FrameTooLarge           a message of a megabyte or more
+│   └── BadAudio                audio that is empty, cuts a sample in half, or is not base64
+└── ConnectionFailed            the media WebSocket cannot be used
+    ├── NeverConnected          the session did not become connected in time
+    ├── ConnectionRefused       the media server answered the WebSocket handshake with a refusal
+    ├── ConnectionLost          it was connected and the other side, or the network, ended it
+    ├── ConnectionDead          it looks open, audio was sent, and nothing at all came back
+    └── ConnectionClosed        it was used after our own close
+
+Every error carries two answers:
+
+``retryable``
+    The same call, unchanged, can succeed later.
+``maybe_billed``
+    The failed call may have started a session, and with it billing: stop it by its id before
+    starting another. Only ``start_session`` can set it; the same failure of any other call
+    leaves it false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+
+class LiteError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+    retryable: bool = False
+    maybe_billed: bool = False
+
+    def while_starting(self) -> Self:
+        """Mark this failure as one of ``start_session``.
+
+        Overridden where it leaves the outcome open.
+        """
+        return self
+
+
+class _OutcomeOpen(LiteError):
+    """A failure after which a call may or may not have taken effect."""
+
+    retryable = True
+
+    def while_starting(self) -> Self:
+        """A repeated start could bill twice: not retryable, and the session may be billed."""
+        self.retryable = False
+        self.maybe_billed = True
+        return self
+
+
+# --- REST -----------------------------------------------------------------------------
+
+
+class ApiError(LiteError):
+    """LiveAvatar's REST API answered with something other than success.
+
+    Attributes:
+        status: HTTP status.
+        code: LiveAvatar's own code from the envelope (4xxx), if there was one.
+        detail: the service's own words, without secrets, at most some hundred characters.
+        retry_after_s: seconds to wait, if the reply said so (``Retry-After``).
+        call: method and path, such as ``POST /v1/sessions/token``.
+    """
+
+    advice: str = ""
+
+    def __init__(
+        self,
+        status: int,
+        code: int | None = None,
+        detail: str = "",
+        retry_after_s: float | None = None,
+        *,
+        call: str = "",
+    ) -> None:
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+        self.call = call
+        super().__init__(status, code, detail, retry_after_s)
+
+    def __str__(self) -> str:
+        where = f" to {self.call}" if self.call else ""
+        number = f"{self.status}/{self.code}" if self.code is not None else str(self.status)
+        text = f"LiveAvatar answered {number}{where}"
+        if self.detail:
+            text += f": {self.detail}"
+        if self.retry_after_s is not None:
+            text += f" (retry after {self.retry_after_s:g} s)"
+        return f"{text}. {self.advice}" if self.advice else text
+
+
+class BadRequest(ApiError):
+    """400: the request can never work as it stands, for instance an avatar this key may not use."""
+
+
+class DurationOverPlan(BadRequest):
+    """400: ``max_session_duration`` is above what the plan, or the sandbox, allows.
+
+    Attributes:
+        maximum_s: the allowed maximum in seconds, read from the service's text.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: int | None = None,
+        detail: str = "",
+        retry_after_s: float | None = None,
+        *,
+        call: str = "",
+        maximum_s: int,
+    ) -> None:
+        super().__init__(status, code, detail, retry_after_s, call=call)
+        self.maximum_s = maximum_s
+        self.advice = f"Ask for at most {maximum_s} s"
+
+
+class SandboxAvatar(BadRequest):
+    """400: this avatar cannot be used in the sandbox."""
+
+    advice = "In the sandbox use the avatar Wayne (WAYNE_AVATAR_ID)"
+
+
+class Unauthorized(ApiError):
+    """401: the API key or session token is missing, wrong, or of the wrong kind for this call."""
+
+    advice = "Check the API key: it is LiveAvatar's own, HeyGen's keys do not work here"
+
+
+class Forbidden(ApiError):
+    """403: the credential is good, but this is not allowed to it."""
+
+
+class ConcurrencyLimit(Forbidden):
+    """403 with code 4003: too many sessions are open at once.
+
+    A stopped session gives its room back in a second or so.
+    """
+
+    retryable = True
+    advice = "Stop a session first, or retry in a moment"
+
+
+class NoCredits(Forbidden):
+    """403: the balance does not pay for another minute."""
+
+    advice = "Add credits to the LiveAvatar account, or use the sandbox"
+
+
+class NotFound(ApiError):
+    """404: no such session (it may have ended) or avatar."""
+
+
+class InvalidRequest(ApiError):
+    """422: a field is missing or malformed.
+
+    Attributes:
+        problems: one line a field, such as ``body.avatar_id: Field required``; never the value
+            that was sent.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: int | None = None,
+        detail: str = "",
+        retry_after_s: float | None = None,
+        *,
+        call: str = "",
+        problems: Sequence[str] = (),
+    ) -> None:
+        super().__init__(status, code, detail or "; ".join(problems), retry_after_s, call=call)
+        self.problems = tuple(problems)
+
+
+class RateLimited(ApiError):
+    """429: too many calls within this second. LiveAvatar counts fixed windows of one second."""
+
+    retryable = True
+
+
+class ServerError(_OutcomeOpen, ApiError):
+    """5xx: LiveAvatar itself failed; it does not say whether the call took effect."""
+
+
+class UnexpectedResponse(_OutcomeOpen, ApiError):
+    """An answer that is none of the above, or a success that lacks what it must carry."""
+
+    retryable = False
+
+
+# --- transport ------------------------------------------------------------------------
+
+
+class TransportFailed(LiteError):
+    """No answer was had from the REST API."""
+
+
+class ServiceUnreachable(TransportFailed):
+    """The request was never sent, for instance because nothing listens. Nothing is billed."""
+
+    retryable = True
+
+
+class OutcomeUnknown(_OutcomeOpen, TransportFailed):
+    """The request was sent, or may have been, and the reply never came: a start may be billed."""
+
+
+# --- WebSocket protocol ---------------------------------------------------------------
+
+
+class ProtocolViolation(LiteError):
+    """A WebSocket message that the LITE protocol does not allow.
+
+    Attributes:
+        event_id: the id of the offending command, where it had one.
+    """
+
+    def __init__(self, message: str, *, event_id: str | None = None) -> None:
+        super().__init__(message)
+        self.event_id = event_id
+
+
+class NotConnectedYet(ProtocolViolation):
+    """A command was given before the session was connected.
+
+    The service drops such commands without a word.
+    """
+
+
+class IllegalTransition(ProtocolViolation):
+    """A state was to follow one that it cannot follow; the text names both."""
+
+
+class FrameTooLarge(ProtocolViolation):
+    """A message is as large as the service's limit or larger.
+
+    Attributes:
+        frame_bytes: size of the whole JSON frame.
+        limit_bytes: a frame must be smaller than this.
+    """
+
+    def __init__(self, frame_bytes: int, limit_bytes: int, *, event_id: str | None = None) -> None:
+        super().__init__(
+            f"message of {frame_bytes:,} bytes: it must be smaller than {limit_bytes:,}",
+            event_id=event_id,
+        )
+        self.frame_bytes = frame_bytes
+        self.limit_bytes = limit_bytes
+
+
+class BadAudio(ProtocolViolation):
+    """Audio that is empty, cuts a 16-bit sample in half, or is not base64."""
+
+
+# --- WebSocket connection -------------------------------------------------------------
+
+
+class ConnectionFailed(LiteError):
+    """The media WebSocket cannot be used."""
+
+
+class NeverConnected(ConnectionFailed):
+    """The socket, or the session behind it, did not become connected in time."""
+
+    retryable = True
+
+
+class ConnectionRefused(ConnectionFailed):
+    """The media server answered the WebSocket handshake with a refusal.
+
+    Attributes:
+        status: HTTP status of the refusal. 5xx and 429 are worth another try; 4xx says that the
+            session is gone.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the media server refused the WebSocket with HTTP {status}")
+        self.status = status
+        self.retryable = status >= 500 or status == 429
+
+
+class ConnectionLost(ConnectionFailed):
+    """The socket was connected and the other side, or the network, ended it.
+
+    Attributes:
+        code: WebSocket close code; 1006 when there was no closing handshake.
+        reason: the other side's words, often empty.
+    """
+
+    retryable = True
+
+    def __init__(self, code: int, reason: str = "") -> None:
+        super().__init__(
+            f"the media WebSocket was closed with code {code}" + (f": {reason}" if reason else "")
+        )
+        self.code = code
+        self.reason = reason
+
+
+class ConnectionDead(ConnectionFailed):
+    """The socket looks open, audio was sent, and nothing at all came back.
+
+    Attributes:
+        silent_s: seconds of silence since the first unanswered chunk.
+    """
+
+    retryable = True
+
+    def __init__(self, silent_s: float) -> None:
+        super().__init__(
+            f"the media server has not answered for {silent_s:.1f} s although audio was sent"
+        )
+        self.silent_s = silent_s
+
+
+class ConnectionClosed(ConnectionFailed):
+    """The connection was used after our own close."""

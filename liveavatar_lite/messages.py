@@ -1,0 +1,476 @@
+"""The messages of the LITE WebSocket: one table, both directions, both event dialects.
+
+Encodes and decodes; keeps no state, opens no socket and knows nothing of order. That is
+`protocol`'s part.
+
+Frames are JSON objects with a ``type``. Commands are encoded to UTF-8 bytes (to be sent as a
+*text* frame), because the only large message, ``agent.speak``, is made from a byte template;
+events are encoded to ``str``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any, Final, TypeAlias
+
+import pybase64
+
+from .errors import BadAudio, ProtocolViolation
+
+MAX_FRAME_BYTES: Final = 1_000_000
+"""A whole JSON frame must be smaller.
+
+Sources differ on what the limit counts; this is the safest reading.
+"""
+
+
+class SessionState(StrEnum):
+    """States that ``session.state_updated`` may name.
+
+    The documentation has had two sets of names; both are met.
+    """
+
+    NEW = "new"
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    CLOSING = "closing"
+    CLOSED = "closed"
+    DISCONNECTED = "disconnected"
+
+
+class AgentState(StrEnum):
+    """Poses that ``agent.state_updated`` may name."""
+
+    IDLE = "idle"
+    LISTENING = "listening"
+    TALKING = "talking"
+
+
+# --- commands: client to server -------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Speak:
+    """Append PCM (s16le mono, 24 kHz) to the utterance; opens one if none is open."""
+
+    audio: bytes = field(repr=False)
+    event_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakEnd:
+    """Seal the utterance, optionally with a last piece of PCM.
+
+    Without it the avatar never rests.
+    """
+
+    event_id: str | None = None
+    audio: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """Drop queued audio and pending video, seal the utterance, go idle."""
+
+    event_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StartListening:
+    """Take the attentive pose."""
+
+    event_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StopListening:
+    """Leave the attentive pose."""
+
+    event_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAlive:
+    """Extend the service's idle window of five minutes."""
+
+    event_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Undocumented: two clients send it, nobody needs it.
+
+    Understood by the server role, never sent by ours.
+    """
+
+    encoding: str | None = None
+    sample_rate: int | None = None
+    channels: int | None = None
+
+
+Command: TypeAlias = (
+    Speak | SpeakEnd | Interrupt | StartListening | StopListening | KeepAlive | Start
+)
+
+
+# --- events: server to client ---------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStateUpdated:
+    """The session behind the socket moved on.
+
+    ``state`` is one of `SessionState`, or a name not known yet.
+    """
+
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStateUpdated:
+    """The avatar's pose changed: the primary sign of speech since September 2026.
+
+    `AgentState`, or a new name.
+    """
+
+    previous_state: str | None
+    new_state: str
+    event_id: str | None = None
+    source_event_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _SpeechEvent:
+    """Fields shared by whatever is said about an utterance.
+
+    ``event_id`` is the server's own; ``source_event_id`` names the command that caused it,
+    where given. ``task_id`` is
+    ``task.id`` on the wire. ``utterance_id`` never travels: the client role fills it in once it
+    knows which is meant.
+    """
+
+    event_id: str | None = None
+    source_event_id: str | None = None
+    task_id: str | None = None
+    utterance_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AudioBufferAppended(_SpeechEvent):
+    """One ``agent.speak`` was taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioBufferCommitted(_SpeechEvent):
+    """``agent.speak_end`` was taken.
+
+    Not the end of playback: it may come while the avatar still talks.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class AudioBufferCleared(_SpeechEvent):
+    """``agent.interrupt`` was taken; ``source_event_id`` is the interrupt's id."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakStarted(_SpeechEvent):
+    """Playback of an utterance began. Some servers never send it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakEnded(_SpeechEvent):
+    """Playback of an utterance ended. Some servers never send it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakInterrupted(_SpeechEvent):
+    """Playback of an utterance was cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReported:
+    """The server objects.
+
+    ``type``: ``invalid_request_error``, ``server_error``, ``video_starvation`` (audio too slow).
+    """
+
+    type: str
+    message: str
+    source_event_id: str | None = None
+    event_id: str | None = None
+    utterance_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WarningReported:
+    """The server warns; nothing has failed."""
+
+    type: str
+    message: str
+    event_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IdleStarted:
+    """Undocumented, seen live: the avatar idles, also while the buffer is dry for a moment."""
+
+    event_id: str | None = None
+    task_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IdleEnded:
+    """Undocumented, seen live: the counterpart of `IdleStarted`."""
+
+    event_id: str | None = None
+    task_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownEvent:
+    """Anything else, kept whole.
+
+    An unreadable frame has an empty type and its beginning under ``frame``.
+    """
+
+    type: str
+    fields: Mapping[str, Any]
+
+
+SpeechEvent: TypeAlias = (
+    AudioBufferAppended
+    | AudioBufferCommitted
+    | AudioBufferCleared
+    | SpeakStarted
+    | SpeakEnded
+    | SpeakInterrupted
+)
+ServerEvent: TypeAlias = (
+    SessionStateUpdated
+    | AgentStateUpdated
+    | SpeechEvent
+    | ErrorReported
+    | WarningReported
+    | IdleStarted
+    | IdleEnded
+    | UnknownEvent
+)
+
+# --- the table ------------------------------------------------------------------------
+
+COMMANDS: Final[Mapping[str, type[Command]]] = {
+    "agent.speak": Speak,
+    "agent.speak_end": SpeakEnd,
+    "agent.interrupt": Interrupt,
+    "agent.start_listening": StartListening,
+    "agent.stop_listening": StopListening,
+    "session.keep_alive": KeepAlive,
+    "start": Start,
+}
+EVENTS: Final[Mapping[str, type[ServerEvent]]] = {
+    "session.state_updated": SessionStateUpdated,
+    "agent.state_updated": AgentStateUpdated,
+    "agent.audio_buffer_appended": AudioBufferAppended,
+    "agent.audio_buffer_committed": AudioBufferCommitted,
+    "agent.audio_buffer_cleared": AudioBufferCleared,
+    "agent.speak_started": SpeakStarted,
+    "agent.speak_ended": SpeakEnded,
+    "agent.speak_interrupted": SpeakInterrupted,
+    "error": ErrorReported,
+    "warning": WarningReported,
+    "agent.idle_started": IdleStarted,
+    "agent.idle_ended": IdleEnded,
+}
+# Where a field stands in the frame, if not at its top under its own name. None: it does not travel.
+_PLACES: Final[Mapping[tuple[type, str], tuple[str, ...] | None]] = {
+    (ErrorReported, "type"): ("error", "type"),
+    (ErrorReported, "message"): ("error", "message"),
+    (ErrorReported, "source_event_id"): ("error", "event_id"),
+    (WarningReported, "type"): ("warning", "type"),
+    (WarningReported, "message"): ("warning", "message"),
+}
+_PLACES_OF_NAME: Final[Mapping[str, tuple[str, ...] | None]] = {
+    "task_id": ("task", "id"),
+    "utterance_id": None,
+}
+
+
+def _layout(message: type) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Pairs of attribute name and path in the frame."""
+    pairs = []
+    for each in fields(message):
+        path = _PLACES.get((message, each.name), _PLACES_OF_NAME.get(each.name, (each.name,)))
+        if path is not None:
+            pairs.append((each.name, path))
+    return tuple(pairs)
+
+
+_TYPE_OF: Final[Mapping[type, str]] = {cls: name for name, cls in (COMMANDS | EVENTS).items()}  # type: ignore[operator]
+_LAYOUT: Final = {cls: _layout(cls) for cls in _TYPE_OF}
+
+
+# --- encoding -------------------------------------------------------------------------
+
+_SPEAK_BEGIN: Final = b'{"type":"agent.speak","event_id":'
+_SPEAK_AUDIO: Final = b',"audio":"'
+_SPEAK_END: Final = b'"}'
+
+
+def speak_frame_bytes(pcm_bytes: int, event_id: str | None) -> int:
+    """Size of the ``agent.speak`` frame that ``pcm_bytes`` of PCM make, without making it."""
+    audio = 4 * ((pcm_bytes + 2) // 3)
+    return (
+        len(_SPEAK_BEGIN) + len(json.dumps(event_id)) + len(_SPEAK_AUDIO) + audio + len(_SPEAK_END)
+    )
+
+
+def encode_speak(pcm: bytes, event_id: str | None) -> bytes:
+    """The hot path: one ``agent.speak`` frame from a byte template.
+
+    Base64 needs no JSON escaping, so the audio never goes through ``json.dumps``: 3.7 us
+    instead of 271 us for a second of speech on one core.
+    """
+    return b"".join(
+        (
+            _SPEAK_BEGIN,
+            json.dumps(event_id).encode(),
+            _SPEAK_AUDIO,
+            pybase64.b64encode(pcm),
+            _SPEAK_END,
+        )
+    )
+
+
+def encode_command(command: Command) -> bytes:
+    """The command's frame as UTF-8 bytes, to be sent as a text frame.
+
+    Fields that are None are left out.
+    """
+    if isinstance(command, Speak):
+        return encode_speak(command.audio, command.event_id)
+    frame: dict[str, Any] = {"type": _TYPE_OF[type(command)]}
+    for name, (key, *_) in _LAYOUT[type(command)]:
+        value = getattr(command, name)
+        if isinstance(value, bytes):
+            value = pybase64.b64encode(value).decode("ascii")
+        if value is not None:
+            frame[key] = value
+    return _compact(frame).encode()
+
+
+def encode_event(event: ServerEvent) -> str:
+    """The event's frame.
+
+    Missing ids are null, as the service sends them; an object with nothing in it is left out.
+    """
+    if isinstance(event, UnknownEvent):
+        return _compact({"type": event.type, **event.fields})
+    frame: dict[str, Any] = {"type": _TYPE_OF[type(event)]}
+    for name, path in _LAYOUT[type(event)]:
+        value = getattr(event, name)
+        if len(path) == 1:
+            frame[path[0]] = value
+        elif value is not None:
+            frame.setdefault(path[0], {})[path[1]] = value
+    return _compact(frame)
+
+
+def _compact(frame: Mapping[str, Any]) -> str:
+    return json.dumps(frame, separators=(",", ":"))
+
+
+# --- decoding -------------------------------------------------------------------------
+
+
+def decode_event(frame: str | bytes) -> ServerEvent:
+    """Read a frame from the server, leniently: what is not understood becomes `UnknownEvent`.
+
+    Fields are taken from the top of the object, or from an object under ``payload`` where the
+    top has none.
+    """
+    try:
+        parsed = json.loads(frame)
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, dict):
+        beginning = frame[:200]
+        if isinstance(beginning, bytes):
+            beginning = beginning.decode(errors="replace")
+        return UnknownEvent("", {"frame": beginning})
+    kind = parsed.get("type")
+    cls = EVENTS.get(kind) if isinstance(kind, str) else None
+    if cls is None:
+        rest = {key: value for key, value in parsed.items() if key != "type"}
+        return UnknownEvent(kind if isinstance(kind, str) else "", rest)
+    values = {name: _text_at(parsed, path) for name, path in _LAYOUT[cls]}
+    for name in _REQUIRED.get(cls, ()):
+        values[name] = values[name] or ""
+    return cls(**values)  # type: ignore[arg-type]
+
+
+_REQUIRED: Final[Mapping[type, tuple[str, ...]]] = {
+    SessionStateUpdated: ("state",),
+    AgentStateUpdated: ("new_state",),
+    ErrorReported: ("type", "message"),
+    WarningReported: ("type", "message"),
+}
+
+
+def _text_at(frame: Mapping[str, Any], path: tuple[str, ...]) -> str | None:
+    payload = frame.get("payload")
+    for root in (frame, payload):
+        found: Any = root
+        for key in path:
+            found = found.get(key) if isinstance(found, dict) else None
+        if found is not None:
+            return found if isinstance(found, str) else str(found)
+    return None
+
+
+def decode_command(frame: str | bytes) -> Command:
+    """Read a frame from a client, strictly, as LiveAvatar does.
+
+    Raises:
+        BadAudio: ``audio`` is missing, not text, or not base64.
+        ProtocolViolation: not a JSON object, or of an unknown type.
+    """
+    try:
+        parsed = json.loads(frame)
+    except (ValueError, RecursionError):
+        raise ProtocolViolation("message is not valid JSON") from None
+    if not isinstance(parsed, dict):
+        raise ProtocolViolation("message is not a JSON object")
+    event_id = _text_at(parsed, ("event_id",))
+    kind = parsed.get("type")
+    cls = COMMANDS.get(kind) if isinstance(kind, str) else None
+    if cls is None:
+        shown = kind[:80] if isinstance(kind, str) else None
+        raise ProtocolViolation(f"unknown message type: {shown!r}", event_id=event_id)
+    if cls is Speak:
+        return Speak(_pcm(parsed.get("audio"), event_id), event_id)
+    if cls is SpeakEnd:
+        audio = parsed.get("audio")
+        return SpeakEnd(event_id, None if audio is None else _pcm(audio, event_id))
+    if cls is Start:
+        encoding, rate, channels = (
+            parsed.get(key) for key in ("encoding", "sample_rate", "channels")
+        )
+        return Start(
+            encoding if isinstance(encoding, str) else None,
+            rate if isinstance(rate, int) else None,
+            channels if isinstance(channels, int) else None,
+        )
+    return cls(event_id=event_id)  # type: ignore[call-arg]
+
+
+def _pcm(audio: object, event_id: str | None) -> bytes:
+    if isinstance(audio, str):
+        try:
+            return pybase64.b64decode(audio, validate=True)
+        except ValueError:
+            pass
+    raise BadAudio("invalid base64 audio data", event_id=event_id)
