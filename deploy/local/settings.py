@@ -32,6 +32,9 @@ class LocalSettings(BaseSettings):
     liveavatar_api_key: SecretStr | None = None
     liveavatar_api_url: str = "https://api.liveavatar.com"
 
+    avatar_sessions_seal_keys: SecretStr | None = None
+    """Comma-separated Fernet keys, newest first. None: a new one for each run of the demo."""
+
     temporal_port: int = Field(default=7233, ge=1, le=65535)
     temporal_ui_port: int = Field(default=8233, ge=1, le=65535)
     livekit_port: int = Field(default=7880, ge=1, le=65535)

@@ -1,7 +1,7 @@
-"""The servers of the local stack, each started, probed and described.
+"""The local stack: Temporal, LiveKit, the simulator and a worker, each started and probed.
 
-Says how each is started, not when: the demo and the tests decide that. Processes are
-`processes.py`'s business, and where programs come from `servers.py`'s.
+`local_stack` is all of it; the tests use the servers one by one. Processes are `processes.py`'s
+business, where programs come from is `servers.py`'s, and what is done with the stack its user's.
 """
 
 from __future__ import annotations
@@ -9,22 +9,37 @@ from __future__ import annotations
 import json
 import secrets
 import socket
-from collections.abc import AsyncIterator
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-from temporalio.api.enums.v1 import IndexedValueType
+from pydantic import SecretStr
+from temporalio.api.enums.v1 import IndexedValueType, TaskQueueType
 from temporalio.api.operatorservice.v1 import (
     AddSearchAttributesRequest,
     ListSearchAttributesRequest,
 )
-from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import (
+    DescribeNamespaceRequest,
+    DescribeTaskQueueRequest,
+)
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError
 
+from avatar_sessions.contract.names import (
+    SEARCH_ATTRIBUTES,
+    SESSIONS_TASK_QUEUE,
+    STREAMS_TASK_QUEUE,
+)
+from avatar_sessions.seal import Seal
 from deploy.local.errors import ServerUnavailable
 from deploy.local.ports import LOOPBACK, free_port, require_free
 from deploy.local.processes import ChildSpec, Supervisor
@@ -36,9 +51,7 @@ from deploy.local.servers import (
     SdkDownload,
     TemporalSource,
 )
-from deploy.local.settings import LocalSettings
-
-SEARCH_ATTRIBUTES = ("AvatarState", "AvatarProviderSessionId", "AvatarTenant")
+from deploy.local.settings import ROOT, LocalSettings
 
 DYNAMIC_CONFIG = {
     # The dev server has one history shard and polls it 20 times a second, which turns a 9 ms
@@ -52,6 +65,9 @@ DYNAMIC_CONFIG = {
 
 TEMPORAL_READY_WITHIN_S = 60.0
 LIVEKIT_READY_WITHIN_S = 30.0
+SIMULATOR_READY_WITHIN_S = 30.0
+WORKER_READY_WITHIN_S = 60.0
+WORKER_STOP_WITHIN_S = 15.0  # it gives up its sessions first
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +91,7 @@ class LiveKitServer:
 
     url: str
     api_key: str
-    api_secret: str = ""
-
-    def __repr__(self) -> str:
-        return f"LiveKitServer(url={self.url!r}, api_key={self.api_key!r})"
+    api_secret: str = field(repr=False)
 
     @property
     def http_url(self) -> str:
@@ -105,8 +118,6 @@ async def temporal_server(
         await _register_search_attributes(server)
         yield server
         return
-    require_free(settings.temporal_port, "Temporal", "TEMPORAL_PORT")
-    require_free(settings.temporal_ui_port, "Temporal's Web UI", "TEMPORAL_UI_PORT")
     server = TemporalServer(
         address=f"{LOOPBACK}:{settings.temporal_port}",
         namespace=namespace,
@@ -217,7 +228,6 @@ async def livekit_server(
     if isinstance(source, Running):
         yield await _running_livekit(source.address, settings)
         return
-    require_free(settings.livekit_port, "LiveKit", "LIVEKIT_PORT")
     server = LiveKitServer(
         url=f"ws://{LOOPBACK}:{settings.livekit_port}",
         api_key="local-key",
@@ -289,3 +299,195 @@ async def answers_http(url: str) -> bool:
             return (await client.get(url)).is_success
         except httpx.TransportError:
             return False
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """LiveAvatar, or the simulator in its place."""
+
+    url: str
+    api_key: SecretStr
+    simulated: bool
+
+    async def ledger(self) -> dict[str, Any]:
+        """The simulator's own account of what it was asked: `started`, `stopped`, `open`, ...
+
+        Raises:
+            httpx.HTTPError: it did not answer.
+        """
+        async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
+            reply = await client.get(f"{self.url}/simulator/ledger")
+            ledger: dict[str, Any] = reply.raise_for_status().json()
+            return ledger
+
+
+async def simulator(
+    supervisor: Supervisor, livekit: LiveKitServer, settings: LocalSettings
+) -> Provider:
+    """Start the LiveAvatar simulator; its avatars join rooms on `livekit`."""
+    provider = Provider(
+        url=f"http://{LOOPBACK}:{settings.simulator_port}",
+        api_key=SecretStr(f"simulator-{secrets.token_urlsafe(16)}"),
+        simulated=True,
+    )
+    await supervisor.start(
+        ChildSpec(
+            name="Simulator",
+            argv=[
+                *(sys.executable, "-m", "liveavatar_simulator", "--host", LOOPBACK),
+                *("--port", str(settings.simulator_port)),
+                *("--media-port", str(settings.simulator_media_port)),
+                *("--livekit-url", livekit.url),
+            ],
+            env={
+                "LIVEKIT_API_KEY": livekit.api_key,
+                "LIVEKIT_API_SECRET": livekit.api_secret,
+                "SIMULATOR_API_KEYS": provider.api_key.get_secret_value(),
+            },
+            cwd=ROOT,
+            ready=lambda: answers_http(f"{provider.url}/simulator/ledger"),
+            ready_within_s=SIMULATOR_READY_WITHIN_S,
+        )
+    )
+    return provider
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStack:
+    """Everything that runs, and how to reach it."""
+
+    temporal: TemporalServer
+    livekit: LiveKitServer
+    provider: Provider
+    seal_keys: SecretStr
+    """Comma-separated: what AVATAR_SESSIONS_SEAL_KEYS is set to."""
+    clip_folder: Path
+
+
+async def worker(supervisor: Supervisor, stack: LocalStack) -> None:
+    """Start one worker process with all roles, and wait until it polls its task queues."""
+    environment = {
+        "TEMPORAL_ADDRESS": stack.temporal.address,
+        "TEMPORAL_NAMESPACE": stack.temporal.namespace,
+        "LIVEAVATAR_API_URL": stack.provider.url,
+        "LIVEAVATAR_API_KEY": stack.provider.api_key.get_secret_value(),
+        "LIVEKIT_URL": stack.livekit.url,
+        "LIVEKIT_API_KEY": stack.livekit.api_key,
+        "LIVEKIT_API_SECRET": stack.livekit.api_secret,
+        "AVATAR_SESSIONS_SEAL_KEYS": stack.seal_keys.get_secret_value(),
+        "AVATAR_SESSIONS_CLIP_FOLDER": str(stack.clip_folder),
+    }
+    client = await stack.temporal.client()
+    polled = (
+        (SESSIONS_TASK_QUEUE, TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW),
+        (STREAMS_TASK_QUEUE, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY),
+    )
+
+    async def ready() -> bool:
+        for name, kind in polled:
+            reply = await client.workflow_service.describe_task_queue(
+                DescribeTaskQueueRequest(
+                    namespace=stack.temporal.namespace,
+                    task_queue=TaskQueue(name=name),
+                    task_queue_type=kind,
+                )
+            )
+            if not reply.pollers:
+                return False
+        return True
+
+    await supervisor.start(
+        ChildSpec(
+            name="Worker",
+            argv=[sys.executable, "-m", "workers", "--role", "all"],
+            env=environment,
+            cwd=ROOT,
+            ready=ready,
+            ready_within_s=WORKER_READY_WITHIN_S,
+            stop_within_s=WORKER_STOP_WITHIN_S,
+        )
+    )
+
+
+Told = Callable[[str, str, float], None]
+"""Called for each part that is up: its name, its address, the seconds it took."""
+
+
+@asynccontextmanager
+async def local_stack(
+    supervisor: Supervisor,
+    sources: tuple[TemporalSource, LiveKitSource],
+    settings: LocalSettings,
+    *,
+    live: bool,
+    clip_folder: Path,
+    told: Told,
+) -> AsyncIterator[LocalStack]:
+    """Start everything, one after the other.
+
+    Args:
+        supervisor: what the processes belong to.
+        sources: where Temporal and LiveKit come from.
+        settings: ports, addresses, keys.
+        live: use LiveAvatar itself; needs `settings.liveavatar_api_key`.
+        clip_folder: the only folder that the worker reads clips from.
+        told: called as each part is up.
+
+    Raises:
+        LocalError: one of them cannot be had, or did not come up.
+    """
+    _require_ports(sources, settings, live=live)
+    started_at = time.monotonic()
+
+    def up(name: str, address: str) -> None:
+        nonlocal started_at
+        now = time.monotonic()
+        told(name, address, now - started_at)
+        started_at = now
+
+    async with (
+        temporal_server(supervisor, sources[0], settings) as temporal,
+        livekit_server(supervisor, sources[1], settings) as livekit,
+    ):
+        up("Temporal", temporal.ui_url)
+        up("LiveKit", livekit.url)
+        if live:
+            provider = _liveavatar(settings)
+            up("LiveAvatar", provider.url)
+        else:
+            provider = await simulator(supervisor, livekit, settings)
+            up("Simulator", provider.url)
+        stack = LocalStack(
+            temporal=temporal,
+            livekit=livekit,
+            provider=provider,
+            seal_keys=settings.avatar_sessions_seal_keys or Seal.new_key(),
+            clip_folder=clip_folder,
+        )
+        await worker(supervisor, stack)
+        up("Worker", "all roles in one process")
+        yield stack
+
+
+def _liveavatar(settings: LocalSettings) -> Provider:
+    if settings.liveavatar_api_key is None:
+        raise ServerUnavailable(
+            "LIVEAVATAR_API_KEY is not set: export it, or leave out --live to use the simulator."
+        )
+    return Provider(settings.liveavatar_api_url, settings.liveavatar_api_key, simulated=False)
+
+
+def _require_ports(
+    sources: tuple[TemporalSource, LiveKitSource], settings: LocalSettings, *, live: bool
+) -> None:
+    """Look at every port before anything is started, so that a refusal costs nothing."""
+    temporal, livekit = sources
+    if not isinstance(temporal, Running):
+        require_free(settings.temporal_port, "Temporal", "TEMPORAL_PORT")
+        require_free(settings.temporal_ui_port, "Temporal's Web UI", "TEMPORAL_UI_PORT")
+    if not isinstance(livekit, Running):
+        require_free(settings.livekit_port, "LiveKit", "LIVEKIT_PORT")
+    if not live:
+        require_free(settings.simulator_port, "the simulator", "SIMULATOR_PORT")
+        require_free(settings.simulator_media_port, "the simulator", "SIMULATOR_MEDIA_PORT")
+    require_free(settings.viewer_port, "the viewer", "VIEWER_PORT")

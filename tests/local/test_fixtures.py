@@ -5,7 +5,8 @@ from __future__ import annotations
 import httpx
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 
-from deploy.local.stack import SEARCH_ATTRIBUTES, LiveKitServer, TemporalServer
+from avatar_sessions.contract.names import SEARCH_ATTRIBUTES
+from deploy.local.stack import LiveKitServer, TemporalServer
 
 
 async def test_temporal_answers_with_the_search_attributes_registered(
