@@ -1,0 +1,185 @@
+// The avatar in its LiveKit room, for any page: join, find the avatar, play it.
+//
+//   const room = new AvatarRoom({ video, audio });        // a <video> and an <audio> element
+//   room.addEventListener("change", () => …room.link, room.track, room.soundBlocked…);
+//   await room.join(livekitUrl, token);                   // rejects if the room cannot be joined
+//   await room.leave();
+//
+// Publishes nothing. Does not know what a session is, nor where access comes from.
+
+import { LINK } from "./state.js";
+
+// What LiveAvatar calls its participant in rooms that it hosts. In a room of one's own the name
+// is free, so that anybody else who publishes video counts too.
+const HOSTED_AVATAR_IDENTITY = "heygen";
+const REACH_TIMEOUT_MS = 8000;
+
+/** The room is not there, or not for us: worth another try with fresh access. */
+export class RoomUnavailable extends Error {}
+
+export class AvatarRoom extends EventTarget {
+  #elements;
+  #livekit = null;
+  #room = null;
+  #video = null;
+  #audio = null;
+
+  /** One of LINK: how the page hangs on the room. */
+  link = LINK.none;
+
+  /** @param {{video: HTMLVideoElement, audio: HTMLAudioElement}} elements where to play it */
+  constructor(elements) {
+    super();
+    this.#elements = elements;
+  }
+
+  /** The avatar's audio as a MediaStreamTrack, or null while there is none. */
+  get audioTrack() {
+    return this.#audio?.mediaStreamTrack ?? null;
+  }
+
+  /** True while the browser wants a click before it plays sound. */
+  get soundBlocked() {
+    return this.#room !== null && !this.#room.canPlaybackAudio;
+  }
+
+  /** LiveKit's own opinion of whether the avatar speaks; works while sound is blocked. */
+  get speaking() {
+    return this.#avatar()?.isSpeaking ?? false;
+  }
+
+  /**
+   * Join with access for a viewer.
+   *
+   * @throws {RoomUnavailable} the server cannot be reached or does not let us in
+   */
+  async join(livekitUrl, token) {
+    await this.leave();
+    this.#become(LINK.joining);
+    try {
+      this.#livekit ??= await import("livekit-client");
+      await reach(livekitUrl);
+      const { Room, LogLevel, setLogLevel } = this.#livekit;
+      setLogLevel(LogLevel.error);
+      this.#room = new Room({ adaptiveStream: true });
+      this.#listen(this.#room);
+      await this.#room.connect(livekitUrl, token);
+      this.#become(LINK.joined);
+      this.#pick();
+    } catch (error) {
+      await this.leave();
+      if (error instanceof RoomUnavailable) throw error;
+      throw new RoomUnavailable("The room cannot be joined at the moment.", { cause: error });
+    }
+  }
+
+  /** Leave; the last picture stays on the element. */
+  async leave() {
+    const room = this.#room;
+    this.#room = null;
+    this.#drop();
+    await room?.disconnect();
+    this.#become(LINK.none);
+  }
+
+  /** Play sound after all; meant for a click's handler. */
+  async startSound() {
+    await this.#room?.startAudio();
+    this.#changed();
+  }
+
+  #listen(room) {
+    const { RoomEvent, DisconnectReason } = this.#livekit;
+    const here = (handler) => (...details) => {
+      if (room === this.#room) handler(...details); // news of a room we have left are old news
+    };
+    const pick = here(() => this.#pick());
+    for (const event of [
+      RoomEvent.TrackSubscribed,
+      RoomEvent.TrackUnsubscribed,
+      RoomEvent.ParticipantDisconnected,
+    ]) {
+      room.on(event, pick);
+    }
+    for (const event of [RoomEvent.AudioPlaybackStatusChanged, RoomEvent.ActiveSpeakersChanged]) {
+      room.on(event, here(() => this.#changed()));
+    }
+    room.on(RoomEvent.SignalReconnecting, here(() => this.#become(LINK.reconnecting)));
+    room.on(RoomEvent.Reconnecting, here(() => this.#become(LINK.reconnecting)));
+    room.on(RoomEvent.Reconnected, here(() => this.#become(LINK.joined)));
+    room.on(
+      RoomEvent.Disconnected,
+      here((reason) => {
+        this.#room = null;
+        this.#drop();
+        const stolen = reason === DisconnectReason.DUPLICATE_IDENTITY;
+        this.#become(stolen ? LINK.elsewhere : LINK.none);
+      }),
+    );
+  }
+
+  /** The participant that is the avatar: the hosted name, else the first that shows a picture. */
+  #avatar() {
+    const others = [...(this.#room?.remoteParticipants.values() ?? [])];
+    const shows = (participant) => participant.videoTrackPublications.size > 0;
+    return (
+      others.find((one) => one.identity === HOSTED_AVATAR_IDENTITY && shows(one)) ??
+      others.find(shows) ??
+      null
+    );
+  }
+
+  /** Play the avatar's tracks and nobody else's: an agent's audio would be heard twice. */
+  #pick() {
+    const tracksOf = (publications) =>
+      [...(publications?.values() ?? [])].map((one) => one.track).find((track) => track) ?? null;
+    const avatar = this.#avatar();
+    const video = tracksOf(avatar?.videoTrackPublications);
+    const audio = tracksOf(avatar?.audioTrackPublications);
+    if (video !== this.#video) {
+      this.#video = video;
+      video?.attach(this.#elements.video);
+    }
+    if (audio !== this.#audio) {
+      this.#audio?.detach(this.#elements.audio);
+      this.#audio = audio;
+      audio?.attach(this.#elements.audio);
+    }
+    this.#changed();
+  }
+
+  #drop() {
+    this.#audio?.detach(this.#elements.audio);
+    this.#audio = null;
+    this.#video = null;
+  }
+
+  #become(link) {
+    if (this.link === link) return;
+    this.link = link;
+    this.#changed();
+  }
+
+  #changed() {
+    this.dispatchEvent(new Event("change"));
+  }
+}
+
+/**
+ * Make sure that somebody answers there, before a token goes anywhere: browsers print the whole
+ * address of a WebSocket that fails, and LiveKit's carries the token.
+ */
+async function reach(livekitUrl) {
+  const url = new URL(livekitUrl);
+  url.protocol = url.protocol.replace("ws", "http");
+  try {
+    await fetch(url, {
+      mode: "no-cors",
+      cache: "no-store",
+      referrerPolicy: "no-referrer",
+      signal: AbortSignal.timeout(REACH_TIMEOUT_MS),
+    });
+  } catch (error) {
+    throw new RoomUnavailable("The LiveKit server cannot be reached from here.", { cause: error });
+  }
+}

@@ -1,0 +1,145 @@
+// The page's elements: shows what it is told. Decides nothing, knows no network.
+
+import { clock, sentenceOf, VIEWS } from "./state.js";
+
+const GLOW_INTERVAL_MS = 250;
+const METER_BARS = 24;
+const COVERED = new Set(["connecting", "waiting", "ended", "failed", "elsewhere", "refused"]);
+
+const byId = (id) => document.getElementById(id);
+const stillness = matchMedia("(prefers-reduced-motion: reduce)");
+
+export class Page {
+  video = byId("avatar");
+  voice = byId("voice");
+  bands = METER_BARS / 2;
+  #bars = Array.from({ length: METER_BARS }, () => document.createElement("i"));
+  #glow = byId("glow").getContext("2d");
+  #glowAt = -Infinity;
+  #frames = []; // times of the frames of the last second
+  #factsAt = -Infinity;
+  #told = {}; // what each element shows; nothing is written twice
+
+  constructor() {
+    byId("meter").append(...this.#bars);
+    byId("sound").addEventListener("click", () => this.#toggleSound());
+    const stage = byId("stage");
+    const fullscreen = byId("fullscreen");
+    fullscreen.hidden = !document.fullscreenEnabled;
+    fullscreen.addEventListener("click", () =>
+      document.fullscreenElement ? document.exitFullscreen() : stage.requestFullscreen(),
+    );
+    document.addEventListener("fullscreenchange", () => {
+      const label = document.fullscreenElement ? "Leave full screen" : "Full screen";
+      fullscreen.ariaLabel = label;
+      fullscreen.title = label;
+    });
+  }
+
+  onUnblock(handler) {
+    byId("unblock").addEventListener("click", handler);
+  }
+
+  onTakeOver(handler) {
+    byId("take-over").addEventListener("click", handler);
+  }
+
+  /** Show a view (a key of VIEWS) of a session. */
+  show(view, known) {
+    const { label, tone, busy } = VIEWS[view];
+    const covered = COVERED.has(view) || !known.seen;
+    this.#set("view", view, (value) => {
+      document.body.dataset.view = value;
+      document.body.dataset.tone = tone;
+      document.body.dataset.busy = String(busy);
+      byId("state").textContent = label;
+      byId("veil-title").textContent = label;
+      byId("take-over").hidden = value !== "elsewhere";
+    });
+    this.#set("covered", covered, (value) => {
+      byId("veil").toggleAttribute("inert", !value);
+      document.body.dataset.covered = String(value);
+    });
+    this.#set("seen", known.seen, (value) => {
+      document.body.dataset.picture = value ? "seen" : "none";
+    });
+    this.#set("key", known.sessionKey ?? "", (value) => (byId("session-key").textContent = value));
+    this.#set("title", `${label} · ${known.sessionKey ?? "Avatar session"}`, (value) => {
+      document.title = value;
+    });
+    this.#set("sentence", sentenceOf(view, known), (value) => {
+      byId("veil-sentence").textContent = value;
+    });
+    const detail = view === "ended" || view === "failed" ? (known.status?.detail ?? "") : "";
+    this.#set("detail", detail, (value) => {
+      byId("veil-detail").textContent = value;
+      byId("veil-detail").hidden = value === "";
+    });
+    this.#showElapsed(known);
+  }
+
+  /** Show what LevelMeter.read() measured. */
+  showLevel({ dbfs, bands }) {
+    const middle = METER_BARS / 2;
+    this.#bars.forEach((bar, i) => {
+      const band = bands[i < middle ? middle - 1 - i : i - middle]; // low notes in the middle
+      bar.style.setProperty("--h", band.toFixed(3));
+    });
+    byId("meter").ariaValueNow = dbfs.toFixed(1);
+  }
+
+  /** Offer "Click for sound" while the browser wants a click first. */
+  showSoundBlocked(blocked) {
+    this.#set("blocked", blocked, (value) => {
+      byId("unblock").hidden = !value;
+      byId("sound").hidden = value;
+    });
+  }
+
+  /** A new frame of the avatar is on the screen. */
+  countFrame(now) {
+    this.#frames.push(now);
+    while (this.#frames[0] < now - 1000) this.#frames.shift();
+    const still = stillness.matches && this.#glowAt > 0;
+    if (!still && now - this.#glowAt > GLOW_INTERVAL_MS) {
+      this.#glowAt = now;
+      this.#glow.drawImage(this.video, 0, 0, 32, 18);
+    }
+    if (now - this.#factsAt > 1000) {
+      this.#factsAt = now;
+      const { videoWidth, videoHeight } = this.video;
+      const rate = this.#frames.length;
+      byId("facts").textContent = `${videoWidth} × ${videoHeight} · ${rate} frames a second`;
+    }
+  }
+
+  /** Freeze what is on the screen: the stream is about to go. */
+  keepLastPicture() {
+    this.video.pause();
+    byId("facts").textContent = "";
+  }
+
+  #showElapsed({ status, endedAt }) {
+    const liveAt = Date.parse(status?.live_at ?? "");
+    if (Number.isNaN(liveAt)) return;
+    this.#set("elapsed", clock((endedAt ?? Date.now()) - liveAt), (value) => {
+      byId("elapsed").textContent = value;
+      byId("elapsed").hidden = false;
+    });
+  }
+
+  #toggleSound() {
+    this.voice.muted = !this.voice.muted;
+    const label = this.voice.muted ? "Unmute" : "Mute";
+    const button = byId("sound");
+    button.ariaPressed = String(this.voice.muted);
+    button.ariaLabel = label;
+    button.title = label;
+  }
+
+  #set(name, value, write) {
+    if (this.#told[name] === value) return;
+    this.#told[name] = value;
+    write(value);
+  }
+}
