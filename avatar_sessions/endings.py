@@ -1,0 +1,70 @@
+"""How a closed workflow reads as a session: its report as a status, a killed one as a report.
+
+Pure translation. No I/O.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from temporalio.client import WorkflowExecutionDescription
+from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, TimeoutError
+
+from avatar_sessions.contract.messages import (
+    CleanupReport,
+    Failure,
+    SessionReport,
+    SessionStatus,
+)
+from avatar_sessions.contract.states import EndReason, SessionState
+
+
+def status_of_report(report: SessionReport) -> SessionStatus:
+    """What the query ``status`` would have answered at the very end."""
+    last = report.generations[-1] if report.generations else None
+    return SessionStatus(
+        session_key=report.session_key,
+        state=report.state,
+        end_reason=report.end_reason,
+        failure=report.failure,
+        provider_session_id=None if last is None else last.provider_session_id,
+        generation=0 if last is None else last.number,
+        requested_at=report.requested_at,
+        live_at=report.live_at,
+        utterances=report.totals.count,
+        ignored_messages=report.ignored_count,
+    )
+
+
+def report_of_killed(
+    session_key: str, description: WorkflowExecutionDescription, cause: BaseException
+) -> SessionReport:
+    """A report for a workflow that was closed from outside and left none of its own."""
+    failure = _failure_of(cause)
+    return SessionReport(
+        session_key=session_key,
+        workflow_id=description.id,
+        run_id=description.run_id,
+        state=SessionState.FAILED,
+        end_reason=EndReason.INTERNAL_ERROR,
+        failure=failure,
+        requested_at=description.start_time,
+        ended_at=description.close_time or datetime.now(UTC),
+        cleanup=CleanupReport(
+            provider_stopped=False,
+            room_clean=False,
+            problems=["not known: the workflow left no report; owner and janitor clean up"],
+        ),
+    )
+
+
+def _failure_of(cause: BaseException) -> Failure:
+    if isinstance(cause, TerminatedError):
+        return Failure(type="Terminated", message=f"the workflow was terminated: {cause.message}")
+    if isinstance(cause, TimeoutError):
+        return Failure(type="Terminated", message="the workflow ran into a timeout of its own")
+    if isinstance(cause, CancelledError):
+        return Failure(type="Terminated", message="the workflow was cancelled before it ran")
+    if isinstance(cause, ApplicationError):
+        return Failure(type=cause.type or "ApplicationError", message=cause.message)
+    return Failure(type=type(cause).__name__, message=str(cause))
