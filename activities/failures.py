@@ -1,0 +1,64 @@
+"""Foreign errors become application errors here, and nowhere else.
+
+Each carries the contract's ``Failure`` as its detail, so that the workflow, the report and the
+Temporal UI tell the same story; none carries a secret.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from temporalio.exceptions import ApplicationError
+
+from avatar_sessions.contract.messages import Failure
+from avatar_sessions.contract.steps import ErrorType
+from liveavatar_lite import ApiError, ConcurrencyLimit, LiteError
+
+SLOT_RETRY: Final = timedelta(seconds=1.5)
+"""Before asking for a concurrency slot again: a stopped session's slot is not free at once."""
+
+
+def failure_of(error: LiteError) -> Failure:
+    """The contract's words for an error of the LITE library."""
+    return Failure(
+        type=type(error).__name__,
+        message=str(error),
+        http_status=error.status if isinstance(error, ApiError) else None,
+        code=error.code if isinstance(error, ApiError) else None,
+    )
+
+
+def application_error(error: LiteError, *, type_: str | None = None) -> ApplicationError:
+    """What an activity raises for an error of the LITE library: retried if that can help."""
+    retry_delay: timedelta | None = None
+    retryable = error.retryable
+    if isinstance(error, ConcurrencyLimit):
+        retryable, retry_delay = True, SLOT_RETRY
+    elif isinstance(error, ApiError) and error.retry_after_s:
+        retry_delay = timedelta(seconds=error.retry_after_s)
+    return _error(failure_of(error), type_, retryable, retry_delay)
+
+
+def start_outcome_unknown(error: LiteError) -> ApplicationError:
+    """``/start`` may have begun billing: never repeated, stopped by id."""
+    return _error(failure_of(error), ErrorType.START_OUTCOME_UNKNOWN, False, None)
+
+
+def plain_error(
+    type_: str, message: str, *, retryable: bool = False, retry_delay: timedelta | None = None
+) -> ApplicationError:
+    """An error of our own making."""
+    return _error(Failure(type=type_, message=message), type_, retryable, retry_delay)
+
+
+def _error(
+    failure: Failure, type_: str | None, retryable: bool, retry_delay: timedelta | None
+) -> ApplicationError:
+    return ApplicationError(
+        failure.message,
+        failure.model_dump(mode="json"),
+        type=type_ or failure.type,
+        non_retryable=not retryable,
+        next_retry_delay=retry_delay,
+    )

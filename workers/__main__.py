@@ -1,0 +1,42 @@
+"""``python -m workers --role all|sessions|streams|janitor``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+
+from workers.process import CannotStart, run
+from workers.settings import InvalidSettings, read_settings
+from workers.wiring import Role
+
+QUIET_LOGGERS = ("httpx", "httpcore")
+"""They log addresses at INFO, and a clip's address may be signed."""
+
+
+def main() -> int:
+    """Run a worker; the exit status is 0 after a signal, 1 when it could not work, 2 for usage."""
+    parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
+    parser.add_argument("--role", type=Role, choices=list(Role), default=Role.ALL)
+    role: Role = parser.parse_args().role
+    try:
+        settings = read_settings()
+    except InvalidSettings as error:
+        print(f"the worker cannot start:\n{error}", file=sys.stderr)
+        return 2
+    logging.basicConfig(
+        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    for name in QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        asyncio.run(run(role, settings))
+    except CannotStart as error:
+        print(f"the worker cannot start: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

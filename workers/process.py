@@ -1,0 +1,165 @@
+"""The life of a worker process: connect, run, drain on a signal, leave in bounded time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from typing import Final
+
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import (
+    AddSearchAttributesRequest,
+    ListSearchAttributesRequest,
+)
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.envconfig import ClientConfig
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker import Worker
+
+from avatar_sessions.contract import names
+from liveavatar_lite import LiveAvatar
+from workers.settings import WorkerSettings
+from workers.wiring import Crew, Role, crew_for
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S: Final = 30.0
+SHUTDOWN_MARGIN_S: Final = 10.0
+EXIT_PAUSE_S: Final = 0.5
+"""Between the last worker's shutdown and the interpreter's exit: without it, 3 of 12 processes
+died in the SDK's native threads after all work was done (measured)."""
+
+
+class CannotStart(Exception):
+    """The worker cannot do its work; the message says what to do."""
+
+
+async def run(role: Role, settings: WorkerSettings) -> None:
+    """Work until SIGTERM or SIGINT.
+
+    Raises:
+        CannotStart: Temporal cannot be reached, or lacks what sessions need.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    client = await connect()
+    await ensure_search_attributes(client)
+    async with (
+        LiveAvatar(settings.liveavatar_api_key, base_url=settings.liveavatar_api_url) as liveavatar,
+        working(crew_for(role, client, settings, liveavatar), settings.drain_timeout_s) as failed,
+    ):
+        logger.info("ready: role %s, pid %d", role, os.getpid())
+        print(f"worker ready: role {role}", flush=True)
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        await asyncio.wait({stopping, failed}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if failed.done():
+            failed.result()
+        logger.info("stopping: sessions go to other workers")
+
+
+@contextlib.asynccontextmanager
+async def working(crew: Crew, drain_timeout_s: float) -> AsyncIterator[asyncio.Future[None]]:
+    """Run a crew; yields a future that fails when one of its workers does.
+
+    Streams are shut down first, so that their sessions move on while workflows still answer.
+    """
+    running = [
+        asyncio.create_task(worker.run(), name=f"worker {worker.task_queue}")
+        for worker in crew.workers
+    ]
+    failed = asyncio.ensure_future(_first_failure(running))
+    try:
+        yield failed
+    finally:
+        failed.cancel()
+        for worker in crew.workers:
+            await _shut_down(worker, drain_timeout_s)
+        if running:
+            await asyncio.wait(running, timeout=SHUTDOWN_MARGIN_S)
+            await asyncio.sleep(EXIT_PAUSE_S)
+
+
+async def _first_failure(running: list[asyncio.Task[None]]) -> None:
+    if not running:
+        await asyncio.Event().wait()
+    done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+
+
+async def _shut_down(worker: Worker, drain_timeout_s: float) -> None:
+    if not worker.is_running:
+        return
+    try:
+        await asyncio.wait_for(worker.shutdown(), drain_timeout_s + SHUTDOWN_MARGIN_S)
+    except TimeoutError:
+        # shutdown() waits for activities without end; what hangs now would hang for ever.
+        logger.error("worker on %s does not stop: leaving hard", worker.task_queue)
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(1)
+
+
+async def connect() -> Client:
+    """Connect as temporalio's standard environment configuration says.
+
+    Raises:
+        CannotStart: the server does not answer.
+    """
+    config = ClientConfig.load_client_connect_config()
+    address = config.get("target_host") or "localhost:7233"
+    config["target_host"] = address
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            return await Client.connect(**config, data_converter=pydantic_data_converter)
+    except (RuntimeError, TimeoutError, RPCError) as error:
+        reason = str(error).split("\n", 1)[0][:200] or type(error).__name__
+        raise CannotStart(
+            f"Temporal at {address} cannot be reached ({reason}): start it, or set"
+            " TEMPORAL_ADDRESS; `make demo` starts one"
+        ) from error
+
+
+async def ensure_search_attributes(client: Client) -> None:
+    """Register the search attributes that sessions are found by.
+
+    Without them every session would hang at its first step.
+
+    Raises:
+        CannotStart: they are missing and may not be added from here.
+    """
+    try:
+        known = await client.operator_service.list_search_attributes(
+            ListSearchAttributesRequest(namespace=client.namespace)
+        )
+        missing = [one for one in names.SEARCH_ATTRIBUTES if one not in known.custom_attributes]
+        if not missing:
+            return
+        await client.operator_service.add_search_attributes(
+            AddSearchAttributesRequest(
+                namespace=client.namespace,
+                search_attributes=dict.fromkeys(
+                    missing, IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
+                ),
+            )
+        )
+    except RPCError as error:
+        if error.status is RPCStatusCode.ALREADY_EXISTS:
+            return
+        commands = "; ".join(
+            f"temporal operator search-attribute create --name {name} --type Keyword"
+            for name in names.SEARCH_ATTRIBUTES
+        )
+        raise CannotStart(
+            f"namespace {client.namespace} lacks search attributes, and they cannot be added from"
+            f" here ({error.status.name}): {commands}"
+        ) from error

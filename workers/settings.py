@@ -1,0 +1,127 @@
+"""Everything a worker can be told from outside: one model, read once, passed in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from avatar_sessions.seal import Seal, SealError
+
+
+class InvalidSettings(Exception):
+    """The worker cannot start; the message names each variable and what to do."""
+
+
+class WorkerSettings(BaseSettings):
+    """Settings of ``python -m workers``; the field's alias is the environment variable."""
+
+    model_config = SettingsConfigDict(env_prefix="", extra="ignore", populate_by_name=False)
+
+    liveavatar_api_key: SecretStr = Field(alias="LIVEAVATAR_API_KEY")
+    liveavatar_api_url: str = Field(
+        default="https://api.liveavatar.com", alias="LIVEAVATAR_API_URL"
+    )
+    livekit_url: str | None = Field(default=None, alias="LIVEKIT_URL")
+    livekit_api_key: str | None = Field(default=None, alias="LIVEKIT_API_KEY")
+    livekit_api_secret: SecretStr | None = Field(default=None, alias="LIVEKIT_API_SECRET")
+    seal_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(alias="AVATAR_SESSIONS_SEAL_KEYS")
+    clip_folder: Path | None = Field(default=None, alias="AVATAR_SESSIONS_CLIP_FOLDER")
+    clip_allow_private_addresses: bool = Field(
+        default=False, alias="AVATAR_SESSIONS_CLIP_ALLOW_PRIVATE_ADDRESSES"
+    )
+    max_sessions: int = Field(default=100, ge=1, le=5000, alias="AVATAR_SESSIONS_MAX_SESSIONS")
+    """Streams one process owns at once: its slots."""
+    max_lead_s: float = Field(default=2.0, gt=0.4, le=30, alias="AVATAR_SESSIONS_MAX_LEAD_S")
+    """How far speech is sent ahead of what is heard."""
+    keep_alive_s: float = Field(default=60.0, ge=5, le=240, alias="AVATAR_SESSIONS_KEEP_ALIVE_S")
+    drain_timeout_s: float = Field(
+        default=10.0, ge=0, le=3600, alias="AVATAR_SESSIONS_DRAIN_TIMEOUT_S"
+    )
+    log_level: str = Field(
+        default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", alias="AVATAR_SESSIONS_LOG_LEVEL"
+    )
+
+    @field_validator("seal_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("seal_keys")
+    @classmethod
+    def _usable_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        try:
+            Seal(keys)
+        except SealError as error:
+            raise ValueError(str(error)) from None
+        return keys
+
+    @field_validator("liveavatar_api_key")
+    @classmethod
+    def _key_given(cls, key: SecretStr) -> SecretStr:
+        if not key.get_secret_value().strip():
+            raise ValueError("is empty")
+        return key
+
+    @field_validator("liveavatar_api_url")
+    @classmethod
+    def _http(cls, url: str) -> str:
+        if not url.startswith(("https://", "http://")):
+            raise ValueError("begins with https:// (or http:// for the simulator)")
+        return url.rstrip("/")
+
+    @field_validator("livekit_url")
+    @classmethod
+    def _livekit_scheme(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("ws://", "wss://", "http://", "https://")):
+            raise ValueError("begins with wss:// or ws://")
+        return url
+
+    @field_validator("clip_folder")
+    @classmethod
+    def _folder_exists(cls, folder: Path | None) -> Path | None:
+        if folder is not None and not folder.is_dir():
+            raise ValueError(f"there is no folder {folder}")
+        return folder
+
+    @model_validator(mode="after")
+    def _livekit_whole(self) -> WorkerSettings:
+        given = {
+            "LIVEKIT_URL": self.livekit_url,
+            "LIVEKIT_API_KEY": self.livekit_api_key,
+            "LIVEKIT_API_SECRET": self.livekit_api_secret,
+        }
+        missing = [name for name, value in given.items() if value is None]
+        if missing and len(missing) < len(given):
+            raise ValueError(f"{', '.join(missing)}: set all three LIVEKIT_ variables, or none")
+        return self
+
+
+HINTS = {
+    "LIVEAVATAR_API_KEY": "export it, or run the simulator with `make demo`",
+    "AVATAR_SESSIONS_SEAL_KEYS": "make a key with `avatar-sessions new-seal-key`; clients that"
+    " read access tokens need the same",
+}
+
+
+def read_settings() -> WorkerSettings:
+    """Read the environment.
+
+    Raises:
+        InvalidSettings: something is missing or unusable; every problem is named, no value told.
+    """
+    try:
+        return WorkerSettings()
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors(include_url=False, include_context=False, include_input=False):
+            name = str(problem["loc"][0]) if problem["loc"] else ""
+            text = "is not set" if problem["type"] == "missing" else problem["msg"]
+            text = text.removeprefix("Value error, ")
+            hint = f": {HINTS[name]}" if problem["type"] == "missing" and name in HINTS else ""
+            lines.append(f"{name} {text}{hint}".strip())
+        raise InvalidSettings("\n".join(lines)) from None

@@ -1,0 +1,142 @@
+"""From settings to Temporal workers: what runs in which role, on which queue, with what limits."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from temporalio.client import Client
+from temporalio.worker import Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from activities.clips import ClipPolicy, Clips
+from activities.owned import OwnedSessions, OwnerLimits
+from activities.provisioning import Provisioning
+from activities.rooms import LiveKitServer, Rooms
+from activities.streaming import Streaming
+from avatar_sessions.contract import names
+from avatar_sessions.seal import Seal
+from liveavatar_lite import LiveAvatar
+from workers.settings import WorkerSettings
+from workflows.session import AvatarSession
+
+STICKY_TIMEOUT: Final = timedelta(seconds=2)
+"""The first command after a crash of a workflow worker waits this long (10 s by default)."""
+BEAT_THROTTLE: Final = timedelta(seconds=5)
+"""Bounds how long a cancel or a "not found" takes to reach a stream."""
+
+
+class Role(StrEnum):
+    """What a worker process does."""
+
+    ALL = "all"
+    SESSIONS = "sessions"  # workflows and short calls
+    STREAMS = "streams"  # owns sessions
+    JANITOR = "janitor"  # reaps what nobody knows of; has no duties yet
+
+
+@dataclass
+class Crew:
+    """The Temporal workers of one process, in the order in which they are to be shut down."""
+
+    workers: list[Worker]
+    owned: OwnedSessions
+
+
+def workflow_runner() -> SandboxedWorkflowRunner:
+    """The sandbox, with the contract passed through: its models are immutable and do no I/O."""
+    restrictions = SandboxRestrictions.default.with_passthrough_modules(
+        "avatar_sessions", "liveavatar_lite", "pydantic", "pydantic_core", "annotated_types"
+    )
+    return SandboxedWorkflowRunner(restrictions=restrictions)
+
+
+def crew_for(role: Role, client: Client, settings: WorkerSettings, liveavatar: LiveAvatar) -> Crew:
+    """Build the workers of a role."""
+    seal = Seal(settings.seal_keys)
+    owned = OwnedSessions()
+    workers: list[Worker] = []
+    if role in (Role.ALL, Role.STREAMS):
+        workers += _owner_workers(client, settings, liveavatar, seal, owned)
+    if role in (Role.ALL, Role.SESSIONS):
+        workers.append(_sessions_worker(client, settings, liveavatar, seal))
+    return Crew(workers=workers, owned=owned)
+
+
+def _sessions_worker(
+    client: Client, settings: WorkerSettings, liveavatar: LiveAvatar, seal: Seal
+) -> Worker:
+    provisioning = Provisioning(liveavatar, seal)
+    rooms = Rooms(_livekit(settings), seal)
+    activities: Sequence[Callable[..., Any]] = [
+        provisioning.mint_token,
+        provisioning.start_session,
+        provisioning.stop_session,
+        rooms.create_room,
+        rooms.grant_access,
+        rooms.clean_room,
+    ]
+    return Worker(
+        client,
+        task_queue=names.SESSIONS_TASK_QUEUE,
+        workflows=[AvatarSession],
+        activities=activities,
+        workflow_runner=workflow_runner(),
+        sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
+        graceful_shutdown_timeout=timedelta(seconds=settings.drain_timeout_s),
+    )
+
+
+def _owner_workers(
+    client: Client,
+    settings: WorkerSettings,
+    liveavatar: LiveAvatar,
+    seal: Seal,
+    owned: OwnedSessions,
+) -> list[Worker]:
+    # Unique per process start: a restarted process must not get its predecessor's commands.
+    queue = names.owner_task_queue(uuid.uuid4().hex[:12])
+    policy = ClipPolicy(
+        folder=settings.clip_folder,
+        allow_private_addresses=settings.clip_allow_private_addresses,
+    )
+    streaming = Streaming(
+        owned=owned,
+        clips=Clips(policy, seal),
+        liveavatar=liveavatar,
+        seal=seal,
+        queue=queue,
+        limits=OwnerLimits(max_lead_s=settings.max_lead_s, keep_alive_s=settings.keep_alive_s),
+    )
+    streams = Worker(
+        client,
+        task_queue=names.STREAMS_TASK_QUEUE,
+        activities=[streaming.stream_audio],
+        max_concurrent_activities=settings.max_sessions,
+        max_heartbeat_throttle_interval=BEAT_THROTTLE,
+        graceful_shutdown_timeout=timedelta(seconds=settings.drain_timeout_s),
+    )
+    inbox = Worker(
+        client,
+        task_queue=queue,
+        activities=[streaming.deliver_command, streaming.speak],
+        # An utterance holds a slot while it lasts; commands need theirs at once.
+        max_concurrent_activities=2 * settings.max_sessions + 50,
+        max_heartbeat_throttle_interval=BEAT_THROTTLE,
+        graceful_shutdown_timeout=timedelta(seconds=2),
+    )
+    return [streams, inbox]
+
+
+def _livekit(settings: WorkerSettings) -> LiveKitServer | None:
+    if not (settings.livekit_url and settings.livekit_api_key and settings.livekit_api_secret):
+        return None
+    return LiveKitServer(
+        url=settings.livekit_url,
+        api_key=settings.livekit_api_key,
+        api_secret=settings.livekit_api_secret,
+    )
