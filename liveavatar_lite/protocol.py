@@ -1,0 +1,455 @@
+"""LITE's WebSocket protocol without a socket: frames in, events out; commands in, frames out.
+
+Two roles. `ClientProtocol` is what talks to LiveAvatar; `ServerProtocol` is what LiveAvatar does
+(the simulator, the live audio ingress). Neither opens a connection, waits, or asks a clock: time is
+an argument, in seconds of any monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum, IntEnum
+from typing import Final, TypeAlias
+from uuid import uuid4
+
+from .errors import (
+    BadAudio,
+    ConnectionClosed,
+    FrameTooLarge,
+    IllegalTransition,
+    NotConnectedYet,
+    ProtocolViolation,
+)
+from .messages import (
+    MAX_FRAME_BYTES,
+    AgentState,
+    AgentStateUpdated,
+    AudioBufferAppended,
+    AudioBufferCleared,
+    AudioBufferCommitted,
+    Command,
+    ErrorReported,
+    Interrupt,
+    KeepAlive,
+    ServerEvent,
+    SessionState,
+    SessionStateUpdated,
+    Speak,
+    SpeakEnd,
+    SpeakEnded,
+    SpeakInterrupted,
+    SpeakStarted,
+    SpeechEvent,
+    StartListening,
+    StopListening,
+    decode_command,
+    decode_event,
+    encode_command,
+    encode_event,
+    encode_speak,
+    speak_frame_bytes,
+)
+from .utterances import Change, UtteranceBook, UtteranceOver, UtteranceStarted
+
+CLOSE_NORMAL: Final = 1000
+CLOSE_ABNORMAL: Final = 1006
+CLOSE_TOO_LARGE: Final = 1009
+
+
+def _new_id() -> str:
+    return str(uuid4())
+
+
+class SessionPhase(IntEnum):
+    """How far the session behind the socket has come. It only moves forward."""
+
+    NEW = 0
+    """The socket is open or about to be; the service has said nothing."""
+    CONNECTING = 1
+    """The service is at work: avatar and room are not ready. Commands would be dropped."""
+    CONNECTED = 2
+    """Ready: the only phase in which commands count."""
+    CLOSING = 3
+    """The session is ending; the socket may still carry events."""
+    CLOSED = 4
+    """The session has ended, or the socket is gone."""
+
+
+LEGAL_TRANSITIONS: Final[Mapping[SessionPhase, frozenset[SessionPhase]]] = {
+    phase: frozenset(later for later in SessionPhase if later > phase) for phase in SessionPhase
+}
+
+_PHASE_OF_STATE: Final[Mapping[str, SessionPhase]] = {
+    SessionState.NEW: SessionPhase.NEW,
+    SessionState.CONNECTING: SessionPhase.CONNECTING,
+    SessionState.CONNECTED: SessionPhase.CONNECTED,
+    SessionState.CLOSING: SessionPhase.CLOSING,
+    SessionState.CLOSED: SessionPhase.CLOSED,
+    SessionState.DISCONNECTED: SessionPhase.CLOSED,
+}
+
+
+class StateDialect(Enum):
+    """The two sets of names that LiveAvatar's documentation has given to session states."""
+
+    NEW_CONNECTED_DISCONNECTED = "new/connected/disconnected"
+    CONNECTING_CONNECTED_CLOSING_CLOSED = "connecting/connected/closing/closed"
+
+
+_STATE_OF_PHASE: Final[Mapping[StateDialect, Mapping[SessionPhase, SessionState]]] = {
+    StateDialect.NEW_CONNECTED_DISCONNECTED: {
+        SessionPhase.NEW: SessionState.NEW,
+        SessionPhase.CONNECTING: SessionState.NEW,
+        SessionPhase.CONNECTED: SessionState.CONNECTED,
+        SessionPhase.CLOSING: SessionState.DISCONNECTED,
+        SessionPhase.CLOSED: SessionState.DISCONNECTED,
+    },
+    StateDialect.CONNECTING_CONNECTED_CLOSING_CLOSED: {
+        SessionPhase.NEW: SessionState.CONNECTING,
+        SessionPhase.CONNECTING: SessionState.CONNECTING,
+        SessionPhase.CONNECTED: SessionState.CONNECTED,
+        SessionPhase.CLOSING: SessionState.CLOSING,
+        SessionPhase.CLOSED: SessionState.CLOSED,
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PoseChanged:
+    """The avatar's pose is now this one (`AgentState`, or a new name). Once a change."""
+
+    state: str
+
+
+Event: TypeAlias = ServerEvent | UtteranceStarted | UtteranceOver | PoseChanged
+"""What the client role yields: every message of the server, and what it means."""
+
+
+class ClientProtocol:
+    """The side that talks to LiveAvatar.
+
+    Commands return the frame to send (UTF-8 bytes, as a *text* frame) and raise
+
+    - `NotConnectedYet` before the session is connected: the service drops such commands silently;
+    - `ConnectionClosed` once it is closing or closed.
+
+    Attributes:
+        phase: where the session stands; `CONNECTED` opens the gate for commands.
+        pose: the avatar's pose, None until the first sign of it.
+        close_code: set by `closed`, None before.
+        close_reason: set by `closed`, empty before.
+        chunks_sent: ``agent.speak`` frames made so far.
+        chunks_acked: those the service acknowledged.
+        backward_states: session states that would have moved `phase` backwards, and were ignored: a
+            late ``connecting`` must not end a session that works.
+    """
+
+    def __init__(self, *, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+        self.phase = SessionPhase.NEW
+        self.pose: str | None = None
+        self.close_code: int | None = None
+        self.close_reason = ""
+        self.chunks_sent = 0
+        self.chunks_acked = 0
+        self.backward_states = 0
+        self._max_frame_bytes = max_frame_bytes
+        self._book = UtteranceBook()
+        self._resting_pose: str = AgentState.IDLE
+        # Poses are taken from agent.state_updated once it was seen, from speak_* before.
+        self._service_tells_pose = False
+        # Chunks since the last frame from the service, and since when that silence counts.
+        self._chunks_unheard = 0
+        self._silent_since_s: float | None = None
+        # False once the avatar talked although no chunk had been acknowledged: see silent_s.
+        self._acks_expected = True
+
+    # --- commands -------------------------------------------------------------------------
+
+    def speak(self, pcm: bytes, utterance_id: str) -> bytes:
+        """Append PCM to the utterance, which this opens if it is new.
+
+        Raises:
+            BadAudio: no bytes, or an odd number of them.
+            FrameTooLarge: more than some 700 kB of PCM; a second is 48 kB.
+            IllegalTransition: the utterance was ended or interrupted: what is sent now would be
+                spoken as a new one.
+            ProtocolViolation: another utterance is still open.
+        """
+        self._check_connected("agent.speak")
+        check_pcm(pcm, utterance_id)
+        frame_bytes = speak_frame_bytes(len(pcm), utterance_id)
+        if frame_bytes >= self._max_frame_bytes:
+            raise FrameTooLarge(frame_bytes, self._max_frame_bytes, event_id=utterance_id)
+        self._book.check_open(utterance_id)
+        self._book.sent_audio(utterance_id, len(pcm))
+        self.chunks_sent += 1
+        self._chunks_unheard += 1
+        return encode_speak(pcm, utterance_id)
+
+    def speak_end(self, utterance_id: str) -> bytes:
+        """Seal the utterance. Without this the avatar waits for more and never rests.
+
+        Raises:
+            IllegalTransition: it was never opened, or is sealed already (an interrupt seals too).
+        """
+        self._check_connected("agent.speak_end")
+        self._book.seal(utterance_id)
+        return encode_command(SpeakEnd(utterance_id))
+
+    def interrupt(self, event_id: str | None = None) -> bytes:
+        """Cut everything said and queued so far. Legal when nothing plays."""
+        self._check_connected("agent.interrupt")
+        self._book.cut(event_id)
+        return encode_command(Interrupt(event_id))
+
+    def start_listening(self) -> bytes:
+        """Take the attentive pose; while talking, the service takes it afterwards."""
+        self._check_connected("agent.start_listening")
+        self._resting_pose = AgentState.LISTENING
+        return encode_command(StartListening(_new_id()))
+
+    def stop_listening(self) -> bytes:
+        """Leave the attentive pose."""
+        self._check_connected("agent.stop_listening")
+        self._resting_pose = AgentState.IDLE
+        return encode_command(StopListening(_new_id()))
+
+    def keep_alive(self) -> bytes:
+        """Extend the service's idle window. No answer is documented."""
+        self._check_connected("session.keep_alive")
+        return encode_command(KeepAlive(_new_id()))
+
+    @property
+    def open_utterance(self) -> str | None:
+        """The utterance that takes audio now: begun by `speak`, neither ended nor interrupted."""
+        return self._book.open_utterance
+
+    # --- what comes back ------------------------------------------------------------------
+
+    def receive(self, frame: str | bytes, now_s: float) -> list[Event]:
+        """Read one frame. The first event is the message itself; what it means follows.
+
+        Never raises: what is not understood is an `UnknownEvent`.
+        """
+        self._chunks_unheard = 0
+        self._silent_since_s = None
+        event = decode_event(frame)
+        match event:
+            case SessionStateUpdated(state):
+                self._session_is(state)
+                return [event]
+            case AgentStateUpdated():
+                return [event, *self._agent_is(event.new_state, now_s)]
+            case (
+                AudioBufferAppended()
+                | AudioBufferCommitted()
+                | AudioBufferCleared()
+                | SpeakStarted()
+                | SpeakEnded()
+                | SpeakInterrupted()
+            ):
+                utterance_id, changes = self._correlate(event, now_s)
+                return [replace(event, utterance_id=utterance_id), *changes]
+            case ErrorReported():
+                named = self._book.known(event.source_event_id, event.event_id)
+                return [replace(event, utterance_id=named)]
+            case _:
+                return [event]
+
+    def silent_s(self, now_s: float) -> float:
+        """Seconds for which chunks were sent and nothing at all came back; 0 if all is well.
+
+        Counted from the first call after the chunk, so ask often (the connection does, twice a
+        second). A service that speaks without ever acknowledging chunks (documented once) is not
+        held to it: with that one, silence while talking says nothing.
+        """
+        if not self._chunks_unheard or not self._acks_expected:
+            return 0.0
+        if self.phase > SessionPhase.CONNECTED:
+            return 0.0
+        if self._silent_since_s is None:
+            self._silent_since_s = now_s
+        return now_s - self._silent_since_s
+
+    def closed(self, code: int, reason: str = "") -> None:
+        """The socket is gone. The first report counts."""
+        if self.close_code is None:
+            self.close_code, self.close_reason = code, reason
+        self.phase = SessionPhase.CLOSED
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _check_connected(self, command: str) -> None:
+        if self.phase < SessionPhase.CONNECTED:
+            raise NotConnectedYet(
+                f"{command} while the session is {self.phase.name}: "
+                "the service would drop it, wait for CONNECTED"
+            )
+        if self.phase > SessionPhase.CONNECTED:
+            raise ConnectionClosed(f"{command} while the session is {self.phase.name}")
+
+    def _session_is(self, state: str) -> None:
+        phase = _PHASE_OF_STATE.get(state, self.phase)
+        if phase in LEGAL_TRANSITIONS[self.phase]:
+            self.phase = phase
+        elif phase is not self.phase:
+            self.backward_states += 1
+
+    def _agent_is(self, state: str, now_s: float) -> list[Event]:
+        self._service_tells_pose = True
+        if state == self.pose:
+            return []  # told twice, or told by speak_* before
+        changes: list[Change] = []
+        if state == AgentState.TALKING:
+            changes = self._book.pose_talking(now_s)
+        elif self.pose == AgentState.TALKING:
+            changes = self._book.pose_rested(now_s)
+        return [*self._pose_is(state), *changes]
+
+    def _pose_is(self, state: str) -> list[Event]:
+        if state == self.pose:
+            return []
+        self.pose = state
+        if state == AgentState.TALKING and self.chunks_acked == 0:
+            self._acks_expected = False
+        return [PoseChanged(state)]
+
+    def _correlate(self, event: SpeechEvent, now_s: float) -> tuple[str | None, list[Event]]:
+        ids = (event.source_event_id, event.event_id, event.task_id)
+        utterance_id: str | None
+        changes: list[Change] = []
+        pose: str | None = None
+        match event:
+            case AudioBufferAppended():
+                self.chunks_acked += 1
+                self._acks_expected = True
+                utterance_id = self._book.appended(*ids)
+            case AudioBufferCommitted():
+                utterance_id, changes = self._book.committed(*ids)
+            case AudioBufferCleared():
+                utterance_id, changes = self._book.cleared(*ids[:2])
+            case SpeakStarted():
+                utterance_id, changes = self._book.speak_started(*ids, now_s)
+                pose = AgentState.TALKING if changes else None
+            case SpeakEnded() | SpeakInterrupted():
+                cut = isinstance(event, SpeakInterrupted)
+                utterance_id, changes = self._book.speak_ended(*ids, now_s, interrupted=cut)
+                pose = self._resting_pose if self.pose == AgentState.TALKING else None
+        if pose is None or self._service_tells_pose:
+            return utterance_id, list(changes)
+        return utterance_id, [*self._pose_is(pose), *changes]
+
+
+class ServerProtocol:
+    """The side that LiveAvatar is: takes commands, answers nonsense, emits events.
+
+    After each `receive`, send what `replies_to_send` returns; if `close_code` is set then, close
+    with it.
+
+    Args:
+        dialect: names of the session states on the wire.
+        reject_odd_audio: answer audio that cuts a sample in half with an error. What LiveAvatar
+            does with it is not known.
+        max_frame_bytes: a larger frame is answered with an error, and the connection closed.
+        new_id: makes the ids of error replies.
+
+    Attributes:
+        phase: where the session stands, moved by emitting `SessionStateUpdated`.
+        close_code: set when the connection must be closed, once replies are sent; None before.
+        dropped_commands: frames that came while the session was not connected. LiveAvatar drops
+            them without an answer, and so does this.
+        rejected_commands: frames that were answered with an error.
+    """
+
+    def __init__(
+        self,
+        *,
+        dialect: StateDialect = StateDialect.NEW_CONNECTED_DISCONNECTED,
+        reject_odd_audio: bool = False,
+        max_frame_bytes: int = MAX_FRAME_BYTES,
+        new_id: Callable[[], str] = _new_id,
+    ) -> None:
+        self.phase = SessionPhase.NEW
+        self.close_code: int | None = None
+        self.dropped_commands = 0
+        self.rejected_commands = 0
+        self._dialect = dialect
+        self._reject_odd_audio = reject_odd_audio
+        self._max_frame_bytes = max_frame_bytes
+        self._new_id = new_id
+        self._replies: list[str] = []
+
+    def receive(self, frame: str | bytes) -> list[Command]:
+        """Read one frame: the command in it, or none if it was dropped or refused. Never raises."""
+        frame_bytes = len(frame)  # a str of JSON made by anybody's encoder is ASCII, or nearly
+        if frame_bytes > self._max_frame_bytes:
+            self._refuse(FrameTooLarge(frame_bytes, self._max_frame_bytes))
+            self.close_code = CLOSE_TOO_LARGE
+            return []
+        if self.phase is not SessionPhase.CONNECTED:
+            self.dropped_commands += 1
+            return []
+        try:
+            command = decode_command(frame)
+            if self._reject_odd_audio and isinstance(command, Speak | SpeakEnd):
+                check_pcm(command.audio or b"\0\0", command.event_id)
+        except ProtocolViolation as refusal:
+            self._refuse(refusal)
+            return []
+        return [command]
+
+    def replies_to_send(self) -> list[str]:
+        """Error frames that are due, oldest first. Each is returned once."""
+        replies, self._replies = self._replies, []
+        return replies
+
+    def emit(self, event: ServerEvent) -> str:
+        """The frame for an event.
+
+        A `SessionStateUpdated` (any dialect's name) moves `phase` and goes out in this connection's
+        dialect. The same state twice is legal, as on the real service.
+
+        Raises:
+            IllegalTransition: the session state would go backwards, or is not one we know.
+        """
+        if not isinstance(event, SessionStateUpdated):
+            return encode_event(event)
+        phase = _PHASE_OF_STATE.get(event.state)
+        if phase is None:
+            raise IllegalTransition(f"session cannot go from {self.phase.name} to {event.state!r}")
+        return self.enter(phase)
+
+    def enter(self, phase: SessionPhase) -> str:
+        """Move to a phase; returns the ``session.state_updated`` frame that says so.
+
+        Raises:
+            IllegalTransition: backwards.
+        """
+        if phase is not self.phase and phase not in LEGAL_TRANSITIONS[self.phase]:
+            raise IllegalTransition(f"session cannot go from {self.phase.name} to {phase.name}")
+        self.phase = phase
+        return encode_event(SessionStateUpdated(_STATE_OF_PHASE[self._dialect][phase]))
+
+    def _refuse(self, refusal: ProtocolViolation) -> None:
+        self.rejected_commands += 1
+        error = ErrorReported(
+            type="invalid_request_error",
+            message=str(refusal),
+            source_event_id=refusal.event_id,
+            event_id=self._new_id(),
+        )
+        self._replies.append(encode_event(error))
+
+
+def check_pcm(pcm: bytes, event_id: str | None = None) -> None:
+    """Raise `BadAudio` unless these are whole 16-bit samples, at least one.
+
+    Checked here because the service does not: wrong audio is garbled or silent, without an error.
+    """
+    if not pcm:
+        raise BadAudio("no audio", event_id=event_id)
+    if len(pcm) % 2:
+        raise BadAudio(
+            f"{len(pcm)} bytes of audio: the last 16-bit sample is cut in half", event_id=event_id
+        )
