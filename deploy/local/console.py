@@ -71,7 +71,7 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._clear()
+        self.clear()
 
     def update(self, text: str) -> None:
         """Show `text` behind the label, unless the line was rewritten a moment ago."""
@@ -87,7 +87,8 @@ class Progress:
             self._stream.write(f"{line}\n")
         self._stream.flush()
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Take the line away."""
         if self._tty:
             self._stream.write("\r\x1b[K")
             self._stream.flush()

@@ -1,0 +1,179 @@
+"""What the demo tells a person: a few aligned lines, one for each thing that happens.
+
+Only words; what happened is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, TextIO
+
+from avatar_sessions.contract.messages import SessionReport, UtteranceReport
+from avatar_sessions.contract.states import SessionState, UtteranceOutcome
+from deploy.local.console import Progress, Style
+from deploy.local.errors import LocalError
+
+_LABEL = 11
+_WHAT = 22
+
+
+class Screen:
+    """Writes to one stream. `Supervisor`'s waits show as a line that rewrites itself."""
+
+    def __init__(self, out: TextIO, *, colours: bool) -> None:
+        self._out = out
+        self._style = Style(enabled=colours and out.isatty())
+        self._progress: Progress | None = None
+        self._story_began_at = time.monotonic()
+
+    # ---------------------------------------------------------------- while things come up
+
+    def title(self, subtitle: str) -> None:
+        """The first line."""
+        style = self._style
+        self._line()
+        self._line(f"  {style.bold('LiveAvatar sessions')}  {style.dim(subtitle)}")
+        self._line()
+
+    def waiting(self, name: str, waited_s: float) -> None:
+        """A part is coming up; called many times a second."""
+        if self._progress is None:
+            self._progress = Progress(self._out, f"  {name:<{_LABEL}}")
+        self._progress.update("starting" if waited_s < 10 else "still starting")
+
+    def up(self, name: str, address: str, took_s: float) -> None:
+        """A part is up."""
+        self._end_progress()
+        style = self._style
+        shown = style.link(f"{address:<36}") if "://" in address else f"{address:<36}"
+        self._line(f"  {name:<{_LABEL}}{shown}  {style.dim(f'{took_s:4.1f} s')}")
+
+    # ---------------------------------------------------------------- the story
+
+    def session(self, key: str, viewer_url: str, temporal_url: str) -> None:
+        """The session exists: where to look at it."""
+        style = self._style
+        self._line()
+        self._line(f"  {style.bold(f'Session {key}')}")
+        self._line(f"  {'watch it':<{_LABEL}}{style.link(viewer_url)}")
+        self._line(f"  {'its story':<{_LABEL}}{style.link(temporal_url)}")
+        self._line()
+        self._story_began_at = time.monotonic()
+
+    def step(self, what: str, detail: str = "") -> None:
+        """Something happened; the seconds since the session was asked for stand before it."""
+        self._end_progress()
+        since = f"{time.monotonic() - self._story_began_at:6.1f} s"
+        line = f"  {self._style.dim(since)}   {what:<{_WHAT}} {self._style.dim(detail)}"
+        self._line(line.rstrip())
+
+    def try_this(self, commands: Iterable[str]) -> None:
+        """The session stays open: what can be done with it from another terminal."""
+        self._line()
+        self._line("  Open until Ctrl-C. In another terminal, in this folder:")
+        self._line()
+        for command in commands:
+            self._line(f"    {command}")
+        self._line()
+
+    # ---------------------------------------------------------------- the end
+
+    def report(self, report: SessionReport, provider: dict[str, int], ledger_of: str) -> None:
+        """The session's report, and the provider's own account beside it."""
+        rows = [
+            ("session", f"{report.state}: {report.end_reason.replace('_', ' ')}"),
+            ("live", f"{report.live_ms / 1000:.1f} s, {_start(report)}"),
+            ("speech", _speech(report)),
+            ("billed", f"{sum(g.billed_s for g in report.generations):.1f} s at most"),
+        ]
+        rows += [("utterance", _utterance(utterance)) for utterance in report.utterances]
+        rows += [("clean-up", problem) for problem in report.cleanup.problems]
+        if report.failure is not None:
+            rows.append(("failure", f"{report.failure.message} ({report.failure.type})"))
+        self._line()
+        self._line(f"  {self._style.bold('Report')}")
+        for label, text in rows:
+            self._line(f"  {label:<{_LABEL}}{text}")
+        self._line()
+        self._line(f"  {self._style.bold('Ledger')}  {self._style.dim(ledger_of)}")
+        counts = ", ".join(f"{provider[name]} {name}" for name in ("started", "stopped"))
+        opened = f"{provider['open']} still open"
+        good = provider["open"] == 0
+        opened = self._style.good(opened) if good else self._style.bad(opened)
+        self._line(f"  {'sessions':<{_LABEL}}{counts}, {opened}")
+        self._line()
+
+    def verdict(self, report: SessionReport, *, as_asked: bool) -> None:
+        """The last line."""
+        style = self._style
+        if as_asked:
+            self._line(f"  {style.good('Ended as asked; nothing is left behind.')}")
+        elif report.state is SessionState.FAILED:
+            self._line(f"  {style.bad('The session failed: the report above says why.')}")
+        else:
+            self._line(f"  {style.bad('This did not end as it was asked to.')}")
+        self._line()
+
+    def say(self, sentence: str) -> None:
+        """A plain line."""
+        self._end_progress()
+        self._line(f"  {sentence}")
+
+    def error(self, error: LocalError) -> None:
+        """What went wrong: the lines that tell why, then one sentence."""
+        self.problem(error.sentence, error.detail)
+
+    def problem(self, sentence: str, detail: Sequence[str] = ()) -> None:
+        """As `error`, in words."""
+        self._end_progress()
+        self._line()
+        for line in detail:
+            self._line(f"    {self._style.dim(line)}")
+        if detail:
+            self._line()
+        text = f"{sentence[:1].upper()}{sentence[1:]}"
+        for line in textwrap.wrap(text, 96, break_long_words=False, break_on_hyphens=False):
+            self._line(f"  {self._style.bad(line)}")
+        self._line()
+
+    def _end_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.clear()
+            self._progress = None
+
+    def _line(self, text: str = "") -> None:
+        self._out.write(f"{text}\n")
+        self._out.flush()
+
+
+def _start(report: SessionReport) -> str:
+    return "never live" if report.start_ms is None else f"after {report.start_ms} ms"
+
+
+def _speech(report: SessionReport) -> str:
+    totals = report.totals
+    return (
+        f"{totals.count} utterances, {totals.sent_ms / 1000:.1f} s sent, "
+        f"{totals.heard_ms / 1000:.1f} s heard"
+    )
+
+
+def _utterance(utterance: UtteranceReport) -> str:
+    return f"{utterance.id}: {spoken(utterance)}"
+
+
+def spoken(utterance: UtteranceReport) -> str:
+    """What became of an utterance, in a few words."""
+    if utterance.failure is not None:
+        return f"{utterance.outcome}: {utterance.failure.message}"
+    if utterance.outcome in {UtteranceOutcome.SPOKEN, UtteranceOutcome.INTERRUPTED}:
+        heard = f"{utterance.heard_ms / 1000:.1f} of {utterance.duration_ms / 1000:.1f} s heard"
+        return f"{utterance.outcome}, {heard}"
+    return str(utterance.outcome)
+
+
+def counts_of(ledger: dict[str, Any]) -> dict[str, int]:
+    """The three figures of a ledger."""
+    return {name: int(ledger[name]) for name in ("started", "stopped", "open")}
