@@ -33,6 +33,11 @@ export class AvatarRoom extends EventTarget {
     this.#elements = elements;
   }
 
+  /** True while there is a video track of the avatar; its frames may still be on their way. */
+  get showing() {
+    return this.#video !== null;
+  }
+
   /** The avatar's audio as a MediaStreamTrack, or null while there is none. */
   get audioTrack() {
     return this.#audio?.mediaStreamTrack ?? null;
@@ -73,7 +78,7 @@ export class AvatarRoom extends EventTarget {
     }
   }
 
-  /** Leave; the last picture stays on the element. */
+  /** Leave, if joined. */
   async leave() {
     const room = this.#room;
     this.#room = null;
@@ -137,6 +142,7 @@ export class AvatarRoom extends EventTarget {
     const video = tracksOf(avatar?.videoTrackPublications);
     const audio = tracksOf(avatar?.audioTrackPublications);
     if (video !== this.#video) {
+      this.#video?.detach(this.#elements.video);
       this.#video = video;
       video?.attach(this.#elements.video);
     }
@@ -149,6 +155,7 @@ export class AvatarRoom extends EventTarget {
   }
 
   #drop() {
+    this.#video?.detach(this.#elements.video);
     this.#audio?.detach(this.#elements.audio);
     this.#audio = null;
     this.#video = null;

@@ -2,7 +2,7 @@
 
 import { clock, sentenceOf, VIEWS } from "./state.js";
 
-const GLOW_INTERVAL_MS = 250;
+const STILL_INTERVAL_MS = 250;
 const METER_BARS = 24;
 const COVERED = new Set(["connecting", "waiting", "ended", "failed", "elsewhere", "refused"]);
 
@@ -15,9 +15,10 @@ export class Page {
   bands = METER_BARS / 2;
   #bars = Array.from({ length: METER_BARS }, () => document.createElement("i"));
   #glow = byId("glow").getContext("2d");
-  #glowAt = -Infinity;
+  #still = byId("still").getContext("2d"); // the last picture, for when the stream is gone
+  #stillAt = -Infinity;
   #frames = []; // times of the frames of the last second
-  #factsAt = -Infinity;
+  #factsAt = null;
   #told = {}; // what each element shows; nothing is written twice
 
   constructor() {
@@ -44,36 +45,28 @@ export class Page {
     byId("take-over").addEventListener("click", handler);
   }
 
-  /** Show a view (a key of VIEWS) of a session. */
-  show(view, known) {
+  /** Show a view (a key of VIEWS) of a session; `picture`: frames are arriving. */
+  show(view, picture, known) {
     const { label, tone, busy } = VIEWS[view];
-    const covered = COVERED.has(view) || !known.seen;
+    const covered = COVERED.has(view) || !picture;
     this.#set("view", view, (value) => {
       document.body.dataset.view = value;
       document.body.dataset.tone = tone;
       document.body.dataset.busy = String(busy);
       byId("state").textContent = label;
-      byId("veil-title").textContent = label;
-      byId("take-over").hidden = value !== "elsewhere";
     });
     this.#set("covered", covered, (value) => {
       byId("veil").toggleAttribute("inert", !value);
       document.body.dataset.covered = String(value);
     });
-    this.#set("seen", known.seen, (value) => {
-      document.body.dataset.picture = value ? "seen" : "none";
+    if (covered) this.#showVeil(view, label, known);
+    this.#set("picture", picture ? "live" : known.seen ? "still" : "none", (value) => {
+      document.body.dataset.picture = value;
+      if (value !== "live") byId("facts").textContent = "";
     });
     this.#set("key", known.sessionKey ?? "", (value) => (byId("session-key").textContent = value));
     this.#set("title", `${label} · ${known.sessionKey ?? "Avatar session"}`, (value) => {
       document.title = value;
-    });
-    this.#set("sentence", sentenceOf(view, known), (value) => {
-      byId("veil-sentence").textContent = value;
-    });
-    const detail = view === "ended" || view === "failed" ? (known.status?.detail ?? "") : "";
-    this.#set("detail", detail, (value) => {
-      byId("veil-detail").textContent = value;
-      byId("veil-detail").hidden = value === "";
     });
     this.#showElapsed(known);
   }
@@ -100,23 +93,34 @@ export class Page {
   countFrame(now) {
     this.#frames.push(now);
     while (this.#frames[0] < now - 1000) this.#frames.shift();
-    const still = stillness.matches && this.#glowAt > 0;
-    if (!still && now - this.#glowAt > GLOW_INTERVAL_MS) {
-      this.#glowAt = now;
-      this.#glow.drawImage(this.video, 0, 0, 32, 18);
+    if (now - this.#stillAt > STILL_INTERVAL_MS) {
+      const glowing = !stillness.matches || this.#stillAt < 0;
+      this.#stillAt = now;
+      this.#still.drawImage(this.video, 0, 0, 320, 180);
+      if (glowing) this.#glow.drawImage(this.#still.canvas, 0, 0, 32, 18);
     }
+    this.#factsAt ??= now;
     if (now - this.#factsAt > 1000) {
       this.#factsAt = now;
       const { videoWidth, videoHeight } = this.video;
       const rate = this.#frames.length;
-      byId("facts").textContent = `${videoWidth} × ${videoHeight} · ${rate} frames a second`;
+      byId("facts").textContent = `${videoWidth} × ${videoHeight} · ${rate} fps`;
     }
   }
 
-  /** Freeze what is on the screen: the stream is about to go. */
-  keepLastPicture() {
-    this.video.pause();
-    byId("facts").textContent = "";
+  #showVeil(view, label, known) {
+    this.#set("veil", view, (value) => {
+      byId("veil-title").textContent = label;
+      byId("take-over").hidden = value !== "elsewhere";
+    });
+    this.#set("sentence", sentenceOf(view, known), (value) => {
+      byId("veil-sentence").textContent = value;
+    });
+    const detail = view === "ended" || view === "failed" ? (known.status?.detail ?? "") : "";
+    this.#set("detail", detail, (value) => {
+      byId("veil-detail").textContent = value;
+      byId("veil-detail").hidden = value === "";
+    });
   }
 
   #showElapsed({ status, endedAt }) {
@@ -125,7 +129,9 @@ export class Page {
     this.#set("elapsed", clock((endedAt ?? Date.now()) - liveAt), (value) => {
       byId("elapsed").textContent = value;
       byId("elapsed").hidden = false;
+      byId("veil-lasted").textContent = `The avatar was live for ${value}.`;
     });
+    this.#set("over", endedAt !== null, (value) => (byId("veil-lasted").hidden = !value));
   }
 
   #toggleSound() {

@@ -103,7 +103,6 @@ async function watch(code) {
     await until(over, pauseMs);
     pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS);
   }
-  page.keepLastPicture();
   await room.leave();
 }
 
@@ -120,15 +119,16 @@ function onFrame(now) {
 }
 
 function picture() {
-  return room.link !== LINK.none && performance.now() - lastFrameAt < STALLED_MS;
+  return room.link !== LINK.none && room.showing && performance.now() - lastFrameAt < STALLED_MS;
 }
 
 function show() {
   const sound = meter.read();
   const audible = meter.running ? sound.audible : room.speaking || known.status?.speaking === true;
   const link = known.refused ? LINK.refused : room.link;
-  const view = viewOf({ link, status: known.status, picture: picture(), audible });
-  page.show(view, known);
+  const shown = picture();
+  const view = viewOf({ link, status: known.status, picture: shown, audible });
+  page.show(view, shown, known);
   page.showSoundBlocked(room.audioTrack !== null && (room.soundBlocked || !meter.running));
   return sound;
 }
