@@ -44,7 +44,6 @@ Every error carries two answers:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
 
 
 class LiteError(Exception):
@@ -53,12 +52,8 @@ class LiteError(Exception):
     retryable: bool = False
     maybe_billed: bool = False
 
-    def while_starting(self) -> Self:
-        """Mark this failure as one of ``start_session``.
-
-        Overridden where it leaves the outcome open.
-        """
-        return self
+    def mark_as_start(self) -> None:
+        """Note that ``start_session`` failed so: matters where that leaves the outcome open."""
 
 
 class _OutcomeOpen(LiteError):
@@ -66,11 +61,10 @@ class _OutcomeOpen(LiteError):
 
     retryable = True
 
-    def while_starting(self) -> Self:
+    def mark_as_start(self) -> None:
         """A repeated start could bill twice: not retryable, and the session may be billed."""
         self.retryable = False
         self.maybe_billed = True
-        return self
 
 
 # --- REST -----------------------------------------------------------------------------
