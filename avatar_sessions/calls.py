@@ -20,6 +20,7 @@ from temporalio.client import Client, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.service import RPCError, RPCStatusCode
 
 from avatar_sessions.contract.messages import problems_of
+from avatar_sessions.contract.names import SEARCH_ATTRIBUTES
 from avatar_sessions.errors import (
     AnswerTimedOut,
     NoAnswer,
@@ -193,6 +194,11 @@ class Calls:
         if error.status is RPCStatusCode.RESOURCE_EXHAUSTED:
             raise TemporalUnreachable(
                 self.address, f"is overloaded ({error.message})", "ask again later"
+            ) from error
+        if error.status is RPCStatusCode.INVALID_ARGUMENT and "search attribute" in error.message:
+            raise UnexpectedAnswer(
+                f"Temporal: {error.message}: create {', '.join(SEARCH_ATTRIBUTES)} with"
+                " `temporal operator search-attribute create --type Keyword --name ...`"
             ) from error
         raise UnexpectedAnswer(f"Temporal: {error.message}") from error
 

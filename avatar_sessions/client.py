@@ -17,6 +17,8 @@ from pydantic import SecretStr
 from temporalio.client import Client, WithStartWorkflowOperation, WorkflowExecution
 from temporalio.common import (
     SearchAttributeKey,
+    SearchAttributePair,
+    TypedSearchAttributes,
     WorkflowIDConflictPolicy,
     WorkflowIDReusePolicy,
 )
@@ -260,6 +262,8 @@ class AvatarSessions:
             "id_reuse_policy": WorkflowIDReusePolicy.ALLOW_DUPLICATE,
             "id_conflict_policy": WorkflowIDConflictPolicy.USE_EXISTING,
             "static_summary": f"LiveAvatar {kind} {key}",
+            # Also set by the workflow; from here they are right before a worker has seen it.
+            "search_attributes": _search_attributes(request),
         }
 
     def _session(self, key: str, run_id: str | None, listing: Listing | None = None) -> Session:
@@ -298,6 +302,13 @@ def _seal_of(keys: Iterable[SecretStr | str]) -> Seal | None:
         return Seal(secrets)
     except SealError as error:
         raise SealKeysUnusable(str(error)) from None
+
+
+def _search_attributes(request: SessionRequest) -> TypedSearchAttributes:
+    pairs = [SearchAttributePair(_STATE, SessionState.REQUESTED.value)]
+    if request.tenant is not None:
+        pairs.append(SearchAttributePair(_TENANT, request.tenant))
+    return TypedSearchAttributes(pairs)
 
 
 async def _started_run(operation: WithStartWorkflowOperation[Any, Any]) -> str | None:

@@ -94,6 +94,8 @@ SIGNAL_OF_KIND: Final = {
 _REFUSALS: Final = frozenset({"CommandRejected", "TooManyWaiting", "ValueError", "ValidationError"})
 _CLOSED_MEANWHILE: Final = "AcceptedUpdateCompletedWorkflow"
 """The server's failure type for an update whose workflow closed before it answered."""
+_NOT_THE_SESSIONS: Final = _REFUSALS | {_CLOSED_MEANWHILE, "TooManyAwaited"}
+"""What an update's failure may say of the message instead of the session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -532,9 +534,12 @@ def with_id(command: Command) -> Command:
 
 
 def _failure_in(cause: BaseException) -> Failure | None:
-    """The failure that the session put into an error's details."""
-    if isinstance(cause, ApplicationError):
-        for detail in cause.details:
-            if isinstance(detail, dict) and "type" in detail and "message" in detail:
-                return _understood(Failure, detail)
-    return None
+    """The failure that an error tells of: in its details, else by its type and message."""
+    if not isinstance(cause, ApplicationError):
+        return None
+    for detail in cause.details:
+        if isinstance(detail, dict) and "type" in detail and "message" in detail:
+            return _understood(Failure, detail)
+    if cause.type is None or cause.type in _NOT_THE_SESSIONS:
+        return None
+    return Failure(type=cause.type, message=cause.message)

@@ -1,0 +1,190 @@
+"""What the client says, and does, when Temporal or its workers are not there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from functools import partial
+
+import pytest
+import pytest_asyncio
+from temporalio.client import Client
+
+from avatar_sessions import (
+    AvatarSessions,
+    Clip,
+    Seal,
+    SealKeysUnusable,
+    SessionRequest,
+    SessionState,
+    TemporalUnreachable,
+    UtteranceOutcome,
+    WorkersMissing,
+)
+from avatar_sessions.settings import ClientSettings
+from deploy.local.ports import free_port
+from deploy.local.stack import TemporalServer
+from tests.client.conftest import new_namespace
+from tests.client.owner import LONG_CLIP, Owner
+
+FAKE_API_KEY = "not-a-real-temporal-key"
+
+
+class CutWire:
+    """A TCP relay to the Temporal server that can be cut and mended."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+        self.port = free_port()
+
+    async def mend(self) -> None:
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
+
+    async def cut(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in tuple(self._writers):
+            writer.transport.abort()
+        self._server = None
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(*self._target)
+        self._writers |= {writer, back}
+        try:
+            await asyncio.gather(self._copy(reader, back), self._copy(there, writer))
+        finally:
+            self._writers -= {writer, back}
+            writer.close()
+            back.close()
+
+    @staticmethod
+    async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while received := await reader.read(65536):
+                writer.write(received)
+                await writer.drain()
+        writer.close()
+
+
+@pytest_asyncio.fixture
+async def wire(temporal: TemporalServer) -> AsyncIterator[CutWire]:
+    """A wire to Temporal, whole to begin with."""
+    host, _, port = temporal.address.partition(":")
+    wire = CutWire(host, int(port))
+    await wire.mend()
+    yield wire
+    await wire.cut()
+
+
+async def test_an_address_where_nobody_answers_is_named_with_what_to_do() -> None:
+    address = f"127.0.0.1:{free_port()}"
+
+    with pytest.raises(TemporalUnreachable, match="set TEMPORAL_ADDRESS") as error:
+        await AvatarSessions.connect(target_host=address)
+
+    assert address in str(error.value)
+
+
+async def test_the_standard_environment_configuration_is_followed(
+    temporal: TemporalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEMPORAL_ADDRESS", temporal.address)
+    monkeypatch.setenv("TEMPORAL_NAMESPACE", "somewhere")
+    monkeypatch.setenv("AVATAR_SESSIONS_SEAL_KEYS", Seal.new_key().get_secret_value())
+
+    sessions = await AvatarSessions.connect()
+
+    assert sessions.temporal.service_client.config.target_host == temporal.address
+    assert sessions.temporal.namespace == "somewhere"
+    assert sessions.sealed_clip("https://example.org/signed?x=1").url is None
+
+
+async def test_a_configuration_file_that_cannot_be_read_is_told_without_its_text(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path_factory.mktemp("config") / "temporal.toml"
+    path.write_text(f"[profile.default]\napi_key = {FAKE_API_KEY}\n")  # unquoted: not TOML
+    monkeypatch.setenv("TEMPORAL_CONFIG_FILE", str(path))
+
+    with pytest.raises(TemporalUnreachable, match="TEMPORAL_CONFIG_FILE") as error:
+        await AvatarSessions.connect()
+
+    assert FAKE_API_KEY not in str(error.value)
+    assert error.value.__cause__ is None
+
+
+async def test_a_namespace_that_does_not_exist_is_told_as_such(
+    temporal: TemporalServer, key: str, request_: SessionRequest
+) -> None:
+    sessions = await AvatarSessions.connect(target_host=temporal.address, namespace="nowhere")
+
+    with pytest.raises(TemporalUnreachable, match="no namespace 'nowhere'"):
+        await sessions.start(key, request_)
+
+
+async def test_without_workers_a_session_is_accepted_and_answers_name_what_is_missing(
+    temporal: TemporalServer, seal: Seal, key: str, request_: SessionRequest
+) -> None:
+    sessions = AvatarSessions(await new_namespace(temporal, "no-workers"), seal)
+    session = await sessions.start(key, request_)
+
+    async with asyncio.timeout(30):
+        asks = (session.status, session.attach, session.interrupt, session.report)
+        errors = await asyncio.gather(*(ask() for ask in asks), return_exceptions=True)
+        while not (listed := [one async for one in sessions.list(state=SessionState.REQUESTED)]):
+            await asyncio.sleep(0.05)
+
+    assert [type(error) for error in errors] == [WorkersMissing] * 4
+    assert "python -m workers" in str(errors[0])
+    assert [one.key for one in listed] == [key]
+
+
+async def test_a_short_outage_costs_nobody_an_answer(
+    wire: CutWire, client: Client, seal: Seal, owner: Owner, key: str, request_: SessionRequest
+) -> None:
+    sessions = await AvatarSessions.connect(
+        target_host=f"127.0.0.1:{wire.port}",
+        namespace=client.namespace,
+        settings=ClientSettings(),
+        seal_keys=[],
+    )
+    session = await sessions.start(key, request_)
+    speech = asyncio.create_task(session.speak(Clip(file=LONG_CLIP)), name="speech")
+    async with asyncio.timeout(10):
+        while (await session.status()).speaking is None:
+            await asyncio.sleep(0.02)
+
+    await wire.cut()
+    await asyncio.sleep(1.0)  # the outage
+    await wire.mend()
+    await AvatarSessions(client, seal).get(key).interrupt()
+
+    assert (await speech).outcome is UtteranceOutcome.INTERRUPTED
+    assert owner.said.count(f"{key} {LONG_CLIP}") == 1
+    await session.end()
+
+
+@pytest.mark.parametrize("keys", ["short", "a,b"])
+async def test_an_unusable_seal_key_is_named_and_not_shown(keys: str) -> None:
+    settings = ClientSettings(seal_keys=keys)  # as the environment has it
+
+    with pytest.raises(SealKeysUnusable, match="AVATAR_SESSIONS_SEAL_KEYS") as error:
+        await AvatarSessions.connect(settings=settings)
+
+    assert not [key for key in keys.split(",") if f" {key} " in str(error.value)]
+
+
+@pytest.mark.parametrize("key", ["", " ", "-x", "a b", "x" * 201, "a'b"])
+async def test_a_key_that_cannot_name_a_session_is_refused_before_anything_is_asked(
+    client: Client, key: str, request_: SessionRequest
+) -> None:
+    sessions = AvatarSessions(client)
+
+    for ask in (partial(sessions.start, key, request_), partial(sessions.open, key, request_)):
+        with pytest.raises(ValueError, match="session key"):
+            await ask()
+    with pytest.raises(ValueError, match="session key"):
+        sessions.get(key)
