@@ -23,7 +23,7 @@ find_python() {
 }
 
 # with_progress LOG LABEL PATTERN COMMAND...: runs the command into LOG; meanwhile says how many
-# of its lines match PATTERN; on failure shows the end of LOG.
+# of its lines match PATTERN, and for how long it has been at it; on failure shows LOG's end.
 with_progress() {
     log=$1 label=$2 pattern=$3
     shift 3
@@ -32,10 +32,11 @@ with_progress() {
     trap 'kill $child 2>/dev/null; exit 130' INT TERM HUP
     seconds=0
     while kill -0 $child 2>/dev/null; do
+        line="  $label, $(grep -c "$pattern" "$log" 2>/dev/null || true) so far ($seconds s)"
         if [ -t 2 ]; then
-            printf '\r\033[K%s: %s (%d s)' "$label" "$(grep -c "$pattern" "$log")" $seconds >&2
-        elif [ $((seconds % 15)) -eq 0 ]; then
-            printf '%s: %s (%d s)\n' "$label" "$(grep -c "$pattern" "$log")" $seconds >&2
+            printf '\r\033[K%s' "$line" >&2
+        elif [ $seconds -gt 0 ] && [ $((seconds % 15)) -eq 0 ]; then
+            echo "$line" >&2
         fi
         sleep 1
         seconds=$((seconds + 1))
@@ -57,20 +58,18 @@ setup_python() {
     python=$(find_python)
     version=$("$python" -c 'import platform; print(platform.python_version())')
     echo "Setting up .venv with Python $version" >&2
+    mkdir -p .run
     rm -f .venv/stamp-*
     # An environment whose interpreter is gone, or too old by now, is made anew.
     if ! .venv/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         rm -rf .venv
-        if ! "$python" -m venv .venv; then
-            echo "error: $python cannot make virtual environments:" \
-                "on Debian and Ubuntu install python3-venv." >&2
-            exit 1
-        fi
+        # On Debian and Ubuntu this says so itself when the package python3-venv is missing.
+        with_progress .run/venv.log "making the environment" '^$' "$python" -m venv .venv
     fi
-    with_progress .venv/setup.log "  packages seen" '^Collecting\|^Requirement already' \
+    with_progress .run/pip.log "installing packages" '^Collecting\|^Requirement already' \
         .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off \
         --require-hashes -r requirements/dev.txt
-    with_progress .venv/setup-editable.log "  console scripts" '^Successfully built' \
+    with_progress .run/pip-editable.log "installing the checkout" '^Successfully built' \
         .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off \
         --no-deps --no-build-isolation -e .
     : >"$stamp"
@@ -84,7 +83,7 @@ setup_web() {
     echo "Setting up the viewer's page" >&2
     rm -f web/node_modules/stamp-*
     mkdir -p .run
-    with_progress .run/npm.log "  packages" '^added' \
+    with_progress .run/npm.log "fetching packages" '^added' \
         npm ci --prefix web --no-audit --no-fund
     : >"$stamp"
 }
