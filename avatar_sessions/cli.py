@@ -1,0 +1,198 @@
+"""The command line ``avatar-sessions``: what the client can do, for people and scripts.
+
+Reads its words, runs one verb, turns errors into a sentence and an exit code. It never shows a
+traceback, nor a token that was not asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+from pydantic import ValidationError
+
+from avatar_sessions.cli_commands import VERBS, ExitCode, new_seal_key
+from avatar_sessions.cli_output import Output
+from avatar_sessions.client import AvatarSessions
+from avatar_sessions.contract.messages import problems_of
+from avatar_sessions.contract.states import Pose, SessionState
+from avatar_sessions.errors import (
+    AvatarSessionsError,
+    NoAnswer,
+    SessionFailed,
+    SessionNotFound,
+    SessionOver,
+)
+
+EPILOG: Final = """\
+exit codes:
+  0    done
+  1    the session failed, or the utterance was not spoken to its end
+  2    wrong usage
+  3    there is no such session, or it is over
+  4    Temporal or its workers cannot be reached, or did not answer in time
+  5    the session refused the command, it expired, or access could not be opened
+  130  Ctrl-C (what was asked of the session goes on)
+
+environment:
+  TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_CONFIG_FILE, ...
+                             Temporal's standard environment configuration
+  AVATAR_SESSIONS_SEAL_KEYS  opens access tokens: needed by attach
+  AVATAR_SESSIONS_TASK_QUEUE default avatar-sessions
+"""
+_EXIT_CODES: Final[tuple[tuple[type[AvatarSessionsError], ExitCode], ...]] = (
+    (SessionFailed, ExitCode.FAILED),
+    (SessionNotFound, ExitCode.NOT_THERE),
+    (SessionOver, ExitCode.NOT_THERE),
+    (NoAnswer, ExitCode.NO_ANSWER),
+    (AvatarSessionsError, ExitCode.REFUSED),
+)
+
+
+def main() -> NoReturn:
+    """Run the command line and leave."""
+    status = run(sys.argv[1:])
+    sys.stderr.flush()
+    # Not sys.exit: the Temporal SDK's threads can abort an interpreter that finalizes right
+    # after its last call ("PyGILState_Release ... finalizing", exit status 134).
+    os._exit(status)
+
+
+def run(words: Sequence[str]) -> int:
+    """Run one command, and say how it went."""
+    try:
+        arguments = _parser().parse_args(words)
+    except SystemExit as leaving:  # argparse has said why
+        return ExitCode.USAGE if leaving.code else ExitCode.DONE
+    output = Output(as_json=arguments.json)
+    try:
+        if arguments.verb == "new-seal-key":
+            return new_seal_key(output)
+        return asyncio.run(_run(arguments, output))
+    except AvatarSessionsError as error:
+        code = next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+        output.complain(type(error).__name__, str(error), code)
+        return code
+    except ValidationError as error:
+        output.complain("Usage", problems_of(error), ExitCode.USAGE)
+        return ExitCode.USAGE
+    except ValueError as error:
+        output.complain("Usage", str(error), ExitCode.USAGE)
+        return ExitCode.USAGE
+    except KeyboardInterrupt:
+        return ExitCode.STOPPED
+    except BrokenPipeError:  # the reader has seen enough
+        return ExitCode.DONE
+
+
+async def _run(arguments: argparse.Namespace, output: Output) -> ExitCode:
+    sessions = await AvatarSessions.connect()
+    return await VERBS[arguments.verb](sessions, arguments, output)
+
+
+# ------------------------------------------------------------------- words
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="avatar-sessions",
+        description="Durable LiveAvatar sessions: start, command, watch and end them.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="JSON instead of text")
+    # The same word after the verb; suppressed there, so that it does not undo the one before.
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="JSON instead of text"
+    )
+    keyed = argparse.ArgumentParser(add_help=False, parents=[common])
+    keyed.add_argument("key", metavar="KEY", help="the session's key")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def verb(name: str, explanation: str, *, has_key: bool = True) -> argparse.ArgumentParser:
+        return verbs.add_parser(
+            name,
+            help=explanation,
+            description=f"{explanation[0].upper()}{explanation[1:]}.",
+            parents=[keyed if has_key else common],
+        )
+
+    _start_words(verb("start", "start a session, or find the one that runs under this key"))
+    attach = verb("attach", "wait until the avatar is live, and get access to its room")
+    attach.add_argument("--identity", help="this viewer's name, in a room of our own")
+    _token_words(attach)
+    _speak_words(verb("speak", "say a clip, after everything asked before; waits until it is over"))
+    verb("interrupt", "fall silent now")
+    pose = verb("pose", "look attentive, or idle")
+    pose.add_argument("pose", choices=[one.value for one in Pose])
+    verb("keep-alive", "restart the idle clocks")
+    end = verb("end", "end the session, wait for its cleanup, show its report")
+    end.add_argument(
+        "--finish-speaking", action="store_true", help="let what was asked before be heard first"
+    )
+    verb("status", "show where the session stands")
+    listing = verb("list", "list the sessions that run", has_key=False)
+    listing.add_argument(
+        "--state", choices=[one.value for one in SessionState], help="only these; also ended ones"
+    )
+    listing.add_argument("--tenant", help="only this tenant's")
+    watch = verb("watch", "show every change of the session's status until it has ended")
+    watch.add_argument("--every-s", type=_positive, default=1.0, help="seconds between questions")
+    verb("report", "wait for the session's end, and show its report")
+    verb("new-seal-key", "make a key for AVATAR_SESSIONS_SEAL_KEYS", has_key=False)
+    return parser
+
+
+def _start_words(start: argparse.ArgumentParser) -> None:
+    start.add_argument("--avatar-id", required=True, metavar="UUID")
+    start.add_argument("--sandbox", action="store_true", help="free, about a minute, avatar Wayne")
+    start.add_argument("--max-duration-s", type=int, metavar="S", help="the session's own limit")
+    start.add_argument("--idle-timeout-s", type=_positive, metavar="S", help="default 300")
+    start.add_argument("--start-timeout-s", type=_positive, metavar="S", help="default 60")
+    start.add_argument("--command-ttl-s", type=_positive, metavar="S", help="default 30")
+    start.add_argument("--quality", choices=["very_high", "high", "medium", "low"])
+    start.add_argument("--tenant", help="whose session it is: `list --tenant` finds it")
+    start.add_argument(
+        "--own-room",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="a room on the workers' LiveKit server (write --own-room=NAME, or put KEY first)",
+    )
+    start.add_argument(
+        "--say", metavar="FILE|URL", help="a clip that goes with the start: a greeting"
+    )
+    start.add_argument("--attach", action="store_true", help="wait until live, show the access")
+    _token_words(start)
+
+
+def _speak_words(speak: argparse.ArgumentParser) -> None:
+    source = speak.add_mutually_exclusive_group(required=True)
+    source.add_argument("--url", help="http or https; stands in history unless sealed")
+    source.add_argument("--file", help="path inside the workers' clip folder")
+    speak.add_argument("--seal", action="store_true", help="keep the --url out of history")
+    speak.add_argument("--no-wait", action="store_true", help="return once it is asked for")
+    speak.add_argument("--command-id", metavar="ID", help="repeats under one id are one utterance")
+    speak.add_argument("--ttl-s", type=_positive, metavar="S", help="how long it may wait")
+
+
+def _token_words(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--show-tokens", action="store_true", help="show the LiveKit tokens (--json always does)"
+    )
+
+
+def _positive(word: str) -> float:
+    number = float(word)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError("must be more than zero")
+    return number
+
+
+if __name__ == "__main__":
+    main()

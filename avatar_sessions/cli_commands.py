@@ -1,0 +1,213 @@
+"""The verbs of the command line: each asks the client, shows the answer, and says how it went."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any, Final
+
+from avatar_sessions import cli_output as text
+from avatar_sessions.access import Access
+from avatar_sessions.cli_output import Output
+from avatar_sessions.client import AvatarSessions
+from avatar_sessions.contract.messages import (
+    Clip,
+    CommandResult,
+    OwnRoom,
+    SessionReport,
+    SessionRequest,
+    Speak,
+)
+from avatar_sessions.contract.states import FINAL, SessionState, UtteranceOutcome
+from avatar_sessions.seal import Seal
+from avatar_sessions.session import SPEAK_TIMEOUT_S
+
+
+class ExitCode(IntEnum):
+    """How a command went, for scripts."""
+
+    DONE = 0
+    FAILED = 1
+    """The session failed, or the utterance was not spoken to its end."""
+    USAGE = 2
+    NOT_THERE = 3
+    """There is no such session, or it is over."""
+    NO_ANSWER = 4
+    """Temporal or its workers cannot be reached, or did not answer in time."""
+    REFUSED = 5
+    """The session refused the command, it expired, or access could not be opened."""
+    STOPPED = 130
+    """Ctrl-C. What was asked of the session goes on."""
+
+
+Verb = Callable[[AvatarSessions, argparse.Namespace, Output], Awaitable[ExitCode]]
+
+
+async def start(
+    sessions: AvatarSessions, arguments: argparse.Namespace, output: Output
+) -> ExitCode:
+    request = _request(arguments)
+    greeting = _clip_at(arguments.say) if arguments.say is not None else None
+    access: Access | None = None
+    if arguments.attach and greeting is None:
+        session, access = await sessions.open(arguments.key, request)
+    else:
+        first = None if greeting is None else Speak(clip=greeting)
+        session = await sessions.start(arguments.key, request, first=first)
+        if arguments.attach:
+            access = await session.attach()
+    if access is None:
+        output.show(text.started_text(session), text.started_document(session))
+    else:
+        output.show(
+            text.access_text(access, show_tokens=arguments.show_tokens),
+            text.started_document(session) | text.access_document(access),
+        )
+    return ExitCode.DONE
+
+
+async def attach(
+    sessions: AvatarSessions, arguments: argparse.Namespace, output: Output
+) -> ExitCode:
+    access = await sessions.get(arguments.key).attach(arguments.identity)
+    output.show(
+        text.access_text(access, show_tokens=arguments.show_tokens), text.access_document(access)
+    )
+    return ExitCode.DONE
+
+
+async def speak(
+    sessions: AvatarSessions, arguments: argparse.Namespace, output: Output
+) -> ExitCode:
+    session = sessions.get(arguments.key)
+    if arguments.file is not None:
+        if arguments.seal:
+            raise ValueError("--seal is for --url: a file's name is no secret")
+        clip = Clip(file=arguments.file)
+    elif arguments.seal:
+        clip = sessions.sealed_clip(arguments.url)
+    else:
+        clip = Clip(url=arguments.url)
+    options: dict[str, Any] = {"command_id": arguments.command_id, "ttl_s": arguments.ttl_s}
+    if arguments.no_wait:
+        command_id = await session.speak(clip, wait=False, **options)
+        output.show([f"asked for: {command_id}"], {"command_id": command_id})
+        return ExitCode.DONE
+    utterance = await session.speak(clip, timeout_s=SPEAK_TIMEOUT_S, **options)
+    output.show(text.utterance_text(utterance), utterance)
+    return ExitCode.DONE if utterance.outcome is UtteranceOutcome.SPOKEN else ExitCode.FAILED
+
+
+async def interrupt(
+    sessions: AvatarSessions, arguments: argparse.Namespace, output: Output
+) -> ExitCode:
+    return _did(await sessions.get(arguments.key).interrupt(), output)
+
+
+async def pose(sessions: AvatarSessions, arguments: argparse.Namespace, output: Output) -> ExitCode:
+    return _did(await sessions.get(arguments.key).set_pose(arguments.pose), output)
+
+
+async def keep_alive(
+    sessions: AvatarSessions, arguments: argparse.Namespace, output: Output
+) -> ExitCode:
+    return _did(await sessions.get(arguments.key).keep_alive(), output)
+
+
+async def end(sessions: AvatarSessions, arguments: argparse.Namespace, output: Output) -> ExitCode:
+    session = sessions.get(arguments.key)
+    return _told(await session.end(finish_speaking=arguments.finish_speaking), output)
+
+
+async def status(
+    sessions: AvatarSessions, arguments: argparse.Namespace, output: Output
+) -> ExitCode:
+    answer = await sessions.get(arguments.key).status()
+    output.show(text.status_text(answer, datetime.now(UTC)), answer)
+    return ExitCode.DONE
+
+
+async def list_sessions(
+    sessions: AvatarSessions, arguments: argparse.Namespace, output: Output
+) -> ExitCode:
+    state = None if arguments.state is None else SessionState(arguments.state)
+    found = [one async for one in sessions.list(state=state, tenant=arguments.tenant)]
+    output.show(
+        text.list_text(found, datetime.now(UTC)), [text.listing_document(one) for one in found]
+    )
+    return ExitCode.DONE
+
+
+async def watch(
+    sessions: AvatarSessions, arguments: argparse.Namespace, output: Output
+) -> ExitCode:
+    last: SessionState | None = None
+    async for answer in sessions.get(arguments.key).watch(every_s=arguments.every_s):
+        output.show(text.change_text(answer, datetime.now(UTC)), answer)
+        last = answer.state
+    assert last in FINAL
+    return ExitCode.FAILED if last is SessionState.FAILED else ExitCode.DONE
+
+
+async def report(
+    sessions: AvatarSessions, arguments: argparse.Namespace, output: Output
+) -> ExitCode:
+    return _told(await sessions.get(arguments.key).report(), output)
+
+
+def new_seal_key(output: Output) -> ExitCode:
+    """Make a seal key. The one verb that asks nobody."""
+    key = Seal.new_key().get_secret_value()
+    output.show([key], {"seal_key": key})
+    return ExitCode.DONE
+
+
+VERBS: Final[dict[str, Verb]] = {
+    "start": start,
+    "attach": attach,
+    "speak": speak,
+    "interrupt": interrupt,
+    "pose": pose,
+    "keep-alive": keep_alive,
+    "end": end,
+    "status": status,
+    "list": list_sessions,
+    "watch": watch,
+    "report": report,
+}
+
+
+def _did(result: CommandResult, output: Output) -> ExitCode:
+    output.show(text.command_text(result), result)
+    return ExitCode.DONE
+
+
+def _told(report: SessionReport, output: Output) -> ExitCode:
+    output.show(text.report_text(report), report)
+    return ExitCode.FAILED if report.state is SessionState.FAILED else ExitCode.DONE
+
+
+def _request(arguments: argparse.Namespace) -> SessionRequest:
+    """The request of ``start``; what was not given keeps the contract's default."""
+    fields: dict[str, object] = {
+        "avatar_id": arguments.avatar_id,
+        "sandbox": arguments.sandbox,
+        "max_duration_s": arguments.max_duration_s,
+        "idle_timeout_s": arguments.idle_timeout_s,
+        "start_timeout_s": arguments.start_timeout_s,
+        "command_ttl_s": arguments.command_ttl_s,
+        "tenant": arguments.tenant,
+        "video": None if arguments.quality is None else {"quality": arguments.quality},
+    }
+    if arguments.own_room is not None:
+        fields["room"] = OwnRoom(name=arguments.own_room or None)
+    return SessionRequest.model_validate(
+        {name: value for name, value in fields.items() if value is not None}
+    )
+
+
+def _clip_at(place: str) -> Clip:
+    is_url = place.lower().startswith(("http://", "https://"))
+    return Clip(url=place) if is_url else Clip(file=place)
