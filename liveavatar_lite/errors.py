@@ -29,6 +29,7 @@ LiteError
     ├── ConnectionRefused       the media server answered the WebSocket handshake with a refusal
     ├── ConnectionLost          it was connected and the other side, or the network, ended it
     ├── ConnectionDead          it looks open, audio was sent, and nothing at all came back
+    ├── EventsUnread            its events were not read, and their queue is full
     └── ConnectionClosed        it was used after our own close
 
 Every error carries two answers:
@@ -333,6 +334,10 @@ class ConnectionDead(ConnectionFailed):
             f"the media server has not answered for {silent_s:.1f} s although audio was sent"
         )
         self.silent_s = silent_s
+
+
+class EventsUnread(ConnectionFailed):
+    """The connection's events were not read, and their queue is full: iterate ``events()``."""
 
 
 class ConnectionClosed(ConnectionFailed):

@@ -81,9 +81,9 @@ class StopOutcome(StrEnum):
 
 
 class _Sent(BaseModel):
-    """What we send: misspelt fields are errors."""
+    """What we send: misspelt fields are errors, which do not show the values."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class _Received(BaseModel):

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from .errors import (
     BadAudio,
-    ConnectionClosed,
+    ConnectionLost,
     FrameTooLarge,
     IllegalTransition,
     NotConnectedYet,
@@ -132,7 +132,7 @@ class ClientProtocol:
     Commands return the frame to send (UTF-8 bytes, as a *text* frame) and raise
 
     - `NotConnectedYet` before the session is connected: the service drops such commands silently;
-    - `ConnectionClosed` once it is closing or closed.
+    - `ConnectionLost` once it is closing or closed.
 
     Attributes:
         phase: where the session stands; `CONNECTED` opens the gate for commands.
@@ -287,7 +287,10 @@ class ClientProtocol:
                 "the service would drop it, wait for CONNECTED"
             )
         if self.phase > SessionPhase.CONNECTED:
-            raise ConnectionClosed(f"{command} while the session is {self.phase.name}")
+            raise ConnectionLost(
+                CLOSE_NORMAL if self.close_code is None else self.close_code,
+                self.close_reason or f"{command} while the session is {self.phase.name}",
+            )
 
     def _session_is(self, state: str) -> None:
         phase = _PHASE_OF_STATE.get(state, self.phase)
