@@ -392,11 +392,13 @@ def _environment_file(stack: LocalStack) -> Iterator[None]:
     path = DEMO_FOLDER / "env"
     path.unlink(missing_ok=True)
     exports = {
-        "TEMPORAL_ADDRESS": stack.temporal.address,
-        "TEMPORAL_NAMESPACE": stack.temporal.namespace,
+        **stack.temporal.environment,
         "AVATAR_SESSIONS_SEAL_KEYS": stack.seal_keys.get_secret_value(),
     }
-    lines = [f"export {name}={shlex.quote(text)}\n" for name, text in exports.items()]
+    lines = (
+        ["unset TEMPORAL_API_KEY TEMPORAL_PROFILE TEMPORAL_TLS\n"] if stack.temporal.ours else []
+    )
+    lines += [f"export {name}={shlex.quote(text)}\n" for name, text in exports.items()]
     lines.append(f'export PATH={shlex.quote(str(ROOT / ".venv" / "bin"))}:"$PATH"\n')
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:

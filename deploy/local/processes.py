@@ -45,6 +45,8 @@ class ChildSpec:
     ready: Probe
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Added to the parent's environment. May hold secrets: kept out of the repr."""
+    without: tuple[str, ...] = ()
+    """Variables of the parent's environment that begin with one of these are left out."""
     ready_within_s: float = 30.0
     stop_within_s: float = 5.0
     cwd: Path | None = None
@@ -153,7 +155,7 @@ class Supervisor:
             process = await asyncio.create_subprocess_exec(
                 *spec.argv,
                 cwd=spec.cwd,
-                env={**os.environ, **spec.env},
+                env=_environment(spec),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,
@@ -284,6 +286,13 @@ class Supervisor:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._undertaker.stdin.write(f"{line}\n".encode())
             await self._undertaker.stdin.drain()
+
+
+def _environment(spec: ChildSpec) -> dict[str, str]:
+    inherited = {
+        name: setting for name, setting in os.environ.items() if not name.startswith(spec.without)
+    }
+    return {**inherited, **spec.env}
 
 
 async def accepts_connections(host: str, port: int) -> bool:

@@ -5,7 +5,6 @@ Only words; what happened is decided elsewhere.
 
 from __future__ import annotations
 
-import textwrap
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
@@ -133,9 +132,7 @@ class Screen:
             self._line(f"    {self._style.dim(line)}")
         if detail:
             self._line()
-        text = f"{sentence[:1].upper()}{sentence[1:]}"
-        for line in textwrap.wrap(text, 96, break_long_words=False, break_on_hyphens=False):
-            self._line(f"  {self._style.bad(line)}")
+        self._line(f"  {self._style.bad(f'{sentence[:1].upper()}{sentence[1:]}')}")
         self._line()
 
     def _end_progress(self) -> None:

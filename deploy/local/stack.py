@@ -7,6 +7,7 @@ business, where programs come from is `servers.py`'s, and what is done with the 
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import socket
 import sys
@@ -32,6 +33,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError
 
 from avatar_sessions.contract.names import (
@@ -77,12 +79,28 @@ class TemporalServer:
     address: str
     namespace: str
     ui_url: str
+    ours: bool = True
+    """Started here: no TLS, no login, and the user's settings for other servers do not count."""
 
     async def client(self) -> Client:
         """A new client with the data converter that the contract's models need."""
-        return await Client.connect(
-            self.address, namespace=self.namespace, data_converter=pydantic_data_converter
-        )
+        arguments: dict[str, Any] = {}
+        if not self.ours:
+            arguments.update(ClientConfig.load_client_connect_config())
+        arguments["target_host"] = self.address
+        arguments["namespace"] = self.namespace
+        return await Client.connect(**arguments, data_converter=pydantic_data_converter)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What leads a process that reads Temporal's standard variables to this server."""
+        where = {"TEMPORAL_ADDRESS": self.address, "TEMPORAL_NAMESPACE": self.namespace}
+        return {**where, "TEMPORAL_CONFIG_FILE": os.devnull} if self.ours else where
+
+    @property
+    def not_environment(self) -> tuple[str, ...]:
+        """Beginnings of variables that would lead it elsewhere, or make it try to log in."""
+        return ("TEMPORAL_",) if self.ours else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +126,10 @@ async def temporal_server(
     if isinstance(source, Running):
         host = urlsplit(f"//{source.address}").hostname
         server = TemporalServer(
-            source.address, namespace, settings.temporal_ui_url or f"http://{host}:8233"
+            address=source.address,
+            namespace=namespace,
+            ui_url=settings.temporal_ui_url or f"http://{host}:8233",
+            ours=False,
         )
         if not await _namespace_answers(server):
             raise ServerUnavailable(
@@ -367,8 +388,7 @@ class LocalStack:
 async def worker(supervisor: Supervisor, stack: LocalStack) -> None:
     """Start one worker process with all roles, and wait until it polls its task queues."""
     environment = {
-        "TEMPORAL_ADDRESS": stack.temporal.address,
-        "TEMPORAL_NAMESPACE": stack.temporal.namespace,
+        **stack.temporal.environment,
         "LIVEAVATAR_API_URL": stack.provider.url,
         "LIVEAVATAR_API_KEY": stack.provider.api_key.get_secret_value(),
         "LIVEKIT_URL": stack.livekit.url,
@@ -401,6 +421,7 @@ async def worker(supervisor: Supervisor, stack: LocalStack) -> None:
             name="Worker",
             argv=[sys.executable, "-m", "workers", "--role", "all"],
             env=environment,
+            without=stack.temporal.not_environment,
             cwd=ROOT,
             ready=ready,
             ready_within_s=WORKER_READY_WITHIN_S,
