@@ -29,15 +29,19 @@ def failure_of(error: LiteError) -> Failure:
     )
 
 
-def application_error(error: LiteError, *, type_: str | None = None) -> ApplicationError:
-    """What an activity raises for an error of the LITE library: retried if that can help."""
+def application_error(error: LiteError, *, retryable: bool | None = None) -> ApplicationError:
+    """What an activity raises for an error of the LITE library: retried if that can help.
+
+    ``retryable`` overrules the error's own opinion.
+    """
     retry_delay: timedelta | None = None
-    retryable = error.retryable
+    if retryable is None:
+        retryable = error.retryable
     if isinstance(error, ConcurrencyLimit):
         retryable, retry_delay = True, SLOT_RETRY
     elif isinstance(error, ApiError) and error.retry_after_s:
         retry_delay = timedelta(seconds=error.retry_after_s)
-    return _error(failure_of(error), type_, retryable, retry_delay)
+    return _error(failure_of(error), None, retryable, retry_delay)
 
 
 def start_outcome_unknown(error: LiteError) -> ApplicationError:

@@ -26,6 +26,7 @@ from liveavatar_lite import (
     ErrorReported,
     Event,
     LiteConnection,
+    LiteError,
     UtteranceOver,
     UtteranceStarted,
 )
@@ -176,7 +177,7 @@ class OwnedSession:
             await self._restore_pose()
             async for event in connection.events():
                 self._follow(event)
-        except ConnectionFailed as error:
+        except LiteError as error:
             logger.warning("connection: %s", error)
         finally:
             for chore in chores:
@@ -205,7 +206,7 @@ class OwnedSession:
                 async with self._wire:
                     await connection.keep_alive()
                     self._sent()
-            except ConnectionFailed:
+            except LiteError:
                 return  # the reader tells
 
     async def _let_go(self, connection: LiteConnection) -> None:
@@ -271,13 +272,14 @@ class OwnedSession:
             try:
                 await self._feed(turn, connection)
                 await self._hear_out(turn)
-            except ConnectionFailed:
+            except LiteError as error:
+                logger.warning("utterance %s is lost: %s", turn.id, error)
                 turn.end(UtteranceOutcome.LOST, time.monotonic())
             finally:
                 self._turn = None
                 if not turn.over:  # cancelled
                     turn.end(UtteranceOutcome.CANCELLED, time.monotonic())
-            with contextlib.suppress(ConnectionFailed):  # the reader tells
+            with contextlib.suppress(LiteError):  # the reader tells
                 await self._restore_pose()
             report = turn.report()
             self.spoken_ms += report.heard_ms

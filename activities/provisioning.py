@@ -115,9 +115,8 @@ class Provisioning:
                 step.provider_session_id, SessionEndReason(step.reason)
             )
         except LiteError as error:
-            failed = failures.application_error(error)
-            failed.non_retryable = False  # a stop is tried until its time is over, whatever is said
-            raise failed from error
+            # A stop is tried until its time is over, whatever is said.
+            raise failures.application_error(error, retryable=True) from error
         stopped_at = datetime.now(UTC)
         end_reason, credits_consumed = await self._account(step.provider_session_id)
         return StoppedSession(

@@ -31,6 +31,7 @@ from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutco
 from avatar_sessions.contract.steps import (
     DeliverCommand,
     Delivered,
+    Epoch,
     ErrorType,
     OwnerBeat,
     OwnerReady,
@@ -205,7 +206,7 @@ class Streaming:
         session = self._session(step.session_key, step.epoch)
         try:
             return Delivered(outcome=await _do(session, step))
-        except (NotReady, ConnectionFailed) as error:
+        except (NotReady, LiteError) as error:
             raise failures.plain_error(ErrorType.NOT_OWNER, str(error)) from error
 
     @activity.defn(name=names.ACTIVITY_SPEAK)
@@ -233,8 +234,8 @@ class Streaming:
             with contextlib.suppress(asyncio.CancelledError):
                 await beating
 
-    def _session(self, key: str, epoch: tuple[int, int]) -> OwnedSession:
-        session = self._owned.get(key, tuple(epoch))
+    def _session(self, key: str, epoch: Epoch) -> OwnedSession:
+        session = self._owned.get(key, epoch)
         if session is None:
             raise failures.plain_error(
                 ErrorType.NOT_OWNER, f"epoch {epoch[0]}.{epoch[1]} is not owned here"
@@ -267,8 +268,8 @@ async def _closed(client: Client, workflow_id: str, run_id: str | None) -> bool:
     except RPCError as error:
         return error.status is RPCStatusCode.NOT_FOUND
     return described.status not in (
+        None,
         WorkflowExecutionStatus.RUNNING,
-        WorkflowExecutionStatus.PAUSED,
         WorkflowExecutionStatus.CONTINUED_AS_NEW,
     )
 

@@ -51,7 +51,7 @@ class Turn:
             self._first_sent_s = now_s
             self.pacer.start(now_s + USUAL_START_LATENCY_S)
         self._sent_bytes += chunk_bytes
-        self.pacer.sent(chunk_bytes)
+        self.pacer.sent(chunk_bytes, now_s)
 
     def talks(self, now_s: float) -> None:
         """LiveAvatar said that the avatar began to talk."""

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Any, Final
 
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import (
@@ -59,7 +59,8 @@ async def run(role: Role, settings: WorkerSettings) -> None:
         logger.info("ready: role %s, pid %d", role, os.getpid())
         print(f"worker ready: role {role}", flush=True)
         stopping = asyncio.create_task(stop.wait(), name="stop")
-        await asyncio.wait({stopping, failed}, return_when=asyncio.FIRST_COMPLETED)
+        first: set[asyncio.Future[Any]] = {stopping, failed}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if failed.done():
             failed.result()
