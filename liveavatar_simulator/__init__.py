@@ -1,0 +1,39 @@
+"""A true-to-life LiveAvatar (LITE mode) for those without an API key, and for tests.
+
+REST, media WebSocket, an avatar in a real LiveKit room, a ledger of what was asked, faults on
+demand. It is no LiveAvatar: what is assumed rather than known stands in `docs/simulator.md`.
+"""
+
+from .avatar import RoomUnreachable
+from .faults import Faults
+from .ledger import CommandLine, Ledger, SessionLine, UtteranceLine
+from .server import PortInUse
+from .session import Session, SessionPhase
+from .settings import (
+    CATALOGUE,
+    DEFAULT_API_KEY,
+    AtLimit,
+    Correlation,
+    SimulatorSettings,
+    SpeechSignals,
+)
+from .simulator import LiveAvatarSimulator
+
+__all__ = [
+    "CATALOGUE",
+    "DEFAULT_API_KEY",
+    "AtLimit",
+    "CommandLine",
+    "Correlation",
+    "Faults",
+    "Ledger",
+    "LiveAvatarSimulator",
+    "PortInUse",
+    "RoomUnreachable",
+    "Session",
+    "SessionLine",
+    "SessionPhase",
+    "SimulatorSettings",
+    "SpeechSignals",
+    "UtteranceLine",
+]

@@ -1,0 +1,115 @@
+"""The command line ``liveavatar-simulator``: one simulator in one process, until SIGINT or
+SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from pydantic import ValidationError
+
+from .avatar import RoomUnreachable
+from .server import PortInUse
+from .settings import DEFAULT_API_KEY, SimulatorSettings
+from .simulator import LiveAvatarSimulator
+
+EXIT_OK: Final = 0
+EXIT_USAGE: Final = 2
+EXIT_PORT: Final = 3
+EXIT_LIVEKIT: Final = 4
+CLOSE_TIMEOUT_S: Final = 10.0
+
+_OVERRIDES: Final = ("host", "port", "media_port", "livekit_url", "max_video_height", "credits")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the simulator; returns the exit status.
+
+    0 after SIGINT or SIGTERM, 2 for a bad setting, 3 for a port in use, 4 for no LiveKit.
+    """
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO if arguments.verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    given = {name: getattr(arguments, name) for name in _OVERRIDES}
+    overrides = {name: value for name, value in given.items() if value is not None}
+    if arguments.no_livekit:
+        overrides["join_rooms"] = False
+    try:
+        settings = SimulatorSettings(**overrides)
+    except ValidationError as error:
+        return _fail(_explain(error), EXIT_USAGE)
+    return asyncio.run(_serve(settings))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="liveavatar-simulator",
+        description="A LiveAvatar (LITE mode) on this machine: REST, WebSocket, avatar, ledger.",
+        epilog="Every setting is also an environment variable: SIMULATOR_ and its name in capitals,"
+        " LIVEKIT_API_KEY and LIVEKIT_API_SECRET; see docs/simulator.md."
+        " Exit status: 0 ended by a signal, 2 bad setting, 3 port in use, 4 no LiveKit.",
+    )
+    parser.add_argument("--host", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port of the REST API (8090; 0: a free one)")
+    parser.add_argument("--media-port", type=int, help="port of the WebSocket (8091; 0: free)")
+    parser.add_argument("--livekit-url", help="where hosted rooms are made (ws://127.0.0.1:7880)")
+    parser.add_argument("--no-livekit", action="store_true", help="sessions without any room")
+    parser.add_argument("--max-video-height", type=int, help="pixels, at most (720)")
+    parser.add_argument("--credits", type=float, help="balance to begin with (1000)")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log each session")
+    return parser
+
+
+async def _serve(settings: SimulatorSettings) -> int:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    simulator = LiveAvatarSimulator(settings)
+    try:
+        await simulator.__aenter__()
+    except PortInUse as error:
+        return _fail(
+            f"port {error.port} on {error.host} is in use: stop what listens there, or choose "
+            "another with --port or --media-port.",
+            EXIT_PORT,
+        )
+    except RoomUnreachable as error:
+        return _fail(
+            f"LiveKit at {settings.livekit_url} cannot be used ({error}): start it with "
+            "`livekit-server --dev`, name another with --livekit-url, check LIVEKIT_API_KEY and "
+            "LIVEKIT_API_SECRET, or go without with --no-livekit.",
+            EXIT_LIVEKIT,
+        )
+    except OSError as error:
+        return _fail(f"cannot listen on {settings.host}: {error.strerror}.", EXIT_USAGE)
+    try:
+        default_key = [key.get_secret_value() for key in settings.api_keys] == [DEFAULT_API_KEY]
+        hint = f" (API key: {DEFAULT_API_KEY})" if default_key else ""
+        print(f"LiveAvatar simulator ready at {simulator.url}{hint}", flush=True)
+        await stopped.wait()
+    finally:
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await simulator.__aexit__(None, None, None)
+    return EXIT_OK
+
+
+def _explain(error: ValidationError) -> str:
+    problems = []
+    for each in error.errors(include_input=False, include_url=False):
+        name = str(each["loc"][0]) if each["loc"] else "settings"
+        variable = name if name.startswith("LIVEKIT_") else f"SIMULATOR_{name.upper()}"
+        problems.append(f"{variable}: {each['msg']}")
+    return "bad settings: " + "; ".join(problems) + "."
+
+
+def _fail(sentence: str, status: int) -> int:
+    print(f"liveavatar-simulator: {sentence}", file=sys.stderr)
+    return status

@@ -1,0 +1,200 @@
+"""The media server:
+
+LITE's WebSocket, in the server's role. Frames in and out; what they mean is the session's part.
+
+A client that does not read is cut off when its queue is full: nothing here waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket as sockets
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from liveavatar_lite.messages import MAX_FRAME_BYTES, ServerEvent
+from liveavatar_lite.protocol import ServerProtocol
+from liveavatar_lite.protocol import SessionPhase as SocketPhase
+
+from .faults import Faults
+from .session import Session
+from .settings import SimulatorSettings
+
+log = logging.getLogger(__name__)
+# The library's own lines at level DEBUG show request paths, and with them credentials.
+_library_log = logging.getLogger(f"{__name__}.websockets")
+_library_log.setLevel(logging.WARNING)
+
+PATH: Final = "/v2-alpha/interactive-avatar/session"
+QUEUE_FRAMES: Final = 1000
+CLOSE_TIMEOUT_S: Final = 2.0
+READ_LIMIT_BYTES: Final = 4 * MAX_FRAME_BYTES
+"""Larger than what the protocol allows, so that a frame over its limit can be answered."""
+
+FindSession = Callable[[str], Session | None]
+
+
+class MediaSocket:
+    """One client's connection to one session."""
+
+    def __init__(
+        self, connection: ServerConnection, session: Session, settings: SimulatorSettings
+    ) -> None:
+        self._connection = connection
+        self._session = session
+        self._settings = settings
+        self._protocol = ServerProtocol(dialect=settings.state_names)
+        self._outbox: asyncio.Queue[str] = asyncio.Queue(QUEUE_FRAMES)
+
+    async def run(self, *, connects: bool) -> None:
+        """Serve until the connection is gone.
+
+        Args:
+            connects: False: state connected is never reached.
+        """
+        name = f"socket-{self._session.session_id[:8]}"
+        self._push(self._protocol.enter(SocketPhase.NEW))
+        helpers = [asyncio.create_task(self._write(), name=f"{name}-write")]
+        if connects:
+            helpers.append(asyncio.create_task(self._become_connected(), name=f"{name}-connect"))
+        try:
+            await self._read()
+        except ConnectionClosed:
+            pass
+        finally:
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+
+    def send(self, event: ServerEvent) -> None:
+        """Queue an event; before the session is connected nothing but its state is told."""
+        if self._protocol.phase is SocketPhase.CONNECTED:
+            self._push(self._protocol.emit(event))
+
+    async def close(self, code: int, reason: str = "") -> None:
+        """Tell that the session is over, and close. Bounded."""
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                if self._protocol.phase is not SocketPhase.CLOSED:
+                    goodbye = (SocketPhase.CLOSING, SocketPhase.CLOSED)
+                    for frame in dict.fromkeys(self._protocol.enter(each) for each in goodbye):
+                        self._push(frame)
+                await self._flush()
+                await self._connection.close(code, reason)
+        except (ConnectionClosed, TimeoutError):
+            self.drop()
+
+    def drop(self) -> None:
+        """Cut the connection without a closing handshake: the client sees 1006."""
+        self._connection.transport.abort()
+
+    async def _read(self) -> None:
+        async for frame in self._connection:
+            before = self._protocol.dropped_commands
+            for command in self._protocol.receive(frame):
+                self._session.handle(command)
+            self._session.commands_ignored += self._protocol.dropped_commands - before
+            for reply in self._protocol.replies_to_send():
+                self._push(reply)
+            if self._protocol.close_code is not None:
+                await self._flush()
+                await self._connection.close(self._protocol.close_code)
+                return
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._connection.send(await self._outbox.get())
+        except ConnectionClosed:
+            return
+
+    async def _flush(self) -> None:
+        while not self._outbox.empty():
+            await self._connection.send(self._outbox.get_nowait())
+
+    async def _become_connected(self) -> None:
+        await asyncio.sleep(self._settings.connect_delay_s)
+        self._push(self._protocol.enter(SocketPhase.CONNECTED))
+
+    def _push(self, frame: str) -> None:
+        try:
+            self._outbox.put_nowait(frame)
+        except asyncio.QueueFull:
+            log.warning("session %s: the client does not read", self._session.session_id)
+            self.drop()
+
+
+class MediaServer:
+    """Listens for the sockets of all sessions."""
+
+    def __init__(
+        self, settings: SimulatorSettings, find: FindSession, faults: Callable[[], Faults]
+    ) -> None:
+        self._settings = settings
+        self._find = find
+        self._faults = faults
+        self._server: Server | None = None
+        self._origin = ""
+
+    async def open(self, listener: sockets.socket) -> None:
+        """Serve on a socket that is already bound."""
+        host, port = listener.getsockname()[:2]
+        self._origin = f"ws://{host}:{port}"
+        self._server = await serve(
+            self._serve_connection,
+            sock=listener,
+            process_request=self._check_request,
+            compression=None,
+            max_size=READ_LIMIT_BYTES,
+            ping_interval=None,
+            close_timeout=CLOSE_TIMEOUT_S,
+            logger=_library_log,
+        )
+
+    async def close(self) -> None:
+        """Stop listening and close what is open. Bounded by the sockets' close timeout."""
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+
+    def ws_url(self, session: Session) -> str:
+        """The session's own URL: whoever has it may speak."""
+        return f"{self._origin}{PATH}/{session.session_id}?key={session.socket_key}"
+
+    def _session_of(self, request: Request) -> tuple[Session | None, HTTPStatus]:
+        parts = urlsplit(request.path)
+        folder, _, session_id = parts.path.rpartition("/")
+        session = self._find(session_id) if folder == PATH else None
+        key = parse_qs(parts.query).get("key", [""])[0]
+        if session is None or not session.opens_with(key):
+            return None, HTTPStatus.FORBIDDEN
+        if not session.accepts_sockets:
+            return None, HTTPStatus.NOT_FOUND
+        return session, HTTPStatus.SWITCHING_PROTOCOLS
+
+    def _check_request(self, connection: ServerConnection, request: Request) -> Response | None:
+        session, status = self._session_of(request)
+        if session is None:
+            return connection.respond(status, f"{status.phrase}\n")
+        return None
+
+    async def _serve_connection(self, connection: ServerConnection) -> None:
+        request = connection.request
+        session, _ = self._session_of(request) if request is not None else (None, None)
+        if session is None:
+            return  # it ended between the handshake and now
+        socket = MediaSocket(connection, session, self._settings)
+        replaced = session.attach(socket)
+        try:
+            if replaced is not None:
+                await replaced.close(1000, "replaced by a newer connection")
+            await socket.run(connects=not self._faults().take("never_connected"))
+        finally:
+            session.detach(socket)

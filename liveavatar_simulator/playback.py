@@ -1,0 +1,360 @@
+"""What an avatar says and when: utterances and playback, without a clock, socket or room.
+
+Time is an argument, in seconds of any monotonic clock, and never runs back. Sound leaves in blocks
+of 10 ms, so that what is heard, what is reported and what a viewer sees are the same thing. Facts:
+LITE events, measured delays.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from liveavatar_lite.audio import BYTES_PER_S
+from liveavatar_lite.messages import AgentState
+
+BLOCK_S: Final = 0.01
+BLOCK_BYTES: Final = round(BYTES_PER_S * BLOCK_S)
+SILENT_BLOCK: Final = bytes(BLOCK_BYTES)
+UTTERANCES_KEPT: Final = 500
+_EPSILON_S: Final = 1e-6
+
+
+class UtteranceState(StrEnum):
+    """Where an utterance is."""
+
+    WAITING = "waiting"
+    """Not heard yet: too little audio, or others before it."""
+    PLAYING = "playing"
+    STARVED = "starved"
+    """Begun, not sealed, and out of audio for too long."""
+    PLAYED = "played"
+    INTERRUPTED = "interrupted"
+    DROPPED = "dropped"
+    """Cleared before anything of it was heard."""
+    CUT = "cut"
+    """The session ended first."""
+
+
+_LEGAL: Final[dict[UtteranceState, frozenset[UtteranceState]]] = {
+    UtteranceState.WAITING: frozenset(
+        {
+            UtteranceState.PLAYING,
+            UtteranceState.PLAYED,
+            UtteranceState.DROPPED,
+            UtteranceState.CUT,
+        }
+    ),
+    UtteranceState.PLAYING: frozenset(
+        {
+            UtteranceState.STARVED,
+            UtteranceState.PLAYED,
+            UtteranceState.INTERRUPTED,
+            UtteranceState.CUT,
+        }
+    ),
+    UtteranceState.STARVED: frozenset(
+        {
+            UtteranceState.PLAYING,
+            UtteranceState.PLAYED,
+            UtteranceState.INTERRUPTED,
+            UtteranceState.CUT,
+        }
+    ),
+    UtteranceState.PLAYED: frozenset(),
+    UtteranceState.INTERRUPTED: frozenset(),
+    UtteranceState.DROPPED: frozenset(),
+    UtteranceState.CUT: frozenset(),
+}
+
+
+@dataclass(eq=False, slots=True)
+class Utterance:
+    """One utterance, from the first chunk to the last sound."""
+
+    event_id: str | None
+    task_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    state: UtteranceState = UtteranceState.WAITING
+    sealed: bool = False
+    """No more audio will come: ``agent.speak_end`` or ``agent.interrupt`` was taken."""
+    sent_bytes: int = 0
+    played_bytes: int = 0
+    ready_at_s: float | None = None
+    """When there was enough audio to begin; None while there is not."""
+    dry_since_s: float | None = None
+    _pcm: bytearray = field(default_factory=bytearray, repr=False)
+
+    @property
+    def over(self) -> bool:
+        """Nothing more will be heard of it."""
+        return not _LEGAL[self.state]
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Audio that waits to be heard."""
+        return len(self._pcm)
+
+    def append(self, pcm: bytes) -> None:
+        """Take more audio."""
+        self._pcm += pcm
+        self.sent_bytes += len(pcm)
+
+    def take_block(self) -> bytes:
+        """The next 10 ms, the last of them filled up with silence."""
+        block = bytes(self._pcm[:BLOCK_BYTES])
+        del self._pcm[:BLOCK_BYTES]
+        self.played_bytes += len(block)
+        return block + SILENT_BLOCK[len(block) :]
+
+    def become(self, state: UtteranceState) -> None:
+        """Move on.
+
+        Raises:
+            RuntimeError: this state cannot follow the present one.
+        """
+        if state not in _LEGAL[self.state]:
+            raise RuntimeError(f"an utterance that is {self.state} cannot become {state}")
+        self.state = state
+        if self.over:
+            self._pcm.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """The first sound of an utterance left."""
+
+    utterance: Utterance
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last sound of an utterance left."""
+
+    utterance: Utterance
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """An utterance that was being heard was cut."""
+
+    utterance: Utterance
+
+
+@dataclass(frozen=True, slots=True)
+class Starved:
+    """An utterance ran out of audio before it was sealed."""
+
+    utterance: Utterance
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """An interrupt took effect; ``event_id`` is the interrupt's."""
+
+    event_id: str | None
+    utterance: Utterance | None
+
+
+@dataclass(frozen=True, slots=True)
+class PoseChanged:
+    """The avatar moved from one pose to another."""
+
+    previous: AgentState
+    new: AgentState
+
+
+PlaybackEvent = Began | Finished | Interrupted | Starved | Cleared | PoseChanged
+
+
+@dataclass(frozen=True, slots=True)
+class PlaybackTimes:
+    """The delays of a playback, in seconds. See `SimulatorSettings` for their sources."""
+
+    start_buffer_s: float = 0.4
+    start_latency_s: float = 0.2
+    interrupt_delay_s: float = 0.19
+    starvation_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _PendingClear:
+    due_s: float
+    event_id: str | None
+    condemned: tuple[Utterance, ...]
+
+
+class Playback:
+    """The avatar's mouth and ears. Commands change it at once; `advance` lets time pass."""
+
+    def __init__(self, times: PlaybackTimes, *, now_s: float) -> None:
+        self._times = times
+        self._clock_s = now_s
+        self._queue: deque[Utterance] = deque()
+        self._open: Utterance | None = None
+        self._clears: deque[_PendingClear] = deque()
+        self._listening = False
+        self._pose = AgentState.IDLE
+        self.utterances: deque[Utterance] = deque(maxlen=UTTERANCES_KEPT)
+        """The newest utterances, over or not, oldest first."""
+
+    @property
+    def pose(self) -> AgentState:
+        """What the avatar does now."""
+        return self._pose
+
+    @property
+    def playing(self) -> Utterance | None:
+        """What is being heard now."""
+        head = self._queue[0] if self._queue else None
+        return head if head is not None and head.state is UtteranceState.PLAYING else None
+
+    # --- commands ---------------------------------------------------------------------------------
+
+    def append(self, pcm: bytes, event_id: str | None, *, now_s: float) -> Utterance:
+        """Take audio for the open utterance; opens one if none is.
+
+        The id does not set the boundary, the seal does.
+        """
+        if self._open is None:
+            self._open = Utterance(event_id)
+            self._queue.append(self._open)
+            self.utterances.append(self._open)
+        self._open.append(pcm)
+        self._check_ready(self._open, now_s)
+        return self._open
+
+    def seal(self, event_id: str | None, pcm: bytes | None, *, now_s: float) -> Utterance | None:
+        """End the open utterance, after a last piece of audio if there is one.
+
+        None: there was nothing to end.
+        """
+        if pcm:
+            self.append(pcm, event_id, now_s=now_s)
+        sealed, self._open = self._open, None
+        if sealed is not None:
+            sealed.sealed = True
+            self._check_ready(sealed, now_s)
+        return sealed
+
+    def interrupt(self, event_id: str | None, *, now_s: float) -> None:
+        """Condemn all that was said so far; it falls silent after the interrupt delay.
+
+        What comes later is new.
+        """
+        if self._open is not None:
+            self._open.sealed = True
+            self._open = None
+        self._listening = False
+        due_s = now_s + self._times.interrupt_delay_s
+        self._clears.append(_PendingClear(due_s, event_id, tuple(self._queue)))
+
+    def listen(self, listening: bool) -> None:
+        """Take or leave the attentive pose. While talking it waits for the end of speech."""
+        self._listening = listening
+
+    def cut(self) -> None:
+        """The session is over: nothing more is heard."""
+        for utterance in self._queue:
+            utterance.become(UtteranceState.CUT)
+        self._queue.clear()
+        self._clears.clear()
+        self._open = None
+
+    # --- time -------------------------------------------------------------------------------------
+
+    def advance(self, now_s: float) -> tuple[bytes, list[PlaybackEvent]]:
+        """Let time pass up to ``now_s``; returns its sound, silence included, and its events."""
+        blocks: list[bytes] = []
+        events: list[PlaybackEvent] = []
+        while self._clock_s + BLOCK_S <= now_s + _EPSILON_S:
+            events += self._clear_due(self._clock_s)
+            blocks.append(self._next_block(events))
+            self._clock_s += BLOCK_S
+        events += self._clear_due(now_s)
+        events += self._pose_changes()
+        return b"".join(blocks), events
+
+    def _next_block(self, events: list[PlaybackEvent]) -> bytes:
+        now_s = self._clock_s
+        while self._queue:
+            head = self._queue[0]
+            if head.state is not UtteranceState.PLAYING and not self._may_begin(head, now_s):
+                break
+            if head.buffered_bytes == 0:
+                if head.sealed:
+                    self._finish(head, events)
+                    continue
+                self._count_dry(head, now_s, events)
+                break
+            if head.state is not UtteranceState.PLAYING:
+                events += self._begin(head)
+            head.dry_since_s = None
+            return head.take_block()
+        return SILENT_BLOCK
+
+    def _may_begin(self, utterance: Utterance, now_s: float) -> bool:
+        ready_at_s = utterance.ready_at_s
+        return ready_at_s is not None and now_s + _EPSILON_S >= (
+            ready_at_s + self._times.start_latency_s
+        )
+
+    def _begin(self, utterance: Utterance) -> Iterable[PlaybackEvent]:
+        resumed = utterance.state is UtteranceState.STARVED
+        utterance.become(UtteranceState.PLAYING)
+        yield from self._pose_changes()
+        if not resumed:
+            yield Began(utterance)
+
+    def _finish(self, utterance: Utterance, events: list[PlaybackEvent]) -> None:
+        heard = utterance.state is not UtteranceState.WAITING
+        utterance.become(UtteranceState.PLAYED)
+        self._queue.popleft()
+        if heard:
+            events.append(Finished(utterance))
+        events += self._pose_changes()
+
+    def _count_dry(self, utterance: Utterance, now_s: float, events: list[PlaybackEvent]) -> None:
+        if utterance.state is not UtteranceState.PLAYING:
+            return
+        if utterance.dry_since_s is None:
+            utterance.dry_since_s = now_s
+        if now_s - utterance.dry_since_s >= self._times.starvation_s:
+            utterance.become(UtteranceState.STARVED)
+            utterance.ready_at_s = None
+            events.append(Starved(utterance))
+            events += self._pose_changes()
+
+    def _clear_due(self, now_s: float) -> Iterable[PlaybackEvent]:
+        while self._clears and self._clears[0].due_s <= now_s + _EPSILON_S:
+            clear = self._clears.popleft()
+            cut: Utterance | None = None
+            for utterance in clear.condemned:
+                if utterance.over:
+                    continue
+                heard = utterance.state is not UtteranceState.WAITING
+                utterance.become(UtteranceState.INTERRUPTED if heard else UtteranceState.DROPPED)
+                self._queue.remove(utterance)
+                cut = utterance if heard else cut
+            yield Cleared(clear.event_id, cut)
+            if cut is not None:
+                yield Interrupted(cut)
+            yield from self._pose_changes()
+
+    def _check_ready(self, utterance: Utterance, now_s: float) -> None:
+        enough_bytes = self._times.start_buffer_s * BYTES_PER_S
+        enough = utterance.buffered_bytes >= max(enough_bytes, 1)
+        if utterance.ready_at_s is None and (enough or utterance.sealed):
+            utterance.ready_at_s = now_s
+
+    def _pose_changes(self) -> Iterable[PlaybackEvent]:
+        if self.playing is not None:
+            pose = AgentState.TALKING
+        else:
+            pose = AgentState.LISTENING if self._listening else AgentState.IDLE
+        if pose is not self._pose:
+            previous, self._pose = self._pose, pose
+            yield PoseChanged(previous, pose)

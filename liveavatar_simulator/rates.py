@@ -1,0 +1,58 @@
+"""Rate limits as LiveAvatar documents them: per caller and route, in fixed windows of one second.
+
+The real numbers per route are not known; one number stands for all.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from fastapi import Request
+
+WINDOW_S: Final = 1
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a call may go on, and the headers that its reply carries either way."""
+
+    allowed: bool
+    headers: dict[str, str]
+
+
+class RateLimits:
+    """Counts calls of the present window; forgets the one before."""
+
+    def __init__(self, calls_per_s: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit = calls_per_s
+        self._clock = clock
+        self._window = 0
+        self._calls: dict[tuple[str, str, str], int] = {}
+
+    def count(self, request: Request) -> Verdict:
+        """Count one call."""
+        window = int(self._clock() // WINDOW_S)
+        if window != self._window:
+            self._window = window
+            self._calls.clear()
+        route = _UUID.sub("{id}", request.url.path)
+        of = (_caller(request), request.method, route)
+        calls = self._calls[of] = self._calls.get(of, 0) + 1
+        headers = {
+            "X-RateLimit-Limit": str(self._limit),
+            "X-RateLimit-Remaining": str(max(self._limit - calls, 0)),
+            "X-RateLimit-Reset": str(WINDOW_S),
+        }
+        allowed = calls <= self._limit
+        return Verdict(allowed, headers if allowed else headers | {"Retry-After": str(WINDOW_S)})
+
+
+def _caller(request: Request) -> str:
+    """The key, else the token, else the address that a call comes from."""
+    address = request.client.host if request.client else ""
+    return request.headers.get("x-api-key") or request.headers.get("authorization") or address

@@ -1,0 +1,78 @@
+"""The ways LiveAvatar says no over REST: status, envelope code and wording in one place.
+
+Known from the real service: the duration text, concurrency's 403 with code 4003, 4000 as the code
+of bad requests. Everything else here is assumed, and so marked in `docs/simulator.md`.
+"""
+
+from __future__ import annotations
+
+
+class Refusal(Exception):
+    """A request is turned down.
+
+    Attributes:
+        status: HTTP status.
+        code: the envelope's ``code``.
+        message: the envelope's ``message``; never holds a secret.
+        headers: headers of the reply, ``Retry-After`` among them where known.
+    """
+
+    def __init__(
+        self, status: int, code: int, message: str, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.headers = headers or {}
+
+
+class ReplyLost(Exception):
+    """The request took effect and its reply is never to be sent: the connection is dropped."""
+
+
+def bad_request(message: str) -> Refusal:
+    """400."""
+    return Refusal(400, 4000, message)
+
+
+def duration_over_plan(asked_s: int, maximum_s: int) -> Refusal:
+    """400: in the real service's words, which clients parse."""
+    return bad_request(
+        f"max_session_duration ({asked_s}s) exceeds the maximum allowed ({maximum_s}s)"
+    )
+
+
+def unauthorized(message: str) -> Refusal:
+    """401."""
+    return Refusal(401, 4001, message)
+
+
+def no_credits() -> Refusal:
+    """403: less than one minute's credits are left."""
+    return Refusal(403, 4002, "Insufficient credits to start a session")
+
+
+def concurrency_limit() -> Refusal:
+    """403 with the code that was seen."""
+    return Refusal(403, 4003, "Session concurrency limit reached")
+
+
+def session_not_found() -> Refusal:
+    """404."""
+    return Refusal(404, 4004, "Session not found")
+
+
+def rate_limited(headers: dict[str, str]) -> Refusal:
+    """429."""
+    return Refusal(429, 4029, "Rate limit exceeded", headers)
+
+
+def injected(status: int) -> Refusal:
+    """A failure that somebody asked for with `Faults`."""
+    return Refusal(status, status * 10, "Injected by the simulator's faults")
+
+
+def start_failed() -> Refusal:
+    """500: the avatar could not be brought into the room."""
+    return Refusal(500, 5000, "Failed to start session")

@@ -1,0 +1,219 @@
+"""The LiveAvatar service behind the REST routes: mints, starts, stops and lists sessions.
+
+Knows the plan (credits, concurrency, durations) and the faults to come. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final
+from uuid import UUID
+
+from liveavatar_lite.models import WAYNE_AVATAR_ID, SessionEndReason
+
+from . import refusals
+from .avatar import HOSTED_IDENTITY, HostedRooms, LiveKitAvatar, RoomUnreachable
+from .credits import Account
+from .faults import Faults
+from .ledger import Ledger
+from .refusals import ReplyLost
+from .session import Session, SessionPhase
+from .settings import CATALOGUE, SimulatorSettings
+from .tokens import SessionTokens
+from .wire import TokenRequest, VideoSettings
+
+log = logging.getLogger(__name__)
+
+ONE_CREDIT: Final = Decimal(1)
+_RUNNING: Final = frozenset({SessionPhase.STARTING, SessionPhase.LIVE})
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a caller gets for starting: secrets, to be sent to that caller only."""
+
+    session: Session
+    livekit_url: str
+    client_token: str
+    agent_token: str
+
+
+class LiveAvatarService:
+    """All sessions of one space."""
+
+    def __init__(self, settings: SimulatorSettings, rooms: HostedRooms) -> None:
+        self.faults = Faults()
+        self.tokens = SessionTokens(settings.session_token_ttl_s)
+        self.account = Account(Decimal(str(settings.credits)))
+        self.sessions: OrderedDict[str, Session] = OrderedDict()
+        """By id, oldest first."""
+        self._settings = settings
+        self._rooms = rooms
+        self._minted = 0
+        self._forgotten_started = 0
+
+    # --- calls ------------------------------------------------------------------------------------
+
+    def mint(self, request: TokenRequest) -> tuple[Session, str]:
+        """A session that is not started, and its token.
+
+        Raises:
+            Refusal: it could never be started like this.
+        """
+        if self.faults.take("token_failures"):
+            raise refusals.injected(self.faults.token_failure_status)
+        maximum_s = self._check_avatar(request)
+        asked_s = request.max_session_duration
+        if asked_s is not None and asked_s > maximum_s:
+            raise refusals.duration_over_plan(asked_s, maximum_s)
+        # A shorter limit was seen not to shorten a sandbox session.
+        limit_s = maximum_s if asked_s is None or request.is_sandbox else asked_s
+        session = Session(
+            request,
+            max_duration_s=limit_s,
+            settings=self._settings,
+            faults=lambda: self.faults,
+            account=self.account,
+        )
+        self.sessions[session.session_id] = session
+        self._minted += 1
+        self._forget_old()
+        return session, self.tokens.mint(session)
+
+    async def start(self, session: Session) -> Access:
+        """Bring the avatar into its room; billing begins.
+
+        Raises:
+            Refusal: it may not start, or could not; nothing is billed.
+            ReplyLost: it runs, and the caller is not to hear of it.
+        """
+        if self.faults.take("start_failures"):
+            raise refusals.injected(self.faults.start_failure_status)
+        self._check_may_start(session)
+        session.become(SessionPhase.STARTING)
+        try:
+            await asyncio.sleep(self._settings.start_delay_s + self.faults.slow_start_s)
+            access, avatar = await self._prepare(session)
+        except RoomUnreachable as error:
+            log.warning("session %s did not start: LiveKit: %s", session.session_id, error)
+            raise refusals.start_failed() from None
+        else:
+            if session.phase is SessionPhase.STARTING:
+                session.go_live(avatar)
+            elif avatar is not None:
+                await avatar.leave()
+        finally:
+            if session.phase is SessionPhase.STARTING:
+                session.become(SessionPhase.MINTED)
+        if session.phase is SessionPhase.ENDED:
+            raise refusals.bad_request("Session has been stopped")
+        log.info("session %s started in room %s", session.session_id, session.room)
+        if self.faults.take("lost_start_replies"):
+            raise ReplyLost
+        return access
+
+    async def stop(self, session: Session, reason: SessionEndReason) -> None:
+        """End a session. One that has ended already stays as it is.
+
+        Raises:
+            Refusal: it was never started, or a fault was asked for.
+        """
+        if self.faults.take("stop_failures"):
+            raise refusals.injected(self.faults.stop_failure_status)
+        if session.phase is SessionPhase.MINTED:
+            raise refusals.session_not_found()
+        await session.end(reason)
+
+    def find(self, session_id: str) -> Session | None:
+        """The session of this id, whatever its phase."""
+        return self.sessions.get(session_id)
+
+    def credits_left(self) -> Decimal:
+        """The balance, with what running sessions have been charged taken off."""
+        return self.account.balance
+
+    def ledger(self) -> Ledger:
+        """Totals and sessions."""
+        sessions = list(self.sessions.values())
+        started = [each for each in sessions if each.started_at is not None]
+        open_ = sum(each.billing for each in started)
+        total = len(started) + self._forgotten_started
+        return Ledger(
+            minted=self._minted,
+            started=total,
+            stopped=total - open_,
+            open=open_,
+            sessions=[each.line() for each in sessions],
+        )
+
+    async def close(self) -> None:
+        """End whatever runs, at once. Bounded by the bounds of each session's end."""
+        running = [each for each in self.sessions.values() if each.started_at is not None]
+        await asyncio.gather(*(each.end(SessionEndReason.SERVER_ERROR) for each in running))
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _check_avatar(self, request: TokenRequest) -> int:
+        if request.is_sandbox:
+            if request.avatar_id != UUID(WAYNE_AVATAR_ID):
+                raise refusals.bad_request("Avatar is not supported in sandbox mode")
+            return self._settings.sandbox_max_duration_s
+        if request.avatar_id not in CATALOGUE and not self._settings.any_avatar:
+            raise refusals.bad_request("Avatar not found or not available to this API key")
+        return self._settings.plan_max_duration_s
+
+    def _check_may_start(self, session: Session) -> None:
+        if session.phase is not SessionPhase.MINTED:
+            raise refusals.bad_request("Session has already been started")
+        running = sum(each.phase in _RUNNING for each in self.sessions.values())
+        if running >= self._settings.concurrency_limit:
+            raise refusals.concurrency_limit()
+        if not session.request.is_sandbox and self.account.balance < ONE_CREDIT:
+            raise refusals.no_credits()
+
+    async def _prepare(self, session: Session) -> tuple[Access, LiveKitAvatar | None]:
+        """Room, tokens and avatar.
+
+        Raises:
+            RoomUnreachable: LiveKit did not let the avatar in.
+        """
+        own = session.request.livekit_config
+        if own is not None:
+            session.room, session.room_kind, url = own.livekit_room, "own", own.livekit_url
+        else:
+            session.room, session.room_kind = session.session_id, "hosted"
+            url = self._settings.livekit_url
+        room = session.room
+        # Also in a room of the caller's own: clients insist on both tokens, and the avatar's own
+        # token must not come back, or whoever joins with it throws the avatar out. They are good
+        # where the caller's LiveKit is the simulator's.
+        access = Access(
+            session=session,
+            livekit_url=url,
+            client_token=self._rooms.token(room, "client"),
+            agent_token=self._rooms.token(room, "agent", agent=True),
+        )
+        if not self._settings.join_rooms or session.request.agora_config is not None:
+            return access, None
+        avatar = LiveKitAvatar(self._settings, session.request.video_settings or VideoSettings())
+        if own is not None:
+            await avatar.join(url, own.livekit_client_token.get_secret_value())
+            return access, avatar
+        await self._rooms.create(room)
+        avatar.owns(self._rooms, room)
+        await avatar.join(url, self._rooms.token(room, HOSTED_IDENTITY))
+        return access, avatar
+
+    def _forget_old(self) -> None:
+        excess = len(self.sessions) - self._settings.sessions_kept
+        if excess <= 0:
+            return
+        idle = (SessionPhase.MINTED, SessionPhase.ENDED)
+        old = [each for each in self.sessions.values() if each.phase in idle][:excess]
+        for session in old:
+            del self.sessions[session.session_id]
+            self._forgotten_started += session.started_at is not None

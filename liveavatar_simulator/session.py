@@ -1,0 +1,458 @@
+"""One simulated session: its phase, its limits, what is said in it, and who is connected to it.
+
+It speaks to its surroundings through two small interfaces: an `Avatar` that shows and sounds, and a
+`Socket` that takes events. REST, WebSocket and LiveKit are elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Final, Protocol, assert_never
+
+from liveavatar_lite.audio import duration_s
+from liveavatar_lite.messages import (
+    AgentState,
+    Command,
+    Interrupt,
+    KeepAlive,
+    ServerEvent,
+    Speak,
+    SpeakEnd,
+    Start,
+    StartListening,
+    StopListening,
+)
+from liveavatar_lite.models import SessionEndReason
+
+from .credits import Account, pro_rated
+from .faults import Faults
+from .ledger import CommandLine, RoomKind, SessionLine, UtteranceLine
+from .playback import Cleared, Playback, PlaybackEvent, PlaybackTimes, Utterance
+from .settings import AtLimit, SimulatorSettings
+from .signals import Signals
+from .wire import TokenRequest
+
+log = logging.getLogger(__name__)
+
+SOCKET_CLOSE_TIMEOUT_S: Final = 2.0
+
+
+class SessionPhase(StrEnum):
+    """Where a session is."""
+
+    MINTED = "minted"
+    """A token exists; nothing runs, nothing is billed."""
+    STARTING = "starting"
+    """The avatar is on its way into the room."""
+    LIVE = "live"
+    FROZEN = "frozen"
+    """Its time is over and billing has ended, but socket and avatar are still there: what paid
+    sessions do."""
+    ENDED = "ended"
+
+
+_LEGAL: Final[dict[SessionPhase, frozenset[SessionPhase]]] = {
+    SessionPhase.MINTED: frozenset({SessionPhase.STARTING}),
+    SessionPhase.STARTING: frozenset({SessionPhase.MINTED, SessionPhase.LIVE, SessionPhase.ENDED}),
+    SessionPhase.LIVE: frozenset({SessionPhase.FROZEN, SessionPhase.ENDED}),
+    SessionPhase.FROZEN: frozenset({SessionPhase.ENDED}),
+    SessionPhase.ENDED: frozenset(),
+}
+
+
+class Avatar(Protocol):
+    """Somebody in a room who can be seen and heard."""
+
+    async def play(self, pcm: bytes, pose: AgentState) -> None:
+        """Show and sound the time that has just passed."""
+
+    def hush(self) -> None:
+        """Drop what was given and not yet heard."""
+
+    async def leave(self) -> None:
+        """Leave the room; a room that was made for the session is deleted.
+
+        Bounded, safe to repeat.
+        """
+
+
+class Socket(Protocol):
+    """A client's connection to the session."""
+
+    def send(self, event: ServerEvent) -> None:
+        """Queue an event; never waits."""
+
+    async def close(self, code: int, reason: str = "") -> None:
+        """Say goodbye and close. Bounded."""
+
+    def drop(self) -> None:
+        """Cut the connection without a goodbye."""
+
+
+_COMMAND_TYPES: Final[dict[type[Command], str]] = {
+    Speak: "agent.speak",
+    SpeakEnd: "agent.speak_end",
+    Interrupt: "agent.interrupt",
+    StartListening: "agent.start_listening",
+    StopListening: "agent.stop_listening",
+    KeepAlive: "session.keep_alive",
+    Start: "start",
+}
+
+
+class Session:
+    """A session from its token to its end."""
+
+    def __init__(
+        self,
+        request: TokenRequest,
+        *,
+        max_duration_s: int,
+        settings: SimulatorSettings,
+        faults: Callable[[], Faults],
+        account: Account,
+    ) -> None:
+        self.session_id = str(uuid.uuid4())
+        self.socket_key = secrets.token_urlsafe(24)
+        """Possession of the URL that holds it is the credential."""
+        self.request = request
+        self.max_duration_s = max_duration_s
+        self.minted_at = datetime.now(UTC)
+        self.started_at: datetime | None = None
+        """Set when the session becomes live: billing begins."""
+        self.ended_at: datetime | None = None
+        """Set when billing ends: at the end, or when it freezes."""
+        self.end_reason: SessionEndReason | None = None
+        self.room: str | None = None
+        self.room_kind: RoomKind = "none"
+        self.commands_ignored = 0
+        self.sockets_total = 0
+        self._phase = SessionPhase.MINTED
+        self._settings = settings
+        self._faults = faults
+        self._signals = Signals(settings.speech_signals, settings.correlation)
+        self._account = account
+        self._credits_charged = Decimal(0)
+        self._avatar: Avatar | None = None
+        self._socket: Socket | None = None
+        self._tape: deque[CommandLine] = deque(maxlen=settings.tape_length)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ending: asyncio.Task[None] | None = None
+        self._started_s = self._active_s = self._alone_since_s = self._ended_s = time.monotonic()
+        self._periods_charged = 0
+        self._playback = Playback(self._playback_times(), now_s=self._started_s)
+
+    # --- life -------------------------------------------------------------------------------------
+
+    @property
+    def phase(self) -> SessionPhase:
+        """Where the session is."""
+        return self._phase
+
+    @property
+    def billing(self) -> bool:
+        """Started and not ended."""
+        return self.started_at is not None and self.ended_at is None
+
+    def become(self, phase: SessionPhase) -> None:
+        """Move on.
+
+        Raises:
+            RuntimeError: this phase cannot follow the present one.
+        """
+        if phase not in _LEGAL[self._phase]:
+            raise RuntimeError(f"a session that is {self._phase} cannot become {phase}")
+        self._phase = phase
+
+    def go_live(self, avatar: Avatar | None) -> None:
+        """The avatar is in its room: playback and billing begin."""
+        self.become(SessionPhase.LIVE)
+        self.started_at = datetime.now(UTC)
+        now_s = time.monotonic()
+        self._started_s = self._active_s = self._alone_since_s = now_s
+        self._playback = Playback(self._playback_times(), now_s=now_s)
+        self._avatar = avatar
+        name = f"session-{self.session_id[:8]}"
+        self._tasks = [
+            asyncio.create_task(self._play(), name=f"{name}-play"),
+            asyncio.create_task(self._watch_limits(), name=f"{name}-limits"),
+        ]
+
+    async def end(self, reason: SessionEndReason) -> None:
+        """End the session and wait until all of it is gone.
+
+        Safe to repeat and to call from several places.
+        """
+        if self._ending is None:
+            self._ending = asyncio.create_task(
+                self._end(reason), name=f"session-{self.session_id[:8]}-end"
+            )
+        await asyncio.shield(self._ending)
+
+    async def _end(self, reason: SessionEndReason) -> None:
+        self._stop_billing(reason)
+        self.become(SessionPhase.ENDED)
+        self._playback.cut()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        socket, self._socket = self._socket, None
+        avatar, self._avatar = self._avatar, None
+        async with asyncio.TaskGroup() as group:
+            if avatar is not None:
+                group.create_task(avatar.leave(), name="avatar-leave")
+            if socket is not None:
+                group.create_task(socket.close(1000), name="socket-close")
+        log.info("session %s ended: %s", self.session_id, self.end_reason)
+
+    def _stop_billing(self, reason: SessionEndReason) -> None:
+        if self.ended_at is not None:
+            return
+        self.ended_at = datetime.now(UTC)
+        self._ended_s = time.monotonic()
+        self.end_reason = reason
+        if self.started_at is not None and not self.request.is_sandbox:
+            self._charge(self.credits_consumed)
+
+    # --- limits -----------------------------------------------------------------------------------
+
+    def touch(self) -> None:
+        """Somebody showed that the session is wanted: the idle window begins anew."""
+        self._active_s = time.monotonic()
+
+    async def _watch_limits(self) -> None:
+        """End the session when one of its limits is over.
+
+        The limits move, so it looks again when one comes up.
+        """
+        while True:
+            deadline_s, reason = min(self._deadlines(), key=lambda each: each[0])
+            wait_s = deadline_s - time.monotonic()
+            if wait_s > 0:
+                # A new deadline may come before this one (a socket goes): look at least twice a
+                # second.
+                await asyncio.sleep(min(wait_s, 0.5))
+            elif reason is None:
+                self._charge_period()
+            elif reason is SessionEndReason.MAX_DURATION_REACHED and self._freezes():
+                self._freeze()
+            else:
+                self._leave_by_itself(reason)
+                return
+
+    def _deadlines(self) -> list[tuple[float, SessionEndReason | None]]:
+        settings = self._settings
+        deadlines: list[tuple[float, SessionEndReason | None]] = [
+            (self._active_s + settings.idle_timeout_s, SessionEndReason.IDLE_TIMEOUT)
+        ]
+        if self._socket is None and not self.request.has_connector:
+            zombie_s = self._alone_since_s + settings.zombie_timeout_s
+            deadlines.append((zombie_s, SessionEndReason.ZOMBIE_SESSION_REAP))
+        if self._phase is SessionPhase.LIVE:
+            limit_s = self.max_duration_s * settings.duration_scale
+            deadlines.append((self._started_s + limit_s, SessionEndReason.MAX_DURATION_REACHED))
+            if not self.request.is_sandbox:
+                periods = self._periods_charged + 1
+                deadlines.append((self._started_s + periods * settings.credit_period_s, None))
+        return deadlines
+
+    def _freezes(self) -> bool:
+        at_limit = self._settings.at_limit
+        if at_limit is AtLimit.AS_MEASURED:
+            return not self.request.is_sandbox
+        return at_limit is AtLimit.FREEZE
+
+    def _freeze(self) -> None:
+        self._stop_billing(SessionEndReason.MAX_DURATION_REACHED)
+        self.become(SessionPhase.FROZEN)
+        self._playback.cut()
+        log.info("session %s is frozen: its time is over", self.session_id)
+
+    def _leave_by_itself(self, reason: SessionEndReason) -> None:
+        if self._ending is None:
+            self._ending = asyncio.create_task(
+                self._end(reason), name=f"session-{self.session_id[:8]}-end"
+            )
+
+    def _charge_period(self) -> None:
+        self._periods_charged += 1
+        if not self._charge(Decimal(self._periods_charged)):
+            self._leave_by_itself(SessionEndReason.NO_CREDITS)
+
+    def _charge(self, total: Decimal) -> bool:
+        left = self._account.charge(max(total - self._credits_charged, Decimal(0)))
+        self._credits_charged = max(total, self._credits_charged)
+        return left
+
+    # --- sockets ----------------------------------------------------------------------------------
+
+    def opens_with(self, key: str) -> bool:
+        """Whether this is the key of the session's ``ws_url``."""
+        return secrets.compare_digest(self.socket_key.encode(), key.encode())
+
+    @property
+    def accepts_sockets(self) -> bool:
+        """Whether the ``ws_url`` may be opened now."""
+        if self._phase not in (SessionPhase.LIVE, SessionPhase.FROZEN):
+            return False
+        return self.sockets_total == 0 or self._settings.reconnect
+
+    def attach(self, socket: Socket) -> Socket | None:
+        """Take a client's connection; the one it replaces is handed back to be closed."""
+        replaced, self._socket = self._socket, socket
+        self.sockets_total += 1
+        return replaced
+
+    def detach(self, socket: Socket) -> None:
+        """A connection is gone.
+
+        What was said goes on; unless somebody returns the session is a zombie.
+        """
+        if self._socket is socket:
+            self._socket = None
+            self._alone_since_s = time.monotonic()
+
+    def _send(self, event: ServerEvent) -> None:
+        if self._socket is not None:
+            self._socket.send(event)
+
+    # --- commands ---------------------------------------------------------------------------------
+
+    def handle(self, command: Command) -> None:
+        """Do what a client asks. Its acknowledgement goes to whoever is connected."""
+        self.touch()
+        self._write_tape(command)
+        if self._phase is not SessionPhase.LIVE:
+            return
+        now_s = time.monotonic()
+        match command:
+            case Speak(audio=audio, event_id=event_id):
+                utterance = self._playback.append(audio, event_id, now_s=now_s)
+                self._send(self._signals.appended(event_id, utterance))
+            case SpeakEnd(event_id=event_id, audio=last):
+                sealed = self._playback.seal(event_id, last, now_s=now_s)
+                self._send(self._signals.committed(event_id, sealed))
+            case Interrupt(event_id=event_id):
+                self._playback.interrupt(event_id, now_s=now_s)
+            case StartListening():
+                self._playback.listen(True)
+            case StopListening():
+                self._playback.listen(False)
+            case KeepAlive() | Start():
+                pass
+            case _:
+                assert_never(command)
+
+    def _write_tape(self, command: Command) -> None:
+        pcm = command.audio if isinstance(command, Speak | SpeakEnd) else None
+        self._tape.append(
+            CommandLine(
+                type=_COMMAND_TYPES[type(command)],
+                at_ms=round((time.monotonic() - self._started_s) * 1000),
+                event_id=None if isinstance(command, Start) else command.event_id,
+                pcm_ms=None if pcm is None else _ms(len(pcm)),
+            )
+        )
+
+    # --- playback ---------------------------------------------------------------------------------
+
+    async def _play(self) -> None:
+        """Let time pass, frame by frame: what happened goes to the client, what is heard and seen
+        to the room."""
+        frame_s = 1 / self._settings.fps
+        next_s = time.monotonic()
+        while True:
+            next_s += frame_s
+            late_s = time.monotonic() - next_s
+            await asyncio.sleep(max(-late_s, 0))
+            if late_s > 1:
+                next_s = time.monotonic()  # the machine slept: do not run after what is gone
+            pcm, events = self._playback.advance(time.monotonic())
+            for event in events:
+                self._tell(event)
+            self._drop_if_asked()
+            if self._avatar is not None:
+                await self._avatar.play(pcm, self._playback.pose)
+
+    def _tell(self, event: PlaybackEvent) -> None:
+        if isinstance(event, Cleared) and self._avatar is not None:
+            self._avatar.hush()
+        message = self._signals.of(event, no_speech_events=self._faults().no_speech_events)
+        if message is not None:
+            self._send(message)
+
+    def _drop_if_asked(self) -> None:
+        faults = self._faults()
+        heard = self._playback.playing
+        if faults.dropped_sockets == 0 or heard is None or self._socket is None:
+            return
+        if _ms(heard.played_bytes) >= faults.drop_after_ms and faults.take("dropped_sockets"):
+            self._socket.drop()
+
+    def _playback_times(self) -> PlaybackTimes:
+        settings = self._settings
+        return PlaybackTimes(
+            start_buffer_s=settings.speak_start_buffer_s,
+            start_latency_s=settings.speak_start_latency_s,
+            interrupt_delay_s=settings.interrupt_delay_s,
+            starvation_s=settings.starvation_s,
+        )
+
+    # --- account ----------------------------------------------------------------------------------
+
+    @property
+    def lasted_s(self) -> float:
+        """Seconds from start to end, or so far."""
+        if self.started_at is None:
+            return 0.0
+        return (time.monotonic() if self.billing else self._ended_s) - self._started_s
+
+    @property
+    def credits_consumed(self) -> Decimal:
+        """Charged for the time so far, by the tenth of a credit."""
+        if self.request.is_sandbox:
+            return Decimal(0)
+        return pro_rated(self.lasted_s, self._settings.credit_period_s)
+
+    def line(self) -> SessionLine:
+        """The session as the ledger shows it."""
+        return SessionLine(
+            session_id=self.session_id,
+            avatar_id=str(self.request.avatar_id),
+            is_sandbox=self.request.is_sandbox,
+            minted_at=self.minted_at,
+            started_at=self.started_at,
+            ended_at=self.ended_at,
+            end_reason=self.end_reason,
+            billed_s=0.0 if self.request.is_sandbox else round(self.lasted_s, 3),
+            credits_consumed=self.credits_consumed,
+            sockets_open=0 if self._socket is None else 1,
+            sockets_total=self.sockets_total,
+            room=self.room,
+            room_kind=self.room_kind,
+            commands=list(self._tape),
+            commands_ignored=self.commands_ignored,
+            utterances=[_utterance_line(each) for each in self._playback.utterances],
+        )
+
+
+def _ms(pcm_bytes: int) -> float:
+    return round(duration_s(pcm_bytes) * 1000, 3)
+
+
+def _utterance_line(utterance: Utterance) -> UtteranceLine:
+    return UtteranceLine(
+        event_id=utterance.event_id,
+        sent_ms=_ms(utterance.sent_bytes),
+        played_ms=_ms(utterance.played_bytes),
+        outcome=utterance.state.value,
+    )

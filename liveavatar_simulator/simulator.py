@@ -1,0 +1,96 @@
+"""The simulator as a whole: opens its parts in order, closes them in the other."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from .avatar import HostedRooms
+from .faults import Faults
+from .ledger import Ledger
+from .media import MediaServer
+from .rest import create_app
+from .server import RestServer, bind
+from .service import LiveAvatarService
+from .session import Session
+from .settings import SimulatorSettings
+
+
+class LiveAvatarSimulator:
+    """A LiveAvatar of one's own, in this process and on this event loop.
+
+    ::
+
+        async with LiveAvatarSimulator(SimulatorSettings(port=0, media_port=0)) as simulator:
+            ...  # talk to simulator.url as to https://api.liveavatar.com
+            assert simulator.ledger().open == 0
+
+    Attributes:
+        settings: what it was made with.
+        url: base URL of the REST API; set while it is open.
+    """
+
+    def __init__(self, settings: SimulatorSettings | None = None) -> None:
+        self.settings = settings or SimulatorSettings()
+        self.url = ""
+        self._rooms = HostedRooms(self.settings)
+        self._service = LiveAvatarService(self.settings, self._rooms)
+        self._exits = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Start to listen.
+
+        Raises:
+            PortInUse: somebody else has one of the ports.
+            OSError: the host is not one of this machine's.
+            RoomUnreachable: LiveKit does not answer.
+        """
+        settings = self.settings
+        async with contextlib.AsyncExitStack() as exits:
+            await self._rooms.open()
+            exits.push_async_callback(self._rooms.close)
+            if settings.join_rooms:
+                await self._rooms.check()
+            media = MediaServer(settings, self._service.find, lambda: self._service.faults)
+            rest = RestServer()
+            listener = bind(settings.host, settings.port)
+            exits.callback(listener.close)
+            await media.open(bind(settings.host, settings.media_port))
+            exits.push_async_callback(media.close)
+            exits.push_async_callback(self._service.close)
+            app = create_app(settings, self._service, ws_url=media.ws_url, abort=rest.abort)
+            await rest.open(app, listener)
+            exits.push_async_callback(rest.close)
+            host, port = listener.getsockname()[:2]
+            self.url = f"http://{host}:{port}"
+            self._exits = exits.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End every session and stop listening. Bounded."""
+        await self._exits.aclose()
+
+    @property
+    def sessions(self) -> Mapping[str, Session]:
+        """All sessions by id, oldest first."""
+        return self._service.sessions
+
+    @property
+    def faults(self) -> Faults:
+        """What goes wrong next; may be replaced or changed at any time."""
+        return self._service.faults
+
+    @faults.setter
+    def faults(self, faults: Faults) -> None:
+        self._service.faults = faults
+
+    def ledger(self) -> Ledger:
+        """The same as ``GET /simulator/ledger``."""
+        return self._service.ledger()

@@ -1,0 +1,47 @@
+"""Session tokens:
+
+JWTs with the claims that LiveAvatar's web SDK reads. Signed with a key of this process.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+import jwt
+
+from .session import Session
+
+_ALGORITHM = "HS256"
+
+
+class SessionTokens:
+    """Mints and reads the tokens of one simulator; those of another are strangers."""
+
+    def __init__(self, ttl_s: int) -> None:
+        self._ttl_s = ttl_s
+        self._key = secrets.token_bytes(32)
+
+    def mint(self, session: Session) -> str:
+        """A token for one session. The web SDK takes it for a FULL one without the mode."""
+        now_s = int(time.time())
+        claims = {
+            "sub": session.session_id,
+            "iat": now_s,
+            "exp": now_s + self._ttl_s,
+            "start_session_data": {
+                "mode": "LITE",
+                "session_id": session.session_id,
+                "avatar_id": str(session.request.avatar_id),
+                "is_sandbox": session.request.is_sandbox,
+            },
+        }
+        return jwt.encode(claims, self._key, algorithm=_ALGORITHM)
+
+    def session_id(self, token: str) -> str | None:
+        """The session a token is for; None if it is not one of ours, or too old."""
+        try:
+            claims = jwt.decode(token, self._key, algorithms=[_ALGORITHM])
+        except jwt.InvalidTokenError:
+            return None
+        return str(claims["sub"])
