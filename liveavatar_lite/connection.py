@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 from uuid import uuid4
 
 from pydantic import SecretStr
@@ -354,7 +354,8 @@ async def _open_socket(
     Most of their texts can hold the URL, which is a secret: they are neither quoted nor chained.
     """
     failure: ConnectionFailed
-    security = {} if ssl is None else {"ssl": ssl}  # an explicit None would forbid wss
+    # An explicit None would forbid wss.
+    security: dict[str, Any] = {} if ssl is None else {"ssl": ssl}
     try:
         return await connect(
             ws_url.get_secret_value(),
