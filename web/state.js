@@ -35,17 +35,18 @@ const BEFORE_LIVE = new Set(["REQUESTED", "MINTING", "STARTING", "CONNECTING"]);
  * @param {string} known.link one of LINK
  * @param {object|null} known.status the session's status as the server tells it
  * @param {boolean} known.picture frames of the avatar are arriving
+ * @param {boolean} known.seen there has been a picture before
  * @param {boolean} known.audible the avatar can be heard at this moment
  * @returns {keyof VIEWS}
  */
-export function viewOf({ link, status, picture, audible }) {
+export function viewOf({ link, status, picture, seen, audible }) {
   const state = status?.state;
   if (FINAL_VIEWS[state]) return FINAL_VIEWS[state];
   if (link === LINK.refused) return "refused";
   if (link === LINK.elsewhere) return "elsewhere";
   if (state === "ENDING") return "ending";
   if (BEFORE_LIVE.has(state)) return "waiting";
-  if (link === LINK.none || link === LINK.joining) return picture ? "recovering" : "connecting";
+  if (link === LINK.none || link === LINK.joining) return seen ? "recovering" : "connecting";
   if (link === LINK.reconnecting) return "recovering";
   if (!picture) return "waiting";
   if (state === "RECOVERING") return "recovering";

@@ -127,7 +127,13 @@ function show() {
   const audible = meter.running ? sound.audible : room.speaking || known.status?.speaking === true;
   const link = known.refused ? LINK.refused : room.link;
   const shown = picture();
-  const view = viewOf({ link, status: known.status, picture: shown, audible });
+  const view = viewOf({
+    link,
+    status: known.status,
+    picture: shown,
+    seen: known.seen,
+    audible,
+  });
   page.show(view, shown, known);
   page.showSoundBlocked(room.audioTrack !== null && (room.soundBlocked || !meter.running));
   return sound;

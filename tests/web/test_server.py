@@ -12,6 +12,7 @@ import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -143,7 +144,7 @@ async def test_events_tell_each_change_until_the_end(
     viewer: ViewerServer, client: httpx.AsyncClient, session: PlayedSession
 ) -> None:
     live_at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    steps = [
+    steps: list[tuple[SessionState, dict[str, Any]]] = [
         (SessionState.LIVE, {"live_at": live_at, "pose": Pose.LISTENING}),
         (SessionState.ENDING, {}),
         (SessionState.FAILED, {"end_reason": EndReason.START_FAILED, "detail": "No credits left."}),

@@ -1,0 +1,467 @@
+"""The page in a real browser, with a real avatar in a real LiveKit room."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+from livekit import api
+from playwright.async_api import BrowserContext, Page, Playwright, Request, expect
+from pydantic import SecretStr
+
+from avatar_sessions.contract.states import EndReason, Pose, SessionState
+from deploy.local.ports import free_port
+from deploy.local.stack import LiveKitServer
+from deploy.local.viewer import ViewerAccess, ViewerServer
+from tests.web.avatar import Avatar, avatar_in, viewer_token
+from tests.web.conftest import CHROMIUM_ARGUMENTS, HEAR_AFTER_A_CLICK, PlayedSession
+
+SOON_MS = 15_000
+LOUD = 0.4
+
+PIXELS = """() => {
+  const video = document.querySelector('video');
+  const canvas = new OffscreenCanvas(4, 2);
+  const context = canvas.getContext('2d');
+  context.drawImage(video, 0, 0, 4, 2);
+  return [...context.getImageData(0, 0, 4, 2).data];
+}"""
+LEVEL = "() => Number(document.querySelector('[role=meter]').ariaValueNow)"
+
+
+@dataclass
+class Stage:
+    """One test's room, with the avatar in it, and the session that leads there."""
+
+    room: str
+    avatar: Avatar
+    session: PlayedSession
+    livekit: LiveKitServer
+    tokens: list[str] = field(default_factory=list)
+
+
+@pytest_asyncio.fixture
+async def stage(session: PlayedSession, livekit: LiveKitServer) -> AsyncIterator[Stage]:
+    room = f"viewer-test-{uuid4().hex[:8]}"
+    token = viewer_token(livekit, room)
+    session.granted = ViewerAccess(livekit.url, SecretStr(token))
+    session.becomes(SessionState.LIVE, live_at=datetime.now(UTC))
+    async with avatar_in(livekit, room) as avatar:
+        yield Stage(room, avatar, session, livekit, [token])
+
+
+async def open_page(tab: BrowserContext, link: str) -> Page:
+    page = await tab.new_page()
+    page.set_default_timeout(SOON_MS)
+    await page.goto(link)
+    return page
+
+
+async def shows(page: Page, state: str) -> None:
+    """The page comes to say `state` at its top."""
+    await expect(page.get_by_role("status")).to_have_text(state, timeout=SOON_MS)
+
+
+async def level_passes(page: Page, dbfs: float) -> None:
+    """The level meter comes to stand above `dbfs`."""
+    async with asyncio.timeout(SOON_MS / 1000):
+        while await page.evaluate(LEVEL) <= dbfs:
+            await asyncio.sleep(0.05)
+
+
+async def test_the_avatar_is_seen_moving(
+    stage: Stage, viewer: ViewerServer, tab: BrowserContext
+) -> None:
+    page = await open_page(tab, viewer.invite("support-42"))
+    await shows(page, "Idle")
+
+    first = await page.evaluate(PIXELS)
+    async with asyncio.timeout(10):
+        while (later := await page.evaluate(PIXELS)) == first:
+            await asyncio.sleep(0.05)
+
+    assert any(first)
+    assert any(later)
+    video = page.locator("video")
+    assert await video.evaluate("(one) => [one.videoWidth, one.videoHeight]") == [640, 360]
+    await expect(page.get_by_text("support-42")).to_be_visible()
+    await expect(page.locator("#veil")).to_be_hidden()
+    assert await page.title() == "Idle · support-42"
+
+
+async def test_the_level_meter_and_the_state_follow_the_voice(
+    stage: Stage, viewer: ViewerServer, tab: BrowserContext
+) -> None:
+    page = await open_page(tab, viewer.invite("support-42"))
+    await shows(page, "Idle")
+    assert await page.evaluate(LEVEL) < -50
+
+    stage.avatar.loudness = LOUD
+    await shows(page, "Talking")
+    await level_passes(page, -25)
+    tallest = await page.evaluate(
+        "() => Math.max(...[...document.querySelectorAll('.meter i')]"
+        ".map((bar) => Number(bar.style.getPropertyValue('--h'))))"
+    )
+    stage.avatar.loudness = 0.0
+
+    assert tallest > 0.5
+    await shows(page, "Idle")
+    stage.session.becomes(SessionState.LIVE, pose=Pose.LISTENING)
+    await shows(page, "Listening")
+
+
+async def test_a_session_that_is_still_starting_is_waited_for(
+    stage: Stage, viewer: ViewerServer, tab: BrowserContext
+) -> None:
+    stage.session.becomes(SessionState.STARTING)
+    page = await open_page(tab, viewer.invite("support-42"))
+
+    await shows(page, "Waiting for the avatar")
+    await expect(page.get_by_text("The session is starting.")).to_be_visible()
+    stage.session.becomes(SessionState.CONNECTING)
+    await shows(page, "Waiting for the avatar")
+    stage.session.becomes(SessionState.LIVE)
+
+    await shows(page, "Idle")
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "title", "sentence"),
+    [
+        (
+            SessionState.ENDED,
+            EndReason.IDLE_TIMEOUT,
+            "Session ended",
+            "Nobody asked anything of the avatar for a while.",
+        ),
+        (
+            SessionState.FAILED,
+            EndReason.CONNECTION_FAILED,
+            "Session failed",
+            "The connection to the avatar was lost and could not be restored.",
+        ),
+    ],
+)
+async def test_the_end_is_told_with_its_reason(
+    stage: Stage,
+    viewer: ViewerServer,
+    tab: BrowserContext,
+    state: SessionState,
+    reason: EndReason,
+    title: str,
+    sentence: str,
+) -> None:
+    page = await open_page(tab, viewer.invite("support-42"))
+    await shows(page, "Idle")
+
+    stage.session.becomes(SessionState.ENDING)
+    await shows(page, "Ending")
+    stage.session.becomes(state, end_reason=reason, detail="The media server went away.")
+
+    await shows(page, title)
+    await expect(page.get_by_role("heading", name=title)).to_be_visible()
+    await expect(page.get_by_text(sentence)).to_be_visible()
+    await expect(page.get_by_text("The media server went away.")).to_be_visible()
+    await expect(page.get_by_text(re.compile(r"was live for \d:\d\d"))).to_be_visible()
+    async with (
+        api.LiveKitAPI(stage.livekit.url, stage.livekit.api_key, stage.livekit.api_secret) as rooms,
+        asyncio.timeout(10),
+    ):
+        while "viewer" in await identities(rooms, stage.room):
+            await asyncio.sleep(0.1)
+
+
+async def identities(rooms: api.LiveKitAPI, room: str) -> list[str]:
+    listed = await rooms.room.list_participants(api.ListParticipantsRequest(room=room))
+    return [one.identity for one in listed.participants]
+
+
+async def test_a_reload_shows_the_avatar_again(
+    stage: Stage, viewer: ViewerServer, tab: BrowserContext
+) -> None:
+    page = await open_page(tab, viewer.invite("support-42"))
+    await shows(page, "Idle")
+
+    await page.reload()
+
+    await shows(page, "Idle")
+    assert "#" not in page.url
+
+
+async def test_a_link_opens_once_and_says_so_the_second_time(
+    stage: Stage, viewer: ViewerServer, tab: BrowserContext, playwright: Playwright
+) -> None:
+    link = viewer.invite("support-42")
+    first = await open_page(tab, link)
+    await shows(first, "Idle")
+    assert tab.browser is not None
+    stranger = await tab.browser.new_context()
+
+    page = await open_page(stranger, link)
+
+    await shows(page, "No access")
+    await expect(page.get_by_text("This link has already been used.")).to_be_visible()
+    await stranger.close()
+
+
+async def test_without_a_code_the_page_says_what_it_needs(
+    viewer: ViewerServer, tab: BrowserContext
+) -> None:
+    link, _, _ = viewer.invite("support-42").partition("#")
+
+    for address in (viewer.url, link):
+        page = await open_page(tab, address)
+        await shows(page, "No access")
+        await expect(page.get_by_text("This page needs an invitation")).to_be_visible()
+
+
+async def test_an_expired_link_says_so(session: PlayedSession, tab: BrowserContext) -> None:
+    async with ViewerServer(session, port=0, invitation_ttl_s=0) as viewer:
+        page = await open_page(tab, viewer.invite("support-42"))
+
+        await shows(page, "No access")
+        await expect(page.get_by_text("This link has expired.")).to_be_visible()
+        await page.close()
+
+
+async def test_the_token_stays_out_of_addresses_the_console_and_the_page(
+    stage: Stage, viewer: ViewerServer, tab: BrowserContext
+) -> None:
+    """LiveKit's own signalling takes the token in its WebSocket's address; nothing else may."""
+    page = await tab.new_page()
+    seen: list[str] = []
+
+    def note_request(request: Request) -> None:
+        seen.append(request.url)
+        seen.extend(request.headers.values())
+
+    page.on("request", note_request)
+    page.on("console", lambda message: seen.append(message.text))
+    page.on("pageerror", lambda error: seen.append(str(error)))
+    sockets: list[str] = []
+    page.on("websocket", lambda socket: sockets.append(socket.url))
+    link = viewer.invite("support-42")
+    code = link.partition("#")[2]
+
+    await page.goto(link)
+    await shows(page, "Idle")
+    stage.session.becomes(SessionState.ENDED, end_reason=EndReason.REQUESTED)
+    await shows(page, "Session ended")
+
+    storage = "() => JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
+    seen += [page.url, await page.content(), await page.evaluate(storage)]
+    (token,) = stage.tokens
+    assert not [text for text in seen if token in text or code in text]
+    assert all(url.startswith(stage.livekit.url) for url in sockets)
+
+
+async def test_a_livekit_server_that_is_away_is_named_and_no_token_is_sent_there(
+    session: PlayedSession, viewer: ViewerServer, tab: BrowserContext
+) -> None:
+    """Browsers print a failing WebSocket's whole address: the page looks before it connects."""
+    session.granted = ViewerAccess(f"ws://127.0.0.1:{free_port()}", SecretStr("a-secret-token"))
+    page = await tab.new_page()
+    console: list[str] = []
+    page.on("console", lambda message: console.append(message.text))
+
+    await page.goto(viewer.invite("support-42"))
+
+    await expect(page.get_by_text("The LiveKit server cannot be reached")).to_be_visible()
+    assert len(session.keys) >= 1
+    assert not [text for text in console if "a-secret-token" in text]
+
+
+async def test_a_viewer_who_is_put_out_of_the_room_comes_back_with_fresh_access(
+    stage: Stage, viewer: ViewerServer, tab: BrowserContext
+) -> None:
+    page = await open_page(tab, viewer.invite("support-42"))
+    await shows(page, "Idle")
+
+    stage.session.granted = ViewerAccess(
+        stage.livekit.url, SecretStr(viewer_token(stage.livekit, stage.room, "viewer-2"))
+    )
+    async with api.LiveKitAPI(
+        stage.livekit.url, stage.livekit.api_key, stage.livekit.api_secret
+    ) as rooms:
+        await rooms.room.remove_participant(
+            api.RoomParticipantIdentity(room=stage.room, identity="viewer")
+        )
+        await shows(page, "Reconnecting")
+        await shows(page, "Idle")
+
+        assert "viewer-2" in await identities(rooms, stage.room)
+    assert stage.session.keys == ["support-42", "support-42"]
+
+
+async def test_an_avatar_that_goes_and_returns_is_shown_again(
+    stage: Stage, viewer: ViewerServer, tab: BrowserContext
+) -> None:
+    page = await open_page(tab, viewer.invite("support-42"))
+    await shows(page, "Idle")
+
+    stage.session.becomes(SessionState.RECOVERING)
+    await shows(page, "Reconnecting")
+    await stage.avatar.room.disconnect()
+    await shows(page, "Waiting for the avatar")
+    async with avatar_in(stage.livekit, stage.room, "heygen") as again:
+        again.loudness = LOUD
+        stage.session.becomes(SessionState.LIVE)
+
+        await shows(page, "Talking")
+
+
+async def test_an_agents_voice_is_not_taken_for_the_avatars(
+    stage: Stage, viewer: ViewerServer, tab: BrowserContext
+) -> None:
+    """In a hosted room the avatar is `heygen`, whoever else publishes."""
+    async with avatar_in(stage.livekit, stage.room, "agent") as agent:
+        agent.loudness = LOUD
+        page = await open_page(tab, viewer.invite("support-42"))
+        await shows(page, "Idle")
+
+        stage.avatar.loudness = LOUD
+        await shows(page, "Talking")
+
+
+async def test_the_same_access_in_another_window_takes_over_and_can_be_taken_back(
+    stage: Stage, viewer: ViewerServer, tab: BrowserContext
+) -> None:
+    first = await open_page(tab, viewer.invite("support-42"))
+    await shows(first, "Idle")
+
+    second = await open_page(tab, viewer.invite("support-42"))
+
+    await shows(second, "Idle")
+    await shows(first, "Opened elsewhere")
+    await first.get_by_role("button", name="Watch here instead").click()
+    await shows(first, "Idle")
+    await shows(second, "Opened elsewhere")
+
+
+@pytest_asyncio.fixture
+async def cautious_tab(
+    playwright: Playwright, chromium: Path, livekit_client: None
+) -> AsyncIterator[BrowserContext]:
+    """A browser as people have it: no sound before a click."""
+    browser = await playwright.chromium.launch(
+        executable_path=chromium, args=[*CHROMIUM_ARGUMENTS, HEAR_AFTER_A_CLICK]
+    )
+    yield await browser.new_context()
+    await browser.close()
+
+
+async def test_where_the_browser_blocks_sound_a_click_brings_it(
+    stage: Stage, viewer: ViewerServer, cautious_tab: BrowserContext
+) -> None:
+    """The shade behind the controls once lay over the button and caught the click."""
+    stage.avatar.loudness = LOUD
+    page = await open_page(cautious_tab, viewer.invite("support-42"))
+    stage.session.becomes(SessionState.LIVE, speaking=True)
+    await shows(page, "Talking")  # the session's word stands in for what cannot be measured yet
+    button = page.get_by_role("button", name="Click for sound")
+    await expect(button).to_be_visible()
+    assert await page.evaluate(LEVEL) == -60
+
+    await button.click()
+
+    await level_passes(page, -25)
+    await expect(button).to_be_hidden()
+    playing = "() => { const a = document.querySelector('audio'); return !a.paused && !a.muted; }"
+    assert await page.evaluate(playing)
+
+
+async def test_the_voice_can_be_muted(
+    stage: Stage, viewer: ViewerServer, tab: BrowserContext
+) -> None:
+    page = await open_page(tab, viewer.invite("support-42"))
+    await shows(page, "Idle")
+    voice = page.locator("audio")
+
+    await page.get_by_role("button", name="Mute", exact=True).click()
+    assert await voice.evaluate("(one) => one.muted")
+    unmute = page.get_by_role("button", name="Unmute")
+    await expect(unmute).to_have_attribute("aria-pressed", "true")
+    await unmute.click()
+    assert not await voice.evaluate("(one) => one.muted")
+
+
+async def test_the_page_fits_every_window(
+    stage: Stage, viewer: ViewerServer, tab: BrowserContext
+) -> None:
+    page = await open_page(tab, viewer.invite("support-42"))
+    await shows(page, "Idle")
+
+    for width, height in ((390, 844), (844, 390), (1280, 800), (320, 568)):
+        await page.set_viewport_size({"width": width, "height": height})
+        overflow = await page.evaluate(
+            "() => [document.documentElement.scrollWidth - innerWidth,"
+            " document.documentElement.scrollHeight - innerHeight]"
+        )
+        small = await page.evaluate(
+            "() => [...document.querySelectorAll('button')].filter((one) => one.offsetWidth)"
+            ".filter((one) => one.offsetWidth < 44 || one.offsetHeight < 44).length"
+        )
+
+        assert max(overflow) <= 0, (width, height)
+        assert small == 0, (width, height)
+
+
+async def test_reduced_motion_means_no_motion(
+    viewer: ViewerServer, session: PlayedSession, tab: BrowserContext
+) -> None:
+    session.becomes(SessionState.STARTING)
+    page = await tab.new_page()
+    await page.emulate_media(reduced_motion="reduce")
+
+    await page.goto(viewer.invite("support-42"))
+    await shows(page, "Waiting for the avatar")
+
+    assert await page.evaluate("() => document.getAnimations().length") == 0
+
+
+LIVE: dict[str, Any] = {"state": "LIVE", "pose": None}
+
+VIEWS: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"link": "none", "status": None}, "connecting"),
+    ({"link": "none", "status": {"state": "MINTING"}}, "waiting"),
+    ({"link": "joining", "status": LIVE}, "connecting"),
+    ({"link": "joining", "status": LIVE, "seen": True}, "recovering"),
+    ({"link": "joined", "status": LIVE}, "waiting"),
+    ({"link": "joined", "status": LIVE, "picture": True}, "idle"),
+    ({"link": "joined", "status": LIVE, "picture": True, "audible": True}, "talking"),
+    (
+        {"link": "joined", "status": {"state": "LIVE", "pose": "listening"}, "picture": True},
+        "listening",
+    ),
+    ({"link": "reconnecting", "status": LIVE, "picture": True}, "recovering"),
+    ({"link": "joined", "status": {"state": "RECOVERING"}, "picture": True}, "recovering"),
+    ({"link": "joined", "status": {"state": "ENDING"}, "picture": True}, "ending"),
+    ({"link": "joined", "status": {"state": "ENDED"}, "picture": True}, "ended"),
+    ({"link": "none", "status": {"state": "FAILED"}}, "failed"),
+    ({"link": "elsewhere", "status": LIVE}, "elsewhere"),
+    ({"link": "elsewhere", "status": {"state": "ENDED"}}, "ended"),
+    ({"link": "refused", "status": None}, "refused"),
+)
+
+
+async def test_the_view_follows_from_what_is_known(
+    viewer: ViewerServer, tab: BrowserContext
+) -> None:
+    page = await open_page(tab, viewer.url)
+    unknown = {"picture": False, "seen": False, "audible": False}
+
+    views = await page.evaluate(
+        "async (all) => all.map((await import('/static/state.js')).viewOf)",
+        [{**unknown, **known} for known, _ in VIEWS],
+    )
+
+    assert views == [view for _, view in VIEWS]
