@@ -59,7 +59,7 @@ class Provisioning:
     def _token_request(self, step: MintToken) -> TokenRequest:
         request = step.request
         return TokenRequest(
-            avatar_id=request.avatar_id,
+            avatar_id=str(request.avatar_id),
             is_sandbox=request.sandbox,
             # The sandbox ends after a minute whatever is asked, and refuses to hear of more.
             max_session_duration=None if request.sandbox else request.max_duration_s,

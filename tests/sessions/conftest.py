@@ -22,7 +22,8 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError
 
-from avatar_sessions import AvatarSessions, Session, SessionRequest
+from avatar_sessions import AvatarSessions, Session, SessionReport, SessionRequest
+from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.seal import Seal
 from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_lite import WAYNE_AVATAR_ID, LiveAvatar
@@ -33,6 +34,17 @@ from workers.settings import WorkerSettings
 from workers.wiring import Role, crew_for
 
 API_KEY = "obviously-fake-liveavatar-key"
+
+
+HISTORIES = Path(__file__).parent / "histories"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--record-histories",
+        action="store_true",
+        help="write a history of every way to end into tests/sessions/histories",
+    )
 
 
 @dataclass
@@ -158,6 +170,7 @@ async def platform(
     worker_settings: WorkerSettings,
     seal_key: SecretStr,
     clip_folder: Path,
+    pytestconfig: pytest.Config,
 ) -> AsyncIterator[Platform]:
     """Workers in all roles, and a client; at the end, no history may hold a secret."""
     client = await temporal.client()
@@ -169,6 +182,8 @@ async def platform(
             settings=worker_settings,
             clip_folder=clip_folder,
         )
+    if pytestconfig.getoption("--record-histories", default=False):
+        await record_histories(client)
     leaks = [line async for line in leaks_in_histories(client)]
     assert not leaks, leaks
 
@@ -215,3 +230,20 @@ async def own_namespace(temporal: TemporalServer) -> Client:
             await asyncio.sleep(0.2)
         else:
             return elsewhere
+
+
+async def record_histories(client: Client) -> None:
+    """Keep one history of every way to end, told apart by what happened on the way."""
+    HISTORIES.mkdir(exist_ok=True)
+    async for execution in client.list_workflows("ExecutionStatus = 'Completed'"):
+        handle = client.get_workflow_handle(execution.id, run_id=execution.run_id)
+        report = SessionReport.model_validate(await handle.result())
+        history = await handle.fetch_history()
+        name = report.end_reason.value
+        if len(report.generations) > 1:
+            name += "+lost_start_reply"
+        if report.gaps_ms:
+            name += "+recovered"
+        if any(one.outcome is UtteranceOutcome.INTERRUPTED for one in report.utterances):
+            name += "+interrupted"
+        (HISTORIES / f"{name}.json").write_text(history.to_json() + "\n")

@@ -26,6 +26,7 @@ from avatar_sessions import (
 from avatar_sessions.contract import names
 from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutcome
 from deploy.local.stack import LiveKitServer
+from liveavatar_lite import LiveAvatar, SessionEndReason
 from tests.sessions.conftest import Platform, new_key, wayne
 
 SHORT, MIDDLE, LONG = (Clip(file=f"{name}.wav") for name in ("short", "middle", "long"))
@@ -278,7 +279,10 @@ async def test_a_session_that_liveavatar_ends_says_so(platform: Platform) -> Non
     await session.attach()
     provider_id = (await session.status()).provider_session_id
     assert provider_id is not None
-    await platform.simulator.stop_session(provider_id, "NO_CREDITS")
+    async with LiveAvatar(
+        platform.settings.liveavatar_api_key, base_url=platform.settings.liveavatar_api_url
+    ) as somebody_else:
+        await somebody_else.stop_session(provider_id, SessionEndReason.NO_CREDITS)
     report = await session.report(timeout_s=40)
     assert report.end_reason is EndReason.PROVIDER_ENDED
     assert report.failure is not None
