@@ -26,7 +26,7 @@ from avatar_sessions.contract.messages import (
 from avatar_sessions.contract.states import Pose
 from avatar_sessions.errors import AvatarSessionsError, NoAnswer
 from avatar_sessions.session import Session
-from deploy.local.screen import Screen, spoken
+from deploy.local.screen import Screen, heard_of
 from deploy.local.stack import LocalStack, TemporalServer
 from deploy.local.subscriber import Received, Subscriber
 from deploy.local.viewer import ViewerAccess, ViewerServer, ViewerSourceError, ViewerStatus
@@ -217,17 +217,17 @@ class Conversation:
             self.measured.first_audio_ms = int(1000 * (heard - asked_at))
         elif utterance.first_audio_ms is not None:
             self.measured.first_audio_ms = utterance.first_audio_ms
-        detail = spoken(utterance)
+        detail = heard_of(utterance)
         if self.measured.first_audio_ms is not None:
             detail += f"; first sound after {self.measured.first_audio_ms} ms"
-        self._screen.step("said", detail)
+        self._screen.step(str(utterance.outcome), detail)
 
     async def _speak_and_interrupt(self) -> None:
         self._screen.step("speaking", _name(self._story))
         _, utterance = await self._spoken(self._story, "story", interrupt=True)
         took = self.measured.interrupt_ms
         told = "" if took is None else f"; on the wire after {took} ms"
-        self._screen.step("interrupted", spoken(utterance) + told)
+        self._screen.step(str(utterance.outcome), heard_of(utterance) + told)
 
     async def _spoken(
         self, clip: Clip, command_id: str, *, interrupt: bool = False
@@ -260,8 +260,7 @@ class Conversation:
 
 def _page_of(session: Session, temporal: TemporalServer) -> str:
     workflow = quote(session.workflow_id, safe=":")
-    run = "" if session.run_id is None else f"/{session.run_id}/timeline"
-    return f"{temporal.ui_url}/namespaces/{temporal.namespace}/workflows/{workflow}{run}"
+    return f"{temporal.ui_url}/namespaces/{temporal.namespace}/workflows/{workflow}"
 
 
 def _name(clip: Clip) -> str:

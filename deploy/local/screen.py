@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 from avatar_sessions.contract.messages import SessionReport, UtteranceReport
-from avatar_sessions.contract.states import SessionState, UtteranceOutcome
+from avatar_sessions.contract.states import SessionState
 from deploy.local.console import Progress, Style
 from deploy.local.errors import LocalError
 
@@ -84,13 +84,14 @@ class Screen:
         rows = [
             ("session", f"{report.state}: {report.end_reason.replace('_', ' ')}"),
             ("live", f"{report.live_ms / 1000:.1f} s, {_start(report)}"),
-            ("speech", _speech(report)),
             ("billed", f"{sum(g.billed_s for g in report.generations):.1f} s at most"),
         ]
-        rows += [("utterance", _utterance(utterance)) for utterance in report.utterances]
+        labels = ["speech", *[""] * len(report.utterances)]
+        texts = [*map(_utterance, report.utterances), _speech(report)]
+        rows += zip(labels, texts, strict=True)
         rows += [("clean-up", problem) for problem in report.cleanup.problems]
         if report.failure is not None:
-            rows.append(("failure", f"{report.failure.message} ({report.failure.type})"))
+            rows.append(("failure", _one_line(report.failure.message)))
         self._line()
         self._line(f"  {self._style.bold('Report')}")
         for label, text in rows:
@@ -110,7 +111,7 @@ class Screen:
         if as_asked:
             self._line(f"  {style.good('Ended as asked; nothing is left behind.')}")
         elif report.state is SessionState.FAILED:
-            self._line(f"  {style.bad('The session failed: the report above says why.')}")
+            self._line(f"  {style.bad('The session failed; the report says why.')}")
         else:
             self._line(f"  {style.bad('This did not end as it was asked to.')}")
         self._line()
@@ -151,24 +152,23 @@ def _start(report: SessionReport) -> str:
 
 def _speech(report: SessionReport) -> str:
     totals = report.totals
-    return (
-        f"{totals.count} utterances, {totals.sent_ms / 1000:.1f} s sent, "
-        f"{totals.heard_ms / 1000:.1f} s heard"
-    )
+    heard = f"{totals.sent_ms / 1000:.1f} s sent, {totals.heard_ms / 1000:.1f} s heard"
+    return f"{totals.count} in all, {heard}"
 
 
 def _utterance(utterance: UtteranceReport) -> str:
-    return f"{utterance.id}: {spoken(utterance)}"
+    return f"{utterance.id:<10}{utterance.outcome:<13}{heard_of(utterance)}"
 
 
-def spoken(utterance: UtteranceReport) -> str:
-    """What became of an utterance, in a few words."""
+def heard_of(utterance: UtteranceReport) -> str:
+    """How much of an utterance was heard, or why nothing was, in a few words."""
     if utterance.failure is not None:
-        return f"{utterance.outcome}: {utterance.failure.message}"
-    if utterance.outcome in {UtteranceOutcome.SPOKEN, UtteranceOutcome.INTERRUPTED}:
-        heard = f"{utterance.heard_ms / 1000:.1f} of {utterance.duration_ms / 1000:.1f} s heard"
-        return f"{utterance.outcome}, {heard}"
-    return str(utterance.outcome)
+        return _one_line(utterance.failure.message)
+    return f"{utterance.heard_ms / 1000:.1f} of {utterance.duration_ms / 1000:.1f} s heard"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def counts_of(ledger: dict[str, Any]) -> dict[str, int]:

@@ -98,7 +98,7 @@ class Subscriber:
         task.add_done_callback(self._tasks.discard)
 
     async def _look(self, track: rtc.Track) -> None:
-        stream = rtc.VideoStream(track, capacity=2)
+        stream = rtc.VideoStream(track, capacity=25)
         try:
             async for _ in stream:
                 self.received.video_frames += 1
