@@ -62,7 +62,7 @@ export class AvatarRoom extends EventTarget {
     await this.leave();
     this.#become(LINK.joining);
     try {
-      this.#livekit ??= await import("livekit-client");
+      this.#livekit ??= await load();
       await reach(livekitUrl);
       const { Room, LogLevel, setLogLevel } = this.#livekit;
       setLogLevel(LogLevel.error);
@@ -169,6 +169,16 @@ export class AvatarRoom extends EventTarget {
 
   #changed() {
     this.dispatchEvent(new Event("change"));
+  }
+}
+
+async function load() {
+  try {
+    return await import("livekit-client");
+  } catch (error) {
+    throw new RoomUnavailable("The part of the page that plays video could not be loaded.", {
+      cause: error,
+    });
   }
 }
 

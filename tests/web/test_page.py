@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from pydantic import SecretStr
 from avatar_sessions.contract.states import EndReason, Pose, SessionState
 from deploy.local.ports import free_port
 from deploy.local.stack import LiveKitServer
-from deploy.local.viewer import ViewerAccess, ViewerServer
+from deploy.local.viewer import CDN_URL, WEB_FOLDER, ViewerAccess, ViewerServer
 from tests.web.avatar import Avatar, avatar_in, viewer_token
 from tests.web.conftest import CHROMIUM_ARGUMENTS, HEAR_AFTER_A_CLICK, PlayedSession
 
@@ -392,6 +393,58 @@ async def test_the_voice_can_be_muted(
     await expect(unmute).to_have_attribute("aria-pressed", "true")
     await unmute.click()
     assert not await voice.evaluate("(one) => one.muted")
+
+
+@pytest.mark.parametrize("tampered", [False, True])
+async def test_from_a_cdn_the_page_takes_exactly_the_pinned_library(
+    stage: Stage, session: PlayedSession, tab: BrowserContext, tmp_path: Path, tampered: bool
+) -> None:
+    """The CDN's part is played by the browser itself: it answers with npm's file, or another."""
+    web = tmp_path / "web"
+    shutil.copytree(WEB_FOLDER, web, ignore=shutil.ignore_patterns("node_modules"))
+    installed = WEB_FOLDER / "node_modules" / "livekit-client" / "dist" / "livekit-client.esm.mjs"
+    library = installed.read_bytes() + (b"// not as it was" if tampered else b"")
+    headers = {"access-control-allow-origin": "*", "content-type": "text/javascript"}
+    await tab.route(
+        f"{CDN_URL}/**", lambda route: route.fulfill(status=200, headers=headers, body=library)
+    )
+
+    async with ViewerServer(session, port=0, web_folder=web) as viewer:
+        page = await open_page(tab, viewer.invite("support-42"))
+
+        if tampered:
+            sentence = "The part of the page that plays video could not be loaded."
+            await expect(page.get_by_text(sentence)).to_be_visible()
+        else:
+            await shows(page, "Idle")
+        await page.close()
+
+
+async def test_a_page_of_ones_own_shows_the_avatar_with_two_elements(
+    stage: Stage, viewer: ViewerServer, tab: BrowserContext
+) -> None:
+    """The example of docs/viewer.md, put into an otherwise useless page."""
+    page = await open_page(tab, viewer.url)
+    (token,) = stage.tokens
+
+    width = await page.evaluate(
+        """async ([livekitUrl, token]) => {
+          const { AvatarRoom } = await import('/static/avatar-room.js');
+          const video = Object.assign(document.createElement('video'), { muted: true });
+          const audio = document.createElement('audio');
+          document.body.replaceChildren(video, audio);
+          const room = new AvatarRoom({ video, audio });
+          const frame = new Promise((seen) => video.requestVideoFrameCallback(seen));
+          await room.join(livekitUrl, token);
+          await frame;
+          const { videoWidth } = video;
+          await room.leave();
+          return room.link === 'none' ? videoWidth : room.link;
+        }""",
+        [stage.livekit.url, token],
+    )
+
+    assert width == 640
 
 
 async def test_the_page_fits_every_window(
