@@ -1,33 +1,22 @@
 """The command line ``avatar-sessions``: what the client can do, for people and scripts.
 
-Reads its words, runs one verb, turns errors into a sentence and an exit code. It never shows a
-traceback, nor a token that was not asked for.
+Reads its words and leaves with an exit code; what the verbs do is in ``cli_commands``. It never
+shows a traceback, nor a token that was not asked for.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from pydantic import ValidationError
-
-from avatar_sessions.cli_commands import VERBS, ExitCode, new_seal_key
-from avatar_sessions.cli_output import Output
-from avatar_sessions.client import AvatarSessions
-from avatar_sessions.contract.messages import problems_of
 from avatar_sessions.contract.states import Pose, SessionState
-from avatar_sessions.errors import (
-    AvatarSessionsError,
-    NoAnswer,
-    SessionFailed,
-    SessionNotFound,
-    SessionOver,
-)
 
+USAGE: Final = 2
+STOPPED: Final = 130
 EPILOG: Final = """\
 exit codes:
   0    done
@@ -44,18 +33,14 @@ environment:
   AVATAR_SESSIONS_SEAL_KEYS  opens access tokens: needed by attach
   AVATAR_SESSIONS_TASK_QUEUE default avatar-sessions
 """
-_EXIT_CODES: Final[tuple[tuple[type[AvatarSessionsError], ExitCode], ...]] = (
-    (SessionFailed, ExitCode.FAILED),
-    (SessionNotFound, ExitCode.NOT_THERE),
-    (SessionOver, ExitCode.NOT_THERE),
-    (NoAnswer, ExitCode.NO_ANSWER),
-    (AvatarSessionsError, ExitCode.REFUSED),
-)
 
 
 def main() -> NoReturn:
     """Run the command line and leave."""
-    status = run(sys.argv[1:])
+    try:
+        status = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        status = STOPPED
     sys.stderr.flush()
     # Not sys.exit: the Temporal SDK's threads can abort an interpreter that finalizes right
     # after its last call ("PyGILState_Release ... finalizing", exit status 134).
@@ -67,31 +52,14 @@ def run(words: Sequence[str]) -> int:
     try:
         arguments = _parser().parse_args(words)
     except SystemExit as leaving:  # argparse has said why
-        return ExitCode.USAGE if leaving.code else ExitCode.DONE
-    output = Output(as_json=arguments.json)
-    try:
-        if arguments.verb == "new-seal-key":
-            return new_seal_key(output)
-        return asyncio.run(_run(arguments, output))
-    except AvatarSessionsError as error:
-        code = next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
-        output.complain(type(error).__name__, str(error), code)
-        return code
-    except ValidationError as error:
-        output.complain("Usage", problems_of(error), ExitCode.USAGE)
-        return ExitCode.USAGE
-    except ValueError as error:
-        output.complain("Usage", str(error), ExitCode.USAGE)
-        return ExitCode.USAGE
-    except KeyboardInterrupt:
-        return ExitCode.STOPPED
-    except BrokenPipeError:  # the reader has seen enough
-        return ExitCode.DONE
+        return USAGE if leaving.code else 0
+    # Not at the top: help and usage errors need no SDK. A Ctrl-C while it loads leaves at once:
+    # raised there, it comes out as other errors (pydantic makes a SchemaError of it).
+    interrupted = signal.signal(signal.SIGINT, lambda *_: os._exit(STOPPED))
+    from avatar_sessions.cli_commands import run_verb
 
-
-async def _run(arguments: argparse.Namespace, output: Output) -> ExitCode:
-    sessions = await AvatarSessions.connect()
-    return await VERBS[arguments.verb](sessions, arguments, output)
+    signal.signal(signal.SIGINT, interrupted)
+    return run_verb(arguments)
 
 
 # ------------------------------------------------------------------- words

@@ -1,12 +1,18 @@
-"""The verbs of the command line: each asks the client, shows the answer, and says how it went."""
+"""The verbs of the command line: each asks the client, shows the answer, and says how it went.
+
+Errors become a sentence and an exit code here, and nowhere else.
+"""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any, Final
+
+from pydantic import ValidationError
 
 from avatar_sessions import cli_output as text
 from avatar_sessions.access import Access
@@ -19,8 +25,16 @@ from avatar_sessions.contract.messages import (
     SessionReport,
     SessionRequest,
     Speak,
+    problems_of,
 )
 from avatar_sessions.contract.states import FINAL, SessionState, UtteranceOutcome
+from avatar_sessions.errors import (
+    AvatarSessionsError,
+    NoAnswer,
+    SessionFailed,
+    SessionNotFound,
+    SessionOver,
+)
 from avatar_sessions.seal import Seal
 from avatar_sessions.session import SPEAK_TIMEOUT_S
 
@@ -38,9 +52,15 @@ class ExitCode(IntEnum):
     """Temporal or its workers cannot be reached, or did not answer in time."""
     REFUSED = 5
     """The session refused the command, it expired, or access could not be opened."""
-    STOPPED = 130
-    """Ctrl-C. What was asked of the session goes on."""
 
+
+_EXIT_CODES: Final[tuple[tuple[type[AvatarSessionsError], ExitCode], ...]] = (
+    (SessionFailed, ExitCode.FAILED),
+    (SessionNotFound, ExitCode.NOT_THERE),
+    (SessionOver, ExitCode.NOT_THERE),
+    (NoAnswer, ExitCode.NO_ANSWER),
+    (AvatarSessionsError, ExitCode.REFUSED),
+)
 
 Verb = Callable[[AvatarSessions, argparse.Namespace, Output], Awaitable[ExitCode]]
 
@@ -177,6 +197,30 @@ VERBS: Final[dict[str, Verb]] = {
     "watch": watch,
     "report": report,
 }
+
+
+def run_verb(arguments: argparse.Namespace) -> ExitCode:
+    """Run the verb that was asked for; nothing but a Ctrl-C is raised."""
+    output = Output(as_json=arguments.json)
+    try:
+        if arguments.verb == "new-seal-key":
+            return new_seal_key(output)
+        return asyncio.run(_connected(arguments, output))
+    except AvatarSessionsError as error:
+        code = next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+        output.complain(type(error).__name__, str(error), code)
+        return code
+    except ValueError as error:
+        problem = problems_of(error) if isinstance(error, ValidationError) else str(error)
+        output.complain("Usage", problem.replace("Value error, ", ""), ExitCode.USAGE)
+        return ExitCode.USAGE
+    except BrokenPipeError:  # the reader has seen enough
+        return ExitCode.DONE
+
+
+async def _connected(arguments: argparse.Namespace, output: Output) -> ExitCode:
+    sessions = await AvatarSessions.connect()
+    return await VERBS[arguments.verb](sessions, arguments, output)
 
 
 def _did(result: CommandResult, output: Output) -> ExitCode:
