@@ -94,7 +94,7 @@ class OwnedSession:
         epoch: Epoch,
         ws_url: SecretStr,
         limits: OwnerLimits,
-        on_ready: Callable[[], None],
+        on_ready: Callable[[int], None],
         on_lost: Callable[[], None],
         provider_end: Callable[[], Awaitable[ProviderEnd | None]],
     ) -> None:
@@ -118,6 +118,7 @@ class OwnedSession:
         self._pose_on_wire = Pose.IDLE
         self._released = asyncio.Event()
         self._last_sent_s = time.monotonic()
+        self._lost_at_s: float | None = None
 
     # ------------------------------------------------------------ connection
 
@@ -136,6 +137,7 @@ class OwnedSession:
             if self.state is OwnedState.LETTING_GO:
                 return await self._result(StreamEnd.RELEASED, connection)
             self._to(OwnedState.RECONNECTING)
+            self._lost_at_s = time.monotonic()
             self._end_turn(UtteranceOutcome.LOST)
             logger.warning("socket lost: code %s", connection.close_code)
             if connection.close_code == NORMAL_CLOSURE or await self._provider_end() is not None:
@@ -165,7 +167,14 @@ class OwnedSession:
         self._sent()
         if self.state is not OwnedState.LETTING_GO:
             self._to(OwnedState.READY)
-            self._on_ready()
+            self._on_ready(self._gap_ms())
+
+    def _gap_ms(self) -> int:
+        """How long there was no socket; at least 1 after a loss."""
+        if self._lost_at_s is None:
+            return 0
+        gap_s, self._lost_at_s = time.monotonic() - self._lost_at_s, None
+        return max(1, round(gap_s * 1000))
 
     async def _attend(self, connection: LiteConnection) -> None:
         """Follow what LiveAvatar says until the socket is closed."""

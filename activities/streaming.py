@@ -90,12 +90,13 @@ class Streaming:
             epoch=epoch,
             ws_url=self._seal.open(step.ws_url),
             limits=self._limits,
-            on_ready=lambda: news.put(
+            on_ready=lambda gap_ms: news.put(
                 names.SIGNAL_OWNER_READY,
                 OwnerReady(
                     queue=self._queue,
                     epoch=epoch,
                     provider_session_id=step.provider_session_id,
+                    gap_ms=gap_ms,
                 ),
             ),
             on_lost=lambda: news.put(names.SIGNAL_OWNER_RECOVERING, OwnerRecovering(epoch=epoch)),

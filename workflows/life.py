@@ -59,6 +59,7 @@ class Life:
     live_at: datetime | None = None
     ends_at: datetime | None = None
     takeovers: int = 0
+    reconnects: int = 0
     gaps: timedelta = timedelta(0)
     generations: list[Generation] = field(default_factory=list)
     _recovering_since: datetime | None = None
@@ -72,7 +73,9 @@ class Life:
         now = workflow.now()
         self.state = checked_transition(self.state, wanted)
         if self._recovering_since is not None:
-            self.gaps += now - self._recovering_since
+            # Loss and return can reach the workflow at once: then only the owner knows the gap.
+            told = timedelta(milliseconds=self.owner.gap_ms if self.owner else 0)
+            self.gaps += max(now - self._recovering_since, told)
             self._recovering_since = None
         if wanted is SessionState.RECOVERING:
             self._recovering_since = now
@@ -97,6 +100,8 @@ class Life:
             return False
         if self.owner is not None and tuple(ready.epoch) > tuple(self.owner.epoch):
             self.takeovers += 1
+        elif self.owner is not None and ready.gap_ms:
+            self.reconnects += 1
         self.owner = ready
         return True
 

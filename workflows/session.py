@@ -443,6 +443,7 @@ class AvatarSession:
             utterances=self._ledger.utterances,
             totals=self._ledger.totals(),
             takeovers=life.takeovers,
+            reconnects=life.reconnects,
             gaps_ms=_ms(life.gaps),
             ignored=self._ledger.ignored,
             ignored_count=self._ledger.ignored_count,

@@ -319,6 +319,8 @@ class SessionReport(Outgoing):
     totals: UtteranceTotals = Field(default_factory=UtteranceTotals)
     takeovers: int = 0
     """How often another owner, or another attempt of the same one, took over."""
+    reconnects: int = 0
+    """How often the owner got the WebSocket back after it was lost."""
     gaps_ms: int = 0
     """Time between the first LIVE and the end in which no owner was connected."""
     ignored: list[IgnoredMessage] = Field(default_factory=list)

@@ -98,6 +98,8 @@ class OwnerReady(Step):
     queue: str
     epoch: Epoch
     provider_session_id: str
+    gap_ms: int = 0
+    """How long this owner was without the socket, by its own clock."""
 
 
 class OwnerRecovering(Step):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import platform as machine
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -25,6 +26,7 @@ from temporalio.service import RPCError
 from avatar_sessions import AvatarSessions, Session, SessionReport, SessionRequest
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.seal import Seal
+from deploy.local.settings import ROOT
 from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_lite import WAYNE_AVATAR_ID, LiveAvatar
 from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
@@ -242,8 +244,10 @@ async def record_histories(client: Client) -> None:
         name = report.end_reason.value
         if len(report.generations) > 1:
             name += "+lost_start_reply"
-        if report.gaps_ms:
+        if report.reconnects:
             name += "+recovered"
         if any(one.outcome is UtteranceOutcome.INTERRUPTED for one in report.utterances):
             name += "+interrupted"
-        (HISTORIES / f"{name}.json").write_text(history.to_json() + "\n")
+        # Stack traces and identities name the machine that recorded.
+        text = history.to_json().replace(f"{ROOT}/", "").replace(f"@{machine.node()}", "@host")
+        (HISTORIES / f"{name}.json").write_text(text + "\n")

@@ -301,6 +301,7 @@ async def test_a_dropped_socket_is_got_back_and_the_next_utterance_is_spoken(
     assert lost.heard_ms < 12_000
     assert (await session.speak(SHORT)).outcome is UtteranceOutcome.SPOKEN
     report = await session.end()
+    assert report.reconnects == 1
     assert report.gaps_ms > 0
     assert_nothing_open(platform, report)
 

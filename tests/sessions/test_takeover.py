@@ -1,0 +1,143 @@
+"""Worker processes die and drain; their sessions go on elsewhere, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest_asyncio
+from pydantic import SecretStr
+
+from avatar_sessions import AvatarSessions, Clip, EndReason, Session
+from avatar_sessions.contract.states import UtteranceOutcome
+from avatar_sessions.seal import Seal
+from deploy.local.settings import ROOT
+from deploy.local.stack import LiveKitServer, TemporalServer
+from tests.sessions.conftest import Platform, new_key, own_namespace, wayne
+from workers.settings import WorkerSettings
+from workers.wiring import Role
+
+SHORT, LONG = Clip(file="short.wav"), Clip(file="long.wav")
+
+
+@pytest_asyncio.fixture
+async def alone(temporal: TemporalServer, platform: Platform, seal_key: SecretStr) -> Platform:
+    """A namespace without workers: the test brings its own processes."""
+    client = await own_namespace(temporal)
+    return Platform(
+        simulator=platform.simulator,
+        sessions=AvatarSessions(client, Seal([seal_key])),
+        client=client,
+        settings=platform.settings,
+        clip_folder=platform.clip_folder,
+    )
+
+
+@contextmanager
+def worker(
+    platform: Platform, temporal: TemporalServer, livekit: LiveKitServer, role: Role, log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A real worker process; killed at the end if it still runs."""
+    settings: WorkerSettings = platform.settings
+    environment = {
+        **os.environ,
+        "TEMPORAL_ADDRESS": temporal.address,
+        "TEMPORAL_NAMESPACE": platform.client.namespace,
+        "LIVEAVATAR_API_KEY": settings.liveavatar_api_key.get_secret_value(),
+        "LIVEAVATAR_API_URL": settings.liveavatar_api_url,
+        "LIVEKIT_URL": livekit.url,
+        "LIVEKIT_API_KEY": livekit.api_key,
+        "LIVEKIT_API_SECRET": livekit.api_secret,
+        "AVATAR_SESSIONS_SEAL_KEYS": settings.seal_keys[0].get_secret_value(),
+        "AVATAR_SESSIONS_CLIP_FOLDER": str(platform.clip_folder),
+    }
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "workers", "--role", role],
+            env=environment,
+            cwd=ROOT,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait(timeout=20)
+
+
+def wait_for_exit(process: subprocess.Popen[bytes]) -> int:
+    return process.wait(timeout=30)
+
+
+async def owner_epoch(session: Session, beyond: tuple[int, int], within_s: float) -> None:
+    """Wait until a later owner than the one named is ready."""
+    give_up = time.monotonic() + within_s
+    while True:
+        status = await session.status()
+        if status.epoch is not None and tuple(status.epoch) > beyond and status.state == "LIVE":
+            return
+        assert time.monotonic() < give_up, status
+        await asyncio.sleep(0.1)
+
+
+async def test_a_killed_owner_is_replaced_and_the_session_goes_on(
+    alone: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+) -> None:
+    """kill -9 in the middle of a sentence: that utterance is lost, the session is not."""
+    with worker(alone, temporal, livekit, Role.SESSIONS, run_folder / "kill-sessions.log"):
+        with worker(alone, temporal, livekit, Role.STREAMS, run_folder / "kill-first.log") as first:
+            await worker_ready(run_folder / "kill-sessions.log")
+            session = await alone.sessions.start(new_key(), wayne(sandbox=False, command_ttl_s=60))
+            await session.attach()
+            speaking = asyncio.create_task(session.speak(LONG))
+            await asyncio.sleep(1.5)
+            first.send_signal(signal.SIGKILL)
+            await asyncio.to_thread(wait_for_exit, first)
+        with worker(alone, temporal, livekit, Role.STREAMS, run_folder / "kill-second.log"):
+            assert (await speaking).outcome is UtteranceOutcome.LOST
+            await owner_epoch(session, beyond=(1, 1), within_s=40)
+            assert (await session.speak(SHORT)).outcome is UtteranceOutcome.SPOKEN
+            report = await session.end()
+    assert report.end_reason is EndReason.REQUESTED
+    assert report.takeovers == 1
+    assert len(report.generations) == 1
+    assert report.cleanup.provider_stopped
+
+
+async def test_a_drained_owner_hands_its_session_over(
+    alone: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+) -> None:
+    """SIGTERM, as a deploy sends it: another process takes over well before any timeout."""
+    with (
+        worker(alone, temporal, livekit, Role.SESSIONS, run_folder / "drain-sessions.log"),
+        worker(alone, temporal, livekit, Role.STREAMS, run_folder / "drain-first.log") as first,
+    ):
+        await worker_ready(run_folder / "drain-sessions.log")
+        session = await alone.sessions.start(new_key(), wayne(sandbox=False, command_ttl_s=60))
+        await session.attach()
+        with worker(alone, temporal, livekit, Role.STREAMS, run_folder / "drain-second.log"):
+            await worker_ready(run_folder / "drain-second.log")
+            first.send_signal(signal.SIGTERM)
+            await owner_epoch(session, beyond=(1, 1), within_s=14)
+            assert await asyncio.to_thread(wait_for_exit, first) == 0
+            assert (await session.speak(SHORT)).outcome is UtteranceOutcome.SPOKEN
+            report = await session.end()
+    assert report.takeovers == 1
+    assert len(report.generations) == 1
+    assert "Traceback" not in (run_folder / "drain-first.log").read_text()
+
+
+async def worker_ready(log: Path) -> None:
+    give_up = time.monotonic() + 30
+    while b"worker ready" not in log.read_bytes():
+        assert time.monotonic() < give_up
+        await asyncio.sleep(0.1)
