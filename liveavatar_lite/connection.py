@@ -83,6 +83,7 @@ class LiteConnection:
         self._unread: deque[Event] = deque()
         self._max_unread_events = max_unread_events
         self._news = asyncio.Event()  # set on each event and at the end
+        self._was_connected = False  # the phase was CONNECTED once, whatever came since
         # Set once, by our close or by a failure that we found; the other side's end is the
         # protocol's close_code alone.
         self._failure: ConnectionFailed | None = None
@@ -261,17 +262,18 @@ class LiteConnection:
     async def _connected(self, timeout_s: float) -> None:
         try:
             async with asyncio.timeout(timeout_s):
-                while self.phase < SessionPhase.CONNECTED:
+                while not self._was_connected and self.close_code is None:
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError:
             raise NeverConnected(
                 f"the socket opened, but the session is {self.phase.name} after {timeout_s:g} s"
             ) from None
-        if self.phase is not SessionPhase.CONNECTED:
+        if not self._was_connected:
             raise NeverConnected(
                 f"the session ended before it was connected (close code {self.close_code})"
             )
+        # One that has ended since is handed out too: its events and close code say how.
 
     def _check_usable(self) -> None:
         if self._failure is not None:
@@ -298,6 +300,7 @@ class LiteConnection:
                 self.last_heard_s = self._clock()
                 for event in self._protocol.receive(frame, self.last_heard_s):
                     self._keep(event)
+                self._was_connected |= self.phase is SessionPhase.CONNECTED
         except ws_errors.ConnectionClosed:
             pass
         finally:  # also after a fault of our own, or `events` would wait for ever

@@ -287,10 +287,9 @@ class ClientProtocol:
                 "the service would drop it, wait for CONNECTED"
             )
         if self.phase > SessionPhase.CONNECTED:
-            raise ConnectionLost(
-                CLOSE_NORMAL if self.close_code is None else self.close_code,
-                self.close_reason or f"{command} while the session is {self.phase.name}",
-            )
+            if self.close_code is not None:
+                raise ConnectionLost(self.close_code, self.close_reason)
+            raise ConnectionLost(CLOSE_NORMAL, f"the service says that it is {self.phase.name}")
 
     def _session_is(self, state: str) -> None:
         phase = _PHASE_OF_STATE.get(state, self.phase)

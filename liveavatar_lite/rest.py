@@ -224,17 +224,18 @@ class LiveAvatar:
     ) -> Reply:
         """Send one request and read its reply; anything but 2xx is raised."""
         call = f"{method} {path}"
-        if bearer is None:
-            credential = self._api_key.get_secret_value()
-            headers = {"X-API-KEY": credential}
-        else:
-            credential = _fit_for_header(bearer, "the session token").get_secret_value()
-            headers = {"Authorization": f"Bearer {credential}"}
+        key = self._api_key.get_secret_value()
+        unsayable = [key, *(secrets or ())]
+        headers = {"X-API-KEY": key}
+        if bearer is not None:
+            token = _fit_for_header(bearer, "the session token").get_secret_value()
+            unsayable.append(token)
+            headers = {"Authorization": f"Bearer {token}"}
         request = self._http.build_request(
             method, path, json=body, params=parameters, headers=headers
         )
         response = await self._send(request, call)
-        reply = Reply.read(response, [credential, *(secrets or ())], datetime.now(UTC))
+        reply = Reply.read(response, unsayable, datetime.now(UTC))
         if not reply.succeeded:
             raise api_error(reply, call)
         return reply

@@ -1,0 +1,547 @@
+"""The media WebSocket against a real server on loopback, driven by the server role."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
+
+import pytest
+from pydantic import SecretStr
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed as SocketClosed
+from websockets.http11 import Request, Response
+
+from liveavatar_lite import (
+    AgentStateUpdated,
+    AudioBufferAppended,
+    AudioBufferCleared,
+    AudioBufferCommitted,
+    BadAudio,
+    Command,
+    ConnectionClosed,
+    ConnectionDead,
+    ConnectionLost,
+    ConnectionRefused,
+    Event,
+    EventsUnread,
+    Interrupt,
+    KeepAlive,
+    LiteConnection,
+    NeverConnected,
+    ServerProtocol,
+    SessionPhase,
+    SessionStateUpdated,
+    Speak,
+    SpeakEnd,
+    SpeakEnded,
+    SpeakStarted,
+    StartListening,
+    StopListening,
+    UtteranceOver,
+    UtteranceStarted,
+    WarningReported,
+)
+
+SECRET = "fake-secret-in-the-url"
+CHUNK = bytes(9_600)
+
+
+class Media:
+    """One connection's server side: a `ServerProtocol`, its socket and what it was told."""
+
+    def __init__(self, socket: ServerConnection) -> None:
+        self.socket = socket
+        self.protocol = ServerProtocol()
+        self.commands: list[Command] = []
+
+    async def emit(self, *frames: str) -> None:
+        for frame in frames:
+            await self.socket.send(frame)
+
+    async def connect(self) -> None:
+        await self.emit(self.protocol.enter(SessionPhase.NEW))
+        await self.emit(self.protocol.enter(SessionPhase.CONNECTED))
+
+    async def serve(self, answer: bool = True) -> None:
+        async for frame in self.socket:
+            for command in self.protocol.receive(frame):
+                self.commands.append(command)
+                if answer:
+                    await self.answer(command)
+            await self.emit(*self.protocol.replies_to_send())
+
+    async def answer(self, command: Command) -> None:
+        emit = self.protocol.emit
+        match command:
+            case Speak(event_id=source):
+                await self.emit(emit(AudioBufferAppended("s", source, "t")))
+            case SpeakEnd(event_id=source):
+                await self.emit(
+                    emit(AudioBufferCommitted("s", source)),
+                    emit(AgentStateUpdated("idle", "talking")),
+                    emit(SpeakStarted("s", source)),
+                    emit(SpeakEnded("s", source)),
+                    emit(AgentStateUpdated("talking", "idle")),
+                )
+            case Interrupt(event_id=source):
+                await self.emit(emit(AudioBufferCleared("s", source)))
+            case _:
+                pass
+
+
+Script = Callable[[Media], Awaitable[None]]
+Gate = Callable[[ServerConnection, Request], Response | None]
+
+
+@asynccontextmanager
+async def media_server(script: Script, gate: Gate | None = None) -> AsyncIterator[SecretStr]:
+    """Serves each connection by the script; yields the ws_url."""
+
+    async def handle(socket: ServerConnection) -> None:
+        with suppress(SocketClosed):
+            await script(Media(socket))
+
+    async with serve(handle, "127.0.0.1", 0, process_request=gate, compression=None) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        yield SecretStr(f"ws://127.0.0.1:{port}/session/{SECRET}")
+
+
+async def obedient(media: Media) -> None:
+    await media.connect()
+    await media.serve()
+
+
+@asynccontextmanager
+async def deaf_server() -> AsyncIterator[SecretStr]:
+    """Connects the session and then reads nothing more, not even a close."""
+    over = asyncio.Event()
+
+    async def deaf(media: Media) -> None:
+        await media.connect()
+        media.socket.transport.pause_reading()
+        await over.wait()
+        media.socket.transport.abort()
+
+    async with media_server(deaf) as ws_url:
+        try:
+            yield ws_url
+        finally:
+            over.set()
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def read(connection: LiteConnection, last: type[Event]) -> list[Event]:
+    """Events up to the first of that type."""
+    events = list[Event]()
+    async with asyncio.timeout(5):
+        async for event in connection.events():
+            events.append(event)
+            if isinstance(event, last):
+                return events
+    raise AssertionError(f"the connection ended without {last.__name__}: {events}")
+
+
+# --- opening --------------------------------------------------------------------------------
+
+
+async def test_it_opens_once_the_session_is_connected_not_before() -> None:
+    may_connect = asyncio.Event()
+
+    async def slow(media: Media) -> None:
+        await media.emit(media.protocol.enter(SessionPhase.NEW))
+        await may_connect.wait()
+        await obedient(media)
+
+    async with media_server(slow) as ws_url:
+        opening = asyncio.create_task(LiteConnection.open(ws_url))
+        done, _ = await asyncio.wait({opening}, timeout=0.2)
+        assert not done
+
+        may_connect.set()
+        async with await asyncio.wait_for(opening, 5) as connection:
+            assert connection.phase is SessionPhase.CONNECTED
+
+
+async def test_a_session_that_is_connected_at_once_is_not_missed() -> None:
+    """A reader that attaches late misses `connected` and waits for ever, as a client of the
+    service once did; it then dropped the gate, and with it the first words of each session."""
+    async with media_server(obedient) as ws_url:
+        for _ in range(10):
+            async with await LiteConnection.open(ws_url, connected_timeout_s=2):
+                pass
+
+
+async def test_a_session_that_never_connects_is_given_up_and_its_socket_closed() -> None:
+    closed = asyncio.Event()
+
+    async def never(media: Media) -> None:
+        await media.emit(media.protocol.enter(SessionPhase.NEW))
+        await media.socket.wait_closed()
+        closed.set()
+
+    async with media_server(never) as ws_url:
+        with pytest.raises(NeverConnected, match=r"is NEW after 0\.2 s") as failure:
+            await LiteConnection.open(ws_url, connected_timeout_s=0.2)
+        await asyncio.wait_for(closed.wait(), 5)
+
+    assert failure.value.retryable
+
+
+async def test_a_socket_that_closes_before_connected_never_connected() -> None:
+    async def leave(media: Media) -> None:
+        await media.socket.close(1011, "no avatar")
+
+    async with media_server(leave) as ws_url:
+        with pytest.raises(NeverConnected, match="close code 1011"):
+            await LiteConnection.open(ws_url)
+
+
+@pytest.mark.parametrize(
+    ("status", "retryable"),
+    [
+        (HTTPStatus.FORBIDDEN, False),
+        (HTTPStatus.NOT_FOUND, False),
+        (HTTPStatus.TOO_MANY_REQUESTS, True),
+        (HTTPStatus.SERVICE_UNAVAILABLE, True),
+    ],
+)
+async def test_a_refused_handshake_tells_its_status(status: HTTPStatus, retryable: bool) -> None:
+    def refuse(socket: ServerConnection, request: Request) -> Response:
+        return socket.respond(status, "no\n")
+
+    async with media_server(obedient, refuse) as ws_url:
+        with pytest.raises(ConnectionRefused) as failure:
+            await LiteConnection.open(ws_url)
+
+    assert failure.value.status == status
+    assert failure.value.retryable is retryable
+
+
+async def test_a_server_that_takes_the_connection_and_says_nothing_is_given_up() -> None:
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(hang, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        with pytest.raises(NeverConnected, match=r"within 0\.2 s"):
+            await LiteConnection.open(SecretStr(f"ws://127.0.0.1:{port}/x"), open_timeout_s=0.2)
+
+
+@pytest.mark.parametrize(
+    ("url", "retryable"),
+    [
+        ("https://media.example/{secret}", False),
+        ("{secret}", False),
+        ("ws://127.0.0.1:{port}/{secret}", True),
+    ],
+)
+async def test_no_failure_to_open_shows_the_url(
+    url: str, retryable: bool, unused_tcp_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    ws_url = SecretStr(url.format(secret=SECRET, port=unused_tcp_port))
+
+    with pytest.raises(NeverConnected) as failure:
+        await LiteConnection.open(ws_url)
+
+    shown = "".join(traceback.format_exception(failure.value)) + repr(failure.value.__context__)
+    assert SECRET not in shown + caplog.text
+    assert failure.value.retryable is retryable
+
+
+async def test_even_at_debug_level_no_log_shows_the_url_or_the_audio(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG", logger="liveavatar_lite")
+    logging.getLogger("liveavatar_lite.connection.wire").setLevel("DEBUG")
+
+    async with (
+        media_server(obedient) as ws_url,
+        await LiteConnection.open(ws_url) as connection,
+    ):
+        await connection.speak(CHUNK, "u-1")
+        assert SECRET not in repr(connection)
+
+    mine = [record for record in caplog.records if record.name.startswith("liveavatar_lite")]
+    assert not [record for record in mine if SECRET in record.getMessage()]
+    assert not [record for record in mine if "agent.speak" in record.getMessage()]
+
+
+# --- talking --------------------------------------------------------------------------------
+
+
+async def test_an_utterance_is_sent_and_heard_to_its_end() -> None:
+    sides = list[Media]()
+
+    async def keep(media: Media) -> None:
+        sides.append(media)
+        await obedient(media)
+
+    async with media_server(keep) as ws_url, await LiteConnection.open(ws_url) as connection:
+        await connection.speak(CHUNK, "u-1")
+        await connection.speak(CHUNK, "u-1")
+        await connection.speak_end("u-1")
+        events = await read(connection, UtteranceOver)
+
+    assert sides[0].commands == [Speak(CHUNK, "u-1"), Speak(CHUNK, "u-1"), SpeakEnd("u-1")]
+    assert UtteranceStarted("u-1") in events
+    assert events[-1] == UtteranceOver("u-1", interrupted=False)
+    acks = (AudioBufferAppended, AudioBufferCommitted)
+    assert not [event for event in events if isinstance(event, acks)]
+
+
+async def test_every_command_reaches_the_service() -> None:
+    sides = list[Media]()
+
+    async def keep(media: Media) -> None:
+        sides.append(media)
+        await obedient(media)
+
+    async with media_server(keep) as ws_url, await LiteConnection.open(ws_url) as connection:
+        await connection.start_listening()
+        await connection.stop_listening()
+        await connection.keep_alive()
+        cut = await connection.interrupt()
+        await until(lambda: len(sides[0].commands) == 4)
+
+    kinds = [type(command) for command in sides[0].commands]
+    assert kinds == [StartListening, StopListening, KeepAlive, Interrupt]
+    assert sides[0].commands[-1] == Interrupt(cut)
+
+
+async def test_an_interrupt_tells_the_end_of_what_it_cut() -> None:
+    async with media_server(obedient) as ws_url, await LiteConnection.open(ws_url) as connection:
+        await connection.speak(CHUNK, "u-1")
+        await connection.interrupt("cut-1")
+
+        events = await read(connection, UtteranceOver)
+
+    assert events[-1] == UtteranceOver("u-1", interrupted=True)
+
+
+async def test_commands_of_many_tasks_go_out_whole_and_in_order() -> None:
+    sides = list[Media]()
+
+    async def keep(media: Media) -> None:
+        sides.append(media)
+        await obedient(media)
+
+    async with media_server(keep) as ws_url, await LiteConnection.open(ws_url) as connection:
+        chunks = [number.to_bytes(2, "little") * 40_000 for number in range(20)]
+        async with asyncio.TaskGroup() as group:
+            for chunk in chunks:
+                group.create_task(connection.speak(chunk, "u-1"))
+        await until(lambda: len(sides[0].commands) == len(chunks))
+
+    assert [each.audio for each in sides[0].commands if isinstance(each, Speak)] == chunks
+
+
+async def test_bad_audio_is_refused_and_the_connection_goes_on() -> None:
+    async with media_server(obedient) as ws_url, await LiteConnection.open(ws_url) as connection:
+        with pytest.raises(BadAudio):
+            await connection.speak(b"\0", "u-1")
+
+        await connection.speak(CHUNK, "u-1")
+
+
+async def test_when_it_last_heard_moves_with_every_frame() -> None:
+    async with media_server(obedient) as ws_url, await LiteConnection.open(ws_url) as connection:
+        before_s = connection.last_heard_s
+        assert before_s <= time.monotonic()
+
+        await connection.speak(CHUNK, "u-1")
+
+        await until(lambda: connection.last_heard_s > before_s)
+
+
+# --- ending ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("code", "reason"), [(1000, ""), (1011, "overload")])
+async def test_the_events_end_when_the_service_closes_and_the_code_is_kept(
+    code: int, reason: str
+) -> None:
+    async def leave(media: Media) -> None:
+        await media.connect()
+        await media.emit(media.protocol.enter(SessionPhase.CLOSED))
+        await media.socket.close(code, reason)
+
+    async with media_server(leave) as ws_url, await LiteConnection.open(ws_url) as connection:
+        async with asyncio.timeout(5):
+            events = [event async for event in connection.events()]
+
+        assert events[-1] == SessionStateUpdated("disconnected")
+        assert (connection.close_code, connection.close_reason) == (code, reason)
+        with pytest.raises(ConnectionLost) as failure:
+            await connection.keep_alive()
+        assert (failure.value.code, failure.value.reason) == (code, reason)
+
+
+async def test_a_session_that_ends_right_after_it_connected_is_told_as_ended() -> None:
+    """`connected` and the close came in one read: the opening called it never connected, and a
+    session that the service had ended in order (1000) was taken for one to try again."""
+
+    async def brief(media: Media) -> None:
+        await media.connect()
+        await media.socket.close(1000)
+
+    async with media_server(brief) as ws_url, await LiteConnection.open(ws_url) as connection:
+        assert await asyncio.wait_for(read_all(connection), 5)
+
+        assert connection.close_code == 1000
+
+
+async def test_a_connection_cut_without_a_word_has_code_1006() -> None:
+    async def vanish(media: Media) -> None:
+        await media.connect()
+        media.socket.transport.abort()
+
+    async with media_server(vanish) as ws_url, await LiteConnection.open(ws_url) as connection:
+        async with asyncio.timeout(5):
+            async for _ in connection.events():
+                pass
+
+        assert connection.close_code == 1006
+        with pytest.raises(ConnectionLost, match="1006"):
+            await connection.speak(CHUNK, "u-1")
+
+
+async def test_our_own_close_ends_the_events_quietly_and_may_be_repeated() -> None:
+    async with media_server(obedient) as ws_url:
+        connection = await LiteConnection.open(ws_url)
+        reading = asyncio.create_task(read_all(connection), name="reading")
+
+        await connection.close()
+        await connection.close()
+
+        await asyncio.wait_for(reading, 5)
+        assert connection.close_code == 1000
+        with pytest.raises(ConnectionClosed):
+            await connection.speak(CHUNK, "u-1")
+
+
+async def read_all(connection: LiteConnection) -> list[Event]:
+    return [event async for event in connection.events()]
+
+
+async def test_closing_is_bounded_when_the_other_side_never_answers() -> None:
+    async with deaf_server() as ws_url:
+        connection = await LiteConnection.open(ws_url)
+        began_s = time.monotonic()
+
+        await connection.close(timeout_s=0.2)
+
+        assert time.monotonic() - began_s < 2
+        leftover = {task.get_name() for task in asyncio.all_tasks()}
+        assert not leftover & {"lite-reader", "lite-watchdog"}
+
+
+async def test_a_socket_that_swallows_speech_is_found_dead() -> None:
+    """TCP was up and pings would have been answered late or never; only acks tell."""
+
+    async def swallow(media: Media) -> None:
+        await media.connect()
+        await media.serve(answer=False)
+
+    async with (
+        media_server(swallow) as ws_url,
+        await LiteConnection.open(ws_url, dead_after_s=0.3) as connection,
+    ):
+        await connection.speak(CHUNK, "u-1")
+
+        with pytest.raises(ConnectionDead) as failure:
+            await asyncio.wait_for(read_all(connection), 5)
+
+        assert failure.value.silent_s >= 0.3
+        assert connection.close_code == 1006
+        with pytest.raises(ConnectionDead):
+            await connection.speak(CHUNK, "u-1")
+
+
+async def test_a_sender_held_by_a_stalled_network_is_freed_by_the_watchdog() -> None:
+    async def speak_for_ever(connection: LiteConnection) -> None:
+        while True:
+            await connection.speak(bytes(600_000), "u-1")
+
+    async with (
+        deaf_server() as ws_url,
+        await LiteConnection.open(ws_url, dead_after_s=0.4) as connection,
+    ):
+        with pytest.raises(ConnectionDead):
+            await asyncio.wait_for(speak_for_ever(connection), 8)
+
+
+async def test_silence_without_speech_is_no_death() -> None:
+    async with (
+        media_server(obedient) as ws_url,
+        await LiteConnection.open(ws_url, dead_after_s=0.1) as connection,
+    ):
+        await connection.speak(CHUNK, "u-1")
+        await connection.speak_end("u-1")
+        await read(connection, UtteranceOver)
+
+        done, _ = await asyncio.wait(
+            {reading := asyncio.create_task(read_all(connection))}, timeout=0.5
+        )
+        assert not done
+        await connection.close()
+        await reading
+
+
+async def test_events_that_nobody_reads_fail_the_connection_rather_than_grow() -> None:
+    async def chatter(media: Media) -> None:
+        await media.connect()
+        while True:
+            await media.emit(media.protocol.emit(WarningReported("chatter", "again")))
+            await asyncio.sleep(0)
+
+    async with (
+        media_server(chatter) as ws_url,
+        await LiteConnection.open(ws_url, max_unread_events=10) as connection,
+    ):
+        await until(lambda: connection.close_code is not None)
+
+        with pytest.raises(EventsUnread, match="10 events wait"):
+            await read_all(connection)
+        with pytest.raises(EventsUnread):
+            await connection.keep_alive()
+
+
+async def test_acks_alone_do_not_fill_the_queue_of_who_never_reads() -> None:
+    async with (
+        media_server(obedient) as ws_url,
+        await LiteConnection.open(ws_url, max_unread_events=10) as connection,
+    ):
+        for _ in range(100):
+            await connection.speak(CHUNK, "u-1")
+
+        await until(lambda: connection._protocol.chunks_acked == 100)
+        await connection.keep_alive()
+
+
+async def test_a_cancelled_opening_leaves_no_task_behind() -> None:
+    async def never(media: Media) -> None:
+        await media.socket.wait_closed()
+
+    async with media_server(never) as ws_url:
+        opening = asyncio.create_task(LiteConnection.open(ws_url))
+        await until(lambda: "lite-reader" in {task.get_name() for task in asyncio.all_tasks()})
+
+        opening.cancel()
+        await asyncio.wait({opening}, timeout=5)
+
+        assert opening.cancelled()
+        leftover = {task.get_name() for task in asyncio.all_tasks()}
+        assert not leftover & {"lite-reader", "lite-watchdog"}

@@ -1,0 +1,505 @@
+"""The client role: one story for every dialect in which the service may tell it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from liveavatar_lite import (
+    AgentStateUpdated,
+    AudioBufferAppended,
+    AudioBufferCleared,
+    AudioBufferCommitted,
+    BadAudio,
+    ClientProtocol,
+    ConnectionLost,
+    ErrorReported,
+    Event,
+    FrameTooLarge,
+    IllegalTransition,
+    NotConnectedYet,
+    PoseChanged,
+    ProtocolViolation,
+    ServerEvent,
+    SessionPhase,
+    SessionStateUpdated,
+    SpeakEnded,
+    SpeakInterrupted,
+    SpeakStarted,
+    UtteranceOver,
+    UtteranceStarted,
+    encode_event,
+)
+
+SECOND = bytes(48_000)
+TALKING = AgentStateUpdated("idle", "talking")
+IDLE = AgentStateUpdated("talking", "idle")
+LISTENING = AgentStateUpdated("talking", "listening")
+
+
+def connected() -> ClientProtocol:
+    client = ClientProtocol()
+    hear(client, SessionStateUpdated("connected"))
+    return client
+
+
+def hear(client: ClientProtocol, *events: ServerEvent, now_s: float = 0.0) -> list[Event]:
+    """What the events mean, without the events themselves."""
+    meant: list[Event] = []
+    for event in events:
+        meant += client.receive(encode_event(event), now_s)[1:]
+    return meant
+
+
+def say(client: ClientProtocol, utterance_id: str, seconds: int = 1) -> None:
+    for _ in range(seconds):
+        client.speak(SECOND, utterance_id)
+    client.speak_end(utterance_id)
+
+
+# --- the session's phase --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        ["new", "connected", "disconnected"],
+        ["connecting", "connected", "closing", "closed"],
+        ["new", "connecting", "warming-up", "connected", "closed"],
+    ],
+)
+def test_the_session_goes_through_its_phases_in_either_dialect(states: list[str]) -> None:
+    client = ClientProtocol()
+    phases = []
+
+    for state in states:
+        hear(client, SessionStateUpdated(state))
+        phases.append(client.phase)
+
+    assert SessionPhase.CONNECTED in phases
+    assert phases == sorted(phases)
+    assert phases[-1] is SessionPhase.CLOSED
+
+
+@pytest.mark.parametrize("state", [None, "new", "connecting"])
+def test_commands_are_refused_before_the_service_would_hear_them(state: str | None) -> None:
+    client = ClientProtocol()
+    if state:
+        hear(client, SessionStateUpdated(state))
+
+    commands: list[Callable[[], bytes]] = [
+        lambda: client.speak(SECOND, "u"),
+        lambda: client.speak_end("u"),
+        client.interrupt,
+        client.start_listening,
+        client.stop_listening,
+        client.keep_alive,
+    ]
+    for command in commands:
+        with pytest.raises(NotConnectedYet, match=client.phase.name):
+            command()
+
+
+@pytest.mark.parametrize("state", ["closing", "closed", "disconnected"])
+def test_commands_are_refused_once_the_session_ends(state: str) -> None:
+    client = connected()
+    hear(client, SessionStateUpdated(state))
+
+    with pytest.raises(ConnectionLost):
+        client.keep_alive()
+
+
+def test_a_late_connecting_does_not_end_a_session_that_works() -> None:
+    client = connected()
+
+    hear(client, SessionStateUpdated("connecting"), SessionStateUpdated("connected"))
+
+    assert client.phase is SessionPhase.CONNECTED
+    assert client.backward_states == 1
+    client.keep_alive()
+
+
+def test_the_first_report_of_the_sockets_end_counts() -> None:
+    client = connected()
+
+    client.closed(1011, "overload")
+    client.closed(1000)
+
+    assert (client.close_code, client.close_reason) == (1011, "overload")
+    with pytest.raises(ConnectionLost, match="1011: overload"):
+        client.keep_alive()
+
+
+# --- what is sent ---------------------------------------------------------------------------
+
+
+def test_an_utterance_has_one_id_from_its_first_chunk_to_its_end() -> None:
+    client = connected()
+
+    frames = [client.speak(b"\0\0", "u-1"), client.speak(b"\0\0", "u-1"), client.speak_end("u-1")]
+
+    assert [json.loads(frame)["event_id"] for frame in frames] == ["u-1"] * 3
+
+
+@pytest.mark.parametrize("pcm", [b"", b"\0", bytes(47_999)])
+def test_audio_that_is_not_whole_samples_is_refused_here(pcm: bytes) -> None:
+    with pytest.raises(BadAudio):
+        connected().speak(pcm, "u")
+
+
+def test_a_frame_stays_under_a_megabyte() -> None:
+    client = connected()
+
+    assert len(client.speak(bytes(749_900), "u")) < 1_000_000
+    with pytest.raises(FrameTooLarge) as refusal:
+        client.speak(bytes(750_000), "u")
+
+    assert refusal.value.frame_bytes >= refusal.value.limit_bytes == 1_000_000
+    assert client.chunks_sent == 1
+
+
+def test_a_chunk_after_the_end_is_refused_or_it_would_be_spoken_as_a_new_utterance() -> None:
+    client = connected()
+    say(client, "ended")
+    client.speak(SECOND, "cut")
+    client.interrupt("i")
+
+    for utterance_id in ("ended", "cut"):
+        with pytest.raises(IllegalTransition, match="from sealed to open"):
+            client.speak(SECOND, utterance_id)
+
+
+def test_two_utterances_cannot_be_open_at_once_for_the_service_would_mix_them() -> None:
+    client = connected()
+    client.speak(SECOND, "a")
+    assert client.open_utterance == "a"
+
+    with pytest.raises(ProtocolViolation, match="'a' is still open"):
+        client.speak(SECOND, "b")
+
+    client.speak_end("a")
+    assert client.open_utterance is None
+    client.speak(SECOND, "b")
+
+
+@pytest.mark.parametrize(("opened", "state"), [(False, "unopened"), (True, "sealed")])
+def test_only_an_open_utterance_can_be_ended(opened: bool, state: str) -> None:
+    client = connected()
+    if opened:
+        say(client, "u")
+
+    with pytest.raises(IllegalTransition, match=f"from {state} to sealed"):
+        client.speak_end("u")
+
+
+# --- one story in every dialect -------------------------------------------------------------
+
+BOTH: list[ServerEvent] = [
+    AudioBufferAppended("s-1", "u", "t-1"),
+    TALKING,
+    SpeakStarted("s-2", "u", "t-1"),
+    AudioBufferCommitted("s-3", "u", "t-1"),
+    SpeakEnded("s-4", "u", "t-1"),
+    IDLE,
+]
+DIALECTS: dict[str, list[ServerEvent]] = {
+    "both": BOTH,
+    "both, duplicated": [event for event in BOTH for _ in range(2)],
+    "both, states after": [BOTH[0], BOTH[2], BOTH[1], BOTH[3], BOTH[4], BOTH[5]],
+    "both, rest before end": [*BOTH[:4], BOTH[5], BOTH[4]],
+    "states only": [BOTH[0], TALKING, BOTH[3], IDLE],
+    "speak events only": [BOTH[0], BOTH[2], BOTH[3], BOTH[4]],
+    "speak events with our event_id": [SpeakStarted("u"), SpeakEnded("u")],
+    "task ids only": [
+        AudioBufferAppended("s-1", None, "t-1"),
+        SpeakStarted("s-2", None, "t-1"),
+        SpeakEnded("s-3", None, "t-1"),
+    ],
+    "no ids at all": [SpeakStarted("s-1"), SpeakEnded("s-2")],
+    "no acks, states only": [TALKING, IDLE],
+}
+
+
+@pytest.mark.parametrize("events", DIALECTS.values(), ids=DIALECTS.keys())
+def test_each_fact_is_told_exactly_once_in_every_dialect(events: list[ServerEvent]) -> None:
+    client = connected()
+    say(client, "u")
+
+    meant = hear(client, *events)
+
+    assert sorted(meant, key=repr) == [
+        PoseChanged("idle"),
+        PoseChanged("talking"),
+        UtteranceOver("u", interrupted=False),
+        UtteranceStarted("u"),
+    ]
+    assert meant.index(UtteranceStarted("u")) < meant.index(UtteranceOver("u", False))
+
+
+def test_raw_events_carry_the_utterance_they_are_about() -> None:
+    client = connected()
+    say(client, "u")
+
+    events = [client.receive(encode_event(event), 0.0)[0] for event in DIALECTS["task ids only"]]
+
+    assert [getattr(event, "utterance_id", None) for event in events] == ["u"] * 3
+
+
+@pytest.mark.parametrize("dialect", ["source", "task", "task of the session", "none"])
+def test_utterances_in_a_row_are_told_apart(dialect: str) -> None:
+    client = connected()
+    say(client, "a")
+    say(client, "b")
+    dialects: dict[str, dict[str, tuple[str | None, str | None]]] = {
+        "source": {"a": ("a", None), "b": ("b", None)},
+        "task": {"a": (None, "t-a"), "b": (None, "t-b")},
+        "task of the session": {"a": (None, "t"), "b": (None, "t")},
+        "none": {"a": (None, None), "b": (None, None)},
+    }
+    ids = dialects[dialect]
+
+    meant = hear(
+        client,
+        *(AudioBufferAppended("s", *ids[each]) for each in "ab"),
+        *(AudioBufferCommitted("s", *ids[each]) for each in "ab"),
+        SpeakStarted("s", *ids["a"]),
+        SpeakEnded("s", *ids["a"]),
+        SpeakStarted("s", *ids["b"]),
+        SpeakEnded("s", *ids["b"]),
+    )
+
+    assert [event for event in meant if not isinstance(event, PoseChanged)] == [
+        UtteranceStarted("a"),
+        UtteranceOver("a", interrupted=False),
+        UtteranceStarted("b"),
+        UtteranceOver("b", interrupted=False),
+    ]
+
+
+def test_one_talk_over_two_utterances_ends_both_where_states_are_all_there_is() -> None:
+    client = connected()
+    say(client, "a", seconds=1)
+    say(client, "b", seconds=2)
+
+    meant = [*hear(client, TALKING, now_s=10.0), *hear(client, IDLE, now_s=13.1)]
+
+    assert meant == [
+        PoseChanged("talking"),
+        UtteranceStarted("a"),
+        PoseChanged("idle"),
+        UtteranceOver("a", interrupted=False),
+        UtteranceStarted("b"),
+        UtteranceOver("b", interrupted=False),
+    ]
+
+
+def test_a_rest_between_two_utterances_ends_only_the_first() -> None:
+    client = connected()
+    say(client, "a", seconds=1)
+    say(client, "b", seconds=2)
+
+    hear(client, TALKING, now_s=10.0)
+    meant = hear(client, IDLE, now_s=11.1)
+
+    assert meant == [PoseChanged("idle"), UtteranceOver("a", interrupted=False)]
+    assert UtteranceStarted("b") in hear(client, TALKING, now_s=11.3)
+
+
+def test_the_next_ones_start_ends_one_whose_end_was_never_told() -> None:
+    client = connected()
+    say(client, "a")
+    say(client, "b")
+
+    meant = hear(client, SpeakStarted("s", "a"), SpeakStarted("s", "b"), SpeakEnded("s", "a"))
+
+    assert [event for event in meant if not isinstance(event, PoseChanged)] == [
+        UtteranceStarted("a"),
+        UtteranceOver("a", interrupted=False),
+        UtteranceStarted("b"),
+    ]
+
+
+def test_a_pause_because_we_feed_too_slowly_is_not_the_end() -> None:
+    client = connected()
+    client.speak(SECOND, "u")
+
+    meant = hear(client, TALKING, IDLE)
+    client.speak(SECOND, "u")
+    meant += hear(client, TALKING)
+    client.speak_end("u")
+    assert UtteranceOver("u", interrupted=False) not in meant
+    meant += hear(client, AudioBufferCommitted("s", "u"), IDLE)
+
+    assert [event for event in meant if not isinstance(event, PoseChanged)] == [
+        UtteranceStarted("u"),
+        UtteranceOver("u", interrupted=False),
+    ]
+
+
+def test_an_utterance_that_ran_dry_is_over_when_its_end_is_taken() -> None:
+    """No state changes any more once the avatar rests, so the ack is the last word."""
+    client = connected()
+    client.speak(SECOND, "u")
+    hear(client, TALKING, IDLE)
+    client.speak_end("u")
+
+    assert hear(client, AudioBufferCommitted("s", "u")) == [UtteranceOver("u", interrupted=False)]
+
+
+# --- interrupts -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [AudioBufferCleared("s", "cut"), SpeakInterrupted("s", "u"), IDLE],
+        [SpeakInterrupted("s", "u"), AudioBufferCleared("s", "cut"), IDLE],
+        [IDLE, AudioBufferCleared("s", "cut")],
+        [AudioBufferCleared("s")],
+        [SpeakInterrupted("s")],
+        [AudioBufferCleared("s", "cut"), SpeakEnded("s", "u"), SpeakEnded("late")],
+    ],
+)
+def test_an_interrupted_utterance_is_over_once_however_it_is_told(
+    answers: list[ServerEvent],
+) -> None:
+    client = connected()
+    client.speak(SECOND, "u")
+    hear(client, SpeakStarted("s", "u"), TALKING)
+    client.interrupt("cut")
+
+    meant = hear(client, *answers)
+
+    assert [event for event in meant if isinstance(event, UtteranceOver)] == [
+        UtteranceOver("u", interrupted=True)
+    ]
+
+
+def test_an_interrupt_also_ends_what_had_not_begun() -> None:
+    client = connected()
+    say(client, "a")
+    say(client, "b")
+    hear(client, SpeakStarted("s", "a"))
+    client.interrupt("cut")
+
+    meant = hear(client, AudioBufferCleared("s", "cut"))
+
+    assert meant == [UtteranceOver("a", interrupted=True), UtteranceOver("b", interrupted=True)]
+
+
+def test_a_late_end_of_what_was_cut_does_not_touch_what_is_said_next() -> None:
+    client = connected()
+    client.speak(SECOND, "a")
+    hear(client, SpeakStarted("s", "a"), TALKING)
+    client.interrupt("cut")
+    say(client, "b")
+
+    meant = hear(client, AudioBufferCleared("s", "cut"), IDLE, SpeakEnded("s", "a"))
+    meant += hear(client, TALKING, SpeakStarted("s", "b"), SpeakEnded("s", "a"))
+
+    assert [event for event in meant if not isinstance(event, PoseChanged)] == [
+        UtteranceOver("a", interrupted=True),
+        UtteranceStarted("b"),
+    ]
+
+
+def test_an_interrupt_while_nothing_plays_is_legal_and_tells_nothing() -> None:
+    client = connected()
+    client.interrupt("cut")
+
+    assert hear(client, AudioBufferCleared("s", "cut")) == []
+
+
+# --- poses and errors -----------------------------------------------------------------------
+
+
+def test_after_speech_a_listener_listens_where_the_service_tells_no_poses() -> None:
+    client = connected()
+    client.start_listening()
+    say(client, "u")
+
+    meant = hear(client, SpeakStarted("s", "u"), SpeakEnded("s", "u"))
+
+    assert PoseChanged("listening") in meant
+    assert client.pose == "listening"
+
+
+def test_the_services_word_on_poses_goes_before_ours() -> None:
+    client = connected()
+    say(client, "u")
+
+    meant = hear(client, TALKING, SpeakStarted("s", "u"), SpeakEnded("s", "u"), LISTENING)
+
+    assert [event for event in meant if isinstance(event, PoseChanged)] == [
+        PoseChanged("talking"),
+        PoseChanged("listening"),
+    ]
+
+
+def test_an_error_names_the_utterance_it_is_about() -> None:
+    client = connected()
+    client.speak(SECOND, "u")
+
+    error = ErrorReported("video_starvation", "audio too slow", source_event_id="u")
+
+    (heard,) = client.receive(encode_event(error), 0.0)
+    assert isinstance(heard, ErrorReported)
+    assert heard.utterance_id == "u"
+
+
+# --- the watchdog ---------------------------------------------------------------------------
+
+
+def test_silence_counts_from_a_chunk_until_anything_at_all_comes_back() -> None:
+    client = connected()
+    assert client.silent_s(100.0) == 0.0
+
+    client.speak(SECOND, "u")
+    assert client.silent_s(100.5) == 0.0
+    assert client.silent_s(104.0) == 3.5
+
+    hear(client, AudioBufferAppended("s", "u"), now_s=104.1)
+    assert client.silent_s(200.0) == 0.0
+
+
+def test_a_long_rest_is_not_silence() -> None:
+    client = connected()
+    say(client, "u")
+    hear(client, *BOTH, now_s=1.0)
+
+    client.keep_alive()
+    client.start_listening()
+
+    assert client.silent_s(1_000.0) == client.silent_s(2_000.0) == 0.0
+
+
+def test_a_service_that_never_acknowledges_chunks_is_not_called_dead_while_it_talks() -> None:
+    """The oldest description of the events knows no acks: there, ten seconds of speech are sent
+    without a word back between its start and its end."""
+    client = connected()
+    client.speak(SECOND, "u")
+    hear(client, SpeakStarted("u"))
+
+    client.speak(SECOND, "u")
+
+    assert client.silent_s(10.0) == client.silent_s(20.0) == 0.0
+
+
+def test_an_hour_of_speech_is_not_remembered_for_ever() -> None:
+    client = connected()
+
+    for number in range(1_000):
+        say(client, f"u-{number}")
+        hear(
+            client,
+            AudioBufferAppended("s", f"u-{number}", f"t-{number}"),
+            SpeakStarted("s", f"u-{number}"),
+            SpeakEnded("s", f"u-{number}"),
+        )
+
+    book = client._book
+    assert len(book._all) < 100
+    assert len(book._tasks) < 100
+    assert not book._live
