@@ -128,7 +128,6 @@ def command_text(result: CommandResult) -> Lines:
     words = {
         "sent": "sent",
         "deferred": "accepted: done when the avatar falls silent",
-        "nothing_to_do": "nothing to do: the avatar says nothing",
         "accepted": "accepted",
     }
     yield words.get(str(result.outcome), str(result.outcome))

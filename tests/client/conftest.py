@@ -1,30 +1,37 @@
-"""A namespace of its own on the real Temporal server, with workers for the client's tests."""
+"""The client's world: its own namespace, real workers, the simulator, a real LiveKit server."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
-from datetime import timedelta
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from uuid import uuid4
 
+import numpy as np
 import pytest
 import pytest_asyncio
+import soundfile
 from google.protobuf.duration_pb2 import Duration
-from temporalio.api.enums.v1 import IndexedValueType
-from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
+from pydantic import SecretStr
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.worker import Worker
 
 from avatar_sessions import AvatarSessions, Seal, SessionRequest
-from avatar_sessions.contract import names
-from deploy.local.stack import TemporalServer
-from tests.client.owner import OWNER_QUEUE, Owner
-from workflows.session import AvatarSession
+from deploy.local.stack import LiveKitServer, TemporalServer
+from liveavatar_lite import WAYNE_AVATAR_ID, LiveAvatar
+from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
+from liveavatar_simulator.faults import Faults
+from workers.process import ensure_search_attributes, working
+from workers.settings import WorkerSettings
+from workers.wiring import Role, crew_for
 
-WAYNE = "dd73ea75-1218-4ef3-92ce-606d5f7fbc0a"
+API_KEY = "obviously-fake-liveavatar-key"
+SHORT_MS, LONG_MS = 200, 30_000
+
+
+def wanted(**fields: object) -> SessionRequest:
+    """A request for the sandbox's avatar."""
+    return SessionRequest.model_validate({"avatar_id": WAYNE_AVATAR_ID, "sandbox": True, **fields})
 
 
 async def new_namespace(temporal: TemporalServer, prefix: str) -> Client:
@@ -37,63 +44,97 @@ async def new_namespace(temporal: TemporalServer, prefix: str) -> Client:
             workflow_execution_retention_period=Duration(seconds=24 * 3600),
         )
     )
-    keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
-    await client.operator_service.add_search_attributes(
-        AddSearchAttributesRequest(
-            namespace=namespace,
-            search_attributes=dict.fromkeys(names.SEARCH_ATTRIBUTES, keyword),
-        )
-    )
-    return await Client.connect(
+    client = await Client.connect(
         temporal.address, namespace=namespace, data_converter=pydantic_data_converter
     )
+    await ensure_search_attributes(client)
+    return client
 
 
 @pytest.fixture(scope="session")
-def seal() -> Seal:
-    """The key that workers and client share."""
-    return Seal([Seal.new_key()])
+def seal_key() -> SecretStr:
+    """What workers and client share."""
+    return Seal.new_key()
+
+
+@pytest.fixture(scope="session")
+def seal(seal_key: SecretStr) -> Seal:
+    """Opens what the workers sealed."""
+    return Seal([seal_key])
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``short.wav``, ``long.wav``, and ``words.wav``, which is no audio."""
+    folder = tmp_path_factory.mktemp("clips")
+    for name, milliseconds in {"short": SHORT_MS, "long": LONG_MS}.items():
+        samples = np.zeros(24 * milliseconds, dtype=np.int16)
+        soundfile.write(folder / f"{name}.wav", samples, 24_000)
+    (folder / "words.wav").write_text("no audio")
+    return folder
 
 
 @pytest_asyncio.fixture(scope="session")
-async def client(temporal: TemporalServer) -> Client:
-    """A Temporal client of this folder's namespace, with nobody else in it."""
-    return await new_namespace(temporal, "client")
+async def _simulator(livekit: LiveKitServer) -> AsyncIterator[LiveAvatarSimulator]:
+    settings = SimulatorSettings.model_validate(
+        {
+            "api_keys": [API_KEY],
+            "port": 0,
+            "media_port": 0,
+            "join_rooms": False,  # what the client sees is the same, and two cores are not many
+            "livekit_url": livekit.url,
+            "livekit_api_key": livekit.api_key,
+            "livekit_api_secret": livekit.api_secret,
+            "start_delay_s": 0.0,
+            "connect_delay_s": 0.0,
+            "speak_start_latency_s": 0.0,
+            "interrupt_delay_s": 0.0,
+            "calls_per_s": 0,
+        }
+    )
+    async with LiveAvatarSimulator(settings) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def simulator(_simulator: LiveAvatarSimulator) -> Iterator[LiveAvatarSimulator]:
+    """LiveAvatar; what a test sets wrong is right again after it."""
+    yield _simulator
+    _simulator.faults = Faults()
 
 
 @pytest_asyncio.fixture(scope="session")
-async def owner(client: Client, seal: Seal) -> AsyncIterator[Owner]:
-    """Workers on all queues that a session needs: the real workflow, an owner without a socket."""
-    owner = Owner(client, seal)
-    provisioning: list[Callable[..., Any]] = [
-        owner.create_room,
-        owner.mint_token,
-        owner.start_session,
-        owner.grant_access,
-        owner.stop_session,
-        owner.clean_room,
-    ]
-    by_queue: dict[str, list[Callable[..., Any]]] = {
-        names.SESSIONS_TASK_QUEUE: provisioning,
-        names.STREAMS_TASK_QUEUE: [owner.stream_audio],
-        OWNER_QUEUE: [owner.deliver_command, owner.speak],
-    }
-    async with AsyncExitStack() as workers:
-        for queue, activities in by_queue.items():
-            worker = Worker(
-                client,
-                task_queue=queue,
-                workflows=[AvatarSession] if queue == names.SESSIONS_TASK_QUEUE else [],
-                activities=activities,
-                graceful_shutdown_timeout=timedelta(seconds=1),
-            )
-            await workers.enter_async_context(worker)
-        yield owner
+async def client(
+    temporal: TemporalServer,
+    livekit: LiveKitServer,
+    _simulator: LiveAvatarSimulator,
+    seal_key: SecretStr,
+    clip_folder: Path,
+) -> AsyncIterator[Client]:
+    """A Temporal client of this folder's namespace, with real workers in it."""
+    client = await new_namespace(temporal, "client")
+    settings = WorkerSettings.model_validate(
+        {
+            "LIVEAVATAR_API_KEY": API_KEY,
+            "LIVEAVATAR_API_URL": _simulator.url,
+            "LIVEKIT_URL": livekit.url,
+            "LIVEKIT_API_KEY": livekit.api_key,
+            "LIVEKIT_API_SECRET": livekit.api_secret,
+            "AVATAR_SESSIONS_SEAL_KEYS": seal_key.get_secret_value(),
+            "AVATAR_SESSIONS_CLIP_FOLDER": str(clip_folder),
+            "AVATAR_SESSIONS_DRAIN_TIMEOUT_S": 5,
+        }
+    )
+    async with (
+        LiveAvatar(settings.liveavatar_api_key, base_url=_simulator.url) as liveavatar,
+        working(crew_for(Role.ALL, client, settings, liveavatar), settings.drain_timeout_s),
+    ):
+        yield client
 
 
 @pytest_asyncio.fixture
-async def sessions(client: Client, seal: Seal, owner: Owner) -> AsyncIterator[AvatarSessions]:
-    """A client with workers behind it; what it leaves running is ended after the test."""
+async def sessions(client: Client, seal: Seal) -> AsyncIterator[AvatarSessions]:
+    """A client with workers behind it; what a test leaves running is ended after it."""
     sessions = AvatarSessions(client, seal)
     yield sessions
     async for session in sessions.list():
@@ -109,4 +150,4 @@ def key() -> str:
 @pytest.fixture
 def request_() -> SessionRequest:
     """What most tests start."""
-    return SessionRequest.model_validate({"avatar_id": WAYNE, "sandbox": True})
+    return wanted()
