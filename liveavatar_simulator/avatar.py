@@ -131,7 +131,7 @@ class LiveKitAvatar:
     def __init__(self, settings: SimulatorSettings, video: VideoSettings) -> None:
         height = min(HEIGHTS[video.quality], settings.max_video_height)
         self._settings = settings
-        self._face = Face.of_height(height)
+        self._face = Face(height)
         self._codec = CODECS[video.encoding]
         self._room = rtc.Room()
         self._audio = rtc.AudioSource(SAMPLE_RATE_HZ, 1, queue_size_ms=int(AUDIO_QUEUE_S * 1000))
@@ -152,7 +152,7 @@ class LiveKitAvatar:
         options = rtc.RoomOptions(auto_subscribe=False, connect_timeout=settings.join_timeout_s)
         try:
             async with asyncio.timeout(settings.join_timeout_s):
-                await self._face.prepare()
+                await self._face.prepare()  # done already, unless the size is a new one
                 await self._room.connect(url, token, options)
                 await self._publish()
         except (rtc.ConnectError, rtc.participant.PublishTrackError, TimeoutError) as error:
@@ -185,8 +185,10 @@ class LiveKitAvatar:
         """Show and sound the time that has just passed."""
         self._mouths.append(mouth_openness(pcm))
         elapsed_s = time.monotonic() - self._began_s
-        picture = await self._face.draw(elapsed_s, self._mouths[0], pose)
-        self._video.capture_frame(picture)
+        frame = self._face.draw(elapsed_s, self._mouths[0], pose)
+        self._video.capture_frame(
+            rtc.VideoFrame(frame.width, frame.height, rtc.VideoBufferType.I420, frame.buffer)
+        )
         await self._sound(pcm)
 
     async def _sound(self, pcm: bytes) -> None:

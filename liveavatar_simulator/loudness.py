@@ -8,7 +8,7 @@ import numpy as np
 
 QUIET_DB: Final = -45.0
 """The mouth is closed at and below this level (dB of full scale, root mean square)."""
-LOUD_DB: Final = -14.0
+LOUD_DB: Final = -12.0
 """The mouth is wide open at and above this level: loud speech."""
 
 

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from .avatar import HostedRooms
+from .face import Face
 from .faults import Faults
 from .ledger import Ledger
 from .media import MediaServer
@@ -53,6 +54,7 @@ class LiveAvatarSimulator:
             exits.push_async_callback(self._rooms.close)
             if settings.join_rooms:
                 await self._rooms.check()
+                await Face(settings.max_video_height).prepare()
             media = MediaServer(settings, self._service.find, lambda: self._service.faults)
             rest = RestServer()
             listener = bind(settings.host, settings.port)
