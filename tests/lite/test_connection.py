@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl as tls
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
+from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed as SocketClosed
@@ -99,16 +112,21 @@ Gate = Callable[[ServerConnection, Request], Response | None]
 
 
 @asynccontextmanager
-async def media_server(script: Script, gate: Gate | None = None) -> AsyncIterator[SecretStr]:
+async def media_server(
+    script: Script, gate: Gate | None = None, security: tls.SSLContext | None = None
+) -> AsyncIterator[SecretStr]:
     """Serves each connection by the script; yields the ws_url."""
 
     async def handle(socket: ServerConnection) -> None:
         with suppress(SocketClosed):
             await script(Media(socket))
 
-    async with serve(handle, "127.0.0.1", 0, process_request=gate, compression=None) as server:
+    async with serve(
+        handle, "127.0.0.1", 0, process_request=gate, compression=None, ssl=security
+    ) as server:
         port = next(iter(server.sockets)).getsockname()[1]
-        yield SecretStr(f"ws://127.0.0.1:{port}/session/{SECRET}")
+        scheme = "ws" if security is None else "wss"
+        yield SecretStr(f"{scheme}://127.0.0.1:{port}/session/{SECRET}")
 
 
 async def obedient(media: Media) -> None:
@@ -279,6 +297,43 @@ async def test_even_at_debug_level_no_log_shows_the_url_or_the_audio(
     assert not [record for record in mine if "agent.speak" in record.getMessage()]
 
 
+async def test_a_certificate_is_checked_against_the_given_context(tmp_path: Path) -> None:
+    server_tls, client_tls = self_signed(tmp_path)
+
+    async with media_server(obedient, security=server_tls) as ws_url:
+        with pytest.raises(NeverConnected, match="certificate"):
+            await LiteConnection.open(ws_url)
+
+        async with await LiteConnection.open(ws_url, ssl=client_tls) as connection:
+            await connection.speak(CHUNK, "u-1")
+
+
+def self_signed(folder: Path) -> tuple[tls.SSLContext, tls.SSLContext]:
+    """Contexts for a server on loopback and for a client that trusts it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "media server of a test")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    public = certificate.public_bytes(Encoding.PEM)
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "server.pem").write_bytes(private + public)
+    server_tls = tls.SSLContext(tls.PROTOCOL_TLS_SERVER)
+    server_tls.load_cert_chain(folder / "server.pem")
+    return server_tls, tls.create_default_context(cadata=public.decode())
+
+
 # --- talking --------------------------------------------------------------------------------
 
 
@@ -387,6 +442,23 @@ async def test_the_events_end_when_the_service_closes_and_the_code_is_kept(
         with pytest.raises(ConnectionLost) as failure:
             await connection.keep_alive()
         assert (failure.value.code, failure.value.reason) == (code, reason)
+
+
+async def test_a_socket_that_outlives_its_session_is_closed_by_us(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("liveavatar_lite.connection.FAREWELL_S", 0.1)
+
+    async def linger(media: Media) -> None:
+        await media.connect()
+        await media.emit(media.protocol.enter(SessionPhase.CLOSED))
+        await media.socket.wait_closed()
+
+    async with media_server(linger) as ws_url, await LiteConnection.open(ws_url) as connection:
+        events = await asyncio.wait_for(read_all(connection), 5)
+
+        assert events[-1] == SessionStateUpdated("disconnected")
+        assert connection.close_code == 1000
 
 
 async def test_a_session_that_ends_right_after_it_connected_is_told_as_ended() -> None:
