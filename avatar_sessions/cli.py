@@ -7,6 +7,7 @@ shows a traceback, nor a token that was not asked for.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -41,7 +42,9 @@ def main() -> NoReturn:
         status = run(sys.argv[1:])
     except KeyboardInterrupt:
         status = STOPPED
-    sys.stderr.flush()
+    with contextlib.suppress(BrokenPipeError):  # the reader has seen enough
+        sys.stdout.flush()
+        sys.stderr.flush()
     # Not sys.exit: the Temporal SDK's threads can abort an interpreter that finalizes right
     # after its last call ("PyGILState_Release ... finalizing", exit status 134).
     os._exit(status)
