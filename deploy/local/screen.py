@@ -142,7 +142,9 @@ class Screen:
             self._progress = None
 
     def _line(self, text: str = "") -> None:
-        self._out.write(f"{text}\n")
+        # On a terminal the line may begin with the ^C that somebody has just typed.
+        fresh = "\r\x1b[K" if self._out.isatty() else ""
+        self._out.write(f"{fresh}{text}\n")
         self._out.flush()
 
 

@@ -66,6 +66,7 @@ DYNAMIC_CONFIG = {
 }
 
 TEMPORAL_READY_WITHIN_S = 60.0
+TEMPORAL_STOP_WITHIN_S = 1.5  # it waits for long polls; its state is in memory and goes anyway
 LIVEKIT_READY_WITHIN_S = 30.0
 SIMULATOR_READY_WITHIN_S = 30.0
 WORKER_READY_WITHIN_S = 60.0
@@ -158,6 +159,7 @@ async def temporal_server(
             argv=_temporal_argv(source, settings),
             ready=ready,
             ready_within_s=TEMPORAL_READY_WITHIN_S,
+            stop_within_s=TEMPORAL_STOP_WITHIN_S,
         )
     )
     yield server
