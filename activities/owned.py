@@ -134,7 +134,7 @@ class OwnedSession:
                 return await self._result(StreamEnd.PROVIDER_CLOSED, None)
             self._ready(connection)
             await self._attend(connection)
-            if self.state is OwnedState.LETTING_GO:
+            if self.state in (OwnedState.LETTING_GO, OwnedState.CLOSED):
                 return await self._result(StreamEnd.RELEASED, connection)
             self._to(OwnedState.RECONNECTING)
             self._lost_at_s = time.monotonic()
@@ -286,13 +286,21 @@ class OwnedSession:
                 turn.end(UtteranceOutcome.LOST, time.monotonic())
             finally:
                 self._turn = None
-                if not turn.over:  # cancelled
-                    turn.end(UtteranceOutcome.CANCELLED, time.monotonic())
+                turn.end(UtteranceOutcome.CANCELLED, time.monotonic())  # unless it is over
+                await self._close_utterance(turn, connection)
             with contextlib.suppress(LiteError):  # the reader tells
                 await self._restore_pose()
             report = turn.report()
             self.spoken_ms += report.heard_ms
             return report
+
+    async def _close_utterance(self, turn: Turn, connection: LiteConnection) -> None:
+        """Leave no utterance open at LiveAvatar: the next one would be taken for its rest."""
+        with contextlib.suppress(LiteError):  # then the socket is gone, and it with it
+            async with self._wire:
+                if connection.open_utterance == turn.id:
+                    await connection.interrupt()
+                    self._sent()
 
     async def _feed(self, turn: Turn, connection: LiteConnection) -> None:
         chunker = Chunker()

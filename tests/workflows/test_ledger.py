@@ -66,7 +66,7 @@ def test_the_end_answers_everybody() -> None:
 
 
 def test_losing_the_avatar_renews_what_waits() -> None:
-    """A command that waited its turn behind long speech must not expire the moment the owner goes."""
+    """What waited its turn behind long speech must not expire the moment the owner goes."""
     book = ledger()
     entry = book.accept(Speak(clip=CLIP), "speak", NOW)
     book.speech.append(book.waiting.popleft())

@@ -1,0 +1,145 @@
+"""The owned session: one mouth, one order, and no utterance left open."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from activities.owned import NotReady, OwnedState
+from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutcome
+from avatar_sessions.contract.steps import StreamEnd
+from liveavatar_lite import SAMPLE_RATE_HZ
+from tests.activities.conftest import Owner
+
+
+def tone(seconds: float) -> bytes:
+    t = np.arange(int(SAMPLE_RATE_HZ * seconds)) / SAMPLE_RATE_HZ
+    return (0.3 * 32767 * np.sin(2 * np.pi * 220 * t)).astype("<i2").tobytes()
+
+
+async def until(condition: Callable[[], bool], within_s: float = 15) -> None:
+    give_up = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < give_up, "it never came true"
+        await asyncio.sleep(0.01)
+
+
+def commands(owner: Owner) -> list[str]:
+    return [command.type for command in owner.line.commands]
+
+
+async def test_an_utterance_is_sent_whole_under_one_id_and_heard(owner: Owner) -> None:
+    report = await owner.session.speak("u1", 1, tone(1.7))
+    assert report.outcome is UtteranceOutcome.SPOKEN
+    assert report.sent_ms == report.heard_ms == 1700
+    (played,) = owner.line.utterances
+    assert played.sent_ms == 1700
+    assert {one.event_id for one in owner.line.commands if one.type == "agent.speak"} == {"u1"}
+    assert commands(owner) == ["agent.speak"] * 3 + ["agent.speak_end"]
+
+
+async def test_two_utterances_take_turns(owner: Owner) -> None:
+    first, second = await asyncio.gather(
+        owner.session.speak("u1", 1, tone(0.8)), owner.session.speak("u2", 2, tone(0.5))
+    )
+    assert first.outcome is second.outcome is UtteranceOutcome.SPOKEN
+    assert second.started_at is not None
+    assert first.ended_at is not None
+    spoken = [one.event_id for one in owner.line.commands if one.type == "agent.speak"]
+    assert spoken == ["u1", "u1", "u2", "u2"]
+
+
+async def test_sending_stays_within_the_lead(owner: Owner) -> None:
+    speaking = asyncio.create_task(owner.session.speak("u1", 1, tone(8)))
+    await until(lambda: len(commands(owner)) >= 2)
+    await asyncio.sleep(1.0)
+    sent_ms = sum(one.pcm_ms or 0 for one in owner.line.commands)
+    assert sent_ms <= 1000 + 2000 + 1100  # heard, lead, and a chunk's slack on a busy machine
+    await owner.session.interrupt(1)
+    report = await speaking
+    assert report.outcome is UtteranceOutcome.INTERRUPTED
+    assert report.heard_ms <= report.sent_ms
+
+
+async def test_an_interrupt_is_always_sent_but_cuts_nothing_that_was_asked_later(
+    owner: Owner,
+) -> None:
+    """A plugin that sent it only while it believed the avatar to talk lost barge-in for weeks."""
+    assert await owner.session.interrupt(0) is CommandOutcome.SENT
+    await until(lambda: commands(owner) == ["agent.interrupt"])
+    speaking = asyncio.create_task(owner.session.speak("u2", 2, tone(0.6)))
+    await until(lambda: owner.session.speaking == "u2")
+    await owner.session.interrupt(1)
+    assert (await speaking).outcome is UtteranceOutcome.SPOKEN
+    assert commands(owner).count("agent.interrupt") == 1
+
+
+async def test_speech_that_arrives_after_its_interrupt_is_not_said(owner: Owner) -> None:
+    """Signal, activity and interrupt overtake each other: the number decides, not the moment."""
+    await owner.session.interrupt(3)
+    report = await owner.session.speak("u3", 3, tone(0.5))
+    assert report.outcome is UtteranceOutcome.INTERRUPTED
+    assert report.sent_ms == 0
+    assert (await owner.session.speak("u4", 4, tone(0.5))).outcome is UtteranceOutcome.SPOKEN
+
+
+async def test_a_cancelled_utterance_does_not_spoil_the_next(owner: Owner) -> None:
+    """A cancel in the middle of feeding left the utterance open at LiveAvatar, which takes the
+    next one for its rest: every later utterance of the connection was then lost."""
+    speaking = asyncio.create_task(owner.session.speak("u1", 1, tone(8)))
+    await until(lambda: "agent.speak" in commands(owner))
+    speaking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await speaking
+    assert (await owner.session.speak("u2", 2, tone(0.5))).outcome is UtteranceOutcome.SPOKEN
+    assert commands(owner).count("agent.interrupt") == 1
+
+
+async def test_a_pose_asked_for_during_speech_follows_it(owner: Owner) -> None:
+    speaking = asyncio.create_task(owner.session.speak("u1", 1, tone(0.6)))
+    await until(lambda: owner.session.speaking is not None)
+    assert await owner.session.set_pose(Pose.LISTENING) is CommandOutcome.DEFERRED
+    await speaking
+    await until(lambda: commands(owner)[-1] == "agent.start_listening")
+    assert commands(owner).index("agent.speak_end") < commands(owner).index("agent.start_listening")
+
+
+async def test_a_dropped_socket_loses_the_utterance_and_nothing_else(owner: Owner) -> None:
+    await owner.session.set_pose(Pose.LISTENING)
+    owner.simulator.faults.dropped_sockets = 1
+    report = await owner.session.speak("u1", 1, tone(8))
+    assert report.outcome is UtteranceOutcome.LOST
+    assert report.heard_ms <= report.sent_ms < 8000
+    await until(lambda: owner.session.state is OwnedState.READY)
+    assert owner.losses == 1
+    assert owner.gaps_ms[0] == 0
+    assert owner.gaps_ms[1] >= 1
+    assert (await owner.session.speak("u2", 2, tone(0.5))).outcome is UtteranceOutcome.SPOKEN
+    assert commands(owner).count("agent.start_listening") == 2, "the pose came back"
+
+
+async def test_stop_feeding_cancels_speech_and_refuses_more(owner: Owner) -> None:
+    speaking = asyncio.create_task(owner.session.speak("u1", 1, tone(8)))
+    await until(lambda: owner.session.speaking is not None)
+    owner.session.stop_feeding(1)
+    assert (await speaking).outcome is UtteranceOutcome.CANCELLED
+    with pytest.raises(NotReady):
+        await owner.session.speak("u2", 2, tone(0.5))
+    with pytest.raises(NotReady):
+        await owner.session.set_pose(Pose.IDLE)
+    assert owner.running is not None
+    result = await asyncio.wait_for(owner.running, 15)
+    assert result.end is StreamEnd.RELEASED
+
+
+async def test_closing_ends_everything_within_bounds(owner: Owner) -> None:
+    speaking = asyncio.create_task(owner.session.speak("u1", 1, tone(8)))
+    await until(lambda: owner.session.speaking is not None)
+    await asyncio.wait_for(owner.session.close(), 10)
+    await owner.session.close()
+    assert (await speaking).outcome is UtteranceOutcome.LOST
+    assert owner.session.state is OwnedState.CLOSED
