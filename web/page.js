@@ -24,11 +24,11 @@ export class Page {
   constructor() {
     byId("meter").append(...this.#bars);
     byId("sound").addEventListener("click", () => this.#toggleSound());
-    const stage = byId("stage");
+    const player = byId("player");
     const fullscreen = byId("fullscreen");
     fullscreen.hidden = !document.fullscreenEnabled;
     fullscreen.addEventListener("click", () =>
-      document.fullscreenElement ? document.exitFullscreen() : stage.requestFullscreen(),
+      document.fullscreenElement ? document.exitFullscreen() : player.requestFullscreen(),
     );
     document.addEventListener("fullscreenchange", () => {
       const label = document.fullscreenElement ? "Leave full screen" : "Full screen";
