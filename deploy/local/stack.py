@@ -66,8 +66,9 @@ DYNAMIC_CONFIG = {
 }
 
 TEMPORAL_READY_WITHIN_S = 60.0
-TEMPORAL_STOP_WITHIN_S = 1.5  # it waits for long polls; its state is in memory and goes anyway
 LIVEKIT_READY_WITHIN_S = 30.0
+# Temporal waits for long polls and LiveKit for guests; their state is in memory and goes anyway.
+SERVER_STOP_WITHIN_S = 1.5
 SIMULATOR_READY_WITHIN_S = 30.0
 WORKER_READY_WITHIN_S = 60.0
 WORKER_STOP_WITHIN_S = 15.0  # it gives up its sessions first
@@ -159,7 +160,7 @@ async def temporal_server(
             argv=_temporal_argv(source, settings),
             ready=ready,
             ready_within_s=TEMPORAL_READY_WITHIN_S,
-            stop_within_s=TEMPORAL_STOP_WITHIN_S,
+            stop_within_s=SERVER_STOP_WITHIN_S,
         )
     )
     yield server
@@ -271,6 +272,7 @@ async def livekit_server(
             },
             ready=ready,
             ready_within_s=LIVEKIT_READY_WITHIN_S,
+            stop_within_s=SERVER_STOP_WITHIN_S,
         )
     )
     yield server
@@ -427,7 +429,9 @@ async def worker(supervisor: Supervisor, stack: LocalStack) -> None:
             cwd=ROOT,
             ready=ready,
             ready_within_s=WORKER_READY_WITHIN_S,
-            stop_within_s=WORKER_STOP_WITHIN_S,
+            stop_within_s=# Temporal waits for long polls and LiveKit for guests; what they hold is in memory and goes anyway.
+SERVER_STOP_WITHIN_S = 1.5
+WORKER_STOP_WITHIN_S,
         )
     )
 
