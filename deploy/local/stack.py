@@ -429,9 +429,7 @@ async def worker(supervisor: Supervisor, stack: LocalStack) -> None:
             cwd=ROOT,
             ready=ready,
             ready_within_s=WORKER_READY_WITHIN_S,
-            stop_within_s=# Temporal waits for long polls and LiveKit for guests; what they hold is in memory and goes anyway.
-SERVER_STOP_WITHIN_S = 1.5
-WORKER_STOP_WITHIN_S,
+            stop_within_s=WORKER_STOP_WITHIN_S,
         )
     )
 
