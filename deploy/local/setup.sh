@@ -96,10 +96,13 @@ setup_requirements() {
     "$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check 'uv>=0.8,<1'
     export UV_CUSTOM_COMPILE_COMMAND="make requirements"
     for file in dev run; do
-        group=
-        if [ $file = dev ]; then group="--group dev"; fi
+        if [ $file = dev ]; then
+            more="--group dev"
+        else
+            more="-c requirements/dev.txt" # what runs is what was tested
+        fi
         # shellcheck disable=SC2086 # the words are meant to be split
-        "$folder/venv/bin/uv" pip compile pyproject.toml --all-extras $group --quiet \
+        "$folder/venv/bin/uv" pip compile pyproject.toml --all-extras $more --quiet \
             --universal --python-version 3.11 --generate-hashes \
             --no-emit-index-url --no-emit-find-links ${UPGRADE:+--upgrade} \
             -o requirements/$file.txt
