@@ -35,6 +35,8 @@ AUDIO_LEAD_S: Final = 0.08
 Video waits for it.
 """
 AUDIO_QUEUE_S: Final = 1.0
+SOUND_TIMEOUT_S: Final = 10.0
+"""Longer than any queue takes to drain: the media engine is gone."""
 AUDIO_CATCH_UP_S: Final = 0.3
 """More queued than this: silence is left out until it is less."""
 HEIGHTS: Final = {"very_high": 1080, "high": 720, "medium": 480, "low": 360}
@@ -199,7 +201,8 @@ class LiveKitAvatar:
             return
         if pcm:
             samples = len(pcm) // SAMPLE_BYTES
-            await self._audio.capture_frame(rtc.AudioFrame(pcm, SAMPLE_RATE_HZ, 1, samples))
+            async with asyncio.timeout(SOUND_TIMEOUT_S):
+                await self._audio.capture_frame(rtc.AudioFrame(pcm, SAMPLE_RATE_HZ, 1, samples))
 
     def hush(self) -> None:
         """Drop what is queued and not yet heard."""

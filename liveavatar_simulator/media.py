@@ -24,6 +24,7 @@ from liveavatar_lite.protocol import ServerProtocol
 from liveavatar_lite.protocol import SessionPhase as SocketPhase
 
 from .faults import Faults
+from .server import printable_host
 from .session import Session
 from .settings import SimulatorSettings
 
@@ -146,7 +147,7 @@ class MediaServer:
     async def open(self, listener: sockets.socket) -> None:
         """Serve on a socket that is already bound."""
         host, port = listener.getsockname()[:2]
-        self._origin = f"ws://{host}:{port}"
+        self._origin = f"ws://{self._settings.public_host or printable_host(host)}:{port}"
         self._server = await serve(
             self._serve_connection,
             sock=listener,

@@ -259,6 +259,12 @@ def _add_listing(app: FastAPI, service: LiveAvatarService, callers: Callers) -> 
         # LITE gets audio, not text.
         return envelope({"session_active": session.billing, "transcript_data": []})
 
+    @app.delete("/v1/sessions/{session_id}/events", dependencies=with_key)
+    async def delete_events(session_id: UUID) -> Reply:
+        if service.find(str(session_id)) is None:
+            raise refusals.session_not_found()
+        return envelope(None)
+
     @app.get("/v1/users/credits", dependencies=with_key)
     async def credits_left() -> Reply:
         return envelope({"credits_left": str(service.credits_left())})

@@ -54,6 +54,12 @@ def bind(host: str, port: int) -> socket.socket:
 _IN_USE: Final = frozenset({48, 98, 10048})  # macOS, Linux, Windows
 
 
+def printable_host(host: str) -> str:
+    """An address of this machine as it stands in a URL; for "all of them" the loopback one."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
+
+
 class _QuietServer(uvicorn.Server):
     """Signals are the process's business, not this server's."""
 

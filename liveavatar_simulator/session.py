@@ -186,6 +186,15 @@ class Session:
             asyncio.create_task(self._play(), name=f"{name}-play"),
             asyncio.create_task(self._watch_limits(), name=f"{name}-limits"),
         ]
+        for task in self._tasks:
+            task.add_done_callback(self._check_task)
+
+    def _check_task(self, task: asyncio.Task[None]) -> None:
+        """A session whose playback failed must not go on billing in silence."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("%s failed, the session ends", task.get_name(), exc_info=error)
+            self._leave_by_itself(SessionEndReason.SERVER_ERROR)
 
     async def end(self, reason: SessionEndReason) -> None:
         """End the session and wait until all of it is gone.

@@ -78,6 +78,9 @@ class SimulatorSettings(BaseSettings):
     media_port: Annotated[int, Field(ge=0, le=65535)] = 8091
     """WebSocket. 0 takes a free one."""
 
+    public_host: str | None = None
+    """What the host is called in ``ws_url``, where clients know it by another name."""
+
     # LiveKit: where hosted rooms are made.
     livekit_url: str = Field(
         default="ws://127.0.0.1:7880", validation_alias=AliasChoices("livekit_url", "LIVEKIT_URL")

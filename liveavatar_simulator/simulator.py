@@ -13,7 +13,7 @@ from .faults import Faults
 from .ledger import Ledger
 from .media import MediaServer
 from .rest import create_app
-from .server import RestServer, bind
+from .server import RestServer, bind, printable_host
 from .service import LiveAvatarService
 from .session import Session
 from .settings import SimulatorSettings
@@ -66,7 +66,7 @@ class LiveAvatarSimulator:
             await rest.open(app, listener)
             exits.push_async_callback(rest.close)
             host, port = listener.getsockname()[:2]
-            self.url = f"http://{host}:{port}"
+            self.url = f"http://{printable_host(host)}:{port}"
             self._exits = exits.pop_all()
         return self
 
