@@ -1,0 +1,207 @@
+"""docs/contract.md is what another language's backend goes by: it is run and compared."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+from pydantic import BaseModel
+from temporalio.client import Client
+
+from avatar_sessions import Seal
+from avatar_sessions.contract import messages, names
+from avatar_sessions.contract.states import (
+    TRANSITIONS,
+    CommandOutcome,
+    EndReason,
+    SessionState,
+    UtteranceOutcome,
+)
+from deploy.local.servers import Binary, find_temporal
+from deploy.local.settings import ROOT, LocalSettings
+from deploy.local.stack import TemporalServer
+
+DOC = (ROOT / "docs" / "contract.md").read_text()
+COMMAND_TIMEOUT_S = 40.0
+BUILD_TIMEOUT_S = 180.0
+# What these share stands in the table of CommandBase.
+COMMANDS = (
+    messages.Speak,
+    messages.Interrupt,
+    messages.SetPose,
+    messages.KeepAlive,
+    messages.End,
+)
+
+
+def blocks(mark: str, language: str) -> list[str]:
+    """The code blocks under a mark, in order."""
+    return re.findall(rf"<!-- {mark} -->\n```{language}\n(.*?)```", DOC, re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Every marked shell command, in order; the page tells one story from start to end."""
+    return [part for block in blocks("run", "bash") for part in block.strip().split("\n\n")]
+
+
+def documented_models() -> list[type[BaseModel]]:
+    told = [getattr(messages, name, None) for name in re.findall(r"^### `(\w+)`$", DOC, re.M)]
+    return [one for one in told if isinstance(one, type) and issubclass(one, BaseModel)]
+
+
+def table_under(heading: str) -> list[str]:
+    """First cells of the first table under a heading."""
+    section = DOC.split(f"\n### {heading}\n", 1)[1].split("\n#", 1)[0]
+    return re.findall(r"^\| `(\w+)` \|", section, re.M)
+
+
+@pytest.fixture(scope="module")
+def temporal_cli() -> Path:
+    """The ``temporal`` program that the stack resolves."""
+    source = find_temporal(LocalSettings(), sys.stderr)
+    found = source.path if isinstance(source, Binary) else shutil.which("temporal")
+    if found is None:
+        pytest.skip("no `temporal` program: only a running server, or the SDK's own download")
+    return Path(found)
+
+
+@pytest.fixture
+def environment(
+    temporal: TemporalServer, client: Client, clip_folder: Path, temporal_cli: Path
+) -> Mapping[str, str]:
+    """A terminal beside the stack, with the clip that the page speaks of."""
+    samples, rate = soundfile.read(clip_folder / "short.wav")
+    soundfile.write(clip_folder / "hello.flac", samples, rate)
+    return {
+        "PATH": f"{temporal_cli.parent}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(clip_folder),  # nobody's own Temporal configuration
+        "TEMPORAL_ADDRESS": temporal.address,
+        "TEMPORAL_NAMESPACE": client.namespace,
+    }
+
+
+async def shell(command: str, environment: Mapping[str, str]) -> str:
+    """What a command shows; it must succeed."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_shell(
+        f"{command} --output json", stdout=pipe, stderr=pipe, env=dict(environment)
+    )
+    try:
+        async with asyncio.timeout(COMMAND_TIMEOUT_S):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, f"{command}\n{out.decode()}{err.decode()}"
+    return out.decode()
+
+
+async def test_the_commands_tell_a_session_from_start_to_end(
+    environment: Mapping[str, str], seal: Seal
+) -> None:
+    shown = {command: await shell(command, environment) for command in commands()}
+
+    def answer(*words: str) -> Any:
+        found = [out for command, out in shown.items() if all(one in command for one in words)]
+        assert len(found) == 1, f"one command of {words}"
+        return json.loads(found[0])
+
+    access = messages.Access.model_validate(answer("--name attach", "ada")["result"])
+    assert seal.open(access.viewer.sealed_token).get_secret_value().startswith("eyJ")
+    assert answer("update-name attach")["updateResult"]["state"] == "LIVE"
+    spoken = messages.CommandResult.model_validate(answer("hello-1")["result"])
+    assert spoken.outcome is UtteranceOutcome.SPOKEN
+    status = answer("workflow query")["queryResult"][0]
+    assert messages.SessionStatus.model_validate(status).state is SessionState.LIVE
+    report = messages.SessionReport.model_validate(answer("result", "support-42")["result"])
+    assert report.end_reason is EndReason.REQUESTED
+    assert [one.id for one in report.utterances] == ["greeting", "hello-1"]
+    assert report.ignored_count == 0
+    other = messages.SessionReport.model_validate(answer("result", "support-43")["result"])
+    assert other.end_reason is EndReason.CANCELLED
+
+
+def test_every_message_is_told_with_exactly_its_fields() -> None:
+    told = {model: table_under(f"`{model.__name__}`") for model in documented_models()}
+
+    base = list(messages.CommandBase.model_fields)
+    for model, fields in told.items():
+        own = [field for field in model.model_fields if model not in COMMANDS or field not in base]
+        assert sorted(fields) == sorted(own), model.__name__
+    public = {
+        model
+        for model in vars(messages).values()
+        if isinstance(model, type)
+        and issubclass(model, messages.Incoming | messages.Outgoing)
+        and model not in (messages.Incoming, messages.Outgoing)
+    }
+    assert {model.__name__ for model in public} == {model.__name__ for model in told}
+
+
+def test_the_diagram_has_the_arrows_of_the_code() -> None:
+    drawn = set(re.findall(r"^    (\w+) --> (\w+)", DOC, re.M))
+
+    assert drawn == {(one, other) for one, others in TRANSITIONS.items() for other in others}
+
+
+def test_every_name_outcome_and_reason_is_told() -> None:
+    table = dict(re.findall(r"^\| `(\w+)` \| (ENDED|FAILED) \|", DOC, re.M))
+
+    assert table == {reason.value: reason.final_state.value for reason in EndReason}
+    words = [*CommandOutcome, *UtteranceOutcome, *names.SEARCH_ATTRIBUTES]
+    words += [names.WORKFLOW_TYPE, names.SESSIONS_TASK_QUEUE, names.QUERY_STATUS]
+    words += [names.UPDATE_ATTACH, names.UPDATE_PERFORM]
+    words += [names.SIGNAL_SPEAK, names.SIGNAL_INTERRUPT, names.SIGNAL_SET_POSE]
+    words += [names.SIGNAL_KEEP_ALIVE, names.SIGNAL_END]
+    assert [word for word in words if f"`{word}`" not in DOC] == []
+
+
+def program_of(language: str, folder: Path) -> list[str]:
+    """The page's program that opens a sealed value, ready to be run."""
+    (source,) = blocks("open", language)
+    tool = {"python": sys.executable, "js": shutil.which("node"), "go": shutil.which("go")}[
+        language
+    ]
+    if tool is None:
+        pytest.skip(f"nothing here runs {language}")
+    path = folder / f"open.{'cjs' if language == 'js' else language}"
+    path.write_text(source)
+    if language != "go":
+        return [tool, str(path)]
+    built = folder / "open"
+    subprocess.run([tool, "build", "-o", built, path], check=True, timeout=BUILD_TIMEOUT_S)
+    return [str(built)]
+
+
+@pytest.mark.timeout(BUILD_TIMEOUT_S + COMMAND_TIMEOUT_S)
+@pytest.mark.parametrize("language", ["python", "js", "go"])
+def test_a_sealed_value_is_opened_by_the_pages_program(
+    language: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Long, short and block-sized values, under the newer and the older of two keys."""
+    program = program_of(language, tmp_path_factory.mktemp("open"))
+    newer, older = Seal.new_key(), Seal.new_key()
+    keys = ",".join(key.get_secret_value() for key in (newer, older))
+
+    for secret, key in [("token" * 300, newer), ("t", older), ("sixteen letters.", older)]:
+        opened = subprocess.run(
+            program,
+            input=Seal([key]).seal(secret),
+            env=dict(os.environ) | {"AVATAR_SESSIONS_SEAL_KEYS": keys},
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
+        )
+        assert (opened.stdout.strip(), opened.returncode) == (secret, 0), opened.stderr
