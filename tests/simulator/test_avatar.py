@@ -1,0 +1,245 @@
+"""The avatar in a real LiveKit room, seen and heard by a real subscriber."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from livekit import api, rtc
+
+from deploy.local.stack import LiveKitServer
+from liveavatar_lite.audio import SAMPLE_RATE_HZ
+from liveavatar_lite.protocol import PoseChanged
+from liveavatar_lite.utterances import UtteranceOver, UtteranceStarted
+from tests.simulator.conftest import Caller, Simulate, connected, next_event, tone, until
+
+HEARD_LEVEL = 500
+"""Mean absolute sample above which something is heard; a tone at 0.3 has about 6,000."""
+
+
+@dataclass
+class Viewer:
+    """A participant that watches and listens."""
+
+    room: rtc.Room = field(default_factory=rtc.Room)
+    pictures: list[tuple[float, bytes]] = field(default_factory=list)
+    """Time and luma of each frame."""
+    levels: list[tuple[float, float]] = field(default_factory=list)
+    """Time and mean absolute sample of each 10 ms."""
+    publishers: set[str] = field(default_factory=set)
+    size: tuple[int, int] = (0, 0)
+
+    async def watch(self, track: rtc.RemoteTrack) -> None:
+        """Take what one track brings until it ends."""
+        if track.kind == rtc.TrackKind.KIND_VIDEO:
+            stream = rtc.VideoStream(track, format=rtc.VideoBufferType.I420)
+            async for seen in stream:
+                self.size = (seen.frame.width, seen.frame.height)
+                luma = bytes(seen.frame.data[: seen.frame.width * seen.frame.height])
+                self.pictures.append((time.monotonic(), luma))
+        else:
+            async for heard in rtc.AudioStream(track, sample_rate=SAMPLE_RATE_HZ, num_channels=1):
+                samples = np.frombuffer(heard.frame.data, np.int16).astype(np.float64)
+                self.levels.append((time.monotonic(), float(np.abs(samples).mean())))
+
+    def heard_between(self, begin_s: float, end_s: float) -> float:
+        """Mean level of that time."""
+        levels = [level for at_s, level in self.levels if begin_s <= at_s < end_s]
+        return float(np.mean(levels)) if levels else 0.0
+
+    def hears(self) -> bool:
+        """Whether the last tenth of a second was loud."""
+        now_s = time.monotonic()
+        return self.heard_between(now_s - 0.1, now_s) > HEARD_LEVEL
+
+
+@contextlib.asynccontextmanager
+async def viewing(url: str, token: str) -> AsyncIterator[Viewer]:
+    """A viewer in the room."""
+    viewer = Viewer()
+    watching: list[asyncio.Task[None]] = []
+
+    def subscribed(
+        track: rtc.RemoteTrack, _: rtc.RemoteTrackPublication, participant: rtc.RemoteParticipant
+    ) -> None:
+        viewer.publishers.add(participant.identity)
+        watching.append(asyncio.create_task(viewer.watch(track), name=f"watch-{track.kind}"))
+
+    viewer.room.on("track_subscribed", subscribed)
+    await viewer.room.connect(url, token)
+    try:
+        yield viewer
+    finally:
+        await viewer.room.disconnect()
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
+
+
+@pytest.fixture
+def of_livekit(livekit: LiveKitServer) -> dict[str, Any]:
+    """Settings of a simulator whose avatars join rooms."""
+    return {
+        "join_rooms": True,
+        "livekit_url": livekit.url,
+        "livekit_api_key": livekit.api_key,
+        "livekit_api_secret": livekit.api_secret,
+    }
+
+
+async def rooms_of(livekit: LiveKitServer) -> dict[str, int]:
+    """Names of the rooms that exist, and how many are in each."""
+    async with api.LiveKitAPI(livekit.url, livekit.api_key, livekit.api_secret) as admin:
+        listed = await admin.room.list_rooms(api.ListRoomsRequest())
+    return {room.name: room.num_participants for room in listed.rooms}
+
+
+async def test_a_viewer_sees_heygen_move_and_hears_what_was_sent(
+    simulate: Simulate, of_livekit: dict[str, Any]
+) -> None:
+    caller = await simulate(**of_livekit)
+    started = await caller.started(video_settings={"quality": "low", "encoding": "VP8"})
+    access = (started["livekit_url"], started["livekit_client_token"])
+    async with viewing(*access) as viewer, await connected(started) as connection:
+        await until(lambda: len(viewer.pictures) >= 10 and len(viewer.levels) >= 50)
+        assert not viewer.hears(), "an avatar that was given nothing is silent"
+
+        for loudness in (0.4, 0.05):
+            await connection.speak(tone(1.0, loudness=loudness), "u")
+        await connection.speak_end("u")
+        await next_event(connection, UtteranceOver)
+        await asyncio.sleep(0.3)  # what is on the way to the viewer
+
+        loud = [(at_s, level) for at_s, level in viewer.levels if level > HEARD_LEVEL]
+
+    assert viewer.publishers == {"heygen"}
+    assert viewer.size == (320, 180)
+    assert len({picture for _, picture in viewer.pictures}) > 20, "the picture moves"
+    first_s, last_s = loud[0][0], loud[-1][0]
+    assert last_s - first_s == pytest.approx(2.0, abs=0.4)
+    middle_s = (first_s + last_s) / 2
+    first_half = viewer.heard_between(first_s + 0.1, middle_s - 0.2)
+    second_half = viewer.heard_between(middle_s + 0.2, last_s - 0.1)
+    assert first_half / second_half == pytest.approx(8, rel=0.4), "loudness is what was sent"
+
+
+async def test_the_mouth_moves_with_the_sound(
+    simulate: Simulate, of_livekit: dict[str, Any]
+) -> None:
+    caller = await simulate(**of_livekit)
+    started = await caller.started(video_settings={"encoding": "VP8"})
+    access = (started["livekit_url"], started["livekit_client_token"])
+    async with viewing(*access) as viewer, await connected(started) as connection:
+        await until(lambda: len(viewer.pictures) >= 20)
+        quiet = [picture for _, picture in viewer.pictures[-10:]]
+        await connection.speak(tone(3.0, loudness=0.9), "u")
+        await until(viewer.hears)
+        began = len(viewer.pictures)
+        await until(lambda: len(viewer.pictures) >= began + 15)
+        loud = [picture for _, picture in viewer.pictures[began + 5 : began + 15]]
+
+    def mouth_luma(pictures: list[bytes]) -> float:
+        planes = [np.frombuffer(each, np.uint8).reshape(180, 320) for each in pictures]
+        return float(np.mean([plane[102:114, 153:167].mean() for plane in planes]))
+
+    assert mouth_luma(quiet) - mouth_luma(loud) > 15, "an open mouth is darker than skin"
+
+
+async def test_an_interrupt_is_heard_at_once(
+    simulate: Simulate, of_livekit: dict[str, Any]
+) -> None:
+    caller = await simulate(**of_livekit)
+    started = await caller.started(video_settings={"encoding": "VP8"})
+    access = (started["livekit_url"], started["livekit_client_token"])
+    async with viewing(*access) as viewer, await connected(started) as connection:
+        await until(lambda: len(viewer.levels) >= 50)
+        await connection.speak(tone(8.0), "u")
+        await next_event(connection, UtteranceStarted)
+        await until(viewer.hears)
+
+        await connection.interrupt()
+        interrupted_s = time.monotonic()
+        await until(lambda: not viewer.hears())
+        silent_after_s = time.monotonic() - interrupted_s
+
+    assert silent_after_s < 1.5
+
+
+async def test_a_stop_takes_the_avatar_out_and_deletes_the_hosted_room(
+    simulate: Simulate, of_livekit: dict[str, Any], livekit: LiveKitServer
+) -> None:
+    caller = await simulate(**of_livekit)
+    started = await caller.started()
+    room = started["session_id"]
+    assert room in await rooms_of(livekit)
+
+    await caller.stop(started["session_id"])
+
+    assert room not in await rooms_of(livekit)
+
+
+async def test_the_avatar_joins_a_room_of_ones_own_and_leaves_it_standing(
+    simulate: Simulate, of_livekit: dict[str, Any], livekit: LiveKitServer
+) -> None:
+    caller = await simulate(**of_livekit)
+    room = f"own-{time.monotonic_ns()}"
+
+    def token(identity: str) -> str:
+        grants = api.VideoGrants(room_join=True, room=room)
+        access = api.AccessToken(livekit.api_key, livekit.api_secret)
+        return access.with_identity(identity).with_grants(grants).to_jwt()
+
+    async with viewing(livekit.url, token("viewer")) as viewer:
+        started = await caller.started(
+            livekit_config={
+                "livekit_url": livekit.url,
+                "livekit_room": room,
+                "livekit_client_token": token("my-avatar"),
+            }
+        )
+        await until(lambda: bool(viewer.pictures), within_s=10)
+        await caller.stop(started["session_id"])
+        await until(lambda: not viewer.room.remote_participants)
+        assert room in await rooms_of(livekit)
+
+    assert viewer.publishers == {"my-avatar"}
+    line = caller.line(started["session_id"])
+    assert (line.room, line.room_kind) == (room, "own")
+
+
+async def test_a_start_that_cannot_reach_the_room_is_500_and_bills_nothing(
+    simulate: Simulate, of_livekit: dict[str, Any]
+) -> None:
+    caller = await simulate(**of_livekit, join_timeout_s=1.0)
+    nowhere = {
+        "livekit_url": "ws://127.0.0.1:9",
+        "livekit_room": "r",
+        "livekit_client_token": "not-a-token",
+    }
+
+    reply = await caller.start(await caller.mint(livekit_config=nowhere))
+
+    assert reply.status_code == 500
+    assert reply.json()["code"] == 5000
+    assert caller.simulator.ledger().started == 0
+
+
+async def test_the_end_of_the_simulator_leaves_no_room_behind(
+    simulate: Simulate, of_livekit: dict[str, Any], livekit: LiveKitServer
+) -> None:
+    caller: Caller = await simulate(**of_livekit)
+    started = await caller.started()
+    async with await connected(started) as connection:
+        await connection.start_listening()
+        await next_event(connection, PoseChanged)
+
+        await caller.simulator.__aexit__(None, None, None)
+
+    assert started["session_id"] not in await rooms_of(livekit)
+    assert caller.simulator.ledger().open == 0

@@ -1,0 +1,81 @@
+"""The command line, as a process: one line when ready, one sentence when not, a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+async def run(*arguments: str, **environment: str) -> asyncio.subprocess.Process:
+    """Start the simulator without LiveKit on free ports, unless told otherwise."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "liveavatar_simulator", *arguments),
+        cwd=ROOT,
+        env=os.environ | {"SIMULATOR_PORT": "0", "SIMULATOR_MEDIA_PORT": "0"} | environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def failure_of(process: asyncio.subprocess.Process) -> tuple[int | None, str]:
+    """Exit status and what it said of one that does not start."""
+    async with asyncio.timeout(30):
+        _, said = await process.communicate()
+    return process.returncode, said.decode()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_it_says_where_it_is_and_ends_cleanly_on_a_signal(number: signal.Signals) -> None:
+    process = await run("--no-livekit")
+    assert process.stdout is not None
+    async with asyncio.timeout(30):
+        line = (await process.stdout.readline()).decode()
+    url = re.search(r"http://127\.0\.0\.1:\d+", line)
+    assert url is not None, line
+    async with httpx.AsyncClient(trust_env=False) as client:
+        ledger = (await client.get(f"{url[0]}/simulator/ledger")).json()
+    began_s = time.monotonic()
+
+    process.send_signal(number)
+    status, said = await failure_of(process)
+
+    assert ledger["open"] == 0
+    assert (status, said) == (0, "")
+    assert time.monotonic() - began_s < 8
+
+
+async def test_a_port_in_use_is_one_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, said = await failure_of(await run("--no-livekit", "--port", str(port)))
+
+    assert status == 3
+    assert f"port {port} on 127.0.0.1 is in use" in said
+    assert len(said.splitlines()) == 1
+
+
+async def test_no_livekit_is_one_sentence() -> None:
+    status, said = await failure_of(await run("--livekit-url", "ws://127.0.0.1:9"))
+
+    assert status == 4
+    assert "LiveKit at ws://127.0.0.1:9 cannot be used" in said
+    assert len(said.splitlines()) == 1
+
+
+async def test_a_bad_setting_is_named() -> None:
+    status, said = await failure_of(await run("--no-livekit", SIMULATOR_FPS="many"))
+
+    assert status == 2
+    assert "SIMULATOR_FPS" in said
+    assert len(said.splitlines()) == 1
