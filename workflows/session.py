@@ -41,6 +41,7 @@ with workflow.unsafe.imports_passed_through():
         BEFORE_LIVE,
         CommandOutcome,
         EndReason,
+        Pose,
         SessionState,
         UtteranceOutcome,
     )
@@ -87,6 +88,7 @@ class AvatarSession:
         self._provider = Provider(self._life)
         self._last_asked_at = info.start_time
         self._awaited_speaks = 0
+        self._pose = Pose.IDLE
         self._serving: list[asyncio.Task[None]] = []
         self._opening: asyncio.Task[None] | None = None
 
@@ -217,6 +219,8 @@ class AvatarSession:
             if outcome is not None and entry.result is None:
                 ledger.waiting.remove(entry)
                 ledger.finish(entry, outcome)
+                if isinstance(entry.command, SetPose):
+                    self._pose = entry.command.pose
 
     async def _deliver(self, entry: Entry) -> CommandOutcome | None:
         """Put a command into the owner's inbox; None when the owner did not answer."""
@@ -614,6 +618,7 @@ class AvatarSession:
             live_at=life.live_at,
             ends_at=life.ends_at,
             speaking=ledger.speaking.id if ledger.speaking else None,
+            pose=self._pose,
             waiting_commands=len(ledger.waiting) + len(ledger.speech),
             utterances=ledger.totals().count,
             ignored_messages=ledger.ignored_count,

@@ -251,6 +251,8 @@ class SessionStatus(Outgoing):
     """When the duration limit will end it."""
     speaking: str | None = None
     """The utterance that is being spoken."""
+    pose: Pose = Pose.IDLE
+    """What the avatar was last told to do while it is silent."""
     waiting_commands: int = 0
     utterances: int = 0
     ignored_messages: int = 0

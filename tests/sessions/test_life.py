@@ -72,6 +72,7 @@ async def test_a_session_is_started_managed_and_ended(platform: Platform) -> Non
     status = await session.status()
     assert status.state is SessionState.LIVE
     assert status.utterances == 1
+    assert status.pose is Pose.LISTENING
 
     report = await session.end()
     assert report.state is SessionState.ENDED

@@ -1,0 +1,1 @@
+"""Figures: measured on real servers, printed with the machine they were taken on."""
