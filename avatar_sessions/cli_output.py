@@ -212,9 +212,7 @@ def report_text(report: SessionReport) -> Lines:
     if report.totals.count > len(shown):
         yield f"  and {report.totals.count - len(shown)} more"
     yield from _fields(
-        ("takeovers", f"{report.takeovers}, {report.gaps_ms} ms without an owner")
-        if report.takeovers or report.gaps_ms
-        else ("takeovers", None),
+        ("recovery", _recovery(report)),
         ("ignored", f"{report.ignored_count} messages" if report.ignored_count else None),
         ("cleanup", _cleanup(report)),
     )
@@ -235,6 +233,15 @@ def _totals(report: SessionReport) -> str:
         f"{totals.by_outcome[one]} {one}" for one in UtteranceOutcome if totals.by_outcome.get(one)
     ]
     return f"{', '.join(outcomes)}; {_seconds(totals.heard_ms)} heard"
+
+
+def _recovery(report: SessionReport) -> str | None:
+    if not (report.takeovers or report.reconnects or report.gaps_ms):
+        return None
+    return (
+        f"{report.takeovers} takeovers, {report.reconnects} reconnects,"
+        f" {_seconds(report.gaps_ms)} without an owner"
+    )
 
 
 def _cleanup(report: SessionReport) -> str:

@@ -184,27 +184,28 @@ class AvatarSessions:
         session = self._session(key, None)
         attach = as_json(Attach(viewer_identity=viewer_identity))
         update_id = str(uuid4())
+        run_id: str | None = None
 
         async def ask() -> object:
-            if session.run_id is not None:  # started; its answer was lost on the way
-                handle = self._calls.client.get_workflow_handle(
-                    session.workflow_id, run_id=session.run_id
-                )
+            nonlocal run_id
+            if run_id is not None:  # started; its answer was lost on the way
+                handle = self.temporal.get_workflow_handle(session.workflow_id, run_id=run_id)
                 return await handle.execute_update(names.UPDATE_ATTACH, attach, id=update_id)
             operation: WithStartWorkflowOperation[Any, Any] = WithStartWorkflowOperation(
                 names.WORKFLOW_TYPE, as_json(request), **self._start_options(key, request)
             )
             try:
-                return await self._calls.client.execute_update_with_start_workflow(
+                return await self.temporal.execute_update_with_start_workflow(
                     names.UPDATE_ATTACH,
                     attach,
                     id=update_id,
                     start_workflow_operation=operation,
                 )
             finally:
-                session._run_id = await _started_run(operation)
+                run_id = await _started_run(operation)
 
-        return session, await session._attached(ask, timeout_s)
+        access = await session.attached_by(ask, timeout_s)
+        return self._session(key, run_id), access
 
     # ------------------------------------------------------------ finding
 

@@ -175,9 +175,10 @@ class Session:
                 names.UPDATE_ATTACH, _json(request), id=update_id
             )
 
-        return await self._attached(ask, timeout_s)
+        return await self.attached_by(ask, timeout_s)
 
-    async def _attached(self, ask: Callable[[], Awaitable[object]], timeout_s: float) -> Access:
+    async def attached_by(self, ask: Callable[[], Awaitable[object]], timeout_s: float) -> Access:
+        """Access by a given way of asking for it: what ``attach`` and ``open`` share."""
         if self._seal is None:
             raise SealKeysUnusable(
                 "AVATAR_SESSIONS_SEAL_KEYS is not set: access to a room is sealed; set the keys"

@@ -21,6 +21,7 @@ from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_lite import WAYNE_AVATAR_ID, LiveAvatar
 from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
 from liveavatar_simulator.faults import Faults
+from tests.secret_scan import remember
 from workers.process import ensure_search_attributes, working
 from workers.settings import WorkerSettings
 from workers.wiring import Role, crew_for
@@ -54,7 +55,9 @@ async def new_namespace(temporal: TemporalServer, prefix: str) -> Client:
 @pytest.fixture(scope="session")
 def seal_key() -> SecretStr:
     """What workers and client share."""
-    return Seal.new_key()
+    key = Seal.new_key()
+    remember(key.get_secret_value(), "a seal key")
+    return key
 
 
 @pytest.fixture(scope="session")
