@@ -5,6 +5,7 @@ Knows nothing of what is being told. Not a logger: logs go to files.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -55,7 +56,7 @@ class Progress:
         self._clock = clock
         self._tty = stream.isatty()
         self._started_at = clock()
-        self._shown_at = self._started_at - (TTY_INTERVAL_S if self._tty else 0.0)
+        self._shown_at = -math.inf if self._tty else self._started_at
 
     @property
     def elapsed_s(self) -> float:

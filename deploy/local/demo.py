@@ -49,6 +49,7 @@ DEMO_FOLDER = ROOT / ".demo"
 LOGS = DEMO_FOLDER / "logs"
 CLIPS = DEMO_FOLDER / "clips"
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 130
 """Exit status for a demo that was ended before it had shown everything."""
 
@@ -239,7 +240,7 @@ class Demo:
                 if not conversation.started and problem is not None:
                     raise problem
                 ending = await _end(conversation, stack, complete=complete)
-        except (asyncio.CancelledError, AvatarSessionsError):
+        except BaseException:
             # A part of the stack has died, or somebody has no patience: nothing of ours can end
             # the session any more.
             await conversation.stop_billing()
@@ -316,7 +317,7 @@ def _figures(conversation: Conversation, ending: Ending) -> DemoReport:
 
 
 class Stop:
-    """Ctrl-C and SIGTERM: asked once, things end in order; asked twice, at once."""
+    """Ctrl-C, SIGTERM, a closed terminal: asked once, things end in order; twice, at once."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
@@ -329,12 +330,12 @@ class Stop:
         """Take the signals, for the task that enters this."""
         loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
-        for sign in (signal.SIGINT, signal.SIGTERM):
+        for sign in STOP_SIGNALS:
             loop.add_signal_handler(sign, self._on_signal)
         try:
             yield
         finally:
-            for sign in (signal.SIGINT, signal.SIGTERM):
+            for sign in STOP_SIGNALS:
                 loop.remove_signal_handler(sign)
 
     @contextlib.contextmanager

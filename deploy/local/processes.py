@@ -142,6 +142,10 @@ class Supervisor:
     ) -> None:
         await self.end_all()
 
+    def log_of(self, name: str) -> Path:
+        """Where the child of this name writes to."""
+        return self.logs / f"{name.lower().replace(' ', '-')}.log"
+
     async def start(self, spec: ChildSpec) -> Child:
         """Start a child and wait until its probe says it is ready.
 
@@ -150,7 +154,7 @@ class Supervisor:
             NotReady: it was not ready within `spec.ready_within_s`.
             OSError: the program could not be started.
         """
-        log = self.logs / f"{spec.name.lower().replace(' ', '-')}.log"
+        log = self.log_of(spec.name)
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 *spec.argv,

@@ -25,6 +25,7 @@ class Screen:
         self._out = out
         self._style = Style(enabled=colours and out.isatty())
         self._progress: Progress | None = None
+        self._gone = False
         self._story_began_at = time.monotonic()
 
     # ---------------------------------------------------------------- while things come up
@@ -38,6 +39,8 @@ class Screen:
 
     def waiting(self, name: str, waited_s: float) -> None:
         """A part is coming up; called many times a second."""
+        if self._gone:
+            return
         if self._progress is None:
             self._progress = Progress(self._out, f"  {name:<{_LABEL}}")
         self._progress.update("starting" if waited_s < 10 else "still starting")
@@ -143,9 +146,14 @@ class Screen:
 
     def _line(self, text: str = "") -> None:
         # On a terminal the line may begin with the ^C that somebody has just typed.
-        fresh = "\r\x1b[K" if self._out.isatty() else ""
-        self._out.write(f"{fresh}{text}\n")
-        self._out.flush()
+        if self._gone:
+            return
+        try:
+            fresh = "\r\x1b[K" if self._out.isatty() else ""
+            self._out.write(f"{fresh}{text}\n")
+            self._out.flush()
+        except OSError:  # the terminal was closed, or the reader of a pipe has left:
+            self._gone = True  # there is still a session to end
 
 
 def _start(report: SessionReport) -> str:

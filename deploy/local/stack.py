@@ -21,26 +21,18 @@ from urllib.parse import urlsplit
 
 import httpx
 from pydantic import SecretStr
-from temporalio.api.enums.v1 import IndexedValueType, TaskQueueType
+from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import (
     AddSearchAttributesRequest,
     ListSearchAttributesRequest,
 )
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import (
-    DescribeNamespaceRequest,
-    DescribeTaskQueueRequest,
-)
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError
 
-from avatar_sessions.contract.names import (
-    SEARCH_ATTRIBUTES,
-    SESSIONS_TASK_QUEUE,
-    STREAMS_TASK_QUEUE,
-)
+from avatar_sessions.contract.names import SEARCH_ATTRIBUTES
 from avatar_sessions.seal import Seal
 from deploy.local.errors import ServerUnavailable
 from deploy.local.ports import LOOPBACK, free_port, require_free
@@ -71,6 +63,7 @@ LIVEKIT_READY_WITHIN_S = 30.0
 SERVER_STOP_WITHIN_S = 1.5
 SIMULATOR_READY_WITHIN_S = 30.0
 WORKER_READY_WITHIN_S = 60.0
+WORKER_READY = b"worker ready"
 WORKER_STOP_WITHIN_S = 15.0  # it gives up its sessions first
 
 
@@ -390,7 +383,7 @@ class LocalStack:
 
 
 async def worker(supervisor: Supervisor, stack: LocalStack) -> None:
-    """Start one worker process with all roles, and wait until it polls its task queues."""
+    """Start one worker process with all roles, and wait until it says that it works."""
     environment = {
         **stack.temporal.environment,
         "LIVEAVATAR_API_URL": stack.provider.url,
@@ -401,24 +394,11 @@ async def worker(supervisor: Supervisor, stack: LocalStack) -> None:
         "AVATAR_SESSIONS_SEAL_KEYS": stack.seal_keys.get_secret_value(),
         "AVATAR_SESSIONS_CLIP_FOLDER": str(stack.clip_folder),
     }
-    client = await stack.temporal.client()
-    polled = (
-        (SESSIONS_TASK_QUEUE, TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW),
-        (STREAMS_TASK_QUEUE, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY),
-    )
+    # Not by asking Temporal for pollers: it remembers those of the last five minutes.
+    log = supervisor.log_of("Worker")
 
     async def ready() -> bool:
-        for name, kind in polled:
-            reply = await client.workflow_service.describe_task_queue(
-                DescribeTaskQueueRequest(
-                    namespace=stack.temporal.namespace,
-                    task_queue=TaskQueue(name=name),
-                    task_queue_type=kind,
-                )
-            )
-            if not reply.pollers:
-                return False
-        return True
+        return WORKER_READY in log.read_bytes()
 
     await supervisor.start(
         ChildSpec(

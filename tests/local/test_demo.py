@@ -13,14 +13,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
+from pydantic import SecretStr
 
 from deploy.local import demo
 from deploy.local.ports import LOOPBACK, free_port, port_holder
 from deploy.local.processes import accepts_connections
 from deploy.local.settings import ROOT
 from deploy.local.stack import LiveKitServer, TemporalServer
+from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
 
 RUN_WITHIN_S = 100.0
+LIVE_KEY = "not-a-real-liveavatar-key"
 PORTS = (
     "TEMPORAL_PORT",
     "TEMPORAL_UI_PORT",
@@ -116,7 +120,9 @@ def start_demo(temporal: TemporalServer, livekit: LiveKitServer) -> Start:
     """Starts demos; whatever a test leaves running is ended."""
 
     @asynccontextmanager
-    async def start(*arguments: str, own_servers: bool = False) -> AsyncIterator[Running]:
+    async def start(
+        *arguments: str, own_servers: bool = False, **environment: str
+    ) -> AsyncIterator[Running]:
         ports = {name: free_port() for name in PORTS}
         shared = {
             "TEMPORAL_ADDRESS": temporal.address,
@@ -134,6 +140,7 @@ def start_demo(temporal: TemporalServer, livekit: LiveKitServer) -> Start:
                 **os.environ,
                 **{name: str(port) for name, port in ports.items()},
                 **({} if own_servers else shared),
+                **environment,
             },
         )
         try:
@@ -173,7 +180,7 @@ async def test_the_demo_runs_on_servers_of_its_own_with_nobody_at_the_keyboard_a
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_ctrl_c_ends_the_session_before_the_servers_go(
     start_demo: Start, sign: signal.Signals
 ) -> None:
@@ -203,6 +210,73 @@ async def test_a_part_that_dies_ends_the_demo_and_is_told_with_its_last_lines(
     assert status == 1, running.output
     assert "Simulator ended by itself (signal 9)" in running.output
     assert "Traceback" not in running.output
+
+
+@pytest_asyncio.fixture
+async def service(livekit: LiveKitServer) -> AsyncIterator[LiveAvatarSimulator]:
+    """Stands in for LiveAvatar itself: the demo does not know that it is a simulator."""
+    settings = SimulatorSettings(
+        port=0,
+        media_port=0,
+        livekit_url=livekit.url,
+        livekit_api_key=livekit.api_key,
+        livekit_api_secret=SecretStr(livekit.api_secret),
+        api_keys=(SecretStr(LIVE_KEY),),
+        max_video_height=360,
+    )
+    async with LiveAvatarSimulator(settings) as simulator:
+        yield simulator
+
+
+def live(service: LiveAvatarSimulator) -> dict[str, str]:
+    """The environment of somebody who has an API key."""
+    return {"LIVEAVATAR_API_KEY": LIVE_KEY, "LIVEAVATAR_API_URL": service.url}
+
+
+@pytest.mark.timeout(150)
+async def test_live_it_uses_the_service_in_sandbox_mode(
+    start_demo: Start, service: LiveAvatarSimulator, tmp_path: Path
+) -> None:
+    file = tmp_path / "report.json"
+
+    async with start_demo("--live", "--once", "--report", str(file), **live(service)) as running:
+        status = await running.ended()
+
+    assert status == 0, running.output
+    assert LIVE_KEY not in running.output
+    (line,) = service.ledger().sessions
+    assert line.is_sandbox
+    assert line.room_kind == "hosted"
+    report = json.loads(file.read_text())
+    assert report["provider"] == {"started": 1, "stopped": 1, "open": 0}
+    assert report["viewer"]["video_frames"] > 50
+
+
+@pytest.mark.timeout(150)
+async def test_a_live_session_is_stopped_even_when_nothing_of_ours_is_left_to_end_it(
+    start_demo: Start, service: LiveAvatarSimulator
+) -> None:
+    """With the worker dead, LiveAvatar would bill until its own limits say stop."""
+    async with start_demo("--live", **live(service)) as running:
+        await running.until("speaking")
+        os.kill(await _child_of(running.process.pid, "-m workers"), signal.SIGKILL)
+        status = await running.ended()
+
+    assert status == 1, running.output
+    assert "Worker ended by itself (signal 9)" in running.output
+    ledger = service.ledger()
+    assert (ledger.started, ledger.open) == (1, 0)
+
+
+async def _child_of(parent: int, words: str) -> int:
+    """Process id of the child whose command line has these words."""
+    ps = await asyncio.create_subprocess_exec(
+        *("ps", "-A", "-o", "pid=,ppid=,args="), stdout=asyncio.subprocess.PIPE
+    )
+    listing, _ = await asyncio.wait_for(ps.communicate(), 10)
+    rows = (row.split(None, 2) for row in listing.decode().splitlines())
+    (child,) = [int(row[0]) for row in rows if int(row[1]) == parent and words in row[2]]
+    return child
 
 
 def _listener(port: int) -> int:
