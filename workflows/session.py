@@ -83,10 +83,10 @@ class AvatarSession:
         key = names.session_key_of(info.workflow_id)
         tenant = self._request.tenant if self._request else None
         ttl_s = self._request.command_ttl_s if self._request else 1.0
-        self._life = Life(key, tenant, requested_at=info.start_time)
+        self._life = Life(key, tenant, requested_at=info.workflow_start_time)
         self._ledger = Ledger(default_ttl=timedelta(seconds=ttl_s))
         self._provider = Provider(self._life)
-        self._last_asked_at = info.start_time
+        self._last_asked_at = info.workflow_start_time
         self._awaited_speaks = 0
         self._pose = Pose.IDLE
         self._serving: list[asyncio.Task[None]] = []
