@@ -150,6 +150,7 @@ def status_text(status: SessionStatus, now: datetime) -> Lines:
         ("live", None if over else live),
         ("ends", None if status.ends_at is None else f"in {_span(status.ends_at - now)} at most"),
         ("speaking", status.speaking),
+        ("pose", None if over or status.live_at is None else str(status.pose)),
         ("waiting", f"{status.waiting_commands} commands" if status.waiting_commands else None),
         ("utterances", str(status.utterances) if status.utterances else None),
         ("ignored", f"{status.ignored_messages} messages" if status.ignored_messages else None),

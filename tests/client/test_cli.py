@@ -99,6 +99,7 @@ class TestAWholeSession:
         interrupted = await cli("interrupt", key)
         posed = await cli("pose", key, "listening")
         kept = await cli("keep-alive", key)
+        status = await cli("status", key)
         listed = await cli("list", "--tenant", "acme")
         ended = await cli("end", key)
 
@@ -110,6 +111,7 @@ class TestAWholeSession:
         assert "ClipMissing" in rejected.out
         assert asked == Ran(0, "asked for: story\n", "")
         assert [one.code for one in (interrupted, posed, kept)] == [0, 0, 0]
+        assert "pose        listening\n" in status.out
         assert listed.out.splitlines()[1].split()[:2] == [key, "LIVE"]
         assert ended.code == 0
         assert "2 spoken, 1 interrupted, 1 rejected" in ended.out
