@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import warnings
 from collections import deque
 from datetime import timedelta
 from typing import Final
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 HOSTED_IDENTITY: Final = "heygen"
 """What the avatar is called in a room of LiveAvatar's own: a constant of its web SDK."""
 TOKEN_TTL: Final = timedelta(hours=1)
+ADMIN_TTL: Final = timedelta(days=365)
 AUDIO_LEAD_S: Final = 0.08
 """How much sound is queued ahead of the room, so that a late tick is not heard.
 
@@ -57,12 +59,11 @@ class HostedRooms:
 
     async def open(self) -> None:
         """Prepare; connects to nothing yet."""
-        settings = self._settings
+        grants = api.VideoGrants(room_create=True, room_list=True)
         self._api = api.LiveKitAPI(
-            settings.livekit_url,
-            settings.livekit_api_key,
-            settings.livekit_api_secret.get_secret_value(),
-            timeout=aiohttp.ClientTimeout(total=settings.join_timeout_s),
+            self._settings.livekit_url,
+            token=self._sign(self._access().with_grants(grants).with_ttl(ADMIN_TTL)),
+            timeout=aiohttp.ClientTimeout(total=self._settings.join_timeout_s),
         )
 
     async def close(self) -> None:
@@ -103,17 +104,26 @@ class HostedRooms:
 
     def token(self, room: str, identity: str, *, agent: bool = False) -> str:
         """A token for a participant of a room on this simulator's own LiveKit."""
-        settings = self._settings
         token = (
-            api.AccessToken(
-                settings.livekit_api_key, settings.livekit_api_secret.get_secret_value()
-            )
+            self._access()
             .with_identity(identity)
             .with_name(identity)
             .with_grants(api.VideoGrants(room_join=True, room=room))
             .with_ttl(TOKEN_TTL)
         )
-        return (token.with_kind("agent") if agent else token).to_jwt()
+        return self._sign(token.with_kind("agent") if agent else token)
+
+    def _access(self) -> api.AccessToken:
+        settings = self._settings
+        return api.AccessToken(
+            settings.livekit_api_key, settings.livekit_api_secret.get_secret_value()
+        )
+
+    def _sign(self, token: api.AccessToken) -> str:
+        with warnings.catch_warnings():
+            # The secret of `livekit-server --dev` is short; there it is no news.
+            warnings.filterwarnings("ignore", message="The HMAC key")
+            return token.to_jwt()
 
     @property
     def _service(self) -> RoomService:

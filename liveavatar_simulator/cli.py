@@ -8,7 +8,6 @@ import asyncio
 import logging
 import signal
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Final
 
@@ -42,8 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     overrides = {name: value for name, value in given.items() if value is not None}
     if arguments.no_livekit:
         overrides["join_rooms"] = False
-    # The secret of `livekit-server --dev` is short; there it is no news.
-    warnings.filterwarnings("ignore", message=".*HMAC key", module="jwt")
     try:
         settings = SimulatorSettings(**overrides)
     except ValidationError as error:

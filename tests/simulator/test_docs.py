@@ -1,0 +1,48 @@
+"""What the documentation says is run and compared, so that it stays true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import liveavatar_simulator
+from liveavatar_simulator import Faults, SimulatorSettings
+
+DOCS = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text(encoding="utf-8")
+
+
+async def test_the_example_runs_as_it_stands() -> None:
+    [example] = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(example, "docs/simulator.md", "exec"), names)  # noqa: S102
+
+    await names["test_my_agent_greets_and_stops"]()
+
+
+def test_every_setting_and_every_fault_is_explained() -> None:
+    explained = set(re.findall(r"`(\w+)`", DOCS))
+
+    assert set(SimulatorSettings.model_fields) <= explained
+    assert set(Faults.model_fields) <= explained
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(liveavatar_simulator.__all__) == [
+        "AtLimit",
+        "CATALOGUE",
+        "CommandLine",
+        "Correlation",
+        "DEFAULT_API_KEY",
+        "Faults",
+        "Ledger",
+        "LiveAvatarSimulator",
+        "PortInUse",
+        "RoomUnreachable",
+        "Session",
+        "SessionLine",
+        "SessionPhase",
+        "SimulatorSettings",
+        "SpeechSignals",
+        "UtteranceLine",
+    ]
