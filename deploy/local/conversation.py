@@ -70,6 +70,7 @@ class SessionViewerSource:
         return ViewerStatus(
             state=status.state,
             speaking=status.speaking is not None,
+            pose=status.pose,
             live_at=status.live_at,
             end_reason=status.end_reason,
             detail=None if status.failure is None else status.failure.message,
