@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any, Final
 
 import httpx
@@ -72,7 +73,7 @@ class Reply:
             code=code if isinstance(code, int) else None,
             detail=_strike(" ".join(detail.split()), secrets)[:MAX_DETAIL_CHARS],
             problems=problems,
-            retry_after_s=_retry_after_s(response.headers, now),
+            retry_after_s=_retry_after_s(response, now),
         )
 
     @property
@@ -160,9 +161,14 @@ def _strike(text: str, secrets: Collection[str]) -> str:
     return text
 
 
-def _retry_after_s(headers: httpx.Headers, now: datetime) -> float | None:
-    """``Retry-After`` as seconds or HTTP date; LiveAvatar's window's rest where it is missing."""
-    told = headers.get("retry-after") or headers.get("x-ratelimit-reset", "")
+def _retry_after_s(response: httpx.Response, now: datetime) -> float | None:
+    """``Retry-After`` as seconds or HTTP date; LiveAvatar's window's rest where a 429 lacks it.
+
+    Every limited reply tells the window's rest, also one that a later try cannot mend.
+    """
+    told = response.headers.get("retry-after", "")
+    if not told and response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+        told = response.headers.get("x-ratelimit-reset", "")
     try:
         seconds = float(told)
     except ValueError:

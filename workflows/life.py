@@ -113,7 +113,7 @@ class Life:
     def _show(self) -> None:
         attributes = [STATE.value_set(self.state.value)]
         generation = self.current_generation
-        if self.state is SessionState.REQUESTED and self.tenant is not None:
+        if self.state is SessionState.MINTING and self.tenant is not None:
             attributes.append(TENANT.value_set(self.tenant))
         if self.state is SessionState.STARTING and generation is not None:
             attributes.append(PROVIDER_SESSION_ID.value_set(generation.provider_session_id))

@@ -44,6 +44,7 @@ from workflows.calls import call
 from workflows.failures import failure_of, start_outcome_unknown
 from workflows.life import Generation, Life
 
+AGENT_IDENTITY = "agent"
 STOP_REASONS = {
     EndReason.IDLE_TIMEOUT: "IDLE_TIMEOUT",
     EndReason.MAX_DURATION: "MAX_DURATION_REACHED",
@@ -181,13 +182,14 @@ class Provider:
         assert started is not None
         if self._room is None:
             return self._hosted_access(started)
+        viewer = request.viewer_identity or f"viewer-{workflow.uuid4().hex[:8]}"
         granted: GrantedAccess = await call(
             names.ACTIVITY_GRANT_ACCESS,
             GrantAccess(
                 session_key=self._life.session_key,
                 room=self._room.room,
-                viewer_identity=request.viewer_identity or f"viewer-{workflow.uuid4().hex[:8]}",
-                agent_identity="agent",
+                viewer_identity=viewer,
+                agent_identity=AGENT_IDENTITY,
                 valid_s=max(
                     60.0,
                     (self._life.ends_at - workflow.now()).total_seconds()
@@ -204,8 +206,10 @@ class Provider:
             session_key=self._life.session_key,
             state=self._life.state,
             room=self._room.room,
-            viewer=RoomAccess(livekit_url=url, sealed_token=granted.viewer_token),
-            agent=RoomAccess(livekit_url=url, sealed_token=granted.agent_token),
+            viewer=RoomAccess(livekit_url=url, sealed_token=granted.viewer_token, identity=viewer),
+            agent=RoomAccess(
+                livekit_url=url, sealed_token=granted.agent_token, identity=AGENT_IDENTITY
+            ),
         )
 
     def _hosted_access(self, started: StartedSession) -> Access:

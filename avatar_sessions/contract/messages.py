@@ -334,7 +334,8 @@ class SessionReport(Outgoing):
 def problems_of(error: ValidationError) -> str:
     """A validation error as one line without the offending values (they may be secrets)."""
     return "; ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'message'}: {item['msg']}"
+        f"{'.'.join(str(part) for part in item['loc']) or 'message'}:"
+        f" {item['msg'].removeprefix('Value error, ')}"
         for item in error.errors(include_url=False, include_context=False, include_input=False)
     )
 

@@ -388,6 +388,17 @@ async def test_retry_after_is_kept_in_seconds(
     assert refusal.value.retryable
 
 
+async def test_a_refusal_for_good_does_not_ask_to_be_retried() -> None:
+    """An unknown avatar (400) said "retry after 1 s": the reset of the window, not an advice."""
+    service = Service(httpx.Response(400, headers={"X-RateLimit-Reset": "1"}, json=envelope(None)))
+
+    async with service.client() as liveavatar:
+        with pytest.raises(BadRequest) as refusal:
+            await liveavatar.create_token(REQUEST)
+
+    assert refusal.value.retry_after_s is None
+
+
 async def test_retry_after_may_be_a_date() -> None:
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     service = Service(httpx.Response(503, headers={"Retry-After": later}))

@@ -386,11 +386,18 @@ async def test_opening_is_one_call(platform: Platform) -> None:
 
 
 async def test_plain_json_from_any_sdk_is_enough(platform: Platform) -> None:
-    """No model of ours on the caller's side: names and JSON as docs/contract.md gives them."""
+    """No model of ours on the caller's side: names and JSON as docs/contract.md gives them.
+
+    The tenant's search attribute was once set by our own client only.
+    """
     key = new_key()
     handle = await platform.client.start_workflow(
         "AvatarSession",
-        {"avatar_id": "dd73ea75-1218-4ef3-92ce-606d5f7fbc0a", "sandbox": True},
+        {
+            "avatar_id": "dd73ea75-1218-4ef3-92ce-606d5f7fbc0a",
+            "sandbox": True,
+            "tenant": "from-elsewhere",
+        },
         id=f"avatar-session:{key}",
         task_queue="avatar-sessions",
         task_timeout=timedelta(seconds=2),
@@ -406,4 +413,6 @@ async def test_plain_json_from_any_sdk_is_enough(platform: Platform) -> None:
     assert report["state"] == "ENDED"
     described = await handle.describe()
     assert described.status is WorkflowExecutionStatus.COMPLETED
-    assert names.SEARCH_ATTRIBUTE_STATE in str(described.typed_search_attributes)
+    found = {pair.key.name: pair.value for pair in described.typed_search_attributes}
+    assert found[names.SEARCH_ATTRIBUTE_STATE] == "ENDED"
+    assert found[names.SEARCH_ATTRIBUTE_TENANT] == "from-elsewhere"
