@@ -181,16 +181,18 @@ def _draw_mouth(picture: Picture, openness: float) -> None:
         )
         picture.paint(picture.stroke(smile, 0.0095), ROSE)
         return
-    half_width = 0.046 + 0.012 * math.sin(openness * math.pi)
-    half_height = 0.009 + 0.034 * openness
-    middle = y + 0.004 + half_height * 0.7
-    inside = picture.ellipse(0, middle, half_width, half_height, 2.2)
-    picture.paint(picture.ellipse(0, middle, half_width + 0.008, half_height + 0.008, 2.2), ROSE)
+    # An open smile: a bowl under a slightly curved lip, as friendly when loud as when soft.
+    half_width = 0.05 + 0.006 * math.sin(openness * math.pi)
+    depth = 0.016 + 0.056 * openness
+    curve = 0.007 * (1 - np.square(picture.x / half_width))
+    bowl = picture.ellipse(0, y, half_width, depth, 2.2)
+    inside = np.maximum(bowl, y + curve - picture.y)
+    picture.paint(inside - 0.007, ROSE)
     picture.paint(inside, (96, 26, 42))
-    tongue = picture.ellipse(0, middle + half_height * 0.85, half_width * 0.7, half_height * 0.75)
+    tongue = picture.ellipse(0, y + depth * 1.02, half_width * 0.62, depth * 0.46)
     picture.paint(np.maximum(inside, tongue), (226, 104, 108))
-    teeth = picture.box(0, middle - half_height, half_width, 0.006 + half_height * 0.3, 0.004)
-    picture.paint(np.maximum(inside + 0.002, teeth), WHITE)
+    teeth = picture.y - (y + curve + 0.004 + depth * 0.16)
+    picture.paint(np.maximum(inside + 0.0015, teeth), WHITE)
 
 
 @dataclass(frozen=True, slots=True)
