@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 from temporalio.api.enums.v1 import IndexedValueType
@@ -16,7 +16,7 @@ from temporalio.api.operatorservice.v1 import (
     AddSearchAttributesRequest,
     ListSearchAttributesRequest,
 )
-from temporalio.client import Client
+from temporalio.client import Client, Interceptor
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError, RPCStatusCode
@@ -25,6 +25,7 @@ from temporalio.worker import Worker
 from avatar_sessions.contract import names
 from liveavatar_lite import LiveAvatar
 from workers.settings import WorkerSettings
+from workers.telemetry import tracing
 from workers.wiring import Crew, Role, crew_for
 
 logger = logging.getLogger(__name__)
@@ -50,8 +51,13 @@ async def run(role: Role, settings: WorkerSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    client = await connect()
-    await ensure_search_attributes(client)
+    with tracing(settings.otlp_endpoint) as interceptors:
+        client = await connect(interceptors)
+        await ensure_search_attributes(client)
+        await _work(role, client, settings, stop)
+
+
+async def _work(role: Role, client: Client, settings: WorkerSettings, stop: asyncio.Event) -> None:
     async with (
         LiveAvatar(settings.liveavatar_api_key, base_url=settings.liveavatar_api_url) as liveavatar,
         working(crew_for(role, client, settings, liveavatar), settings.drain_timeout_s) as failed,
@@ -110,7 +116,7 @@ async def _shut_down(worker: Worker, drain_timeout_s: float) -> None:
         os._exit(1)
 
 
-async def connect() -> Client:
+async def connect(interceptors: Sequence[Interceptor] = ()) -> Client:
     """Connect as temporalio's standard environment configuration says.
 
     Raises:
@@ -121,7 +127,9 @@ async def connect() -> Client:
     config["target_host"] = address
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            return await Client.connect(**config, data_converter=pydantic_data_converter)
+            return await Client.connect(
+                **config, data_converter=pydantic_data_converter, interceptors=interceptors
+            )
     except (RuntimeError, TimeoutError, RPCError) as error:
         reason = str(error).split("\n", 1)[0][:200] or type(error).__name__
         raise CannotStart(

@@ -40,6 +40,8 @@ class WorkerSettings(BaseSettings):
     drain_timeout_s: float = Field(
         default=10.0, ge=0, le=3600, alias="AVATAR_SESSIONS_DRAIN_TIMEOUT_S"
     )
+    otlp_endpoint: str | None = Field(default=None, alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+    """Base address of an OTLP/HTTP collector; None: no traces."""
     log_level: str = Field(
         default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", alias="AVATAR_SESSIONS_LOG_LEVEL"
     )
@@ -73,6 +75,13 @@ class WorkerSettings(BaseSettings):
         if not url.startswith(("https://", "http://")):
             raise ValueError("begins with https:// (or http:// for the simulator)")
         return url.rstrip("/")
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _otlp_over_http(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("https://", "http://")):
+            raise ValueError("begins with https:// or http://: traces go by OTLP over HTTP")
+        return url
 
     @field_validator("livekit_url")
     @classmethod
