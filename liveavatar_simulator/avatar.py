@@ -22,6 +22,7 @@ from liveavatar_lite.messages import AgentState
 
 from .face import Face
 from .loudness import mouth_openness
+from .session import AvatarStayedOut
 from .settings import SimulatorSettings
 from .wire import VideoSettings
 
@@ -46,7 +47,7 @@ CODECS: Final = {"VP8": rtc.VideoCodec.VP8, "H264": rtc.VideoCodec.H264}
 BITS_PER_PIXEL_AND_FRAME: Final = 0.08
 
 
-class RoomUnreachable(Exception):
+class RoomUnreachable(AvatarStayedOut):
     """LiveKit could not be reached, or did not let the avatar in."""
 
 
@@ -175,7 +176,7 @@ class LiveKitAvatar:
         participant = self._room.local_participant
         face, fps = self._face, self._settings.fps
         bitrate = int(face.width * face.height * fps * BITS_PER_PIXEL_AND_FRAME)
-        await participant.publish_track(
+        video = participant.publish_track(
             rtc.LocalVideoTrack.create_video_track("video", self._video),
             rtc.TrackPublishOptions(
                 source=rtc.TrackSource.SOURCE_CAMERA,
@@ -184,10 +185,11 @@ class LiveKitAvatar:
                 video_encoding=rtc.VideoEncoding(max_bitrate=bitrate, max_framerate=fps),
             ),
         )
-        await participant.publish_track(
+        audio = participant.publish_track(
             rtc.LocalAudioTrack.create_audio_track("audio", self._audio),
             rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE, dtx=False),
         )
+        await asyncio.gather(video, audio)  # one negotiation for both
 
     def owns(self, rooms: HostedRooms, room: str) -> None:
         """The room was made for this avatar: it is deleted when it leaves."""

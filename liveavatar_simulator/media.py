@@ -122,6 +122,7 @@ class MediaSocket:
 
     async def _become_connected(self) -> None:
         await asyncio.sleep(self._settings.connect_delay_s)
+        await self._session.arrived.wait()
         self._push(self._protocol.enter(SocketPhase.CONNECTED))
 
     def _push(self, frame: str) -> None:

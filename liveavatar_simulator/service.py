@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from liveavatar_lite.models import WAYNE_AVATAR_ID, SessionEndReason
@@ -85,7 +86,7 @@ class LiveAvatarService:
         return session, self.tokens.mint(session)
 
     async def start(self, session: Session) -> Access:
-        """Bring the avatar into its room; billing begins.
+        """Make the room and send the avatar there; billing begins.
 
         Raises:
             Refusal: it may not start, or could not; nothing is billed.
@@ -97,14 +98,15 @@ class LiveAvatarService:
         session.become(SessionPhase.STARTING)
         try:
             await asyncio.sleep(self._settings.start_delay_s + self.faults.slow_start_s)
-            access, avatar = await self._prepare(session)
+            access, avatar, arrival = await self._prepare(session)
         except RoomUnreachable as error:
             log.warning("session %s did not start: LiveKit: %s", session.session_id, error)
             raise refusals.start_failed() from None
         else:
             if session.phase is SessionPhase.STARTING:
-                session.go_live(avatar)
-            elif avatar is not None:
+                session.go_live(avatar, arrival)
+            elif avatar is not None and arrival is not None:
+                arrival.close()
                 await avatar.leave()
         finally:
             if session.phase is SessionPhase.STARTING:
@@ -175,11 +177,13 @@ class LiveAvatarService:
         if not session.request.is_sandbox and self.account.balance < ONE_CREDIT:
             raise refusals.no_credits()
 
-    async def _prepare(self, session: Session) -> tuple[Access, LiveKitAvatar | None]:
-        """Room, tokens and avatar.
+    async def _prepare(
+        self, session: Session
+    ) -> tuple[Access, LiveKitAvatar | None, Coroutine[Any, Any, None] | None]:
+        """Room, tokens, the avatar, and its way into the room.
 
         Raises:
-            RoomUnreachable: LiveKit did not let the avatar in.
+            RoomUnreachable: the room could not be made.
         """
         own = session.request.livekit_config
         if own is not None:
@@ -198,15 +202,13 @@ class LiveAvatarService:
             agent_token=self._rooms.token(room, "agent", agent=True),
         )
         if not self._settings.join_rooms or session.request.agora_config is not None:
-            return access, None
+            return access, None, None
         avatar = LiveKitAvatar(self._settings, session.request.video_settings or VideoSettings())
         if own is not None:
-            await avatar.join(url, own.livekit_client_token.get_secret_value())
-            return access, avatar
+            return access, avatar, avatar.join(url, own.livekit_client_token.get_secret_value())
         await self._rooms.create(room)
         avatar.owns(self._rooms, room)
-        await avatar.join(url, self._rooms.token(room, HOSTED_IDENTITY))
-        return access, avatar
+        return access, avatar, avatar.join(url, self._rooms.token(room, HOSTED_IDENTITY))
 
     def _forget_old(self) -> None:
         excess = len(self.sessions) - self._settings.sessions_kept

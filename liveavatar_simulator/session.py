@@ -12,11 +12,11 @@ import secrets
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Final, Protocol, assert_never
+from typing import Any, Final, Protocol, assert_never
 
 from liveavatar_lite.audio import duration_s
 from liveavatar_lite.messages import (
@@ -52,7 +52,7 @@ class SessionPhase(StrEnum):
     MINTED = "minted"
     """A token exists; nothing runs, nothing is billed."""
     STARTING = "starting"
-    """The avatar is on its way into the room."""
+    """The room is being made."""
     LIVE = "live"
     FROZEN = "frozen"
     """Its time is over and billing has ended, but socket and avatar are still there: what paid
@@ -67,6 +67,10 @@ _LEGAL: Final[dict[SessionPhase, frozenset[SessionPhase]]] = {
     SessionPhase.FROZEN: frozenset({SessionPhase.ENDED}),
     SessionPhase.ENDED: frozenset(),
 }
+
+
+class AvatarStayedOut(Exception):
+    """The avatar could not join its room."""
 
 
 class Avatar(Protocol):
@@ -134,6 +138,8 @@ class Session:
         self.end_reason: SessionEndReason | None = None
         self.room: str | None = None
         self.room_kind: RoomKind = "none"
+        self.arrived = asyncio.Event()
+        """Set when the avatar is in its room, or none is to come."""
         self.commands_ignored = 0
         self.sockets_total = 0
         self._phase = SessionPhase.MINTED
@@ -146,6 +152,7 @@ class Session:
         self._socket: Socket | None = None
         self._tape: deque[CommandLine] = deque(maxlen=settings.tape_length)
         self._tasks: list[asyncio.Task[None]] = []
+        self._arrival: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._started_s = self._active_s = self._alone_since_s = self._ended_s = time.monotonic()
         self._periods_charged = 0
@@ -173,8 +180,16 @@ class Session:
             raise RuntimeError(f"a session that is {self._phase} cannot become {phase}")
         self._phase = phase
 
-    def go_live(self, avatar: Avatar | None) -> None:
-        """The avatar is in its room: playback and billing begin."""
+    def go_live(self, avatar: Avatar | None, arrival: Coroutine[Any, Any, None] | None) -> None:
+        """Billing begins, and the avatar is sent into its room.
+
+        LiveAvatar's own order: the session's details are answered, then the avatar comes
+        (lifecycle page). Sockets become connected when it is there.
+
+        Args:
+            avatar: who shows and sounds; None: nobody.
+            arrival: brings the avatar into the room; a failure ends the session.
+        """
         self.become(SessionPhase.LIVE)
         self.started_at = datetime.now(UTC)
         now_s = time.monotonic()
@@ -186,8 +201,21 @@ class Session:
             asyncio.create_task(self._play(), name=f"{name}-play"),
             asyncio.create_task(self._watch_limits(), name=f"{name}-limits"),
         ]
+        if arrival is None:
+            self.arrived.set()
+        else:
+            self._arrival = asyncio.create_task(self._arrive(arrival), name=f"{name}-arrive")
         for task in self._tasks:
             task.add_done_callback(self._check_task)
+
+    async def _arrive(self, arrival: Coroutine[Any, Any, None]) -> None:
+        try:
+            await arrival
+        except AvatarStayedOut as error:
+            log.warning("session %s ends: its avatar could not join: %s", self.session_id, error)
+            self._leave_by_itself(SessionEndReason.SERVER_ERROR)
+        else:
+            self.arrived.set()
 
     def _check_task(self, task: asyncio.Task[None]) -> None:
         """A session whose playback failed must not go on billing in silence."""
@@ -214,6 +242,9 @@ class Session:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._arrival is not None:
+            # A join that is cut short can leave a ghost in the room: it ends by its own limit.
+            await asyncio.wait({self._arrival})
         socket, self._socket = self._socket, None
         avatar, self._avatar = self._avatar, None
         async with asyncio.TaskGroup() as group:
@@ -389,7 +420,7 @@ class Session:
             for event in events:
                 self._tell(event)
             self._drop_if_asked()
-            if self._avatar is not None:
+            if self._avatar is not None and self.arrived.is_set():
                 await self._avatar.play(pcm, self._playback.pose)
 
     def _tell(self, event: PlaybackEvent) -> None:

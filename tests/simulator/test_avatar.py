@@ -213,7 +213,7 @@ async def test_the_avatar_joins_a_room_of_ones_own_and_leaves_it_standing(
     assert (line.room, line.room_kind) == (room, "own")
 
 
-async def test_a_start_that_cannot_reach_the_room_is_500_and_bills_nothing(
+async def test_a_session_whose_avatar_cannot_join_its_room_ends_by_itself(
     simulate: Simulate, of_livekit: dict[str, Any]
 ) -> None:
     caller = await simulate(**of_livekit, join_timeout_s=1.0)
@@ -225,9 +225,12 @@ async def test_a_start_that_cannot_reach_the_room_is_500_and_bills_nothing(
 
     reply = await caller.start(await caller.mint(livekit_config=nowhere))
 
-    assert reply.status_code == 500
-    assert reply.json()["code"] == 5000
-    assert caller.simulator.ledger().started == 0
+    assert reply.status_code == 201
+    session_id = reply.json()["data"]["session_id"]
+    async with asyncio.timeout(30):
+        while caller.line(session_id).ended_at is None:
+            await asyncio.sleep(0.05)
+    assert caller.line(session_id).end_reason == "SERVER_ERROR"
 
 
 async def test_the_end_of_the_simulator_leaves_no_room_behind(
