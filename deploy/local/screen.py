@@ -167,7 +167,11 @@ def _speech(report: SessionReport) -> str:
 
 
 def _utterance(utterance: UtteranceReport) -> str:
-    return f"{utterance.id:<10}{utterance.outcome:<13}{heard_of(utterance)}"
+    return f"{_shortened(utterance.id):<10}{utterance.outcome:<13}{heard_of(utterance)}"
+
+
+def _shortened(name: str, length: int = 8) -> str:
+    return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def heard_of(utterance: UtteranceReport) -> str:
