@@ -11,8 +11,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import shlex
-import shutil
 import signal
 import sys
 import time
@@ -31,6 +29,7 @@ from avatar_sessions.errors import AvatarSessionsError
 from avatar_sessions.seal import Seal, SealError
 from deploy.local.conversation import Conversation, SessionViewerSource
 from deploy.local.errors import LocalError, ServerUnavailable
+from deploy.local.folder import DemoFolder
 from deploy.local.processes import Supervisor
 from deploy.local.screen import Screen, counts_of
 from deploy.local.servers import (
@@ -45,9 +44,6 @@ from deploy.local.stack import LocalStack, local_stack
 from deploy.local.viewer import ViewerServer
 
 SAMPLES = Path(__file__).with_name("samples")
-DEMO_FOLDER = ROOT / ".demo"
-LOGS = DEMO_FOLDER / "logs"
-CLIPS = DEMO_FOLDER / "clips"
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 130
@@ -116,14 +112,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; see `--help`. The exit status is 0 only if the session ended as asked."""
     options = _options(arguments)
     screen: Screen | None = None
+    folder = DemoFolder(ROOT / ".demo")
     try:
         settings = LocalSettings()
+        folder = DemoFolder(settings.demo_folder)
         screen = Screen(sys.stdout, colours=settings.no_color is None)
         _check(options, settings)
         screen.title("against LiveAvatar itself, sandbox" if options.live else "demo")
         interrupt_on_sigterm()
         sources = find_temporal(settings, sys.stderr), find_livekit(settings, sys.stderr)
-        return asyncio.run(_run(options, settings, screen, sources))
+        with folder.in_use():
+            return asyncio.run(Demo(options, settings, screen, sources, folder).run())
     except ValidationError as error:
         names = ", ".join(str(item["loc"][0]).upper() for item in error.errors())
         Screen(sys.stdout, colours=False).problem(f"not usable as it is set: {names}.")
@@ -132,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         screen.error(error)
     except (AvatarSessionsError, SealError) as error:
         assert screen is not None
-        screen.problem(f"{error}. Logs are in {LOGS}.")
+        screen.problem(f"{error}. Logs are in {folder.logs}.")
     except (KeyboardInterrupt, asyncio.CancelledError):
         return INTERRUPTED
     return 1
@@ -165,15 +164,6 @@ def _check(options: Options, settings: LocalSettings) -> None:
         options.report.unlink(missing_ok=True)  # a report of another run would mislead
 
 
-async def _run(
-    options: Options,
-    settings: LocalSettings,
-    screen: Screen,
-    sources: tuple[TemporalSource, LiveKitSource],
-) -> int:
-    return await Demo(options, settings, screen, sources).run()
-
-
 class Demo:
     """One run of the demo."""
 
@@ -183,21 +173,21 @@ class Demo:
         settings: LocalSettings,
         screen: Screen,
         sources: tuple[TemporalSource, LiveKitSource],
+        folder: DemoFolder,
     ) -> None:
+        self._folder = folder
         self._options = options
         self._settings = settings
         self._screen = screen
         self._sources = sources
-        self._supervisor = Supervisor(LOGS, on_wait=screen.waiting)
+        self._supervisor = Supervisor(folder.logs, on_wait=screen.waiting)
         self._stop = Stop(self._supervisor)
 
     async def run(self) -> int:
         """Everything; the exit status."""
-        clips = _lay_out_clips(self._settings)
-        shutil.rmtree(LOGS, ignore_errors=True)
-        LOGS.mkdir(parents=True)
+        clips = self._lay_out_clips()
         # What libraries have to say (LiveKit's native part says a lot) is not for the screen.
-        logging.basicConfig(filename=LOGS / "demo.log", level=logging.WARNING)
+        logging.basicConfig(filename=self._folder.logs / "demo.log", level=logging.WARNING)
         live = self._options.live
         with self._stop.listening():
             async with (
@@ -207,7 +197,7 @@ class Demo:
                     self._sources,
                     self._settings,
                     live=live,
-                    clip_folder=CLIPS,
+                    clip_folder=self._folder.clips,
                     told=self._screen.up,
                 ) as stack,
             ):
@@ -220,8 +210,30 @@ class Demo:
                 ) as viewer:
                     self._screen.up("Viewer", viewer.url, time.monotonic() - began_at)
                     conversation = Conversation(sessions, stack, viewer, self._screen, clips)
-                    with _environment_file(stack):
-                        return await self._supervisor.guard(self._converse(conversation, stack))
+                    self._write_environment(stack)
+                    return await self._supervisor.guard(self._converse(conversation, stack))
+
+    def _lay_out_clips(self) -> tuple[Clip, Clip]:
+        """The clip that is heard whole, and the one that is interrupted."""
+        hello, story = SAMPLES / "hello.flac", SAMPLES / "story.flac"
+        if self._settings.audio is not None:
+            hello = self._settings.audio
+        self._folder.add_clips((hello, story))
+        return Clip(file=hello.name), Clip(file=story.name)
+
+    def _write_environment(self, stack: LocalStack) -> None:
+        """What another terminal needs to join in."""
+        exports = {
+            **stack.temporal.environment,
+            "AVATAR_SESSIONS_SEAL_KEYS": stack.seal_keys.get_secret_value(),
+        }
+        self._folder.write_environment(
+            exports,
+            unset=("TEMPORAL_API_KEY", "TEMPORAL_PROFILE", "TEMPORAL_TLS")
+            if stack.temporal.ours
+            else (),
+            path=ROOT / ".venv" / "bin",
+        )
 
     async def _converse(self, conversation: Conversation, stack: LocalStack) -> int:
         """Start, perform, stay open, end; whatever goes wrong, end what was started."""
@@ -233,7 +245,7 @@ class Demo:
                     await conversation.start()
                     complete = await self._stop.unless_asked(conversation.perform())
                     if complete and not self._options.once:
-                        self._screen.try_this(_commands(conversation.key))
+                        self._screen.try_this(_commands(conversation.key, self._folder.env))
                         await self._stop.unless_asked(conversation.over())
                 except (AvatarSessionsError, LocalError) as error:
                     problem = error
@@ -371,52 +383,14 @@ class Stop:
         self._asked.set()
 
 
-# ---------------------------------------------------------------- what it lays out
-
-
-def _lay_out_clips(settings: LocalSettings) -> tuple[Clip, Clip]:
-    """Copy what will be spoken into the one folder that the worker reads clips from."""
-    shutil.rmtree(CLIPS, ignore_errors=True)
-    CLIPS.mkdir(parents=True)
-    hello, story = SAMPLES / "hello.flac", SAMPLES / "story.flac"
-    if settings.audio is not None:
-        hello = settings.audio
-    for source in (hello, story):
-        shutil.copyfile(source, CLIPS / source.name)
-    return Clip(file=hello.name), Clip(file=story.name)
-
-
 def _seal_of(stack: LocalStack) -> Seal:
     keys = stack.seal_keys.get_secret_value().split(",")
     return Seal([SecretStr(key.strip()) for key in keys if key.strip()])
 
 
-@contextlib.contextmanager
-def _environment_file(stack: LocalStack) -> Iterator[None]:
-    """`.demo/env`: what another terminal needs to join in; readable by its owner only."""
-    path = DEMO_FOLDER / "env"
-    path.unlink(missing_ok=True)
-    exports = {
-        **stack.temporal.environment,
-        "AVATAR_SESSIONS_SEAL_KEYS": stack.seal_keys.get_secret_value(),
-    }
-    lines = (
-        ["unset TEMPORAL_API_KEY TEMPORAL_PROFILE TEMPORAL_TLS\n"] if stack.temporal.ours else []
-    )
-    lines += [f"export {name}={shlex.quote(text)}\n" for name, text in exports.items()]
-    lines.append(f'export PATH={shlex.quote(str(ROOT / ".venv" / "bin"))}:"$PATH"\n')
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.writelines(lines)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _commands(key: str) -> list[str]:
+def _commands(key: str, environment: Path) -> list[str]:
     return [
-        ". .demo/env",
+        f". {os.path.relpath(environment)}",
         f"avatar-sessions status {key}",
         f"avatar-sessions speak {key} --file story.flac",
         f"avatar-sessions interrupt {key}",

@@ -43,6 +43,8 @@ class LocalSettings(BaseSettings):
     viewer_port: int = Field(default=8080, ge=1, le=65535)
 
     audio: Path | None = None
+    demo_folder: Path = ROOT / ".demo"
+    """Logs, clips and the environment file of a running demo."""
     chromium: Path | None = None
     ci: bool = False
     no_color: str | None = None

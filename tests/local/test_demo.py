@@ -116,7 +116,7 @@ Start = Callable[..., contextlib.AbstractAsyncContextManager[Running]]
 
 
 @pytest.fixture
-def start_demo(temporal: TemporalServer, livekit: LiveKitServer) -> Start:
+def start_demo(temporal: TemporalServer, livekit: LiveKitServer, tmp_path: Path) -> Start:
     """Starts demos; whatever a test leaves running is ended."""
 
     @asynccontextmanager
@@ -124,6 +124,7 @@ def start_demo(temporal: TemporalServer, livekit: LiveKitServer) -> Start:
         *arguments: str, own_servers: bool = False, **environment: str
     ) -> AsyncIterator[Running]:
         ports = {name: free_port() for name in PORTS}
+        folder = tmp_path / f"demo-{ports['VIEWER_PORT']}"
         shared = {
             "TEMPORAL_ADDRESS": temporal.address,
             "TEMPORAL_UI_URL": temporal.ui_url,
@@ -140,6 +141,7 @@ def start_demo(temporal: TemporalServer, livekit: LiveKitServer) -> Start:
                 **os.environ,
                 **{name: str(port) for name, port in ports.items()},
                 **({} if own_servers else shared),
+                "DEMO_FOLDER": str(folder),
                 **environment,
             },
         )
