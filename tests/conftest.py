@@ -23,7 +23,7 @@ from deploy.local.processes import Supervisor
 from deploy.local.servers import LiveKitSource, TemporalSource, find_livekit, find_temporal
 from deploy.local.settings import ROOT, LocalSettings, find_chromium
 from deploy.local.stack import LiveKitServer, TemporalServer, livekit_server, temporal_server
-from tests.secret_scan import find_secrets
+from tests.secret_scan import find_secrets, leaks_in_histories
 
 RUN_FOLDER = ROOT / ".run" / f"tests-{os.getpid()}"
 RUNS_KEPT = 5
@@ -80,6 +80,8 @@ async def temporal(
     source = pytestconfig.stash[_temporal_source]
     async with temporal_server(supervisor, source, settings) as server:
         yield server
+        leaks = [line async for line in leaks_in_histories(server)]
+        assert not leaks, leaks
 
 
 @pytest_asyncio.fixture(scope="session")

@@ -7,9 +7,14 @@ with :func:`remember`; tokens and media addresses are known by their shape.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final
+
+from temporalio.api.workflowservice.v1 import ListNamespacesRequest
+from temporalio.client import Client
+
+from deploy.local.stack import TemporalServer
 
 SHAPES: Final = {
     "a JWT (session or LiveKit token)": re.compile(
@@ -48,3 +53,19 @@ def find_secrets(folder: Path) -> list[str]:
             for number, line in enumerate(lines, start=1):
                 found.extend(f"{path.name}:{number}: {kind}" for kind in kinds_in(line))
     return found
+
+
+async def leaks_in_histories(server: TemporalServer) -> AsyncIterator[str]:
+    """One line for each secret in any history; payloads stand there as they are."""
+    client = await server.client()
+    namespaces = await client.workflow_service.list_namespaces(ListNamespacesRequest(page_size=200))
+    for described in namespaces.namespaces:
+        name = described.namespace_info.name
+        if name == "temporal-system":
+            continue
+        there = await Client.connect(server.address, namespace=name)
+        async for execution in there.list_workflows():
+            handle = there.get_workflow_handle(execution.id, run_id=execution.run_id)
+            async for event in handle.fetch_history_events():
+                for kind in kinds_in(event.SerializeToString()):
+                    yield f"{name}: {execution.id} event {event.event_id}: {kind}"

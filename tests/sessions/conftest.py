@@ -30,7 +30,7 @@ from deploy.local.settings import ROOT
 from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_lite import WAYNE_AVATAR_ID, LiveAvatar
 from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
-from tests.secret_scan import kinds_in, remember
+from tests.secret_scan import remember
 from workers.process import CannotStart, ensure_search_attributes, working
 from workers.settings import WorkerSettings
 from workers.wiring import Role, crew_for
@@ -174,7 +174,7 @@ async def platform(
     clip_folder: Path,
     pytestconfig: pytest.Config,
 ) -> AsyncIterator[Platform]:
-    """Workers in all roles, and a client; at the end, no history may hold a secret."""
+    """Workers in all roles, and a client."""
     client = await temporal.client()
     async with crew_working(client, worker_settings):
         yield Platform(
@@ -186,19 +186,6 @@ async def platform(
         )
     if pytestconfig.getoption("--record-histories", default=False):
         await record_histories(client)
-    leaks = [line async for line in leaks_in_histories(client)]
-    assert not leaks, leaks
-
-
-async def leaks_in_histories(client: Client) -> AsyncIterator[str]:
-    """Secrets in any history of the namespace; payloads stand in them as they are."""
-    async for execution in client.list_workflows():
-        history = await client.get_workflow_handle(
-            execution.id, run_id=execution.run_id
-        ).fetch_history()
-        for event in history.events:
-            for kind in kinds_in(event.SerializeToString()):
-                yield f"{execution.id} event {event.event_id}: {kind}"
 
 
 @pytest_asyncio.fixture(scope="session")
