@@ -1,4 +1,9 @@
-// What the page asks of its server: access for a code, and the session's state as it changes.
+// What the page asks of its server: access for a code, and the session's state. Every question is
+// given up in time: whoever asks, asks again.
+
+// A little longer than the server gives itself.
+const ACCESS_TIMEOUT_MS = 30_000;
+const STATUS_TIMEOUT_MS = 12_000;
 
 /** The server will not let this page in; the text is for the person who reads the page. */
 export class Refused extends Error {}
@@ -16,41 +21,42 @@ export class NotNow extends Error {}
  * @throws {NotNow} the server is away, or the session does not answer
  */
 export async function requestAccess(code) {
-  let response;
-  try {
-    response = await fetch(`${location.pathname}/access`, {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify(code ? { code } : {}),
-      cache: "no-store",
-    });
-  } catch {
-    throw new NotNow("The viewer's server does not answer.");
-  }
-  const answer = await response.json().catch(() => ({}));
-  if (response.ok) return answer;
-  const message = answer.message ?? "The viewer's server could not answer.";
-  throw response.status >= 500 ? new NotNow(message) : new Refused(message);
+  return ask("access", ACCESS_TIMEOUT_MS, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(code ? { code } : {}),
+  });
 }
 
 /**
- * Follow the session's state until its end.
+ * The session's state: `{status, next_in_s}`, the latter being when to ask again. Each answer is
+ * the whole state, so that one that is lost costs nothing. A stream of events would hold one of
+ * the six connections that a browser opens to a server over HTTP/1.1: six pages, and none of them
+ * could ask for anything any more.
  *
- * @param {(status: object) => void} onStatus each change, the present state first
- * @param {(problem: string|null) => void} onProblem why there is no news at the moment; null: there is
- * @returns {() => void} stops following
+ * @throws {Refused} the pass of this page is not valid any more
+ * @throws {NotNow} the server is away, or the session does not answer
  */
-export function followStatus(onStatus, onProblem) {
-  const source = new EventSource(`${location.pathname}/events`);
-  source.addEventListener("status", (event) => {
-    const status = JSON.parse(event.data);
-    if (["ENDED", "FAILED"].includes(status.state)) source.close(); // or it would reconnect
-    onProblem(null);
-    onStatus(status);
-  });
-  source.addEventListener("trouble", (event) => onProblem(JSON.parse(event.data).message));
-  source.addEventListener("error", () => onProblem("The viewer's server does not answer."));
-  return () => source.close();
+export async function requestStatus() {
+  return ask("status", STATUS_TIMEOUT_MS, {});
+}
+
+async function ask(what, timeoutMs, options) {
+  let response;
+  let answer;
+  try {
+    response = await fetch(`${location.pathname}/${what}`, {
+      cache: "no-store",
+      signal: AbortSignal.timeout(timeoutMs),
+      ...options,
+    });
+    answer = await response.json(); // an answer that breaks off is none
+  } catch {
+    throw new NotNow("The viewer's server does not answer.");
+  }
+  if (response.ok) return answer;
+  const message = answer.message ?? "The viewer's server could not answer.";
+  throw response.status >= 500 ? new NotNow(message) : new Refused(message);
 }
 
 /** Take the one-time code out of the address, so that no bookmark or screenshot keeps it. */

@@ -1,6 +1,6 @@
 // The viewer page: gets access, follows the session, joins the room, and says how things stand.
 
-import { followStatus, NotNow, Refused, requestAccess, takeCode } from "./access.js";
+import { NotNow, Refused, requestAccess, requestStatus, takeCode } from "./access.js";
 import { AvatarRoom, RoomUnavailable } from "./avatar-room.js";
 import { LevelMeter } from "./level.js";
 import { Page } from "./page.js";
@@ -10,6 +10,7 @@ const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 8000;
 const SETTLED_MS = 10_000; // a room that held this long was no flapping connection
 const STALLED_MS = 4000; // no new frame for so long: there is no picture any more
+const NO_PICTURE_MS = 10_000; // live, joined, and nothing to see for so long: join again
 const METER_INTERVAL_MS = 33;
 
 const page = new Page();
@@ -19,13 +20,19 @@ const meter = new LevelMeter(page.bands);
 const known = {
   refused: false,
   status: null,
-  problem: null, // a sentence about what does not work at the moment
+  problems: { way: null, news: null }, // what keeps us out of the room, what keeps us from news
+  get problem() {
+    return this.problems.way ?? this.problems.news;
+  },
   sessionKey: null,
   seen: false, // there has been a picture
   endedAt: null,
 };
 let lastFrameAt = -Infinity;
 let lastMeterAt = 0;
+let fineAt = -Infinity; // when there last was a picture, or a reason why there is none
+let asked = 0; // how many questions about the session went out
+let answered = 0; // which of them the known status answers
 
 // ------------------------------------------------------------ waiting for news
 
@@ -56,15 +63,45 @@ async function until(holds, timeoutMs = Infinity) {
 
 const over = () => ["ENDED", "FAILED"].includes(known.status?.state);
 
-function onStatus(status) {
-  known.status = status;
-  if (over()) known.endedAt ??= Date.now();
+/**
+ * Ask something whose answer carries the session's status, and note it unless a later question
+ * has been answered before: answers overtake each other, and an old state must not stay.
+ */
+async function askStatus(request) {
+  asked += 1;
+  const number = asked;
+  const answer = await request();
+  if (number > answered && !over()) {
+    answered = number;
+    known.status = answer.status;
+    known.problems.news = null;
+    if (over()) known.endedAt ??= Date.now();
+    tell();
+  }
+  return answer;
+}
+
+function onProblem(what, sentence) {
+  known.problems[what] = sentence;
   tell();
 }
 
-function onProblem(problem) {
-  known.problem = problem;
-  tell();
+/** Keep the status fresh until the session is over. */
+async function follow() {
+  let pauseMs = FIRST_PAUSE_MS;
+  while (!over()) {
+    try {
+      const { next_in_s } = await askStatus(requestStatus);
+      pauseMs = FIRST_PAUSE_MS;
+      await until(over, next_in_s * 1000);
+    } catch (error) {
+      if (error instanceof Refused) return; // no pass any more; who needs access hears it, too
+      if (!(error instanceof NotNow)) throw error;
+      onProblem("news", error.message);
+      await until(over, pauseMs);
+      pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS);
+    }
+  }
 }
 
 /** Get access, join, and do so again whenever the room is lost, until the session is over. */
@@ -74,30 +111,29 @@ async function watch(code) {
   while (!over()) {
     const startedAt = performance.now();
     try {
-      const access = await requestAccess(code);
+      const access = await askStatus(() => requestAccess(code));
       known.sessionKey = access.session_key;
-      known.problem = null;
-      onStatus(access.status);
-      if (!following && !over()) {
-        followStatus(onStatus, onProblem);
-        following = true;
-      }
+      known.problems.way = null;
+      if (!following) void follow();
+      following = true;
       if (access.token === null) {
         const { state } = access.status;
-        await until(() => known.status.state !== state);
+        await until(() => known.status.state !== state, LONGEST_PAUSE_MS);
         continue;
       }
       await room.join(access.livekit_url, access.token);
-      await until(() => over() || [LINK.none, LINK.elsewhere].includes(room.link));
+      fineAt = performance.now();
+      await until(() => over() || [LINK.none, LINK.elsewhere].includes(room.link) || pictureless());
       if (room.link === LINK.elsewhere) return;
+      if (pictureless()) await room.leave();
     } catch (error) {
       if (error instanceof Refused) {
         known.refused = true;
-        onProblem(error.message);
+        onProblem("way", error.message);
         return;
       }
       if (!(error instanceof NotNow || error instanceof RoomUnavailable)) throw error;
-      onProblem(error.message);
+      onProblem("way", error.message);
     }
     if (performance.now() - startedAt > SETTLED_MS) pauseMs = FIRST_PAUSE_MS;
     await until(over, pauseMs);
@@ -122,11 +158,18 @@ function picture() {
   return room.link !== LINK.none && room.showing && performance.now() - lastFrameAt < STALLED_MS;
 }
 
+/** The session is live, we are in its room, and for long there is nothing to see. */
+function pictureless() {
+  return performance.now() - fineAt > NO_PICTURE_MS;
+}
+
 function show() {
   const sound = meter.read();
   const audible = meter.running ? sound.audible : room.speaking || known.status?.speaking === true;
   const link = known.refused ? LINK.refused : room.link;
   const shown = picture();
+  const due = known.status?.state === "LIVE" && room.link === LINK.joined && !document.hidden;
+  if (shown || !due) fineAt = performance.now();
   const view = viewOf({
     link,
     status: known.status,

@@ -10,7 +10,7 @@ import hmac
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -78,7 +78,7 @@ class Invitation:
 
     page: str
     session_key: str
-    secret_digest: bytes
+    secret_digest: bytes = field(repr=False)
     """Of the code while OPEN, of the pass while USED."""
     expires_at: float
     """On the monotonic clock."""

@@ -11,7 +11,10 @@ How a token reaches the page, and nobody else:
     page ── POST /watch/<page>/access {"code"} ──▶ room access    the code works once; the answer
                                                                   sets an HttpOnly cookie
     page ── POST /watch/<page>/access {} + cookie ──▶ access      a reload, a reconnect
-    page ── GET  /watch/<page>/events + cookie ──▶ state          server-sent events, to the end
+    page ── GET  /watch/<page>/status + cookie ──▶ state          twice a second, to the end
+
+Each answer is the whole state, and the page asks again whatever became of the last one: there is no
+event that could be lost, and no stream that holds one of a browser's few connections.
 
 The cookie is valid for that page's path only, so several sessions can be watched in one browser.
 It lasts `PASS_TTL_S`; codes and passes live in memory and die with the server.
@@ -26,7 +29,7 @@ import hashlib
 import json
 import re
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -40,11 +43,11 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from avatar_sessions.contract.states import FINAL, EndReason, Pose, SessionState
+from avatar_sessions.contract.states import EndReason, Pose, SessionState
 from deploy.local.invitations import (
     INVITATION_TTL_S,
     PASS_TTL_S,
@@ -60,11 +63,11 @@ CDN_URL: Final = "https://cdn.jsdelivr.net"
 ACCESS_TIMEOUT_S: Final = 15.0
 STATUS_TIMEOUT_S: Final = 10.0
 STATUS_INTERVAL_S: Final = 0.5
-HEARTBEAT_INTERVAL_S: Final = 15.0  # comment lines that keep proxies from closing the stream
 START_TIMEOUT_S: Final = 10.0
 STOP_TIMEOUT_S: Final = 5.0
 MAX_BODY_BYTES: Final = 4096
 COOKIE: Final = "viewer_pass"
+_TOO_LATE: Final = "The session did not answer in time."
 
 # A name without a slash or a leading dot cannot leave the folder.
 _FILE_NAME: Final = re.compile(r"[a-z][a-z0-9-]*(\.[a-z]+)")
@@ -196,7 +199,7 @@ class ViewerServer:
             on this machine, by ws; hosted rooms live on servers that are known only after start.
         invitation_ttl_s: how long a code may wait for its first use.
         pass_ttl_s: how long a page that used its code may be reloaded.
-        status_interval_s: how often the source is asked for each open page.
+        status_interval_s: how often each open page asks, and with it the source is asked.
 
     Raises:
         PortInUse: on entering, when somebody else listens on the port.
@@ -220,7 +223,6 @@ class ViewerServer:
         self._invitations = Invitations(invitation_ttl_s=invitation_ttl_s, pass_ttl_s=pass_ttl_s)
         self._livekit_client = _LiveKitClient.find(web_folder)
         self._page_policy = _page_policy(self._livekit_client, livekit_url)
-        self._closing = asyncio.Event()
         self._server: _EmbeddedServer | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -266,7 +268,6 @@ class ViewerServer:
     ) -> None:
         assert self._server is not None
         assert self._serving is not None
-        self._closing.set()
         self._server.should_exit = True
         async with asyncio.timeout(2 * STOP_TIMEOUT_S):
             await self._serving
@@ -278,7 +279,7 @@ class ViewerServer:
             Route("/", self._page),
             Route("/watch/{page}", self._page),
             Route("/watch/{page}/access", self._access, methods=["POST"]),
-            Route("/watch/{page}/events", self._events),
+            Route("/watch/{page}/status", self._status),
             Route("/static/{name}", self._static),
             Route("/vendor/{name}", self._vendor),
         ]
@@ -334,7 +335,7 @@ class ViewerServer:
         except ViewerSourceError as error:
             response = _problem(503, "unavailable", str(error))
         except TimeoutError:
-            response = _problem(503, "unavailable", "The session did not answer in time.")
+            response = _problem(503, "unavailable", _TOO_LATE)
         else:
             response = JSONResponse(answer)
         if cookie is not None:
@@ -359,8 +360,7 @@ class ViewerServer:
         return self._invitations.redeem(page, code)
 
     async def _grant(self, session_key: str) -> dict[str, Any]:
-        async with asyncio.timeout(STATUS_TIMEOUT_S):
-            status = await self._source.status(session_key)
+        status = await self._look(session_key)
         answer: dict[str, Any] = {
             "session_key": session_key,
             "status": status.public(),
@@ -374,40 +374,27 @@ class ViewerServer:
             answer["token"] = access.token.get_secret_value()
         return answer
 
-    async def _events(self, request: Request) -> Response:
+    async def _status(self, request: Request) -> Response:
+        """The session's present state, and when to ask again."""
         page: str = request.path_params["page"]
         invitation = self._invitations.show_pass(page, request.cookies.get(COOKIE))
-        return StreamingResponse(
-            self._stream(invitation.session_key), media_type="text/event-stream"
-        )
+        try:
+            status = await self._look(invitation.session_key)
+        except ViewerSourceError as error:
+            return _problem(503, "unavailable", str(error))
+        return JSONResponse({"status": status.public(), "next_in_s": self._status_interval_s})
 
-    async def _stream(self, session_key: str) -> AsyncIterator[str]:
-        """Each change of the session's state as an event, until its end."""
-        told: str | None = None
-        silent_s = 0.0
-        while not self._closing.is_set():
-            event, final = await self._observe(session_key)
-            if event != told:
-                told, silent_s = event, 0.0
-                yield event
-            elif silent_s >= HEARTBEAT_INTERVAL_S:
-                silent_s = 0.0
-                yield ": still here\n\n"
-            if final:
-                return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), self._status_interval_s)
-            silent_s += self._status_interval_s
+    async def _look(self, session_key: str) -> ViewerStatus:
+        """How the session stands.
 
-    async def _observe(self, session_key: str) -> tuple[str, bool]:
-        """One look at the session: the event for the page, and whether it is the last one."""
+        Raises:
+            ViewerSourceError: not at the moment, or not in time.
+        """
         try:
             async with asyncio.timeout(STATUS_TIMEOUT_S):
-                status = await self._source.status(session_key)
-        except (ViewerSourceError, TimeoutError) as error:
-            sentence = str(error) or "The session did not answer in time."
-            return _event("trouble", {"message": sentence}), False
-        return _event("status", status.public()), status.state in FINAL
+                return await self._source.status(session_key)
+        except TimeoutError as error:
+            raise ViewerSourceError(_TOO_LATE) from error
 
 
 class _EmbeddedServer(uvicorn.Server):
@@ -489,10 +476,6 @@ async def _body(request: Request) -> bytes:
         if len(body) > MAX_BODY_BYTES:
             break
     return bytes(body[:MAX_BODY_BYTES])
-
-
-def _event(name: str, content: dict[str, Any]) -> str:
-    return f"event: {name}\ndata: {json.dumps(content)}\n\n"
 
 
 def _problem(status: int, error: str, message: str) -> JSONResponse:

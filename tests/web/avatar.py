@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 from livekit import api, rtc
+from pydantic import SecretStr
 
 from deploy.local.stack import LiveKitServer
 
@@ -22,10 +23,10 @@ TONE_HZ: Final = 440.0
 CHUNK_MS: Final = 20
 
 
-def viewer_token(livekit: LiveKitServer, room: str, identity: str = "viewer") -> str:
+def viewer_token(livekit: LiveKitServer, room: str, identity: str = "viewer") -> SecretStr:
     """A viewer's access: may join and listen, may not publish."""
     grants = api.VideoGrants(room_join=True, room=room, can_publish=False, can_subscribe=True)
-    return _token(livekit, identity, grants)
+    return SecretStr(_token(livekit, identity, grants))
 
 
 def _token(livekit: LiveKitServer, identity: str, grants: api.VideoGrants) -> str:

@@ -6,8 +6,10 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -17,6 +19,7 @@ from pydantic import SecretStr
 
 from avatar_sessions.contract.states import SessionState
 from deploy.local.settings import LocalSettings
+from deploy.local.stack import LiveKitServer
 from deploy.local.viewer import (
     WEB_FOLDER,
     ViewerAccess,
@@ -24,6 +27,7 @@ from deploy.local.viewer import (
     ViewerSourceError,
     ViewerStatus,
 )
+from tests.web.avatar import Avatar, avatar_in, viewer_token
 
 CHROMIUM_ARGUMENTS: Final = (
     "--no-sandbox",
@@ -129,3 +133,24 @@ async def tab(browser: Browser) -> AsyncIterator[BrowserContext]:
     context = await browser.new_context(viewport={"width": 1280, "height": 800})
     yield context
     await context.close()
+
+
+@dataclass
+class Stage:
+    """One test's room, with the avatar in it, and the session that leads there."""
+
+    room: str
+    avatar: Avatar
+    session: PlayedSession
+    livekit: LiveKitServer
+    tokens: list[SecretStr] = field(default_factory=list)
+
+
+@pytest_asyncio.fixture
+async def stage(session: PlayedSession, livekit: LiveKitServer) -> AsyncIterator[Stage]:
+    room = f"viewer-test-{uuid4().hex[:8]}"
+    token = viewer_token(livekit, room)
+    session.granted = ViewerAccess(livekit.url, token)
+    session.becomes(SessionState.LIVE, live_at=datetime.now(UTC))
+    async with avatar_in(livekit, room) as avatar:
+        yield Stage(room, avatar, session, livekit, [token])

@@ -6,11 +6,8 @@ import asyncio
 import re
 import shutil
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 import pytest_asyncio
@@ -20,12 +17,11 @@ from pydantic import SecretStr
 
 from avatar_sessions.contract.states import EndReason, Pose, SessionState
 from deploy.local.ports import free_port
-from deploy.local.stack import LiveKitServer
 from deploy.local.viewer import CDN_URL, WEB_FOLDER, ViewerAccess, ViewerServer
-from tests.web.avatar import Avatar, avatar_in, viewer_token
-from tests.web.conftest import CHROMIUM_ARGUMENTS, HEAR_AFTER_A_CLICK, PlayedSession
+from tests.web.avatar import avatar_in, viewer_token
+from tests.web.conftest import CHROMIUM_ARGUMENTS, HEAR_AFTER_A_CLICK, PlayedSession, Stage
+from tests.web.page import SOON_MS, open_page, shows
 
-SOON_MS = 15_000
 LOUD = 0.4
 
 PIXELS = """() => {
@@ -36,39 +32,6 @@ PIXELS = """() => {
   return [...context.getImageData(0, 0, 4, 2).data];
 }"""
 LEVEL = "() => Number(document.querySelector('[role=meter]').ariaValueNow)"
-
-
-@dataclass
-class Stage:
-    """One test's room, with the avatar in it, and the session that leads there."""
-
-    room: str
-    avatar: Avatar
-    session: PlayedSession
-    livekit: LiveKitServer
-    tokens: list[str] = field(default_factory=list)
-
-
-@pytest_asyncio.fixture
-async def stage(session: PlayedSession, livekit: LiveKitServer) -> AsyncIterator[Stage]:
-    room = f"viewer-test-{uuid4().hex[:8]}"
-    token = viewer_token(livekit, room)
-    session.granted = ViewerAccess(livekit.url, SecretStr(token))
-    session.becomes(SessionState.LIVE, live_at=datetime.now(UTC))
-    async with avatar_in(livekit, room) as avatar:
-        yield Stage(room, avatar, session, livekit, [token])
-
-
-async def open_page(tab: BrowserContext, link: str) -> Page:
-    page = await tab.new_page()
-    page.set_default_timeout(SOON_MS)
-    await page.goto(link)
-    return page
-
-
-async def shows(page: Page, state: str) -> None:
-    """The page comes to say `state` at its top."""
-    await expect(page.get_by_role("status")).to_have_text(state, timeout=SOON_MS)
 
 
 async def level_passes(page: Page, dbfs: float) -> None:
@@ -117,6 +80,11 @@ async def test_the_level_meter_and_the_state_follow_the_voice(
     assert tallest > 0.5
     await shows(page, "Idle")
     stage.session.becomes(SessionState.LIVE, pose=Pose.LISTENING)
+    await shows(page, "Listening")
+
+    stage.avatar.loudness = LOUD
+    await shows(page, "Talking")
+    stage.avatar.loudness = 0.0
     await shows(page, "Listening")
 
 
@@ -261,7 +229,9 @@ async def test_the_token_stays_out_of_addresses_the_console_and_the_page(
     storage = "() => JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
     seen += [page.url, await page.content(), await page.evaluate(storage)]
     (token,) = stage.tokens
-    assert not [text for text in seen if token in text or code in text]
+    secrets = (token.get_secret_value(), code)
+    leaks = sum(secret in text for secret in secrets for text in seen)
+    assert leaks == 0, "a token or a code was seen (and is not shown here, either)"
     assert all(url.startswith(stage.livekit.url) for url in sockets)
 
 
@@ -288,7 +258,7 @@ async def test_a_viewer_who_is_put_out_of_the_room_comes_back_with_fresh_access(
     await shows(page, "Idle")
 
     stage.session.granted = ViewerAccess(
-        stage.livekit.url, SecretStr(viewer_token(stage.livekit, stage.room, "viewer-2"))
+        stage.livekit.url, viewer_token(stage.livekit, stage.room, "viewer-2")
     )
     async with api.LiveKitAPI(
         stage.livekit.url, stage.livekit.api_key, stage.livekit.api_secret
@@ -441,7 +411,7 @@ async def test_a_page_of_ones_own_shows_the_avatar_with_two_elements(
           await room.leave();
           return room.link === 'none' ? videoWidth : room.link;
         }""",
-        [stage.livekit.url, token],
+        [stage.livekit.url, token.get_secret_value()],
     )
 
     assert width == 640
@@ -495,6 +465,16 @@ VIEWS: tuple[tuple[dict[str, Any], str], ...] = (
         {"link": "joined", "status": {"state": "LIVE", "pose": "listening"}, "picture": True},
         "listening",
     ),
+    (
+        {
+            "link": "joined",
+            "status": {"state": "LIVE", "pose": "listening"},
+            "picture": True,
+            "audible": True,
+        },
+        "talking",
+    ),
+    ({"link": "joined", "status": {"state": "LIVE", "pose": "idle"}, "picture": True}, "idle"),
     ({"link": "reconnecting", "status": LIVE, "picture": True}, "recovering"),
     ({"link": "joined", "status": {"state": "RECOVERING"}, "picture": True}, "recovering"),
     ({"link": "joined", "status": {"state": "ENDING"}, "picture": True}, "ending"),
