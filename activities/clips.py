@@ -91,8 +91,14 @@ class Clips:
             ClipError: it cannot be spoken.
         """
         if clip.file is not None:
-            path = self._inside_folder(clip.file)
-            return await asyncio.to_thread(_decode_file, path)
+            try:
+                path = self._inside_folder(clip.file)
+                return await asyncio.to_thread(_decode_file, path)
+            except OSError as error:
+                # Its text would tell where the folder lies.
+                raise ClipMissing(
+                    f"the file cannot be read: {error.strerror or type(error).__name__}"
+                ) from None
         address = clip.url if clip.url is not None else self._open(clip.sealed_url or "")
         encoded = await self._fetch(address)
         return await asyncio.to_thread(_decode_bytes, encoded)

@@ -9,10 +9,12 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
-from temporalio.exceptions import ApplicationError
+from pydantic import SecretStr
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from avatar_sessions.contract.messages import Failure
 from avatar_sessions.contract.steps import ErrorType
+from avatar_sessions.seal import Seal, SealError
 from liveavatar_lite import ApiError, ConcurrencyLimit, LiteError
 
 SLOT_RETRY: Final = timedelta(seconds=1.5)
@@ -49,15 +51,35 @@ def start_outcome_unknown(error: LiteError) -> ApplicationError:
     return _error(failure_of(error), ErrorType.START_OUTCOME_UNKNOWN, False, None)
 
 
-def plain_error(
-    type_: str, message: str, *, retryable: bool = False, retry_delay: timedelta | None = None
-) -> ApplicationError:
+def not_owner(message: str) -> ApplicationError:
+    """The session is not held here, or has no socket now: expected, the workflow finds another."""
+    failure = Failure(type=ErrorType.NOT_OWNER, message=message)
+    return _error(failure, ErrorType.NOT_OWNER, False, None, ApplicationErrorCategory.BENIGN)
+
+
+def plain_error(type_: str, message: str, *, retryable: bool = False) -> ApplicationError:
     """An error of our own making."""
-    return _error(Failure(type=type_, message=message), type_, retryable, retry_delay)
+    return _error(Failure(type=type_, message=message), type_, retryable, None)
+
+
+def opened(seal: Seal, sealed: str) -> SecretStr:
+    """Open a sealed secret.
+
+    Raises:
+        ApplicationError: no key of this worker fits; trying again would not help.
+    """
+    try:
+        return seal.open(sealed)
+    except SealError as error:
+        raise plain_error("SealMismatch", str(error)) from error
 
 
 def _error(
-    failure: Failure, type_: str | None, retryable: bool, retry_delay: timedelta | None
+    failure: Failure,
+    type_: str | None,
+    retryable: bool,
+    retry_delay: timedelta | None,
+    category: ApplicationErrorCategory = ApplicationErrorCategory.UNSPECIFIED,
 ) -> ApplicationError:
     return ApplicationError(
         failure.message,
@@ -65,4 +87,5 @@ def _error(
         type=type_ or failure.type,
         non_retryable=not retryable,
         next_retry_delay=retry_delay,
+        category=category,
     )

@@ -114,6 +114,7 @@ class OwnedSession:
         self._turn: Turn | None = None
         self._cut_up_to = 0
         self._cut_outcome = UtteranceOutcome.INTERRUPTED
+        self._cut_again = asyncio.Event()
         self._pose = Pose.IDLE
         self._pose_on_wire = Pose.IDLE
         self._released = asyncio.Event()
@@ -234,6 +235,7 @@ class OwnedSession:
             else UtteranceOutcome.LOST
         )
         self._to(OwnedState.CLOSED)
+        self._wake_the_cut()
         self._end_turn(outcome)
         if self._connection is not None:
             await self._connection.close()
@@ -299,8 +301,7 @@ class OwnedSession:
         with contextlib.suppress(LiteError):  # then the socket is gone, and it with it
             async with self._wire:
                 if connection.open_utterance == turn.id:
-                    await connection.interrupt()
-                    self._sent()
+                    await self._interrupt(connection)
 
     async def _feed(self, turn: Turn, connection: LiteConnection) -> None:
         chunker = Chunker()
@@ -352,15 +353,31 @@ class OwnedSession:
             turn = self._turn
             if turn is not None and turn.order > up_to_order:
                 return CommandOutcome.SENT  # what it meant to cut is gone; the new one goes on
-            await connection.interrupt()
-            self._sent()
+            await self._interrupt(connection)
+        if self._turn is None:
+            await self._restore_pose()
         return CommandOutcome.SENT
+
+    async def _interrupt(self, connection: LiteConnection) -> None:
+        await connection.interrupt()
+        self._pose_on_wire = Pose.IDLE  # an interrupt takes the pose, too (LITE events page)
+        self._sent()
+
+    async def until_cut(self, order: int) -> None:
+        """Wait until an utterance need not be said any more."""
+        while order > self._cut_up_to and self.state is not OwnedState.CLOSED:
+            await self._cut_again.wait()
 
     def _cut(self, up_to_order: int, outcome: UtteranceOutcome) -> None:
         self._cut_up_to = max(self._cut_up_to, up_to_order)
         self._cut_outcome = outcome
+        self._wake_the_cut()
         if self._turn is not None and self._turn.order <= up_to_order:
             self._turn.end(outcome, time.monotonic())
+
+    def _wake_the_cut(self) -> None:
+        woken, self._cut_again = self._cut_again, asyncio.Event()
+        woken.set()
 
     async def set_pose(self, pose: Pose) -> CommandOutcome:
         """Take a pose; while the avatar talks, afterwards (LiveAvatar asks for that).

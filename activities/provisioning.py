@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from temporalio import activity
 
 from activities import failures
+from activities.orphans import stop_for_good, workflow_is_closed
 from avatar_sessions.contract import names
 from avatar_sessions.contract.messages import SessionRequest
 from avatar_sessions.contract.steps import (
@@ -71,7 +72,7 @@ class Provisioning:
         return LiveKitConfig(
             livekit_url=room.livekit_url,
             livekit_room=room.room,
-            livekit_client_token=self._seal.open(room.avatar_token),
+            livekit_client_token=failures.opened(self._seal, room.avatar_token),
         )
 
     @activity.defn(name=names.ACTIVITY_START_SESSION)
@@ -82,7 +83,7 @@ class Provisioning:
             StartOutcomeUnknown: the reply was lost; the session may be live and must be stopped
                 by its id.
         """
-        token = self._seal.open(step.session_token)
+        token = failures.opened(self._seal, step.session_token)
         started_at = datetime.now(UTC)
         try:
             started = await _to_its_end(self._liveavatar.start_session(token))
@@ -90,6 +91,7 @@ class Provisioning:
             if error.maybe_billed:
                 raise failures.start_outcome_unknown(error) from error
             raise failures.application_error(error) from error
+        await self._stop_if_terminated(step.provider_session_id)
         if started.ws_url is None:
             raise failures.plain_error(
                 "StartOutcomeUnknown",
@@ -106,6 +108,12 @@ class Provisioning:
             agent_token=None if agent is None else seal(agent),
             max_duration_s=started.max_session_duration,
         )
+
+    async def _stop_if_terminated(self, provider_session_id: str) -> None:
+        """A workflow terminated during the start runs no cleanup: this is the only one to know."""
+        if await workflow_is_closed():
+            activity.logger.warning("workflow closed during the start: stopping the session")
+            await stop_for_good(self._liveavatar, provider_session_id)
 
     @activity.defn(name=names.ACTIVITY_STOP_SESSION)
     async def stop_session(self, step: StopSession) -> StoppedSession:

@@ -11,12 +11,12 @@ from typing import Final
 
 from pydantic import BaseModel
 from temporalio import activity
-from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities import failures
 from activities.clips import ClipError, Clips
+from activities.orphans import stop_for_good, workflow_is_closed
 from activities.owned import (
     NotReady,
     OwnedSession,
@@ -50,7 +50,7 @@ BEAT_S: Final = 5.0
 SIGNAL_TRIES: Final = 20
 SIGNAL_TIMEOUT_S: Final = 5.0
 CLOSE_TIMEOUT_S: Final = 5.0
-ORPHAN_STOP_TRIES: Final = 10
+DESCRIBE_TRIES: Final = 10
 
 
 class Streaming:
@@ -88,7 +88,7 @@ class Streaming:
         session = OwnedSession(
             key=step.session_key,
             epoch=epoch,
-            ws_url=self._seal.open(step.ws_url),
+            ws_url=failures.opened(self._seal, step.ws_url),
             limits=self._limits,
             on_ready=lambda gap_ms: news.put(
                 names.SIGNAL_OWNER_READY,
@@ -104,7 +104,7 @@ class Streaming:
         )
         self._owned.add(session)
         try:
-            return await self._hold(session, news)
+            return await self._hold(session, news, step)
         except asyncio.CancelledError:
             await self._cancelled(session, step)
             raise
@@ -114,7 +114,7 @@ class Streaming:
             self._owned.remove(session)
             await session.close()
 
-    async def _hold(self, session: OwnedSession, news: _News) -> StreamResult:
+    async def _hold(self, session: OwnedSession, news: _News, step: StreamAudio) -> StreamResult:
         """Run the session beside its heartbeat and its news, until it ends or we drain."""
         running = asyncio.create_task(session.run(), name=f"session {session.key}")
         draining = asyncio.create_task(activity.wait_for_worker_shutdown(), name="drain")
@@ -133,6 +133,7 @@ class Streaming:
             if session_state is OwnedState.LETTING_GO:
                 # Nearly over: let the end run its course instead of moving it.
                 return await asyncio.wait_for(running, self._limits.release_timeout_s + 2)
+            await self._stop_if_terminated(step, 1)  # nobody after us would
             activity.heartbeat(self._details(session))
             raise ApplicationError(
                 "the worker is draining: another takes over",
@@ -180,20 +181,12 @@ class Streaming:
         if details is None or not (details.not_found or details.timed_out):
             return
         await session.close()
-        info = activity.info()
-        if info.workflow_id is None or not await _closed(
-            activity.client(), info.workflow_id, info.workflow_run_id
-        ):
-            return
-        logger.warning("workflow of %s is closed: stopping the session", step.session_key)
-        for tries in range(ORPHAN_STOP_TRIES):
-            try:
-                await self._liveavatar.stop_session(step.provider_session_id)
-            except LiteError as error:
-                logger.warning("stop failed, try %d: %s", tries + 1, error)
-                await asyncio.sleep(min(8.0, 0.5 * 2**tries))
-            else:
-                return
+        await self._stop_if_terminated(step, DESCRIBE_TRIES)
+
+    async def _stop_if_terminated(self, step: StreamAudio, tries: int) -> None:
+        if await workflow_is_closed(tries):
+            logger.warning("workflow of %s is closed: stopping the session", step.session_key)
+            await stop_for_good(self._liveavatar, step.provider_session_id)
 
     # ---------------------------------------------------- on the private queue
 
@@ -208,7 +201,7 @@ class Streaming:
         try:
             return Delivered(outcome=await _do(session, step))
         except (NotReady, LiteError) as error:
-            raise failures.plain_error(ErrorType.NOT_OWNER, str(error)) from error
+            raise failures.not_owner(str(error)) from error
 
     @activity.defn(name=names.ACTIVITY_SPEAK)
     async def speak(self, step: SpeakClip) -> UtteranceReport:
@@ -220,7 +213,7 @@ class Streaming:
         session = self._session(step.session_key, step.epoch)
         beating = asyncio.create_task(_keep_beating(), name="beat")
         try:
-            pcm = await self._clips.load(step.clip)
+            pcm = await self._load_unless_cut(session, step)
             return await session.speak(step.utterance_id, step.order, pcm)
         except ClipError as error:
             failure = Failure(type=error.type, message=str(error))
@@ -229,18 +222,28 @@ class Streaming:
                 id=step.utterance_id, outcome=UtteranceOutcome.REJECTED, failure=failure
             )
         except NotReady as error:
-            raise failures.plain_error(ErrorType.NOT_OWNER, str(error)) from error
+            raise failures.not_owner(str(error)) from error
         finally:
             beating.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await beating
 
+    async def _load_unless_cut(self, session: OwnedSession, step: SpeakClip) -> bytes:
+        """The clip's PCM; nothing, once an interrupt has made it needless."""
+        loading = asyncio.create_task(self._clips.load(step.clip), name="load clip")
+        cut = asyncio.create_task(session.until_cut(step.order), name="until cut")
+        try:
+            await asyncio.wait({loading, cut}, return_when=asyncio.FIRST_COMPLETED)
+            return loading.result() if loading.done() else b""
+        finally:
+            for task in (loading, cut):
+                task.cancel()
+            await asyncio.wait({loading, cut})
+
     def _session(self, key: str, epoch: Epoch) -> OwnedSession:
         session = self._owned.get(key, epoch)
         if session is None:
-            raise failures.plain_error(
-                ErrorType.NOT_OWNER, f"epoch {epoch[0]}.{epoch[1]} is not owned here"
-            )
+            raise failures.not_owner(f"epoch {epoch[0]}.{epoch[1]} is not owned here")
         return session
 
 
@@ -260,19 +263,6 @@ async def _keep_beating() -> None:
     while True:
         activity.heartbeat()
         await asyncio.sleep(BEAT_S)
-
-
-async def _closed(client: Client, workflow_id: str, run_id: str | None) -> bool:
-    """Whether the workflow run is over for good; when in doubt, no."""
-    try:
-        described = await client.get_workflow_handle(workflow_id, run_id=run_id).describe()
-    except RPCError as error:
-        return error.status is RPCStatusCode.NOT_FOUND
-    return described.status not in (
-        None,
-        WorkflowExecutionStatus.RUNNING,
-        WorkflowExecutionStatus.CONTINUED_AS_NEW,
-    )
 
 
 class _News:

@@ -299,7 +299,8 @@ class Session:
     async def perform(self, command: Command, *, timeout_s: float | None = None) -> CommandResult:
         """Do a command, and get its answer: on the wire, or an utterance over.
 
-        The update's id is the command's id: a lost reply is asked for again, never done twice.
+        A lost reply is asked for again, never done twice. The same command under the same
+        ``command_id`` is one command; another one under it is refused.
 
         Args:
             command: what to do.
@@ -310,9 +311,13 @@ class Session:
             ttl_s = DEFAULT_COMMAND_TTL_S if command.ttl_s is None else command.ttl_s
             timeout_s = ttl_s + COMMAND_MARGIN_S
 
+        # One id for this call and its repeats, but not the command's: the server would answer
+        # another command under the same id with the first one's result.
+        update_id = str(uuid4())
+
         async def ask() -> object:
             return await self._handle().execute_update(
-                names.UPDATE_PERFORM, _json(command), id=command.command_id
+                names.UPDATE_PERFORM, _json(command), id=update_id
             )
 
         try:

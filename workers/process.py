@@ -23,10 +23,9 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
 from avatar_sessions.contract import names
-from liveavatar_lite import LiveAvatar
 from workers.settings import WorkerSettings
 from workers.telemetry import tracing
-from workers.wiring import Crew, Role, crew_for
+from workers.wiring import Crew, Role, crew_for, liveavatar_for
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ async def run(role: Role, settings: WorkerSettings) -> None:
 
 async def _work(role: Role, client: Client, settings: WorkerSettings, stop: asyncio.Event) -> None:
     async with (
-        LiveAvatar(settings.liveavatar_api_key, base_url=settings.liveavatar_api_url) as liveavatar,
+        liveavatar_for(settings) as liveavatar,
         working(crew_for(role, client, settings, liveavatar), settings.drain_timeout_s) as failed,
     ):
         logger.info("ready: role %s, pid %d", role, os.getpid())

@@ -30,6 +30,11 @@ BEAT_THROTTLE: Final = timedelta(seconds=5)
 """Bounds how long a cancel or a "not found" takes to reach a stream."""
 
 
+REPLY_TIMEOUT_S: Final = 15.0
+CALL_TIMEOUT_S: Final = 20.0
+"""A start is live in one to three seconds; its activity may take 25 s."""
+
+
 class Role(StrEnum):
     """What a worker process does."""
 
@@ -68,6 +73,16 @@ def workflow_runner() -> SandboxedWorkflowRunner:
     """The sandbox of the session workflow."""
     restrictions = SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)
     return SandboxedWorkflowRunner(restrictions=restrictions)
+
+
+def liveavatar_for(settings: WorkerSettings) -> LiveAvatar:
+    """LiveAvatar's REST API, with limits below those of the activities that call it."""
+    return LiveAvatar(
+        settings.liveavatar_api_key,
+        base_url=settings.liveavatar_api_url,
+        reply_timeout_s=REPLY_TIMEOUT_S,
+        call_timeout_s=CALL_TIMEOUT_S,
+    )
 
 
 def crew_for(role: Role, client: Client, settings: WorkerSettings, liveavatar: LiveAvatar) -> Crew:

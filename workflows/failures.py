@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from temporalio import workflow
 from temporalio.exceptions import (
     ActivityError,
@@ -54,6 +56,14 @@ def never_reached_owner(error: ActivityError) -> bool:
     return is_type(error, ErrorType.NOT_OWNER) or (
         isinstance(error.cause, TimeoutError) and error.cause.type is TimeoutType.SCHEDULE_TO_START
     )
+
+
+def retry_delay(error: ActivityError) -> timedelta | None:
+    """When a later try could work: after the returned time, zero if none was named; None: never."""
+    cause = error.cause
+    if not isinstance(cause, ApplicationError) or cause.non_retryable:
+        return None
+    return cause.next_retry_delay or timedelta(0)
 
 
 def start_outcome_unknown(error: ActivityError) -> bool:

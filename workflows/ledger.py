@@ -76,6 +76,19 @@ class Ledger:
         """The entry of a command that came before under the same id."""
         return None if command.command_id is None else self._known.get(command.command_id)
 
+    def conflicts(self, command: AnyCommand) -> bool:
+        """Whether the command's id was given to one with another content."""
+        known = self.known(command)
+        return known is not None and known.command.model_copy(
+            update={"ttl_s": None}
+        ) != command.model_copy(update={"ttl_s": None})
+
+    def give_up_speaking(self, now: datetime) -> None:
+        """Finish the utterance whose owner did not come back to tell."""
+        entry, self.speaking = self.speaking, None
+        if entry is not None and entry.result is None:
+            self.cancel(entry, now)
+
     def accept(self, command: AnyCommand, command_id: str, now: datetime) -> Entry:
         """Put a command at the end of the line; the caller checked that its id is new."""
         ttl = self.default_ttl if command.ttl_s is None else timedelta(seconds=command.ttl_s)
@@ -104,10 +117,20 @@ class Ledger:
         """When the first waiting command expires."""
         return min((entry.expires_at for entry in self._unspoken()), default=None)
 
-    def expire(self, now: datetime) -> None:
-        """Finish what has waited too long for the avatar."""
+    def expire(self, now: datetime) -> bool:
+        """Finish what has waited too long for the avatar.
+
+        Returns:
+            Whether an end was among it: that is never given up, its time has come.
+        """
+        ends = False
         for entry in [entry for entry in self._unspoken() if entry.expires_at <= now]:
-            self.drop(entry, UtteranceOutcome.EXPIRED, CommandOutcome.EXPIRED, now)
+            if isinstance(entry.command, End):
+                ends = True
+                self.drop(entry, UtteranceOutcome.EXPIRED, CommandOutcome.ACCEPTED, now)
+            else:
+                self.drop(entry, UtteranceOutcome.EXPIRED, CommandOutcome.EXPIRED, now)
+        return ends
 
     def renew(self, now: datetime) -> None:
         """Give everything that waits its full time again: the avatar has just gone away."""

@@ -30,18 +30,18 @@ answer within about three seconds."""
 
 START_CALL: Final = ActivityConfig(
     task_queue=names.SESSIONS_TASK_QUEUE,
-    start_to_close_timeout=timedelta(seconds=35),
+    start_to_close_timeout=timedelta(seconds=25),
     schedule_to_close_timeout=timedelta(seconds=60),
-    retry_policy=RetryPolicy(
-        initial_interval=timedelta(milliseconds=500),
-        backoff_coefficient=2.0,
-        maximum_interval=timedelta(seconds=3),
-        maximum_attempts=4,
-    ),
+    # The server must not repeat what a dead worker may have begun: the workflow decides.
+    retry_policy=RetryPolicy(maximum_attempts=1),
     # A cancelled start is waited for: its reply tells whether there is something to stop.
     cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 )
-"""``/start``: retried only while it is certain that nothing was billed (429, refused, no slot)."""
+"""``/start``: outlives the call's own limit of 20 s. Repeated by the workflow, and only while it
+is certain that nothing was billed (429, no connection, no slot)."""
+START_TRIES: Final = 4
+START_PAUSE: Final = timedelta(milliseconds=500)
+"""Before the second try, when LiveAvatar names no time; doubled each time."""
 
 STREAM_HEARTBEAT_S: Final = 15.0
 STREAM: Final = ActivityConfig(
@@ -101,6 +101,9 @@ RECOVERY_PATIENCE: Final = timedelta(seconds=180)
 
 RELEASE_PATIENCE: Final = timedelta(seconds=5)
 """How long the owner may take to let go after the stop, before it is cancelled."""
+
+SERVING_PATIENCE: Final = timedelta(seconds=10)
+"""How long the parts of a session that is over may take to stop."""
 
 MAX_AWAITED_SPEAKS: Final = 6
 """The server takes ten updates in flight for a workflow; the rest is kept for interrupts."""

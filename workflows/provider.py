@@ -9,7 +9,7 @@ import asyncio
 from datetime import datetime, timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract import names
@@ -31,6 +31,7 @@ with workflow.unsafe.imports_passed_through():
         GrantedAccess,
         MintedSession,
         MintToken,
+        OwnerReady,
         StartedSession,
         StartSession,
         StoppedSession,
@@ -41,7 +42,7 @@ with workflow.unsafe.imports_passed_through():
 
 from workflows import options
 from workflows.calls import call
-from workflows.failures import failure_of, start_outcome_unknown
+from workflows.failures import failure_of, retry_delay, start_outcome_unknown
 from workflows.life import Generation, Life
 
 AGENT_IDENTITY = "agent"
@@ -79,10 +80,9 @@ class Provider:
         for attempt in range(1, options.MAX_GENERATIONS + 1):
             generation = await self._mint(request)
             try:
-                await self._start(generation)
+                await self._start_with_patience(generation)
             except ActivityError as error:
                 if not start_outcome_unknown(error):
-                    generation.started_at = None
                     raise
                 self.problem = failure_of(error).message
                 generation.outcome_unknown = True
@@ -123,11 +123,30 @@ class Provider:
         )
         return self._life.mint(self._minted.provider_session_id)
 
-    async def _start(self, generation: Generation) -> None:
-        if self._life.verdict is not None:
-            raise asyncio.CancelledError("the session ends: billing must not begin")
-        # The id is recorded in the same step that begins billing: never a session unknown.
+    async def _start_with_patience(self, generation: Generation) -> None:
+        """Start, again if LiveAvatar said that nothing was billed and that later is better."""
+        self._check_wanted()
         self._life.to(SessionState.STARTING)
+        pause = options.START_PAUSE
+        for tries in range(1, options.START_TRIES + 1):
+            try:
+                await self._start(generation)
+            except ActivityError as error:
+                if is_cancelled_exception(error) or start_outcome_unknown(error):
+                    raise
+                generation.started_at = None  # refused: not billed
+                self.problem = failure_of(error).message
+                delay = retry_delay(error)
+                if delay is None or tries == options.START_TRIES:
+                    raise
+                await workflow.sleep(delay or pause, summary="before starting again")
+                pause *= 2
+            else:
+                return
+
+    async def _start(self, generation: Generation) -> None:
+        self._check_wanted()
+        # The id is recorded in the same step that begins billing: never a session unknown.
         generation.started_at = workflow.now()
         self._started = await call(
             names.ACTIVITY_START_SESSION,
@@ -140,7 +159,25 @@ class Provider:
             summary=f"start session (generation {generation.number})",
         )
 
+    def _check_wanted(self) -> None:
+        if self._life.verdict is not None:
+            raise asyncio.CancelledError("the session ends: billing must not begin")
+
     # --------------------------------------------------------------- stream
+
+    def takes(self, identity: str | None, request: SessionRequest | None) -> bool:
+        """Whether a viewer's name in a room of our own is somebody else's already."""
+        room = request.room if request is not None else None
+        return room is not None and identity in (room.avatar_identity, AGENT_IDENTITY)
+
+    def streams_to(self, ready: OwnerReady) -> bool:
+        """Whether a signal speaks of the stream that runs now, and not of another or of none."""
+        started = self._started
+        return (
+            started is not None
+            and ready.epoch[0] == self._streams
+            and ready.provider_session_id == started.provider_session_id
+        )
 
     async def stream(self, request: SessionRequest) -> StreamResult:
         """Have an owner hold the session until it ends.
@@ -247,6 +284,8 @@ class Provider:
                 summary=f"stop session (generation {generation.number})",
             )
         except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise  # the end came: it stops all generations itself
             self._problems.append(
                 f"LiveAvatar session {generation.provider_session_id} may still be billed:"
                 f" {failure_of(error).message}"

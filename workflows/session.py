@@ -64,6 +64,8 @@ from workflows.provider import Provider
 
 Message = TypeVar("Message", bound=BaseModel)
 
+WITH_STREAM = frozenset({SessionState.CONNECTING, SessionState.LIVE, SessionState.RECOVERING})
+ID_CONFLICT = "this id was given to another command before"
 MAX_DURATION_REACHED = "MAX_DURATION_REACHED"
 
 
@@ -238,7 +240,9 @@ class AvatarSession:
         summary = f"{command.kind} {command.pose}" if isinstance(command, SetPose) else command.kind
         try:
             return (await self._to_owner(owner, task, summary)).outcome
-        except ActivityError:
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
             self._miss(owner)
             return None
 
@@ -263,13 +267,9 @@ class AvatarSession:
                 self._life.end(Verdict(EndReason.REQUESTED))
                 return
             ledger.speaking = entry
-            try:
-                await self._speak(entry, self._owner)
-            finally:
-                ledger.speaking = None
-                self._last_asked_at = workflow.now()
-                if entry.result is None and entry not in ledger.speech:
-                    ledger.cancel(entry, self._last_asked_at)
+            await self._speak(entry, self._owner)
+            ledger.speaking = None
+            self._last_asked_at = workflow.now()
 
     async def _speak(self, entry: Entry, owner: OwnerReady) -> None:
         assert isinstance(entry.command, Speak)
@@ -292,6 +292,8 @@ class AvatarSession:
                 task_queue=owner.queue,
             )
         except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
             if never_reached_owner(error):
                 self._ledger.speech.appendleft(entry)
                 self._miss(owner)
@@ -320,7 +322,8 @@ class AvatarSession:
                 timeout_summary="the first waiting command expires",
             )
         except TimeoutError:
-            ledger.expire(workflow.now())
+            if ledger.expire(workflow.now()):
+                self._life.end(Verdict(EndReason.REQUESTED))
 
     async def _mend(self) -> None:
         """While there is no owner: ask again, and give up when LiveAvatar will have."""
@@ -352,7 +355,9 @@ class AvatarSession:
         )
         try:
             await self._to_owner(owner, task, "is the owner there?")
-        except ActivityError:
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
             return
         if self._life.state is SessionState.RECOVERING:
             self._life.to(SessionState.LIVE)
@@ -395,7 +400,8 @@ class AvatarSession:
         for task in self._serving:
             task.cancel()
         if self._serving:
-            await workflow.wait(self._serving)
+            await workflow.wait(self._serving, timeout=options.SERVING_PATIENCE.total_seconds())
+        self._ledger.give_up_speaking(workflow.now())
         self._ledger.drop_everything(workflow.now())
         await self._provider.clean_room(self._request)
         self._life.to(verdict.reason.final_state)
@@ -485,7 +491,12 @@ class AvatarSession:
     def on_owner_ready(self, *messages: Any) -> None:
         """From an owner: connected, and taking commands."""
         ready = self._understand(names.SIGNAL_OWNER_READY, OwnerReady, messages)
-        if ready is None or not self._life.owned_by(ready):
+        if ready is None:
+            return
+        if self._life.state not in WITH_STREAM or not self._provider.streams_to(ready):
+            self._ledger.ignore(names.SIGNAL_OWNER_READY, "not the owner", workflow.now())
+            return
+        if not self._life.owned_by(ready):
             return
         if self._life.state in (SessionState.CONNECTING, SessionState.RECOVERING):
             self._last_asked_at = max(self._last_asked_at, workflow.now())
@@ -524,15 +535,20 @@ class AvatarSession:
         if self._ledger.full and not isinstance(command, End | Interrupt):
             self._ledger.ignore(name, "too many commands wait already", workflow.now())
             return
+        if self._ledger.conflicts(command) and not isinstance(command, End):
+            self._ledger.ignore(name, ID_CONFLICT, workflow.now())
+            return
         self._take(command)
 
     def _take(self, command: AnyCommand) -> Entry:
         """Accept a command, or find the one that came before under its id."""
         known = self._ledger.known(command)
-        if known is not None:
+        if known is not None and not self._ledger.conflicts(command):
             return known
         now = workflow.now()
-        entry = self._ledger.accept(command, command.command_id or str(workflow.uuid4()), now)
+        # An end is an end, even under an id that was used before.
+        given = command.command_id if known is None else None
+        entry = self._ledger.accept(command, given or str(workflow.uuid4()), now)
         self._last_asked_at = now
         if self._over:
             self._ledger.drop_everything(now)
@@ -572,6 +588,8 @@ class AvatarSession:
                 " or wait for one of them",
                 type="TooManyAwaited",
             )
+        if self._ledger.conflicts(command) and not isinstance(command, End):
+            raise ApplicationError(f"command_id: {ID_CONFLICT}", type="CommandRejected")
         if self._ledger.full and not isinstance(command, End | Interrupt):
             raise ApplicationError("too many commands wait already", type="TooManyWaiting")
 
@@ -597,9 +615,14 @@ class AvatarSession:
     @attach.validator
     def _check_attach(self, *messages: Any) -> None:
         try:
-            Attach.model_validate(one_message(messages))
+            request = Attach.model_validate(one_message(messages))
         except ValueError as error:
             raise ApplicationError(_problem(error), type="CommandRejected") from None
+        if self._provider.takes(request.viewer_identity, self._request):
+            raise ApplicationError(
+                "viewer_identity: is the avatar's or the agent's, and would put them out",
+                type="CommandRejected",
+            )
 
     @workflow.query(name=names.QUERY_STATUS)
     def status(self) -> SessionStatus:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -37,6 +38,10 @@ CommandId = Annotated[
 ]
 
 MAX_CLIP_S = 600.0
+MAX_TEXT_CHARS = 1000
+MAX_TOLD_PROBLEMS = 10
+Text = Annotated[str, AfterValidator(lambda text: text[:MAX_TEXT_CHARS])]
+"""Words for a person, cut to a length that cannot fill a history."""
 DEFAULT_COMMAND_TTL_S = 30.0
 
 
@@ -182,7 +187,7 @@ class Failure(Outgoing):
 
     type: str
     """The error's class, e.g. ``NoCredits``, ``ServiceUnreachable``, ``ClipTooLong``."""
-    message: str
+    message: Text
     http_status: int | None = None
     code: int | None = None
     """LiveAvatar's own error code."""
@@ -317,7 +322,7 @@ class SessionReport(Outgoing):
     """How long it was live."""
     generations: list[GenerationReport] = Field(default_factory=list)
     utterances: list[UtteranceReport] = Field(default_factory=list)
-    """The first 500; ``totals`` counts all."""
+    """The first 500, in the order in which they were over; ``totals`` counts all."""
     totals: UtteranceTotals = Field(default_factory=UtteranceTotals)
     takeovers: int = 0
     """How often another owner, or another attempt of the same one, took over."""
@@ -332,12 +337,19 @@ class SessionReport(Outgoing):
 
 
 def problems_of(error: ValidationError) -> str:
-    """A validation error as one line without the offending values (they may be secrets)."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'message'}:"
+    """A validation error as one line without the offending values (they may be secrets).
+
+    Bounded: a message with thousands of wrong fields must not become a rejection of megabytes,
+    which the server refuses, again and again.
+    """
+    told = error.errors(include_url=False, include_context=False, include_input=False)
+    problems = "; ".join(
+        f"{'.'.join(str(part) for part in item['loc'])[:100] or 'message'}:"
         f" {item['msg'].removeprefix('Value error, ')}"
-        for item in error.errors(include_url=False, include_context=False, include_input=False)
+        for item in told[:MAX_TOLD_PROBLEMS]
     )
+    more = len(told) - MAX_TOLD_PROBLEMS
+    return problems[:MAX_TEXT_CHARS] + (f"; and {more} more" if more > 0 else "")
 
 
 def one_message(messages: tuple[Any, ...]) -> Any:

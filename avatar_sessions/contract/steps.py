@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from avatar_sessions.contract.messages import Clip, Failure, Sealed, SessionRequest
 from avatar_sessions.contract.states import CommandOutcome, Pose
@@ -95,7 +95,7 @@ class StreamResult(Step):
 class OwnerReady(Step):
     """Signal: an owner has the session connected and takes its commands on ``queue``."""
 
-    queue: str
+    queue: Annotated[str, StringConstraints(pattern=r"^avatar-owner:[0-9a-f]{12}$")]
     epoch: Epoch
     provider_session_id: str
     gap_ms: int = 0

@@ -212,6 +212,15 @@ async def test_missing_empty_and_broken_files(clips: Clips, tmp_path: Path) -> N
             await clips.load(Clip(file=name))
 
 
+async def test_a_name_that_no_file_can_have_is_told_without_the_folders_place(
+    clips: Clips, tmp_path: Path
+) -> None:
+    """A name of more than 255 bytes came back as a lost utterance with the worker's own path."""
+    with pytest.raises(ClipError) as caught:
+        await clips.load(Clip(file="a" * 300 + ".wav"))
+    assert str(tmp_path) not in str(caught.value)
+
+
 async def test_more_than_ten_minutes_are_refused(clips: Clips, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "long.wav", np.zeros(8_000 * 601, dtype=np.int16), 8_000)
     with pytest.raises(ClipTooLong, match="601"):

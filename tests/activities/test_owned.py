@@ -99,6 +99,28 @@ async def test_a_cancelled_utterance_does_not_spoil_the_next(owner: Owner) -> No
     assert commands(owner).count("agent.interrupt") == 1
 
 
+async def test_an_interrupt_takes_the_pose_and_it_comes_back(owner: Owner) -> None:
+    """LiveAvatar goes idle on an interrupt: the avatar no longer looked as if it listened."""
+    await owner.session.set_pose(Pose.LISTENING)
+    speaking = asyncio.create_task(owner.session.speak("u1", 1, tone(8)))
+    await until(lambda: "agent.speak" in commands(owner))
+    await owner.session.interrupt(1)
+    await speaking
+    await until(lambda: commands(owner)[-1] == "agent.start_listening")
+    await owner.session.interrupt(1)
+    await until(lambda: commands(owner)[-2:] == ["agent.interrupt", "agent.start_listening"])
+
+
+async def test_who_waits_for_a_cut_is_woken_by_it_and_by_the_end(owner: Owner) -> None:
+    first = asyncio.create_task(owner.session.until_cut(1))
+    third = asyncio.create_task(owner.session.until_cut(3))
+    await owner.session.interrupt(2)
+    await asyncio.wait_for(first, 5)
+    assert not third.done()
+    await owner.session.close()
+    await asyncio.wait_for(third, 5)
+
+
 async def test_a_pose_asked_for_during_speech_follows_it(owner: Owner) -> None:
     speaking = asyncio.create_task(owner.session.speak("u1", 1, tone(0.6)))
     await until(lambda: owner.session.speaking is not None)

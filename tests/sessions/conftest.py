@@ -28,12 +28,12 @@ from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.seal import Seal
 from deploy.local.settings import ROOT
 from deploy.local.stack import LiveKitServer, TemporalServer
-from liveavatar_lite import WAYNE_AVATAR_ID, LiveAvatar
+from liveavatar_lite import WAYNE_AVATAR_ID
 from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
 from tests.secret_scan import remember
 from workers.process import CannotStart, ensure_search_attributes, working
 from workers.settings import WorkerSettings
-from workers.wiring import Role, crew_for
+from workers.wiring import Role, crew_for, liveavatar_for
 
 API_KEY = "obviously-fake-liveavatar-key"
 
@@ -159,7 +159,7 @@ async def crew_working(
     """Workers of this test process."""
     await ensure_search_attributes(client)
     async with (
-        LiveAvatar(settings.liveavatar_api_key, base_url=settings.liveavatar_api_url) as liveavatar,
+        liveavatar_for(settings) as liveavatar,
         working(crew_for(role, client, settings, liveavatar), settings.drain_timeout_s),
     ):
         yield

@@ -136,6 +136,63 @@ async def test_a_drained_owner_hands_its_session_over(
     assert "Traceback" not in (run_folder / "drain-first.log").read_text()
 
 
+async def test_a_start_whose_worker_died_is_stopped_and_another_generation_opens(
+    alone: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+) -> None:
+    """The server repeated the start on another worker, LiveAvatar refused it as started already,
+    and the report called that "not billed" while the first start's session went on billing."""
+    alone.simulator.faults.slow_start_s = 4.0
+    with worker(alone, temporal, livekit, Role.ALL, run_folder / "start-second.log") as second:
+        await worker_ready(run_folder / "start-second.log")
+        second.send_signal(signal.SIGSTOP)  # the first worker takes the start
+        with worker(alone, temporal, livekit, Role.ALL, run_folder / "start-first.log") as first:
+            try:
+                await worker_ready(run_folder / "start-first.log")
+                session = await alone.sessions.start(
+                    new_key(), wayne(sandbox=False, start_timeout_s=120)
+                )
+                await until_starting(alone)
+                first.send_signal(signal.SIGKILL)
+                await asyncio.to_thread(wait_for_exit, first)
+            finally:
+                alone.simulator.faults.slow_start_s = 0.0
+        second.send_signal(signal.SIGCONT)
+        await session.attach(timeout_s=100)
+        report = await session.end()
+    assert report.end_reason is EndReason.REQUESTED
+    assert len(report.generations) == 2
+    assert [one.stop for one in report.generations] == ["stopped", "stopped"]
+    ours = {one.provider_session_id for one in report.generations}
+    lines = [one for one in alone.simulator.ledger().sessions if str(one.session_id) in ours]
+    assert all(line.started_at is None or line.ended_at is not None for line in lines)
+
+
+async def until_starting(platform: Platform) -> None:
+    """Wait until LiveAvatar works on a start."""
+    give_up = time.monotonic() + 30
+    while all(one.phase != "starting" for one in platform.simulator.sessions.values()):
+        assert time.monotonic() < give_up
+        await asyncio.sleep(0.05)
+
+
+async def test_an_owner_that_drains_stops_what_nobody_else_will(
+    alone: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+) -> None:
+    """Terminated, and the worker stopped before its next heartbeat: the session stayed open."""
+    log = run_folder / "drain-terminated.log"
+    with worker(alone, temporal, livekit, Role.ALL, log) as only:
+        await worker_ready(log)
+        session = await alone.sessions.start(new_key(), wayne(sandbox=False))
+        await session.attach()
+        provider_id = (await session.status()).provider_session_id
+        await alone.client.get_workflow_handle(session.workflow_id).terminate("test")
+        only.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(wait_for_exit, only) == 0
+    lines = alone.simulator.ledger().sessions
+    line = next(one for one in lines if str(one.session_id) == provider_id)
+    assert line.ended_at is not None
+
+
 async def worker_ready(log: Path) -> None:
     give_up = time.monotonic() + 30
     while b"worker ready" not in log.read_bytes():

@@ -1,0 +1,62 @@
+"""Sessions whose workflow was terminated: found by asking, and stopped by whoever holds them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+from typing import Final
+
+from temporalio import activity
+from temporalio.client import WorkflowExecutionStatus
+from temporalio.service import RPCError, RPCStatusCode
+
+from liveavatar_lite import LiteError, LiveAvatar
+
+logger = logging.getLogger(__name__)
+
+DESCRIBE_TIMEOUT_S: Final = 3.0
+STOP_TRIES: Final = 10
+
+
+async def workflow_is_closed(tries: int = 1) -> bool:
+    """Whether the run of this activity's workflow is over for good; in doubt, no.
+
+    Args:
+        tries: how often to ask while the server does not answer.
+    """
+    info = activity.info()
+    if info.workflow_id is None:
+        return False
+    workflow = activity.client().get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id)
+    for number in range(1, tries + 1):
+        try:
+            async with asyncio.timeout(DESCRIBE_TIMEOUT_S):
+                described = await workflow.describe(
+                    rpc_timeout=timedelta(seconds=DESCRIBE_TIMEOUT_S)
+                )
+        except (RPCError, TimeoutError) as error:
+            if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
+                return True
+            logger.warning("workflow cannot be described, try %d", number)
+            if number < tries:
+                await asyncio.sleep(1.0)
+        else:
+            return described.status not in (
+                None,
+                WorkflowExecutionStatus.RUNNING,
+                WorkflowExecutionStatus.CONTINUED_AS_NEW,
+            )
+    return False
+
+
+async def stop_for_good(liveavatar: LiveAvatar, provider_session_id: str) -> None:
+    """Stop a session that nobody else will, a few times if need be."""
+    for number in range(STOP_TRIES):
+        try:
+            await liveavatar.stop_session(provider_session_id)
+        except LiteError as error:
+            logger.warning("stop failed, try %d: %s", number + 1, error)
+            await asyncio.sleep(min(8.0, 0.5 * 2**number))
+        else:
+            return
