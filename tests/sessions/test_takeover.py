@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
@@ -136,27 +137,25 @@ async def test_a_drained_owner_hands_its_session_over(
     assert "Traceback" not in (run_folder / "drain-first.log").read_text()
 
 
+@pytest.mark.timeout(150)
 async def test_a_start_whose_worker_died_is_stopped_and_another_generation_opens(
     alone: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> None:
     """The server repeated the start on another worker, LiveAvatar refused it as started already,
     and the report called that "not billed" while the first start's session went on billing."""
     alone.simulator.faults.slow_start_s = 4.0
-    with worker(alone, temporal, livekit, Role.ALL, run_folder / "start-second.log") as second:
-        await worker_ready(run_folder / "start-second.log")
-        second.send_signal(signal.SIGSTOP)  # the first worker takes the start
+    try:
         with worker(alone, temporal, livekit, Role.ALL, run_folder / "start-first.log") as first:
-            try:
-                await worker_ready(run_folder / "start-first.log")
-                session = await alone.sessions.start(
-                    new_key(), wayne(sandbox=False, start_timeout_s=120)
-                )
-                await until_starting(alone)
-                first.send_signal(signal.SIGKILL)
-                await asyncio.to_thread(wait_for_exit, first)
-            finally:
-                alone.simulator.faults.slow_start_s = 0.0
-        second.send_signal(signal.SIGCONT)
+            await worker_ready(run_folder / "start-first.log")
+            session = await alone.sessions.start(
+                new_key(), wayne(sandbox=False, start_timeout_s=120)
+            )
+            await until_starting(alone)
+            first.send_signal(signal.SIGKILL)
+            await asyncio.to_thread(wait_for_exit, first)
+    finally:
+        alone.simulator.faults.slow_start_s = 0.0
+    with worker(alone, temporal, livekit, Role.ALL, run_folder / "start-second.log"):
         await session.attach(timeout_s=100)
         report = await session.end()
     assert report.end_reason is EndReason.REQUESTED
