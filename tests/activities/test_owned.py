@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,18 +12,12 @@ from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutco
 from avatar_sessions.contract.steps import StreamEnd
 from liveavatar_lite import SAMPLE_RATE_HZ
 from tests.activities.conftest import Owner
+from tests.waiting import until
 
 
 def tone(seconds: float) -> bytes:
     t = np.arange(int(SAMPLE_RATE_HZ * seconds)) / SAMPLE_RATE_HZ
     return (0.3 * 32767 * np.sin(2 * np.pi * 220 * t)).astype("<i2").tobytes()
-
-
-async def until(condition: Callable[[], bool], within_s: float = 15) -> None:
-    give_up = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < give_up, "it never came true"
-        await asyncio.sleep(0.01)
 
 
 def commands(owner: Owner) -> list[str]:

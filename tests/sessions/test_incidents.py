@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -28,16 +27,10 @@ from avatar_sessions.contract.states import Pose, UtteranceOutcome
 from avatar_sessions.seal import Seal
 from deploy.local.stack import TemporalServer
 from tests.sessions.conftest import Platform, crew_working, new_key, own_namespace, wayne
+from tests.waiting import until
 from workers.settings import WorkerSettings
 
 SHORT, LONG = Clip(file="short.wav"), Clip(file="long.wav")
-
-
-async def until(condition: Callable[[], bool], within_s: float = 30) -> None:
-    give_up = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < give_up, "it never came true"
-        await asyncio.sleep(0.05)
 
 
 def open_in_ledger(platform: Platform, provider_session_id: str) -> bool:

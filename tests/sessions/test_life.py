@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -28,16 +27,9 @@ from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutco
 from deploy.local.stack import LiveKitServer
 from liveavatar_lite import LiveAvatar, SessionEndReason
 from tests.sessions.conftest import Platform, new_key, wayne
+from tests.waiting import until
 
 SHORT, MIDDLE, LONG = (Clip(file=f"{name}.wav") for name in ("short", "middle", "long"))
-
-
-async def until(condition: Callable[[], bool], within_s: float = 20) -> None:
-    """Wait for something to become true, with a bound."""
-    give_up = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < give_up, "it never came true"
-        await asyncio.sleep(0.02)
 
 
 def in_ledger(platform: Platform, report: SessionReport) -> list[dict[str, object]]:
