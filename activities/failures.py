@@ -31,14 +31,15 @@ def failure_of(error: LiteError) -> Failure:
     )
 
 
-def application_error(error: LiteError, *, retryable: bool | None = None) -> ApplicationError:
-    """What an activity raises for an error of the LITE library: retried if that can help.
+def to_be_repeated(error: LiteError) -> ApplicationError:
+    """For what must happen: repeated whatever was said, and without a traceback in the log."""
+    return _error(failure_of(error), None, True, None, ApplicationErrorCategory.BENIGN)
 
-    ``retryable`` overrules the error's own opinion.
-    """
+
+def application_error(error: LiteError) -> ApplicationError:
+    """What an activity raises for an error of the LITE library: retried if that can help."""
     retry_delay: timedelta | None = None
-    if retryable is None:
-        retryable = error.retryable
+    retryable = error.retryable
     if isinstance(error, ConcurrencyLimit):
         retryable, retry_delay = True, SLOT_RETRY
     elif isinstance(error, ApiError) and error.retry_after_s:

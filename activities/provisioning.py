@@ -123,8 +123,8 @@ class Provisioning:
                 step.provider_session_id, SessionEndReason(step.reason)
             )
         except LiteError as error:
-            # A stop is tried until its time is over, whatever is said.
-            raise failures.application_error(error, retryable=True) from error
+            activity.logger.warning("not stopped yet: %s", error)
+            raise failures.to_be_repeated(error) from error
         stopped_at = datetime.now(UTC)
         end_reason, credits_consumed = await self._account(step.provider_session_id)
         return StoppedSession(

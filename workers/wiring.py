@@ -58,6 +58,7 @@ PASSED_THROUGH: Final = (
     "pydantic",
     "pydantic_core",
     "annotated_types",
+    "workflows.accounts",
     "workflows.calls",
     "workflows.failures",
     "workflows.ledger",

@@ -55,7 +55,7 @@ with workflow.unsafe.imports_passed_through():
         StreamResult,
     )
 
-from workflows import options
+from workflows import accounts, options
 from workflows.calls import call
 from workflows.failures import failure_of, never_reached_owner
 from workflows.ledger import AnyCommand, Entry, Ledger
@@ -113,7 +113,7 @@ class AvatarSession:
             except asyncio.CancelledError:
                 workflow.logger.info("cancelled while ending: the cleanup goes on")
         ending.result()
-        return self._report()
+        return accounts.report(self._life, self._ledger, self._provider)
 
     async def _live_out(self) -> None:
         """Open the session and serve it until there is a verdict."""
@@ -432,34 +432,6 @@ class AvatarSession:
         except TimeoutError:
             opening.cancel()
 
-    def _report(self) -> SessionReport:
-        life, info = self._life, workflow.info()
-        assert life.verdict is not None
-        now = workflow.now()
-        live_at = life.live_at
-        return SessionReport(
-            session_key=life.session_key,
-            workflow_id=info.workflow_id,
-            run_id=info.run_id,
-            state=life.state,
-            end_reason=life.verdict.reason,
-            failure=life.verdict.failure,
-            requested_at=life.requested_at,
-            live_at=live_at,
-            ended_at=now,
-            start_ms=None if live_at is None else _ms(live_at - life.requested_at),
-            live_ms=0 if live_at is None else _ms(self._provider.silent_at(now) - live_at),
-            generations=self._provider.generation_reports(),
-            utterances=self._ledger.utterances,
-            totals=self._ledger.totals(),
-            takeovers=life.takeovers,
-            reconnects=life.reconnects,
-            gaps_ms=_ms(life.gaps),
-            ignored=self._ledger.ignored,
-            ignored_count=self._ledger.ignored_count,
-            cleanup=self._provider.cleanup_report(),
-        )
-
     # ------------------------------------------------------------- messages
 
     @workflow.signal(name=names.SIGNAL_SPEAK)
@@ -627,25 +599,7 @@ class AvatarSession:
     @workflow.query(name=names.QUERY_STATUS)
     def status(self) -> SessionStatus:
         """Where the session stands."""
-        life, ledger = self._life, self._ledger
-        generation = life.current_generation
-        return SessionStatus(
-            session_key=life.session_key,
-            state=life.state,
-            end_reason=life.verdict.reason if life.verdict else None,
-            failure=life.verdict.failure if life.verdict else None,
-            provider_session_id=generation.provider_session_id if generation else None,
-            generation=generation.number if generation else 0,
-            epoch=life.owner.epoch if life.owner else None,
-            requested_at=life.requested_at,
-            live_at=life.live_at,
-            ends_at=life.ends_at,
-            speaking=ledger.speaking.id if ledger.speaking else None,
-            pose=self._pose,
-            waiting_commands=len(ledger.waiting) + len(ledger.speech),
-            utterances=ledger.totals().count,
-            ignored_messages=ledger.ignored_count,
-        )
+        return accounts.status(self._life, self._ledger, self._pose)
 
 
 def _verdict_on(result: StreamResult) -> Verdict:
@@ -667,7 +621,3 @@ def _refused(failure: Failure) -> ApplicationError:
 
 def _problem(error: ValueError) -> str:
     return problems_of(error) if isinstance(error, ValidationError) else str(error)
-
-
-def _ms(span: timedelta) -> int:
-    return round(span.total_seconds() * 1000)
