@@ -238,6 +238,10 @@ class Session:
     ) -> UtteranceReport | str:
         """Say a clip, after everything asked before it; before the avatar is live, it waits.
 
+        Calls that run at the same time reach the session in any order. To queue several clips in
+        order, await each with ``wait=False`` and a ``command_id``; a ``speak`` with the same id
+        then waits for its end.
+
         Args:
             clip: what to say.
             command_id: repeats under one id are one utterance. None: a new one.

@@ -58,6 +58,11 @@ def never_reached_owner(error: ActivityError) -> bool:
     )
 
 
+def no_answer(error: ActivityError) -> bool:
+    """Whether an owner may simply be gone, or slow: the same command may be given again."""
+    return never_reached_owner(error) or isinstance(error.cause, TimeoutError)
+
+
 def retry_delay(error: ActivityError) -> timedelta | None:
     """When a later try could work: after the returned time, zero if none was named; None: never."""
     cause = error.cause

@@ -133,8 +133,8 @@ class Ledger:
         return ends
 
     def renew(self, now: datetime) -> None:
-        """Give everything that waits its full time again: the avatar has just gone away."""
-        for entry in self._unspoken():
+        """Give speech that waits its turn its full time again: the avatar has just gone away."""
+        for entry in self.speech:
             ttl_s = entry.command.ttl_s
             ttl = self.default_ttl if ttl_s is None else timedelta(seconds=ttl_s)
             entry.expires_at = max(entry.expires_at, now + ttl)

@@ -57,7 +57,7 @@ with workflow.unsafe.imports_passed_through():
 
 from workflows import accounts, options
 from workflows.calls import call
-from workflows.failures import failure_of, never_reached_owner
+from workflows.failures import failure_of, never_reached_owner, no_answer
 from workflows.ledger import AnyCommand, Entry, Ledger
 from workflows.life import Life, Verdict
 from workflows.provider import Provider
@@ -243,6 +243,10 @@ class AvatarSession:
         except ActivityError as error:
             if is_cancelled_exception(error):
                 raise
+            if not no_answer(error):
+                # Trying again would not help: a bug of ours must not be repeated for ever.
+                workflow.logger.error("%s failed: %s", summary, failure_of(error).message)
+                return CommandOutcome.CANCELLED
             self._miss(owner)
             return None
 

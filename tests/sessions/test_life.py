@@ -85,8 +85,9 @@ async def test_an_interrupt_cuts_what_is_spoken_and_tells_how_much_was_heard(
     session = await platform.start()
     await session.attach()
     speaking = asyncio.create_task(session.speak(LONG))
-    queued = asyncio.create_task(session.speak(MIDDLE))
     await _talking(session)
+    await session.send(Speak(clip=MIDDLE, command_id="queued"))
+    queued = asyncio.create_task(session.speak(MIDDLE, command_id="queued"))
     await asyncio.sleep(1.0)
     await session.interrupt()
     cut, dropped = await speaking, await queued

@@ -78,6 +78,16 @@ def test_losing_the_avatar_renews_what_waits() -> None:
     assert outcome_of(entry) == UtteranceOutcome.EXPIRED
 
 
+def test_what_was_never_handed_on_expires_however_often_the_avatar_goes() -> None:
+    """An owner that came and went each second kept a command alive for ever."""
+    book = ledger()
+    entry = book.accept(SetPose(pose=Pose.IDLE), "pose", NOW)
+    for second in range(40):
+        book.renew(NOW + timedelta(seconds=second))
+        book.expire(NOW + timedelta(seconds=second))
+    assert outcome_of(entry) == CommandOutcome.EXPIRED
+
+
 def test_totals_count_what_the_list_leaves_out() -> None:
     book = ledger()
     for number in range(MAX_REPORTED_UTTERANCES + 7):
