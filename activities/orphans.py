@@ -19,7 +19,7 @@ DESCRIBE_TIMEOUT_S: Final = 3.0
 STOP_TRIES: Final = 10
 
 
-async def workflow_is_closed(tries: int = 1) -> bool:
+async def workflow_is_closed(tries: int) -> bool:
     """Whether the run of this activity's workflow is over for good; in doubt, no.
 
     Args:
@@ -50,7 +50,16 @@ async def workflow_is_closed(tries: int = 1) -> bool:
     return False
 
 
-async def stop_for_good(liveavatar: LiveAvatar, provider_session_id: str) -> None:
+async def stop_if_terminated(
+    liveavatar: LiveAvatar, provider_session_id: str, *, tries: int = 1
+) -> None:
+    """Stop a session whose workflow runs no cleanup any more; ``tries``: to find that out."""
+    if await workflow_is_closed(tries):
+        logger.warning("workflow is closed: stopping session %s", provider_session_id)
+        await _stop_for_good(liveavatar, provider_session_id)
+
+
+async def _stop_for_good(liveavatar: LiveAvatar, provider_session_id: str) -> None:
     """Stop a session that nobody else will, a few times if need be."""
     for number in range(STOP_TRIES):
         try:

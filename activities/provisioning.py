@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from temporalio import activity
 
 from activities import failures
-from activities.orphans import stop_for_good, workflow_is_closed
+from activities.orphans import stop_if_terminated
 from avatar_sessions.contract import names
 from avatar_sessions.contract.messages import SessionRequest
 from avatar_sessions.contract.steps import (
@@ -91,7 +91,7 @@ class Provisioning:
             if error.maybe_billed:
                 raise failures.start_outcome_unknown(error) from error
             raise failures.application_error(error) from error
-        await self._stop_if_terminated(step.provider_session_id)
+        await stop_if_terminated(self._liveavatar, step.provider_session_id)
         if started.ws_url is None:
             raise failures.plain_error(
                 "StartOutcomeUnknown",
@@ -108,12 +108,6 @@ class Provisioning:
             agent_token=None if agent is None else seal(agent),
             max_duration_s=started.max_session_duration,
         )
-
-    async def _stop_if_terminated(self, provider_session_id: str) -> None:
-        """A workflow terminated during the start runs no cleanup: this is the only one to know."""
-        if await workflow_is_closed():
-            activity.logger.warning("workflow closed during the start: stopping the session")
-            await stop_for_good(self._liveavatar, provider_session_id)
 
     @activity.defn(name=names.ACTIVITY_STOP_SESSION)
     async def stop_session(self, step: StopSession) -> StoppedSession:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from pydantic import BaseModel
 from temporalio import activity
+from temporalio.client import WorkflowHandle
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities import failures
 from activities.clips import ClipError, Clips
-from activities.orphans import stop_for_good, workflow_is_closed
+from activities.orphans import stop_if_terminated
 from activities.owned import (
     NotReady,
     OwnedSession,
@@ -118,22 +118,20 @@ class Streaming:
         """Run the session beside its heartbeat and its news, until it ends or we drain."""
         running = asyncio.create_task(session.run(), name=f"session {session.key}")
         draining = asyncio.create_task(activity.wait_for_worker_shutdown(), name="drain")
-        chores = [
-            asyncio.create_task(self._beat(session), name="beat"),
-            asyncio.create_task(news.tell(), name="news"),
-        ]
-        tasks = [running, draining, *chores]
+        beating = asyncio.create_task(self._beat(session), name="beat")
+        telling = asyncio.create_task(news.tell(), name="news")
+        tasks = [running, draining, beating, telling]
         try:
-            await asyncio.wait({running, draining, chores[0]}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({running, draining, beating}, return_when=asyncio.FIRST_COMPLETED)
             if running.done():
                 return running.result()
-            if chores[0].done():
-                chores[0].result()  # a heartbeat that cannot be made is a bug: raise it
-            session_state = session.state
-            if session_state is OwnedState.LETTING_GO:
+            if beating.done():
+                beating.result()  # a heartbeat that cannot be made is a bug: raise it
+            if session.state is OwnedState.LETTING_GO:
                 # Nearly over: let the end run its course instead of moving it.
                 return await asyncio.wait_for(running, self._limits.release_timeout_s + 2)
-            await self._stop_if_terminated(step, 1)  # nobody after us would
+            # Nobody after us would.
+            await stop_if_terminated(self._liveavatar, step.provider_session_id)
             activity.heartbeat(self._details(session))
             raise ApplicationError(
                 "the worker is draining: another takes over",
@@ -181,12 +179,7 @@ class Streaming:
         if details is None or not (details.not_found or details.timed_out):
             return
         await session.close()
-        await self._stop_if_terminated(step, DESCRIBE_TRIES)
-
-    async def _stop_if_terminated(self, step: StreamAudio, tries: int) -> None:
-        if await workflow_is_closed(tries):
-            logger.warning("workflow of %s is closed: stopping the session", step.session_key)
-            await stop_for_good(self._liveavatar, step.provider_session_id)
+        await stop_if_terminated(self._liveavatar, step.provider_session_id, tries=DESCRIBE_TRIES)
 
     # ---------------------------------------------------- on the private queue
 
@@ -286,24 +279,28 @@ class _News:
             info.workflow_id, run_id=info.workflow_run_id
         )
         while True:
-            signal, message = await self._pending.get()
-            await _persist(
-                lambda signal=signal, message=message: workflow.signal(  # type: ignore[misc]
-                    signal, message, rpc_timeout=timedelta(seconds=SIGNAL_TIMEOUT_S)
-                ),
-                f"signal {signal} of {self._session_key}",
-            )
+            await self._send(workflow, *await self._pending.get())
 
-
-async def _persist(call: Callable[[], Awaitable[None]], what: str) -> None:
-    for tries in range(SIGNAL_TRIES):
-        try:
-            # The client retries inside: the timeout of one RPC does not bound the whole.
-            await asyncio.wait_for(call(), SIGNAL_TIMEOUT_S * 2)
-        except (RPCError, TimeoutError) as error:
-            if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
-                return  # the workflow is closed: the next heartbeat tells
-            logger.warning("%s failed, try %d: %s", what, tries + 1, type(error).__name__)
-            await asyncio.sleep(min(5.0, 0.2 * 2**tries))
-        else:
-            return
+    async def _send(
+        self, workflow: WorkflowHandle[Any, Any], signal: str, message: BaseModel
+    ) -> None:
+        for tries in range(SIGNAL_TRIES):
+            try:
+                # The client retries inside: the timeout of one RPC does not bound the whole.
+                async with asyncio.timeout(SIGNAL_TIMEOUT_S * 2):
+                    await workflow.signal(
+                        signal, message, rpc_timeout=timedelta(seconds=SIGNAL_TIMEOUT_S)
+                    )
+            except (RPCError, TimeoutError) as error:
+                if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
+                    return  # the workflow is closed: the next heartbeat tells
+                logger.warning(
+                    "signal %s of %s failed, try %d: %s",
+                    signal,
+                    self._session_key,
+                    tries + 1,
+                    type(error).__name__,
+                )
+                await asyncio.sleep(min(5.0, 0.2 * 2**tries))
+            else:
+                return

@@ -43,8 +43,6 @@ from .wire import TokenRequest
 
 log = logging.getLogger(__name__)
 
-SOCKET_CLOSE_TIMEOUT_S: Final = 2.0
-
 
 class SessionPhase(StrEnum):
     """Where a session is."""

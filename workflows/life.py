@@ -41,8 +41,6 @@ class Generation:
     number: int
     provider_session_id: str
     started_at: datetime | None = None
-    outcome_unknown: bool = False
-    """The reply to ``/start`` was lost: it is stopped twice, at once and at the end."""
     report: GenerationReport | None = None
 
 

@@ -78,14 +78,15 @@ class Provider:
         if request.room is not None:
             await self._create_room(request)
         for attempt in range(1, options.MAX_GENERATIONS + 1):
-            generation = await self._mint(request)
+            minted = await self._mint(request)
+            generation = self._life.mint(minted.provider_session_id)
             try:
-                await self._start_with_patience(generation)
+                await self._start_with_patience(generation, minted)
             except ActivityError as error:
                 if not start_outcome_unknown(error):
                     raise
                 self.problem = failure_of(error).message
-                generation.outcome_unknown = True
+                # Stopped once more at the end: the start may have landed after this stop.
                 await self._stop(generation, "USER_CLOSED")
                 if attempt == options.MAX_GENERATIONS or self._life.verdict is not None:
                     raise
@@ -112,25 +113,24 @@ class Provider:
             summary=f"create room {name}",
         )
 
-    async def _mint(self, request: SessionRequest) -> Generation:
+    async def _mint(self, request: SessionRequest) -> MintedSession:
         self._life.to(SessionState.MINTING)
-        self._minted: MintedSession = await call(
+        return await call(
             names.ACTIVITY_MINT_TOKEN,
             MintToken(request=request, room=self._room),
             MintedSession,
             options.SHORT_CALL,
             summary="mint LITE token",
         )
-        return self._life.mint(self._minted.provider_session_id)
 
-    async def _start_with_patience(self, generation: Generation) -> None:
+    async def _start_with_patience(self, generation: Generation, minted: MintedSession) -> None:
         """Start, again if LiveAvatar said that nothing was billed and that later is better."""
         self._check_wanted()
         self._life.to(SessionState.STARTING)
         pause = options.START_PAUSE
         for tries in range(1, options.START_TRIES + 1):
             try:
-                await self._start(generation)
+                await self._start(generation, minted)
             except ActivityError as error:
                 if is_cancelled_exception(error) or start_outcome_unknown(error):
                     raise
@@ -144,7 +144,7 @@ class Provider:
             else:
                 return
 
-    async def _start(self, generation: Generation) -> None:
+    async def _start(self, generation: Generation, minted: MintedSession) -> None:
         self._check_wanted()
         # The id is recorded in the same step that begins billing: never a session unknown.
         generation.started_at = workflow.now()
@@ -152,7 +152,7 @@ class Provider:
             names.ACTIVITY_START_SESSION,
             StartSession(
                 provider_session_id=generation.provider_session_id,
-                session_token=self._minted.session_token,
+                session_token=minted.session_token,
             ),
             StartedSession,
             options.START_CALL,

@@ -9,9 +9,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, StringConstraints
 
-from avatar_sessions.contract.messages import Clip, Failure, Sealed, SessionRequest
+from avatar_sessions.contract.messages import Clip, Sealed, SessionRequest
 from avatar_sessions.contract.states import CommandOutcome, Pose
 
 Epoch = tuple[int, int]
@@ -194,4 +194,3 @@ class OwnerBeat(Step):
     speaking: str | None = None
     spoken_ms: int = 0
     connects: int = 0
-    problem: Failure | None = Field(default=None)
