@@ -328,7 +328,7 @@ class OwnedSession:
             done, _ = await asyncio.wait({turn.outcome}, timeout=due_s)
             if not done and turn.silence_due_in_s(time.monotonic()) <= 0:
                 logger.warning("LiveAvatar did not say that utterance %s is over", turn.id)
-                turn.end(UtteranceOutcome.SPOKEN, time.monotonic())
+                turn.end(UtteranceOutcome.COMPLETED, time.monotonic())
         if turn.outcome.result() is UtteranceOutcome.INTERRUPTED:
             # New speech before the answer could be swallowed with the old.
             await asyncio.wait({turn.silent}, timeout=CUT_PATIENCE_S)

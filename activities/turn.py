@@ -65,7 +65,7 @@ class Turn:
             return  # silence between two chunks is not the end
         self._heard_s = self.pacer.heard_s(now_s)
         self.silent.set_result(None)
-        self.end(UtteranceOutcome.INTERRUPTED if interrupted else UtteranceOutcome.SPOKEN, now_s)
+        self.end(UtteranceOutcome.INTERRUPTED if interrupted else UtteranceOutcome.COMPLETED, now_s)
 
     def end(self, outcome: UtteranceOutcome, now_s: float) -> None:
         """Fix the outcome; the first one stays."""
@@ -73,7 +73,7 @@ class Turn:
             return
         if not self.silent.done():
             self._heard_s = self.pacer.heard_s(now_s)
-        if outcome is UtteranceOutcome.SPOKEN:
+        if outcome is UtteranceOutcome.COMPLETED:
             self._heard_s = self.duration_s
         self.outcome.set_result(outcome)
 

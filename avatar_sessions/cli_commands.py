@@ -117,7 +117,7 @@ async def speak(
         return ExitCode.DONE
     utterance = await session.speak(clip, timeout_s=SPEAK_TIMEOUT_S, **options)
     output.show(text.utterance_text(utterance), utterance)
-    return ExitCode.DONE if utterance.outcome is UtteranceOutcome.SPOKEN else ExitCode.FAILED
+    return ExitCode.DONE if utterance.outcome is UtteranceOutcome.COMPLETED else ExitCode.FAILED
 
 
 async def interrupt(

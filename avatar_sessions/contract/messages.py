@@ -177,6 +177,14 @@ class Attach(Incoming):
 
     viewer_identity: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
     """A name for this viewer in a room of our own. A hosted room gives one fixed identity."""
+    speaker: bool = False
+    """Also ask for a ticket to send live speech straight to the session's owner."""
+
+
+class OwnerLost(Incoming):
+    """A hint: the connection to this owner broke. One that is there after all is left alone."""
+
+    epoch: tuple[int, int]
 
 
 # ---------------------------------------------------------------- answers
@@ -202,6 +210,19 @@ class RoomAccess(Outgoing):
     identity: str | None = None
 
 
+class SpeakerAccess(Outgoing):
+    """What a speaker needs to send live speech to the session's owner (docs/audio.md)."""
+
+    ingress_url: str
+    """Where the owner listens: ws:// or wss://."""
+    sealed_ticket: Sealed
+    """Opened with a seal key; goes into the header ``Authorization: Bearer <ticket>``."""
+    epoch: tuple[int, int]
+    """The owner it is for; another one refuses it."""
+    expires_at: datetime
+    """A connection must be opened by then; one that is open may stay."""
+
+
 class Access(Outgoing):
     """The answer to ``attach``."""
 
@@ -211,6 +232,16 @@ class Access(Outgoing):
     """The room's name, when it is our own."""
     viewer: RoomAccess
     agent: RoomAccess | None = None
+    speaker: SpeakerAccess | None = None
+    """If it was asked for, and the owner takes live speech."""
+
+
+class SpeechGap(Outgoing):
+    """A silence inside an utterance: the avatar had nothing to say."""
+
+    at_ms: int
+    """How much of the utterance had been played when it began."""
+    duration_ms: int
 
 
 class UtteranceReport(Outgoing):
@@ -218,12 +249,27 @@ class UtteranceReport(Outgoing):
 
     id: str
     outcome: UtteranceOutcome
+    source: Literal["clip", "live"] = "clip"
+    text: Text | None = None
+    """The words of live speech, where its speaker told them and the workers do not seal them."""
+    sealed_text: Sealed | None = None
+    """The same, where the workers seal them (``AVATAR_SESSIONS_SEAL_TEXTS``)."""
     duration_ms: int = 0
-    """Length of the speech that was asked for."""
+    """Length of the speech that was asked for; of live speech, of what was received."""
+    received_ms: int = 0
+    """Speech taken in: fetched and decoded, or received from a speaker."""
     sent_ms: int = 0
     """Speech put on the wire."""
+    played_ms: int = 0
+    """How long the avatar talked, by LiveAvatar's own signs of its start and end."""
     heard_ms: int = 0
     """Speech played by the avatar."""
+    gaps: list[SpeechGap] = Field(default_factory=list, max_length=100)
+    """The first hundred."""
+    owner: str | None = None
+    """The task queue of the process that said it."""
+    generation: int = 0
+    """The LiveAvatar session that said it."""
     first_audio_ms: int | None = None
     """From the first chunk on the wire until LiveAvatar reported that the avatar talks."""
     started_at: datetime | None = None

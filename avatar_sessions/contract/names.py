@@ -26,6 +26,8 @@ SIGNAL_KEEP_ALIVE: Final = "keep_alive"
 SIGNAL_END: Final = "end"
 SIGNAL_OWNER_READY: Final = "owner_ready"
 SIGNAL_OWNER_RECOVERING: Final = "owner_recovering"
+SIGNAL_OWNER_LOST: Final = "owner_lost"
+SIGNAL_UTTERANCES: Final = "utterances"
 
 # Updates and queries.
 UPDATE_ATTACH: Final = "attach"
@@ -40,6 +42,7 @@ ACTIVITY_STREAM_AUDIO: Final = "stream_audio"
 ACTIVITY_DELIVER_COMMAND: Final = "deliver_command"
 ACTIVITY_SPEAK: Final = "speak"
 ACTIVITY_GRANT_ACCESS: Final = "grant_access"
+ACTIVITY_GRANT_SPEAKER: Final = "grant_speaker"
 ACTIVITY_STOP_SESSION: Final = "stop_session"
 ACTIVITY_CLEAN_ROOM: Final = "clean_room"
 

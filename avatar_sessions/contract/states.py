@@ -116,7 +116,7 @@ class CommandOutcome(StrEnum):
 class UtteranceOutcome(StrEnum):
     """What became of an utterance."""
 
-    SPOKEN = "spoken"  # heard to its end
+    COMPLETED = "completed"  # heard to its end
     INTERRUPTED = "interrupted"  # cut by an interrupt; heard_ms tells how far it came
     REJECTED = "rejected"  # the clip cannot be spoken; the failure tells why
     EXPIRED = "expired"  # waited for the avatar longer than its time to live

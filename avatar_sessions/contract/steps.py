@@ -9,9 +9,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from avatar_sessions.contract.messages import Clip, Sealed, SessionRequest
+from avatar_sessions.contract.messages import Clip, Sealed, SessionRequest, UtteranceReport
 from avatar_sessions.contract.states import CommandOutcome, Pose
 
 Epoch = tuple[int, int]
@@ -100,12 +100,36 @@ class OwnerReady(Step):
     provider_session_id: str
     gap_ms: int = 0
     """How long this owner was without the socket, by its own clock."""
+    speakers: bool = False
+    """Whether it takes live speech."""
 
 
 class OwnerRecovering(Step):
     """Signal: the owner lost the provider's socket and is getting it back."""
 
     epoch: Epoch
+
+
+class UtteranceLines(Step):
+    """Signal: live utterances that are over, and that somebody was busy; batched by the owner."""
+
+    epoch: Epoch
+    utterances: Annotated[list[UtteranceReport], Field(max_length=200)] = []
+    active: bool = True
+    """Somebody spoke, or asked something in band, since the last of these."""
+
+
+class GrantSpeaker(Step):
+    """Ask the owner for a ticket to its ingress."""
+
+    session_key: str
+    epoch: Epoch
+
+
+class GrantedSpeaker(Step):
+    ingress_url: str
+    ticket: Sealed
+    expires_at: datetime
 
 
 class DeliverCommand(Step):

@@ -26,7 +26,7 @@ def commands(owner: Owner) -> list[str]:
 
 async def test_an_utterance_is_sent_whole_under_one_id_and_heard(owner: Owner) -> None:
     report = await owner.session.speak("u1", 1, tone(1.7))
-    assert report.outcome is UtteranceOutcome.SPOKEN
+    assert report.outcome is UtteranceOutcome.COMPLETED
     assert report.sent_ms == report.heard_ms == 1700
     (played,) = owner.line.utterances
     assert played.sent_ms == 1700
@@ -38,7 +38,7 @@ async def test_two_utterances_take_turns(owner: Owner) -> None:
     first, second = await asyncio.gather(
         owner.session.speak("u1", 1, tone(0.8)), owner.session.speak("u2", 2, tone(0.5))
     )
-    assert first.outcome is second.outcome is UtteranceOutcome.SPOKEN
+    assert first.outcome is second.outcome is UtteranceOutcome.COMPLETED
     assert second.started_at is not None
     assert first.ended_at is not None
     spoken = [one.event_id for one in owner.line.commands if one.type == "agent.speak"]
@@ -66,7 +66,7 @@ async def test_an_interrupt_is_always_sent_but_cuts_nothing_that_was_asked_later
     speaking = asyncio.create_task(owner.session.speak("u2", 2, tone(0.6)))
     await until(lambda: owner.session.speaking == "u2")
     await owner.session.interrupt(1)
-    assert (await speaking).outcome is UtteranceOutcome.SPOKEN
+    assert (await speaking).outcome is UtteranceOutcome.COMPLETED
     assert commands(owner).count("agent.interrupt") == 1
 
 
@@ -76,7 +76,7 @@ async def test_speech_that_arrives_after_its_interrupt_is_not_said(owner: Owner)
     report = await owner.session.speak("u3", 3, tone(0.5))
     assert report.outcome is UtteranceOutcome.INTERRUPTED
     assert report.sent_ms == 0
-    assert (await owner.session.speak("u4", 4, tone(0.5))).outcome is UtteranceOutcome.SPOKEN
+    assert (await owner.session.speak("u4", 4, tone(0.5))).outcome is UtteranceOutcome.COMPLETED
 
 
 async def test_a_cancelled_utterance_does_not_spoil_the_next(owner: Owner) -> None:
@@ -87,7 +87,7 @@ async def test_a_cancelled_utterance_does_not_spoil_the_next(owner: Owner) -> No
     speaking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await speaking
-    assert (await owner.session.speak("u2", 2, tone(0.5))).outcome is UtteranceOutcome.SPOKEN
+    assert (await owner.session.speak("u2", 2, tone(0.5))).outcome is UtteranceOutcome.COMPLETED
     assert commands(owner).count("agent.interrupt") == 1
 
 
@@ -132,7 +132,7 @@ async def test_a_dropped_socket_loses_the_utterance_and_nothing_else(owner: Owne
     assert owner.losses == 1
     assert owner.gaps_ms[0] == 0
     assert owner.gaps_ms[1] >= 1
-    assert (await owner.session.speak("u2", 2, tone(0.5))).outcome is UtteranceOutcome.SPOKEN
+    assert (await owner.session.speak("u2", 2, tone(0.5))).outcome is UtteranceOutcome.COMPLETED
     assert commands(owner).count("agent.start_listening") == 2, "the pose came back"
 
 

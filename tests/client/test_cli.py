@@ -106,7 +106,7 @@ class TestAWholeSession:
         assert (started.code, started.err) == (0, "")
         assert f"{key}  LIVE" in started.out
         assert "hidden" in started.out
-        assert spoken == Ran(0, "spoken: 0.2 s of 0.2 s heard\n", "")
+        assert spoken == Ran(0, "completed: 0.2 s of 0.2 s heard\n", "")
         assert rejected.code == 1
         assert "ClipMissing" in rejected.out
         assert asked == Ran(0, "asked for: story\n", "")
@@ -114,7 +114,7 @@ class TestAWholeSession:
         assert "pose        listening\n" in status.out
         assert listed.out.splitlines()[1].split()[:2] == [key, "LIVE"]
         assert ended.code == 0
-        assert "2 spoken, 1 interrupted, 1 rejected" in ended.out
+        assert "2 completed, 1 interrupted, 1 rejected" in ended.out
         assert "nothing left behind" in ended.out
         assert await cli("report", key) == ended
 

@@ -86,7 +86,7 @@ class TestTheWholeLife:
         assert access.agent is not None
         assert access.viewer.token not in ("", access.agent.token)
         assert access.viewer.token not in repr(access)
-        assert (utterance.outcome, utterance.heard_ms) == (UtteranceOutcome.SPOKEN, SHORT_MS)
+        assert (utterance.outcome, utterance.heard_ms) == (UtteranceOutcome.COMPLETED, SHORT_MS)
         assert {one.outcome for one in (interrupted, posed, kept)} == {CommandOutcome.SENT}
         assert status.state is SessionState.LIVE
         assert key in keys
@@ -117,7 +117,7 @@ class TestTheWholeLife:
         session = await sessions.start(key, request_, first=Speak(clip=SHORT))
         report = await session.end(finish_speaking=True)
 
-        assert [one.outcome for one in report.utterances] == [UtteranceOutcome.SPOKEN]
+        assert [one.outcome for one in report.utterances] == [UtteranceOutcome.COMPLETED]
 
     async def test_a_key_can_be_used_again_and_the_old_session_stays_itself(
         self, sessions: AvatarSessions, key: str, request_: SessionRequest
@@ -206,7 +206,7 @@ class TestCommands:
 
         reports = await asyncio.gather(*(session.speak(SHORT) for _ in range(12)))
 
-        assert {one.outcome for one in reports} == {UtteranceOutcome.SPOKEN}
+        assert {one.outcome for one in reports} == {UtteranceOutcome.COMPLETED}
         assert len({one.id for one in reports}) == 12
 
     async def test_two_clients_share_the_room_for_awaited_speech(
@@ -226,7 +226,7 @@ class TestCommands:
 
         assert {task.result().outcome for task in (*long, *late)} <= {
             UtteranceOutcome.INTERRUPTED,
-            UtteranceOutcome.SPOKEN,
+            UtteranceOutcome.COMPLETED,
         }
 
     async def test_speech_that_needs_no_answer_returns_its_id_at_once(
@@ -395,7 +395,7 @@ class TestHowItFails:
         with pytest.raises(SessionNotFound):  # nothing was started that could not be used
             await keyless.get(key).status()
         session = await keyless.start(key, request_)
-        assert (await session.speak(SHORT)).outcome is UtteranceOutcome.SPOKEN
+        assert (await session.speak(SHORT)).outcome is UtteranceOutcome.COMPLETED
         await session.end()
 
     async def test_another_key_than_the_workers_is_a_clear_error(
@@ -417,5 +417,5 @@ class TestHowItFails:
         report = await session.end()
 
         assert access.viewer.token
-        assert utterance.outcome is UtteranceOutcome.SPOKEN
+        assert utterance.outcome is UtteranceOutcome.COMPLETED
         assert report.state is SessionState.ENDED

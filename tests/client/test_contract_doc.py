@@ -132,7 +132,7 @@ async def test_the_commands_tell_a_session_from_start_to_end(
     assert seal.open(access.viewer.sealed_token).get_secret_value().startswith("eyJ")
     assert answer("update-name attach")["updateResult"]["state"] == "LIVE"
     spoken = messages.CommandResult.model_validate(answer("hello-1")["result"])
-    assert spoken.outcome is UtteranceOutcome.SPOKEN
+    assert spoken.outcome is UtteranceOutcome.COMPLETED
     status = answer("workflow query")["queryResult"][0]
     assert messages.SessionStatus.model_validate(status).state is SessionState.LIVE
     report = as_report(answer("result", "support-42"))

@@ -182,7 +182,7 @@ async def test_malformed_messages_are_recorded_and_never_wedge_the_session(
             await handle.execute_update("perform", bad)
     with pytest.raises(WorkflowUpdateFailedError):
         await handle.execute_update("attach", {"viewer_identity": ""})
-    assert (await session.speak(Clip(file="short.wav"))).outcome is UtteranceOutcome.SPOKEN
+    assert (await session.speak(Clip(file="short.wav"))).outcome is UtteranceOutcome.COMPLETED
     report = await session.end()
     assert report.ignored_count == 7
     assert {line.name for line in report.ignored} >= {"speak", "set_pose", "no_such_signal"}

@@ -100,11 +100,11 @@ async def test_an_interrupt_frees_the_mouth_from_a_clip_that_never_comes(
     await session.send(Speak(clip=Clip(url=trickle), command_id="slow"))
     await asyncio.sleep(1)
     await session.interrupt()
-    assert (await session.speak(SHORT)).outcome is UtteranceOutcome.SPOKEN
+    assert (await session.speak(SHORT)).outcome is UtteranceOutcome.COMPLETED
     report = await session.end()
     assert [line.outcome for line in report.utterances] == [
         UtteranceOutcome.INTERRUPTED,
-        UtteranceOutcome.SPOKEN,
+        UtteranceOutcome.COMPLETED,
     ]
 
 
@@ -132,7 +132,7 @@ async def test_a_strangers_owner_ready_changes_nothing(
         **change,
     }
     await platform.client.get_workflow_handle(session.workflow_id).signal("owner_ready", bogus)
-    assert (await session.speak(SHORT)).outcome is UtteranceOutcome.SPOKEN
+    assert (await session.speak(SHORT)).outcome is UtteranceOutcome.COMPLETED
     report = await session.end()
     assert report.ignored_count == 1
     assert report.takeovers == 0

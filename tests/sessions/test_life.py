@@ -55,7 +55,7 @@ async def test_a_session_is_started_managed_and_ended(platform: Platform) -> Non
     assert access.agent.token != access.viewer.token
 
     utterance = await session.speak(SHORT)
-    assert utterance.outcome is UtteranceOutcome.SPOKEN
+    assert utterance.outcome is UtteranceOutcome.COMPLETED
     assert utterance.heard_ms == utterance.sent_ms == utterance.duration_ms == 600
     assert utterance.first_audio_ms is not None
 
@@ -69,7 +69,7 @@ async def test_a_session_is_started_managed_and_ended(platform: Platform) -> Non
     report = await session.end()
     assert report.state is SessionState.ENDED
     assert report.end_reason is EndReason.REQUESTED
-    assert [line.outcome for line in report.utterances] == [UtteranceOutcome.SPOKEN]
+    assert [line.outcome for line in report.utterances] == [UtteranceOutcome.COMPLETED]
     assert len(report.generations) == 1
     assert report.generations[0].stop == "stopped"
     assert report.generations[0].billed_s > 0
@@ -97,7 +97,7 @@ async def test_an_interrupt_cuts_what_is_spoken_and_tells_how_much_was_heard(
     assert dropped.outcome is UtteranceOutcome.INTERRUPTED
     assert dropped.sent_ms == 0
     after = await session.speak(SHORT)
-    assert after.outcome is UtteranceOutcome.SPOKEN
+    assert after.outcome is UtteranceOutcome.COMPLETED
     report = await session.end()
     (line,) = in_ledger(platform, report)
     told, played = cut.heard_ms, _played_ms(line)[0]
@@ -129,8 +129,8 @@ async def test_commands_before_the_avatar_wait_for_it_in_order(platform: Platfor
         greeting = await session.speak(SHORT, command_id="greeting")
     finally:
         platform.simulator.faults.slow_start_s = 0.0
-    assert greeting.outcome is UtteranceOutcome.SPOKEN
-    assert (await session.speak(SHORT, command_id="second")).outcome is UtteranceOutcome.SPOKEN
+    assert greeting.outcome is UtteranceOutcome.COMPLETED
+    assert (await session.speak(SHORT, command_id="second")).outcome is UtteranceOutcome.COMPLETED
     report = await session.end()
     assert [line.id for line in report.utterances] == ["greeting", "second"]
 
@@ -174,7 +174,7 @@ async def test_an_end_may_let_the_avatar_finish(platform: Platform) -> None:
     await session.attach()
     await session.send(Speak(clip=MIDDLE))
     report = await session.end(finish_speaking=True)
-    assert [line.outcome for line in report.utterances] == [UtteranceOutcome.SPOKEN]
+    assert [line.outcome for line in report.utterances] == [UtteranceOutcome.COMPLETED]
 
 
 async def test_an_end_at_once_cuts_the_avatar_and_says_what_was_heard(platform: Platform) -> None:
@@ -227,7 +227,7 @@ async def test_a_session_nobody_uses_ends(platform: Platform) -> None:
 async def test_speech_is_not_idleness(platform: Platform) -> None:
     session = await platform.start(idle_timeout_s=1)
     await session.attach()
-    assert (await session.speak(MIDDLE)).outcome is UtteranceOutcome.SPOKEN
+    assert (await session.speak(MIDDLE)).outcome is UtteranceOutcome.COMPLETED
     report = await session.report(timeout_s=40)
     assert report.end_reason is EndReason.IDLE_TIMEOUT
 
@@ -293,7 +293,7 @@ async def test_a_dropped_socket_is_got_back_and_the_next_utterance_is_spoken(
     lost = await session.speak(LONG)
     assert lost.outcome is UtteranceOutcome.LOST
     assert lost.heard_ms < 12_000
-    assert (await session.speak(SHORT)).outcome is UtteranceOutcome.SPOKEN
+    assert (await session.speak(SHORT)).outcome is UtteranceOutcome.COMPLETED
     report = await session.end()
     assert report.reconnects == 1
     assert report.gaps_ms > 0
@@ -326,7 +326,7 @@ async def test_without_speech_events_utterances_still_end(platform: Platform) ->
     try:
         session = await platform.start()
         await session.attach()
-        assert (await session.speak(SHORT)).outcome is UtteranceOutcome.SPOKEN
+        assert (await session.speak(SHORT)).outcome is UtteranceOutcome.COMPLETED
     finally:
         platform.simulator.faults.no_speech_events = False
     await session.end()
@@ -400,7 +400,7 @@ async def test_plain_json_from_any_sdk_is_enough(platform: Platform) -> None:
     spoken = await handle.execute_update(
         "perform", {"kind": "speak", "clip": {"file": "short.wav"}, "command_id": "hello"}
     )
-    assert spoken["utterance"]["outcome"] == "spoken"
+    assert spoken["utterance"]["outcome"] == "completed"
     await handle.signal("end", {})
     report = await handle.result()
     assert report["state"] == "ENDED"

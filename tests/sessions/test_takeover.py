@@ -106,7 +106,7 @@ async def test_a_killed_owner_is_replaced_and_the_session_goes_on(
         with worker(alone, temporal, livekit, Role.STREAMS, run_folder / "kill-second.log"):
             assert (await speaking).outcome is UtteranceOutcome.LOST
             await owner_epoch(session, beyond=(1, 1), within_s=40)
-            assert (await session.speak(SHORT)).outcome is UtteranceOutcome.SPOKEN
+            assert (await session.speak(SHORT)).outcome is UtteranceOutcome.COMPLETED
             report = await session.end()
     assert report.end_reason is EndReason.REQUESTED
     assert report.takeovers == 1
@@ -130,7 +130,7 @@ async def test_a_drained_owner_hands_its_session_over(
             first.send_signal(signal.SIGTERM)
             await owner_epoch(session, beyond=(1, 1), within_s=14)
             assert await asyncio.to_thread(wait_for_exit, first) == 0
-            assert (await session.speak(SHORT)).outcome is UtteranceOutcome.SPOKEN
+            assert (await session.speak(SHORT)).outcome is UtteranceOutcome.COMPLETED
             report = await session.end()
     assert report.takeovers == 1
     assert len(report.generations) == 1

@@ -94,14 +94,14 @@ def test_totals_count_what_the_list_leaves_out() -> None:
         entry = book.accept(Speak(clip=CLIP), f"u{number}", NOW)
         book.waiting.popleft()
         report = UtteranceReport(
-            id=entry.id, outcome=UtteranceOutcome.SPOKEN, sent_ms=100, heard_ms=90
+            id=entry.id, outcome=UtteranceOutcome.COMPLETED, sent_ms=100, heard_ms=90
         )
         book.finish_utterance(entry, report, NOW)
     totals = book.totals()
     assert len(book.utterances) == MAX_REPORTED_UTTERANCES
     assert totals.count == MAX_REPORTED_UTTERANCES + 7
     assert totals.heard_ms == 90 * totals.count
-    assert totals.by_outcome == {UtteranceOutcome.SPOKEN: totals.count}
+    assert totals.by_outcome == {UtteranceOutcome.COMPLETED: totals.count}
 
 
 def test_memory_is_bounded_and_an_unanswered_command_is_never_forgotten() -> None:
