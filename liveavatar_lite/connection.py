@@ -158,6 +158,11 @@ class LiteConnection:
         return self._protocol.open_utterance
 
     @property
+    def chunks_acked(self) -> int:
+        """How many chunks of this connection the service has acknowledged; in order."""
+        return self._protocol.chunks_acked
+
+    @property
     def close_code(self) -> int | None:
         """How the connection ended; None while it has not.
 
