@@ -98,6 +98,10 @@ from .models import (
     VideoQuality,
     VideoSettings,
 )
+from .pcm import (
+    PcmConverter,
+    PcmInput,
+)
 from .protocol import (
     ClientProtocol,
     Event,
@@ -166,6 +170,8 @@ __all__ = [
     "NotFound",
     "OutcomeUnknown",
     "Pacer",
+    "PcmConverter",
+    "PcmInput",
     "PoseChanged",
     "ProtocolViolation",
     "RateLimited",

@@ -52,6 +52,8 @@ PUBLIC = [
     "NotFound",
     "OutcomeUnknown",
     "Pacer",
+    "PcmConverter",
+    "PcmInput",
     "PoseChanged",
     "ProtocolViolation",
     "RateLimited",
