@@ -158,6 +158,11 @@ class LiteConnection:
         return self._protocol.open_utterance
 
     @property
+    def chunks_sent(self) -> int:
+        """How many chunks were sent on this connection."""
+        return self._protocol.chunks_sent
+
+    @property
     def chunks_acked(self) -> int:
         """How many chunks of this connection the service has acknowledged; in order."""
         return self._protocol.chunks_acked
