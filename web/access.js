@@ -4,6 +4,7 @@
 // A little longer than the server gives itself.
 const ACCESS_TIMEOUT_MS = 30_000;
 const STATUS_TIMEOUT_MS = 12_000;
+const SPEECH_TIMEOUT_MS = 100_000;
 
 /** The server will not let this page in; the text is for the person who reads the page. */
 export class Refused extends Error {}
@@ -12,9 +13,9 @@ export class Refused extends Error {}
 export class NotNow extends Error {}
 
 /**
- * Access to the session of this page: `{session_key, status, livekit_url, token}`, the last two
- * null while the session is not live. The first call brings the code, which works once; after
- * that the browser holds a cookie for this page.
+ * Access to the session of this page: `{session_key, status, can_say, livekit_url, token}`, the
+ * last two null while the session is not live; `can_say`: `requestSpeech` will be answered. The
+ * first call brings the code, which works once; after that the browser holds a cookie for this page.
  *
  * @param {string|null} code
  * @throws {Refused} no invitation, or one that is used or expired
@@ -39,6 +40,21 @@ export async function requestAccess(code) {
  */
 export async function requestStatus() {
   return ask("status", STATUS_TIMEOUT_MS, {});
+}
+
+/**
+ * Let the avatar say these words; returns when it has said them, or was interrupted.
+ *
+ * @param {string} text
+ * @throws {Refused} not these words, or not from this page
+ * @throws {NotNow} the server is away, or the avatar cannot speak just now
+ */
+export async function requestSpeech(text) {
+  return ask("say", SPEECH_TIMEOUT_MS, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ text }),
+  });
 }
 
 async function ask(what, timeoutMs, options) {

@@ -1,9 +1,11 @@
 // The page's elements: shows what it is told. Decides nothing, knows no network.
 
-import { clock, sentenceOf, VIEWS } from "./state.js";
+import { clock, MICROPHONE, microphoneWords, sentenceOf, VIEWS } from "./state.js";
 
 const STILL_INTERVAL_MS = 250;
 const METER_BARS = 24;
+const OWN_BARS = 5;
+const NOTE_MS = 12_000; // how long a sentence stays over the picture
 const COVERED = new Set(["connecting", "waiting", "ended", "failed", "elsewhere", "refused"]);
 
 const byId = (id) => document.getElementById(id);
@@ -13,7 +15,10 @@ export class Page {
   video = byId("avatar");
   voice = byId("voice");
   bands = METER_BARS / 2;
+  ownBands = OWN_BARS;
   #bars = Array.from({ length: METER_BARS }, () => document.createElement("i"));
+  #ownBars = Array.from({ length: OWN_BARS }, () => document.createElement("i"));
+  #notes = {}; // what is to be told of the microphone and of words, and until when
   #glow = byId("glow").getContext("2d", { alpha: false });
   #still = byId("still").getContext("2d"); // the last picture, for when the stream is gone
   #stillAt = -Infinity;
@@ -23,6 +28,7 @@ export class Page {
 
   constructor() {
     byId("meter").append(...this.#bars);
+    byId("own-level").append(...this.#ownBars);
     byId("sound").addEventListener("click", () => this.#toggleSound());
     const player = byId("player");
     const fullscreen = byId("fullscreen");
@@ -43,6 +49,22 @@ export class Page {
 
   onTakeOver(handler) {
     byId("take-over").addEventListener("click", handler);
+  }
+
+  onTalk(handler) {
+    byId("talk").addEventListener("click", handler);
+  }
+
+  /** `handler` gets the words, and returns when the avatar has said them or could not. */
+  onSay(handler) {
+    byId("say").addEventListener("submit", (event) => {
+      event.preventDefault();
+      const field = byId("say-text");
+      const text = field.value.trim();
+      if (!text || byId("say-button").disabled) return;
+      field.value = "";
+      void handler(text);
+    });
   }
 
   /** Show a view (a key of VIEWS) of a session; `picture`: frames are arriving. */
@@ -86,6 +108,62 @@ export class Page {
     this.#set("blocked", blocked, (value) => {
       byId("unblock").hidden = !value;
       byId("sound").hidden = value;
+    });
+  }
+
+  /** Show where the microphone stands; `offered`: the room would take it. */
+  showMicrophone(offered, microphone, heard) {
+    const on = microphone === MICROPHONE.on;
+    const { label, sentence } = microphoneWords(microphone, heard);
+    this.#set("microphone", `${offered || on} ${microphone} ${heard}`, () => {
+      byId("microphone").hidden = !(offered || on);
+      byId("own-level").hidden = !on;
+      byId("talk-label").textContent = label;
+      const button = byId("talk");
+      button.ariaPressed = String(on);
+      button.title = on ? "Turn your microphone off" : "Turn your microphone on";
+    });
+    this.#set("microphone note", sentence, () => {
+      const lasting = microphone === MICROPHONE.asking;
+      this.#note("microphone", sentence, lasting ? Infinity : NOTE_MS);
+    });
+    this.#showNote();
+  }
+
+  /** Move the person's own bars. */
+  showOwnLevel({ dbfs, bands }) {
+    const order = [3, 1, 0, 2, 4]; // low notes in the middle
+    this.#ownBars.forEach((bar, i) => bar.style.setProperty("--h", bands[order[i]].toFixed(3)));
+    byId("own-level").ariaValueNow = dbfs.toFixed(1);
+  }
+
+  /** Show the field for words to say; `saying`: it is busy with some. */
+  showSay(offered, saying) {
+    this.#set("say", `${offered} ${saying}`, () => {
+      byId("say").hidden = !offered;
+      byId("say-button").disabled = saying;
+      byId("say-button").textContent = saying ? "Saying…" : "Say";
+      document.body.dataset.say = String(offered);
+    });
+  }
+
+  /** Tell for a while what became of the words; "": nothing to tell. */
+  noteSay(sentence) {
+    this.#note("say", sentence, NOTE_MS);
+    this.#showNote();
+  }
+
+  #note(about, sentence, forMs) {
+    this.#notes[about] = { sentence, until: performance.now() + forMs };
+  }
+
+  #showNote() {
+    const due = Object.values(this.#notes).filter(
+      ({ sentence, until }) => sentence && performance.now() < until,
+    );
+    this.#set("note", due.map(({ sentence }) => sentence).join(" "), (value) => {
+      byId("note").textContent = value;
+      byId("note").hidden = value === "";
     });
   }
 

@@ -25,6 +25,73 @@ export const LINK = Object.freeze({
   refused: "refused", // no invitation
 });
 
+/** Where the person's own microphone stands. */
+export const MICROPHONE = Object.freeze({
+  off: "off",
+  asking: "asking", // the browser asks the person
+  on: "on",
+  denied: "denied", // the person, or the browser for them, said no
+  missing: "missing", // there is none
+  busy: "busy", // another program has it, or its driver fails
+  unusable: "unusable", // browsers give it to safe pages only
+  lost: "lost", // unplugged, or taken back by the browser
+  refused: "refused", // the room takes no sound from this page
+});
+
+/** Which way a microphone can go from where it stands. */
+export const MICROPHONE_MOVES = Object.freeze({
+  off: ["asking"],
+  asking: ["on", "off", "denied", "missing", "busy", "unusable"],
+  on: ["off", "lost", "refused"],
+  denied: ["asking", "off"],
+  missing: ["asking", "off"],
+  busy: ["asking", "off"],
+  unusable: ["asking", "off"],
+  lost: ["asking", "off"],
+  refused: ["asking", "off"],
+});
+
+const MICROPHONE_WORDS = {
+  off: { label: "Talk", sentence: "" },
+  asking: {
+    label: "Asking",
+    sentence: "Your browser asks whether this page may use the microphone.",
+  },
+  denied: {
+    label: "Blocked",
+    sentence: "The microphone is blocked. Allow it for this page in your browser, then try again.",
+  },
+  missing: {
+    label: "No microphone",
+    sentence: "No microphone was found. Plug one in, then try again.",
+  },
+  busy: {
+    label: "Not available",
+    sentence: "The microphone cannot be opened. Another program may be using it.",
+  },
+  unusable: {
+    label: "Not available",
+    sentence: "Browsers give the microphone to pages on https or on this machine only.",
+  },
+  lost: {
+    label: "Talk",
+    sentence: "The microphone is gone: unplugged, or switched off by the browser.",
+  },
+  refused: { label: "Not allowed", sentence: "The room takes no sound from this page." },
+};
+
+/**
+ * The microphone in words: a short one for its button, and a sentence where one is needed.
+ *
+ * @param {keyof MICROPHONE} microphone
+ * @param {boolean} heard its sound goes into the room
+ * @returns {{label: string, sentence: string}}
+ */
+export function microphoneWords(microphone, heard) {
+  if (microphone !== MICROPHONE.on) return MICROPHONE_WORDS[microphone];
+  return { label: heard ? "You are heard" : "Not heard yet", sentence: "" };
+}
+
 const FINAL_VIEWS = { ENDED: "ended", FAILED: "failed" };
 const BEFORE_LIVE = new Set(["REQUESTED", "MINTING", "STARTING", "CONNECTING"]);
 

@@ -1,10 +1,18 @@
 // The viewer page: gets access, follows the session, joins the room, and says how things stand.
 
-import { NotNow, Refused, requestAccess, requestStatus, takeCode } from "./access.js";
+import {
+  NotNow,
+  Refused,
+  requestAccess,
+  requestSpeech,
+  requestStatus,
+  takeCode,
+} from "./access.js";
 import { AvatarRoom, RoomUnavailable } from "./avatar-room.js";
 import { LevelMeter } from "./level.js";
+import { Microphone } from "./microphone.js";
 import { Page } from "./page.js";
-import { LINK, viewOf } from "./state.js";
+import { LINK, MICROPHONE, viewOf } from "./state.js";
 
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 8000;
@@ -16,6 +24,8 @@ const METER_INTERVAL_MS = 33;
 const page = new Page();
 const room = new AvatarRoom({ video: page.video, audio: page.voice });
 const meter = new LevelMeter(page.bands);
+const microphone = new Microphone();
+let ownMeter = null; // made at the first click: browsers let no page measure sound before
 
 const known = {
   refused: false,
@@ -27,6 +37,8 @@ const known = {
   sessionKey: null,
   seen: false, // there has been a picture
   endedAt: null,
+  maySay: false, // the server can make speech of words
+  saying: false,
 };
 let lastFrameAt = -Infinity;
 let lastMeterAt = 0;
@@ -113,6 +125,7 @@ async function watch(code) {
     try {
       const access = await askStatus(() => requestAccess(code));
       known.sessionKey = access.session_key;
+      known.maySay = access.can_say;
       known.problems.way = null;
       if (!following) void follow();
       following = true;
@@ -139,8 +152,40 @@ async function watch(code) {
     await until(over, pauseMs);
     pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS);
   }
+  microphone.switchOff();
   await room.leave();
 }
+
+// ------------------------------------------------------------ what the person says
+
+microphone.addEventListener("change", () => {
+  if (microphone.track !== null) ownMeter ??= new LevelMeter(page.ownBands);
+  ownMeter?.follow(microphone.track);
+  void ownMeter?.resume();
+  void room.speak(microphone.track);
+  tell();
+});
+room.addEventListener("refused", () => microphone.refuse());
+
+page.onTalk(() => {
+  if ([MICROPHONE.on, MICROPHONE.asking].includes(microphone.state)) microphone.switchOff();
+  else void microphone.switchOn();
+});
+
+page.onSay(async (text) => {
+  known.saying = true;
+  tell();
+  try {
+    await requestSpeech(text);
+    page.noteSay("");
+  } catch (error) {
+    if (!(error instanceof NotNow || error instanceof Refused)) throw error;
+    page.noteSay(error.message);
+  } finally {
+    known.saying = false;
+    tell();
+  }
+});
 
 // ------------------------------------------------------------ what is seen and heard
 
@@ -179,6 +224,8 @@ function show() {
   });
   page.show(view, shown, known);
   page.showSoundBlocked(room.audioTrack !== null && (room.soundBlocked || !meter.running));
+  page.showMicrophone(room.maySpeak && !over(), microphone.state, room.heard);
+  page.showSay(known.maySay && !over(), known.saying);
   return sound;
 }
 
@@ -186,6 +233,7 @@ function everyFrame(now) {
   if (now - lastMeterAt >= METER_INTERVAL_MS) {
     lastMeterAt = now;
     page.showLevel(show());
+    if (microphone.track !== null) page.showOwnLevel(ownMeter.read());
   }
   requestAnimationFrame(everyFrame);
 }
@@ -207,7 +255,10 @@ page.onTakeOver(() => location.reload());
 document.addEventListener("visibilitychange", () => {
   lastFrameAt = performance.now(); // hidden pages get no frames; give the picture time to return
 });
-addEventListener("pagehide", () => void room.leave());
+addEventListener("pagehide", () => {
+  microphone.switchOff();
+  void room.leave();
+});
 
 page.video.requestVideoFrameCallback(onFrame);
 requestAnimationFrame(everyFrame);

@@ -12,6 +12,7 @@ How a token reaches the page, and nobody else:
                                                                   sets an HttpOnly cookie
     page ── POST /watch/<page>/access {} + cookie ──▶ access      a reload, a reconnect
     page ── GET  /watch/<page>/status + cookie ──▶ state          twice a second, to the end
+    page ── POST /watch/<page>/say {"text"} + cookie ──▶ said     where there is a `ViewerSpeaker`
 
 Each answer is the whole state, and the page asks again whatever became of the last one: there is no
 event that could be lost, and no stream that holds one of a browser's few connections.
@@ -34,11 +35,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Annotated, Any, Final, Protocol, Self
 from urllib.parse import urlsplit
 
 import uvicorn
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr, StringConstraints, ValidationError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -63,11 +64,16 @@ CDN_URL: Final = "https://cdn.jsdelivr.net"
 ACCESS_TIMEOUT_S: Final = 15.0
 STATUS_TIMEOUT_S: Final = 10.0
 STATUS_INTERVAL_S: Final = 0.5
+SAY_TIMEOUT_S: Final = 90.0
+MAX_SAID_CHARS: Final = 300
+"""Half a minute of speech. The page's own field ends there, too."""
 START_TIMEOUT_S: Final = 10.0
 STOP_TIMEOUT_S: Final = 5.0
 MAX_BODY_BYTES: Final = 4096
 COOKIE: Final = "viewer_pass"
 _TOO_LATE: Final = "The session did not answer in time."
+_FOREIGN: Final = (403, "foreign_origin", "This request came from another site.")
+_MALFORMED: Final = (400, "malformed", "The page sent something that is not a request.")
 
 # A name without a slash or a leading dot cannot leave the folder.
 _FILE_NAME: Final = re.compile(r"[a-z][a-z0-9-]*(\.[a-z]+)")
@@ -150,10 +156,28 @@ class ViewerSource(Protocol):
         ...
 
 
+class ViewerSpeaker(Protocol):
+    """Makes a session's avatar say what a viewer typed."""
+
+    async def say(self, session_key: str, text: str) -> None:
+        """Say it; returns when it is over, heard to the end or not. Called with a bounded wait.
+
+        Raises:
+            ViewerSourceError: not at the moment; the page says so.
+        """
+        ...
+
+
 class _AccessRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     code: SecretStr | None = None
+
+
+class _SayRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+
+    text: Annotated[str, StringConstraints(min_length=1, max_length=MAX_SAID_CHARS)]
 
 
 @dataclass(frozen=True)
@@ -194,6 +218,7 @@ class ViewerServer:
 
     Args:
         source: where access and status come from.
+        speaker: says what viewers type. None: the page has no field for it.
         port: 0 takes a free one.
         livekit_url: the only LiveKit server the page may talk to. None: any, by wss, and those
             on this machine, by ws; hosted rooms live on servers that are known only after start.
@@ -209,6 +234,7 @@ class ViewerServer:
         self,
         source: ViewerSource,
         *,
+        speaker: ViewerSpeaker | None = None,
         port: int = 8080,
         livekit_url: str | None = None,
         invitation_ttl_s: float = INVITATION_TTL_S,
@@ -217,6 +243,8 @@ class ViewerServer:
         web_folder: Path = WEB_FOLDER,
     ) -> None:
         self._source = source
+        self._speaker = speaker
+        self._saying: set[str] = set()
         self._port = port
         self._web_folder = web_folder
         self._status_interval_s = status_interval_s
@@ -280,6 +308,7 @@ class ViewerServer:
             Route("/watch/{page}", self._page),
             Route("/watch/{page}/access", self._access, methods=["POST"]),
             Route("/watch/{page}/status", self._status),
+            Route("/watch/{page}/say", self._say, methods=["POST"]),
             Route("/static/{name}", self._static),
             Route("/vendor/{name}", self._vendor),
         ]
@@ -322,13 +351,12 @@ class ViewerServer:
         )
 
     async def _access(self, request: Request) -> Response:
-        origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-            return _problem(403, "foreign_origin", "This request came from another site.")
+        if _is_foreign(request):
+            return _problem(*_FOREIGN)
         try:
             asked = _AccessRequest.model_validate_json(await _body(request))
         except ValidationError:
-            return _problem(400, "malformed", "The page sent something that is not a request.")
+            return _problem(*_MALFORMED)
         invitation, cookie = self._admit(request, asked.code)
         try:
             answer = await self._grant(invitation.session_key)
@@ -364,6 +392,7 @@ class ViewerServer:
         answer: dict[str, Any] = {
             "session_key": session_key,
             "status": status.public(),
+            "can_say": self._speaker is not None,
             "livekit_url": None,
             "token": None,
         }
@@ -383,6 +412,33 @@ class ViewerServer:
         except ViewerSourceError as error:
             return _problem(503, "unavailable", str(error))
         return JSONResponse({"status": status.public(), "next_in_s": self._status_interval_s})
+
+    async def _say(self, request: Request) -> Response:
+        """Let the avatar say what was typed; answers when that is over."""
+        if _is_foreign(request):
+            return _problem(*_FOREIGN)
+        page: str = request.path_params["page"]
+        invitation = self._invitations.show_pass(page, request.cookies.get(COOKIE))
+        if self._speaker is None:
+            return _problem(404, "no_speech", "There is nothing here that makes speech of words.")
+        try:
+            asked = _SayRequest.model_validate_json(await _body(request))
+        except ValidationError:
+            sentence = f"The avatar takes 1 to {MAX_SAID_CHARS} characters at a time."
+            return _problem(400, "malformed", sentence)
+        if page in self._saying:
+            return _problem(429, "busy", "The avatar has not said your last words yet.")
+        self._saying.add(page)
+        try:
+            async with asyncio.timeout(SAY_TIMEOUT_S):
+                await self._speaker.say(invitation.session_key, asked.text)
+        except ViewerSourceError as error:
+            return _problem(503, "unavailable", str(error))
+        except TimeoutError:
+            return _problem(503, "unavailable", "The avatar did not say it in time.")
+        finally:
+            self._saying.discard(page)
+        return JSONResponse({})
 
     async def _look(self, session_key: str) -> ViewerStatus:
         """How the session stands.
@@ -413,7 +469,7 @@ class _SecurityHeaders:
         "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
         "cross-origin-opener-policy": "same-origin",
         "cross-origin-resource-policy": "same-origin",
-        "permissions-policy": "camera=(), microphone=(), geolocation=()",
+        "permissions-policy": "camera=(), microphone=(self), geolocation=()",
         "referrer-policy": "no-referrer",
         "x-content-type-options": "nosniff",
     }
@@ -466,6 +522,12 @@ def _livekit_sources(livekit_url: str | None) -> list[str]:
     parts = urlsplit(livekit_url)
     schemes = ("wss", "https") if parts.scheme in {"wss", "https"} else ("ws", "http")
     return [f"{scheme}://{parts.netloc}" for scheme in schemes]
+
+
+def _is_foreign(request: Request) -> bool:
+    """Whether another site's page sent this."""
+    origin = request.headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
 
 
 async def _body(request: Request) -> bytes:

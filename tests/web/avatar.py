@@ -23,9 +23,11 @@ TONE_HZ: Final = 440.0
 CHUNK_MS: Final = 20
 
 
-def viewer_token(livekit: LiveKitServer, room: str, identity: str = "viewer") -> SecretStr:
-    """A viewer's access: may join and listen, may not publish."""
-    grants = api.VideoGrants(room_join=True, room=room, can_publish=False, can_subscribe=True)
+def viewer_token(
+    livekit: LiveKitServer, room: str, identity: str = "viewer", *, may_speak: bool = False
+) -> SecretStr:
+    """A viewer's access: may join and listen, and publish a microphone if `may_speak`."""
+    grants = api.VideoGrants(room_join=True, room=room, can_publish=may_speak, can_subscribe=True)
     return SecretStr(_token(livekit, identity, grants))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,8 @@ CHROMIUM_ARGUMENTS: Final = (
 )
 HEAR_AT_ONCE: Final = "--autoplay-policy=no-user-gesture-required"
 HEAR_AFTER_A_CLICK: Final = "--autoplay-policy=document-user-activation-required"
+FAKE_MICROPHONE: Final = "--use-fake-device-for-media-stream"
+SAY_YES: Final = "--use-fake-ui-for-media-stream"
 NPM_TIMEOUT_S: Final = 50.0
 FAKE_TOKEN: Final = "fake-livekit-token-for-tests"
 
@@ -125,6 +128,24 @@ async def browser(
     )
     yield browser
     await browser.close()
+
+
+@contextlib.asynccontextmanager
+async def browser_that_hears(
+    playwright: Playwright, chromium: Path, sound: Path, *arguments: str
+) -> AsyncIterator[Browser]:
+    """Chromium with a microphone that hears a WAV file, from its beginning at each opening."""
+    browser = await playwright.chromium.launch(
+        executable_path=chromium,
+        args=[
+            *(*CHROMIUM_ARGUMENTS, HEAR_AT_ONCE, FAKE_MICROPHONE, *arguments),
+            f"--use-file-for-fake-audio-capture={sound}",
+        ],
+    )
+    try:
+        yield browser
+    finally:
+        await browser.close()
 
 
 @pytest_asyncio.fixture

@@ -417,11 +417,28 @@ async def test_a_page_of_ones_own_shows_the_avatar_with_two_elements(
     assert width == 640
 
 
+class Mute:
+    """Says nothing, but has the page offer it."""
+
+    async def say(self, session_key: str, text: str) -> None: ...
+
+
+@pytest.mark.parametrize("speaker", [None, Mute()], ids=["watched", "spoken to"])
 async def test_the_page_fits_every_window(
-    stage: Stage, viewer: ViewerServer, tab: BrowserContext
+    stage: Stage, tab: BrowserContext, speaker: Mute | None
 ) -> None:
-    page = await open_page(tab, viewer.invite("support-42"))
-    await shows(page, "Idle")
+    token = viewer_token(stage.livekit, stage.room, may_speak=speaker is not None)
+    stage.session.granted = ViewerAccess(stage.livekit.url, token)
+    async with ViewerServer(stage.session, speaker=speaker, port=0) as viewer:
+        page = await open_page(tab, viewer.invite("support-42"))
+        await shows(page, "Idle")
+        await expect(page.locator("#microphone")).to_be_visible(visible=speaker is not None)
+        await fits_every_window(page)
+        await page.close()
+
+
+async def fits_every_window(page: Page) -> None:
+    """Nothing sticks out and nothing is too small to be touched, in windows of all kinds."""
 
     for width, height in ((390, 844), (844, 390), (1280, 800), (320, 568)):
         await page.set_viewport_size({"width": width, "height": height})

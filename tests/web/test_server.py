@@ -249,6 +249,7 @@ async def test_files_say_what_they_are_and_carry_the_security_headers(
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert "unsafe" not in answer.headers["content-security-policy"]
     assert "camera=()" in answer.headers["permissions-policy"]
+    assert "microphone=(self)" in answer.headers["permissions-policy"]
 
 
 async def test_the_page_may_talk_to_the_livekit_server_it_was_given_and_no_other(
