@@ -1,70 +1,54 @@
-"""Clips: speech fetched or read, checked, decoded and brought to LITE's format.
+"""Clips: speech fetched or read, checked, and decoded to LITE's format as a stream.
 
-In: an address or a file name from a stranger. Out: PCM, or a typed reason why not. Nothing
-here speaks.
+In: an address or a file name from a stranger. Out: PCM in pieces, or a typed reason why not.
+Nothing here speaks.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import httpx
-import numpy as np
-import soundfile
-import soxr
 
+from activities.clip_errors import (
+    ClipError,
+    ClipForbidden,
+    ClipMissing,
+    ClipNotAudio,
+    ClipTooLong,
+    ClipUnreachable,
+)
+from activities.decoding import MAX_CLIP_BYTES, Decoder
+from activities.spool import Spool
 from avatar_sessions.contract.messages import MAX_CLIP_S, Clip
 from avatar_sessions.seal import Seal, SealError
-from liveavatar_lite import SAMPLE_RATE_HZ
+
+__all__ = [
+    "ClipError",
+    "ClipForbidden",
+    "ClipMissing",
+    "ClipNotAudio",
+    "ClipPolicy",
+    "ClipReader",
+    "ClipTooLong",
+    "ClipUnreachable",
+    "Clips",
+]
 
 MAX_REDIRECTS: Final = 5
-MAX_CLIP_BYTES: Final = 160 * 1024 * 1024
-"""Ten minutes of 48 kHz stereo 16-bit are 115 MB."""
 FETCH_TIMEOUT_S: Final = 60.0
-DECODE_BLOCK_FRAMES: Final = 65_536
-
-
-class ClipError(Exception):
-    """A clip cannot be spoken; ``type`` names why."""
-
-    type = "ClipUnusable"
-
-
-class ClipMissing(ClipError):
-    """There is nothing at that place."""
-
-    type = "ClipMissing"
-
-
-class ClipForbidden(ClipError):
-    """The place is not one that clips may come from."""
-
-    type = "ClipForbidden"
-
-
-class ClipUnreachable(ClipError):
-    """The place did not answer, or with an error."""
-
-    type = "ClipUnreachable"
-
-
-class ClipTooLong(ClipError):
-    """More than ten minutes of speech, or more bytes than those can have."""
-
-    type = "ClipTooLong"
-
-
-class ClipNotAudio(ClipError):
-    """What is there is not audio that can be decoded."""
-
-    type = "ClipNotAudio"
+"""Until an address has given enough to begin with."""
+BODY_TIMEOUT_S: Final = MAX_CLIP_S
+"""Until it has given all: what comes slower than it is spoken cannot be spoken."""
+_TOO_LARGE: Final = f"more than {MAX_CLIP_BYTES // 1024**2} MiB"
 
 
 @dataclass(frozen=True)
@@ -77,6 +61,65 @@ class ClipPolicy:
     """Also loopback, link-local and private ranges: for tests and the local demo."""
 
 
+class ClipReader:
+    """An open clip, to be read once from its beginning. `Clips.open` makes and closes it.
+
+    Attributes:
+        duration_s: seconds of speech, as the clip's header tells; None where it does not.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self.duration_s: float | None = None
+        self._spool = spool
+        # Its own, for it may wait for bytes: it must not stand in the way of the process's others.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clip")
+        # What only that thread touches.
+        self._decoder: Decoder | None = None
+        self._first = b""
+
+    async def read(self) -> bytes:
+        """Return the next second or so of PCM, the first time less; ``b""`` at the end.
+
+        Waits for bytes that are still on their way. PCM is 16-bit little-endian mono at 24 kHz.
+        One call at a time; what a cancelled one would have returned is lost.
+
+        Raises:
+            ClipError: the rest cannot be spoken: it never came, or is broken.
+        """
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        assert self._decoder is not None
+        return await asyncio.wrap_future(self._thread.submit(self._decoder.read))
+
+    async def begin(self) -> None:
+        """Read the header and the first PCM. For `Clips.open`."""
+        try:
+            async with asyncio.timeout(FETCH_TIMEOUT_S):
+                self._first = await asyncio.wrap_future(self._thread.submit(self._decode_first))
+        except TimeoutError:
+            raise ClipUnreachable(
+                f"not enough of the clip came within {FETCH_TIMEOUT_S:.0f} s to begin with"
+            ) from None
+        assert self._decoder is not None
+        self.duration_s = self._decoder.duration_s
+
+    async def close(self) -> None:
+        """End the thread, also one that waits for bytes. For `Clips.open`."""
+        self._spool.close()
+        ending = self._thread.submit(self._end)
+        self._thread.shutdown(wait=False)
+        await asyncio.wait([asyncio.wrap_future(ending)])
+
+    def _decode_first(self) -> bytes:
+        self._decoder = Decoder(self._spool)
+        return self._decoder.read()
+
+    def _end(self) -> None:
+        if self._decoder is not None:
+            self._decoder.close()
+
+
 class Clips:
     """Turns clips into PCM."""
 
@@ -84,30 +127,68 @@ class Clips:
         self._policy = policy
         self._seal = seal
 
-    async def load(self, clip: Clip) -> bytes:
-        """Return the clip as PCM: 16-bit little-endian mono at 24 kHz.
+    @asynccontextmanager
+    async def open(self, clip: Clip) -> AsyncIterator[ClipReader]:
+        """Open a clip; its first PCM is decoded by then.
+
+        It takes a few megabytes of memory, whatever its length. While it is open it has a thread
+        and, if it comes from an address, a nameless temporary file; both are gone once it is
+        closed, also by a cancel.
 
         Raises:
             ClipError: it cannot be spoken.
         """
-        if clip.file is not None:
+        async with self._encoded(clip) as spool:
+            reader = ClipReader(spool)
             try:
-                path = self._inside_folder(clip.file)
-                return await asyncio.to_thread(_decode_file, path)
-            except OSError as error:
-                # Its text would tell where the folder lies.
-                raise ClipMissing(
-                    f"the file cannot be read: {error.strerror or type(error).__name__}"
-                ) from None
-        address = clip.url if clip.url is not None else self._open(clip.sealed_url or "")
-        encoded = await self._fetch(address)
-        return await asyncio.to_thread(_decode_bytes, encoded)
+                await reader.begin()
+                yield reader
+            finally:
+                await reader.close()
 
-    def _open(self, sealed_url: str) -> str:
+    async def load(self, clip: Clip) -> bytes:
+        """Return the whole clip as PCM: 16-bit little-endian mono at 24 kHz.
+
+        Raises:
+            ClipError: it cannot be spoken.
+        """
+        pcm = bytearray()
+        async with self.open(clip) as reader:
+            while piece := await reader.read():
+                pcm += piece
+        return bytes(pcm)
+
+    @asynccontextmanager
+    async def _encoded(self, clip: Clip) -> AsyncIterator[Spool]:
+        if clip.file is not None:
+            spool = self._file(clip.file)
+            try:
+                yield spool
+            finally:
+                spool.close()
+        else:
+            address = clip.url if clip.url is not None else self._unsealed(clip.sealed_url or "")
+            async with self._fetched(address) as spool:
+                yield spool
+
+    def _unsealed(self, sealed_url: str) -> str:
         try:
             return self._seal.open(sealed_url).get_secret_value()
         except SealError as error:
             raise ClipForbidden(f"the clip's sealed address does not open: {error}") from error
+
+    def _file(self, name: str) -> Spool:
+        try:
+            spool = Spool.of_file(self._inside_folder(name))
+        except OSError as error:
+            # Its text would tell where the folder lies.
+            raise ClipMissing(
+                f"the file cannot be read: {error.strerror or type(error).__name__}"
+            ) from None
+        if spool.arrived_bytes > MAX_CLIP_BYTES:
+            spool.close()
+            raise ClipTooLong(_TOO_LARGE)
+        return spool
 
     def _inside_folder(self, name: str) -> Path:
         folder = self._policy.folder
@@ -126,34 +207,40 @@ class Clips:
             raise ClipMissing(f"there is no file {name!r} in the clip folder")
         return path
 
-    async def _fetch(self, address: str) -> bytes:
-        try:
-            async with (
-                asyncio.timeout(FETCH_TIMEOUT_S),
-                httpx.AsyncClient(trust_env=False, timeout=10, follow_redirects=False) as http,
-            ):
-                return await self._follow(http, httpx.URL(address))
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
-            # The address may be signed: only its host is told.
-            raise ClipUnreachable(
-                f"{_host(address)} did not give the clip: {type(error).__name__}"
-            ) from None
+    @asynccontextmanager
+    async def _fetched(self, address: str) -> AsyncIterator[Spool]:
+        """The body behind an address, still arriving."""
+        async with httpx.AsyncClient(trust_env=False, timeout=10, follow_redirects=False) as http:
+            with _told_as_unreachable(address):
+                async with asyncio.timeout(FETCH_TIMEOUT_S):
+                    response = await self._follow(http, httpx.URL(address))
+            try:
+                spool = _spool_for(response)
+                filling = asyncio.create_task(_fill(spool, response, address), name="fetch clip")
+                try:
+                    yield spool
+                finally:
+                    spool.close()
+                    filling.cancel()
+                    await asyncio.wait({filling})
+                if not filling.cancelled():
+                    filling.result()
+            finally:
+                await response.aclose()
 
-    async def _follow(self, http: httpx.AsyncClient, url: httpx.URL) -> bytes:
+    async def _follow(self, http: httpx.AsyncClient, url: httpx.URL) -> httpx.Response:
         for _ in range(MAX_REDIRECTS + 1):
             request = await self._pinned_request(http, url)
             response = await http.send(request, stream=True)
-            try:
-                if response.has_redirect_location:
-                    url = url.join(response.headers["location"])
-                    continue
-                if response.status_code in (404, 410):
-                    raise ClipMissing(f"{url.host} answered {response.status_code}")
-                if not response.is_success:
-                    raise ClipUnreachable(f"{url.host} answered {response.status_code}")
-                return await _bounded_body(response)
-            finally:
-                await response.aclose()
+            if response.is_success:
+                return response
+            await response.aclose()
+            if response.has_redirect_location:
+                url = url.join(response.headers["location"])
+            elif response.status_code in (404, 410):
+                raise ClipMissing(f"{url.host} answered {response.status_code}")
+            else:
+                raise ClipUnreachable(f"{url.host} answered {response.status_code}")
         raise ClipUnreachable(f"more than {MAX_REDIRECTS} redirects")
 
     async def _pinned_request(self, http: httpx.AsyncClient, url: httpx.URL) -> httpx.Request:
@@ -166,6 +253,7 @@ class Clips:
             raise ClipForbidden(f"clips come by http or https, not by {url.scheme!r}")
         number = await self._checked_number(url)
         headers = {"host": url.netloc.decode("ascii"), "accept": "audio/*, */*;q=0.1"}
+        headers["accept-encoding"] = "identity"  # audio does not shrink
         return http.build_request(
             "GET",
             url.copy_with(host=number, username=None, password=None),
@@ -208,50 +296,53 @@ def _host(address: str) -> str:
         return "the address"
 
 
-async def _bounded_body(response: httpx.Response) -> bytes:
-    body = bytearray()
-    async for piece in response.aiter_bytes():
-        body += piece
-        if len(body) > MAX_CLIP_BYTES:
-            raise ClipTooLong(f"more than {MAX_CLIP_BYTES // 1024**2} MiB")
-    return bytes(body)
-
-
-def _decode_file(path: Path) -> bytes:
-    if path.stat().st_size > MAX_CLIP_BYTES:
-        raise ClipTooLong(f"more than {MAX_CLIP_BYTES // 1024**2} MiB")
-    return _decode_bytes(path.read_bytes())
-
-
-def _decode_bytes(encoded: bytes) -> bytes:
-    """Decode, mix down and resample. Runs in a thread: about 10 ms a minute of speech."""
+@contextmanager
+def _told_as_unreachable(address: str) -> Iterator[None]:
     try:
-        with soundfile.SoundFile(io.BytesIO(encoded)) as sound:
-            if sound.frames > MAX_CLIP_S * sound.samplerate:
-                raise ClipTooLong(_too_long(sound.frames / sound.samplerate))
-            pcm = b"".join(_pcm_blocks(sound))
-    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
-        raise ClipNotAudio("this is not audio in a format that can be read") from error
-    if not pcm:
-        raise ClipNotAudio("the audio is empty")
-    return pcm
+        yield
+    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
+        # The address may be signed: only its host is told.
+        raise ClipUnreachable(
+            f"{_host(address)} did not give the clip: {type(error).__name__}"
+        ) from None
 
 
-def _pcm_blocks(sound: soundfile.SoundFile) -> Iterable[bytes]:
-    resampler = soxr.ResampleStream(sound.samplerate, SAMPLE_RATE_HZ, 1, dtype="float32")
-    frames = 0
-    while True:
-        block = sound.read(DECODE_BLOCK_FRAMES, dtype="float32", always_2d=True)
-        last = len(block) < DECODE_BLOCK_FRAMES
-        frames += len(block)
-        if frames > MAX_CLIP_S * sound.samplerate:  # headers can lie
-            raise ClipTooLong(_too_long(frames / sound.samplerate))
-        mono = block.mean(axis=1, dtype=np.float32)
-        resampled = resampler.resample_chunk(mono, last=last)
-        yield (np.clip(resampled, -1.0, 1.0) * 32767.0).round().astype("<i2").tobytes()
-        if last:
-            return
+def _spool_for(response: httpx.Response) -> Spool:
+    if (coding := response.headers.get("content-encoding", "identity")) != "identity":
+        # A few bytes of it could be a gigabyte.
+        raise ClipNotAudio(f"the body is compressed ({coding[:20]}): clips are served as they are")
+    told = response.headers.get("content-length", "")
+    promised_bytes = int(told) if told.isdecimal() else None
+    if promised_bytes is not None and promised_bytes > MAX_CLIP_BYTES:
+        raise ClipTooLong(_TOO_LARGE)
+    try:
+        return Spool.arriving(promised_bytes)
+    except OSError as error:
+        raise ClipError(_no_room(error)) from None
 
 
-def _too_long(seconds: float) -> str:
-    return f"the clip lasts {seconds:.0f} s or more; {MAX_CLIP_S:.0f} s are allowed"
+async def _fill(spool: Spool, response: httpx.Response, address: str) -> None:
+    """Take the body as it comes. A failure is told to whoever reads as far as that."""
+    try:
+        with _told_as_unreachable(address):
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                async for piece in response.aiter_raw():
+                    await _keep(spool, piece)
+        spool.complete()
+    except ClipError as error:
+        spool.fail(error)
+    finally:  # nobody may wait for ever: also where an error is a fault of ours
+        spool.fail(ClipError("the fetch of the clip was given up"))
+
+
+async def _keep(spool: Spool, piece: bytes) -> None:
+    try:
+        arrived_bytes = await asyncio.to_thread(spool.write, piece)
+    except OSError as error:
+        raise ClipError(_no_room(error)) from None
+    if arrived_bytes > MAX_CLIP_BYTES:
+        raise ClipTooLong(_TOO_LARGE)
+
+
+def _no_room(error: OSError) -> str:
+    return f"the clip cannot be kept on disk: {error.strerror or type(error).__name__}"
