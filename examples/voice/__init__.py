@@ -1,0 +1,1 @@
+"""What a voice agent needs besides speech of its own: ears in a room, and a sense of turns."""

@@ -1,0 +1,212 @@
+"""Where a person's speech begins and ends, told by loudness alone. Pure: no I/O, no clock.
+
+A stand-in for a real voice activity detector: it knows loud from quiet and nothing of words. It
+learns how loud a room is while nobody speaks, takes what rises above that for speech, and takes
+speech for ended when it has been quiet for longer than the pauses inside a sentence.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+Pcm = npt.NDArray[np.int16]
+
+FULL_SCALE: Final = 32_768.0
+SILENCE_DBFS: Final = -90.0
+_MEMORY_PARTS: Final = 15
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSettings:
+    """What counts as speech. Times in seconds, loudness in dB of full scale."""
+
+    frame_s: float = 0.02
+    onset_s: float = 0.08
+    """Loud for so long: somebody speaks. Shorter is a cough, a key, a door."""
+    hangover_s: float = 0.7
+    """Quiet for so long: the speech is over. Longer than a pause for breath, or it cuts in."""
+    lead_in_s: float = 0.3
+    """Kept from before the onset: words begin softly."""
+    tail_s: float = 0.2
+    """Kept of the hangover: words end softly, too."""
+    begin_above_floor_db: float = 12.0
+    stay_above_floor_db: float = 8.0
+    """Less than to begin, so that a quiet syllable does not end it."""
+    quietest_speech_dbfs: float = -48.0
+    """Nothing softer is speech, however quiet the room is."""
+    floor_memory_s: float = 3.0
+    """The room's noise is the quietest moment of so long. Speech pauses within it; a fan that
+    is switched on does not, and is part of the room from then on."""
+    longest_s: float = 30.0
+    """No more of one speech is kept; the rest of it is let go."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechBegan:
+    """Somebody has begun to speak, `onset_s` ago."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechEnded:
+    """Somebody has spoken, and is quiet now."""
+
+    pcm: Pcm = field(repr=False)
+    """What was said, mono, from its lead-in to its tail."""
+    truncated: bool
+    """It was longer than `longest_s`: this is its beginning."""
+
+
+class Turn(Enum):
+    """Who has the floor: the room, or a person."""
+
+    QUIET = "quiet"
+    RISING = "rising"
+    """Loud, for less than `onset_s` as yet."""
+    SPEAKING = "speaking"
+    FADING = "fading"
+    """Quiet, for less than `hangover_s` as yet."""
+
+
+_LEGAL: Final[dict[Turn, frozenset[Turn]]] = {
+    Turn.QUIET: frozenset({Turn.RISING}),
+    Turn.RISING: frozenset({Turn.QUIET, Turn.SPEAKING}),
+    Turn.SPEAKING: frozenset({Turn.FADING}),
+    Turn.FADING: frozenset({Turn.SPEAKING, Turn.QUIET}),
+}
+
+
+class NoiseFloor:
+    """The quietest moment of the last few seconds."""
+
+    def __init__(self, frames: int) -> None:
+        self._frames_a_part = max(1, frames // _MEMORY_PARTS)
+        self._parts: deque[float] = deque(maxlen=_MEMORY_PARTS)
+        self._quietest = 0.0
+        self._count = 0
+
+    @property
+    def dbfs(self) -> float:
+        """As far as is known; full scale before anything was heard."""
+        return min(self._quietest, *self._parts) if self._parts else self._quietest
+
+    def add(self, dbfs: float) -> None:
+        """One more frame."""
+        self._quietest = min(self._quietest, dbfs)
+        self._count += 1
+        if self._count == self._frames_a_part:
+            self._parts.append(self._quietest)
+            self._quietest, self._count = 0.0, 0
+
+
+class Endpointer:
+    """Follows one person's sound. Feed it as it comes, in pieces of any length.
+
+    Holds at most `longest_s` and `lead_in_s` of it.
+    """
+
+    def __init__(
+        self, sample_rate_hz: int, settings: EndpointSettings = EndpointSettings()
+    ) -> None:
+        self.turn = Turn.QUIET
+        self._settings = settings
+        self._frame = round(sample_rate_hz * settings.frame_s)
+        self._rest: Pcm = np.empty(0, np.int16)
+        self._floor = NoiseFloor(self._frames(settings.floor_memory_s))
+        self._lead_in: deque[Pcm] = deque(maxlen=self._frames(settings.lead_in_s))
+        self._speech: list[Pcm] = []
+        self._frames_in_turn = 0
+        self._truncated = False
+
+    @property
+    def floor_dbfs(self) -> float:
+        """How loud the room is while nobody speaks, as far as is known."""
+        return max(SILENCE_DBFS, self._floor.dbfs)
+
+    def feed(self, pcm: Pcm) -> list[SpeechBegan | SpeechEnded]:
+        """Take in mono sound, and tell what it shows."""
+        sound = np.concatenate([self._rest, pcm])
+        whole = len(sound) // self._frame * self._frame
+        self._rest = sound[whole:]
+        steps = (self._step(frame) for frame in sound[:whole].reshape(-1, self._frame))
+        return [event for event in steps if event is not None]
+
+    def flush(self) -> SpeechEnded | None:
+        """No more will come: what was being said, if anything was."""
+        if self.turn is Turn.SPEAKING:
+            self._become(Turn.FADING)
+        return self._end() if self.turn is Turn.FADING else None
+
+    def _step(self, frame: Pcm) -> SpeechBegan | SpeechEnded | None:
+        settings = self._settings
+        dbfs = loudness_dbfs(frame)
+        self._floor.add(dbfs)
+        self._frames_in_turn += 1
+        begins = dbfs > self._threshold(settings.begin_above_floor_db)
+        match self.turn:
+            case Turn.QUIET | Turn.RISING:
+                self._lead_in.append(frame)
+                if not begins:
+                    if self.turn is Turn.RISING:
+                        self._become(Turn.QUIET)
+                    return None
+                if self.turn is Turn.QUIET:
+                    self._become(Turn.RISING)
+                if self._frames_in_turn < self._frames(settings.onset_s):
+                    return None
+                self._become(Turn.SPEAKING)
+                self._speech, self._truncated = list(self._lead_in), False
+                self._lead_in.clear()
+                return SpeechBegan()
+            case Turn.SPEAKING | Turn.FADING:
+                self._keep(frame)
+                stays = dbfs > self._threshold(settings.stay_above_floor_db)
+                if stays and self.turn is Turn.FADING:
+                    self._become(Turn.SPEAKING)
+                elif not stays and self.turn is Turn.SPEAKING:
+                    self._become(Turn.FADING)
+                if self.turn is Turn.FADING and self._frames_in_turn >= self._frames(
+                    settings.hangover_s
+                ):
+                    return self._end()
+        return None
+
+    def _threshold(self, above_floor_db: float) -> float:
+        return max(self.floor_dbfs + above_floor_db, self._settings.quietest_speech_dbfs)
+
+    def _keep(self, frame: Pcm) -> None:
+        if len(self._speech) < self._frames(self._settings.longest_s):
+            self._speech.append(frame)
+        else:
+            self._truncated = True
+
+    def _end(self) -> SpeechEnded:
+        quiet = self._frames_in_turn - self._frames(self._settings.tail_s)
+        if not self._truncated and 0 < quiet < len(self._speech):
+            self._lead_in.extend(self._speech[-quiet:])  # the next word may follow at once
+            del self._speech[-quiet:]
+        ended = SpeechEnded(np.concatenate(self._speech), self._truncated)
+        self._speech = []
+        self._become(Turn.QUIET)
+        return ended
+
+    def _frames(self, seconds: float) -> int:
+        return max(1, round(seconds / self._settings.frame_s))
+
+    def _become(self, turn: Turn) -> None:
+        if turn not in _LEGAL[self.turn]:
+            raise RuntimeError(f"a turn cannot go from {self.turn.value} to {turn.value}")
+        self.turn = turn
+        self._frames_in_turn = 1 if turn in (Turn.RISING, Turn.FADING) else 0
+
+
+def loudness_dbfs(pcm: Pcm) -> float:
+    """Root mean square of some sound, without its constant part."""
+    sound = pcm.astype(np.float32) / FULL_SCALE
+    power = float(np.var(sound)) if len(sound) else 0.0
+    return max(SILENCE_DBFS, 10 * float(np.log10(power + 1e-12)))

@@ -1,0 +1,182 @@
+"""When a person's speech begins and ends, in all kinds of rooms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import soundfile
+
+from deploy.local.settings import ROOT
+from examples.voice.endpointing import (
+    Endpointer,
+    EndpointSettings,
+    Pcm,
+    SpeechBegan,
+    SpeechEnded,
+    Turn,
+    loudness_dbfs,
+)
+
+RATE_HZ = 48_000
+SETTINGS = EndpointSettings()
+
+
+def noise(seconds: float, dbfs: float = -65, seed: int = 7) -> Pcm:
+    """A room in which nobody speaks."""
+    wanted = 10 ** (dbfs / 20) * 32_768
+    sound = np.random.default_rng(seed).normal(0, wanted, round(seconds * RATE_HZ))
+    return np.clip(sound, -32_768, 32_767).astype(np.int16)
+
+
+def voice(seconds: float, dbfs: float = -20) -> Pcm:
+    """Four syllables a second, with the short silences between them."""
+    at = np.arange(round(seconds * RATE_HZ)) / RATE_HZ
+    syllables = np.clip(np.sin(2 * np.pi * 4 * at) + 0.4, 0, None)
+    sound = syllables * np.sin(2 * np.pi * 180 * at)
+    scaled: Pcm = (sound / np.sqrt(np.mean(sound**2)) * 10 ** (dbfs / 20) * 32_768).astype(np.int16)
+    return scaled
+
+
+def over(room: Pcm, sound: Pcm, at_s: float) -> Pcm:
+    """The sound in the room, from `at_s` on."""
+    mixed = room.astype(np.int32)
+    begin = round(at_s * RATE_HZ)
+    mixed[begin : begin + len(sound)] += sound
+    return np.clip(mixed, -32_768, 32_767).astype(np.int16)
+
+
+def heard(
+    sound: Pcm, piece_ms: float = 10, settings: EndpointSettings = SETTINGS
+) -> list[tuple[float, SpeechBegan | SpeechEnded]]:
+    """What the endpointer tells, each with the second at which it told it."""
+    endpointer = Endpointer(RATE_HZ, settings)
+    size = round(RATE_HZ * piece_ms / 1000)
+    events: list[tuple[float, SpeechBegan | SpeechEnded]] = []
+    for begin in range(0, len(sound), size):
+        piece = sound[begin : begin + size]
+        told_at = (begin + len(piece)) / RATE_HZ
+        events += [(told_at, event) for event in endpointer.feed(piece)]
+    return events
+
+
+def speeches(sound: Pcm, settings: EndpointSettings = SETTINGS) -> list[SpeechEnded]:
+    return [event for _, event in heard(sound, settings=settings) if isinstance(event, SpeechEnded)]
+
+
+def test_a_person_is_noticed_at_once_and_let_finish() -> None:
+    (began_at, began), (ended_at, ended) = heard(over(noise(6), voice(2), at_s=1.5))
+
+    assert isinstance(began, SpeechBegan)
+    assert began_at == pytest.approx(1.5 + SETTINGS.onset_s, abs=0.06)
+    assert isinstance(ended, SpeechEnded)
+    assert ended_at == pytest.approx(3.5 + SETTINGS.hangover_s, abs=0.15)
+    assert not ended.truncated
+
+
+def test_what_was_said_is_kept_whole_with_its_soft_beginning_and_end() -> None:
+    said = voice(2)
+
+    (speech,) = speeches(over(noise(6), said, at_s=1.5))
+
+    seconds = len(speech.pcm) / RATE_HZ
+    assert seconds == pytest.approx(2 + SETTINGS.lead_in_s + SETTINGS.tail_s, abs=0.3)
+    there = np.correlate(speech.pcm[::50].astype(float), said[::50].astype(float), "full")
+    energy = float(np.sum(said[::50].astype(float) ** 2))
+    assert there.max() > 0.95 * energy
+
+
+@pytest.mark.parametrize("room_dbfs", [-90, -60, -45, -38])
+def test_a_loud_room_is_no_speech_and_hides_none(room_dbfs: float) -> None:
+    events = heard(over(noise(9, room_dbfs), voice(2, max(room_dbfs + 25, -35)), at_s=4))
+
+    assert [type(event) for _, event in events] == [SpeechBegan, SpeechEnded]
+    assert events[0][0] == pytest.approx(4.1, abs=0.15)
+
+
+def test_a_fan_that_is_switched_on_is_speech_for_a_few_seconds_only() -> None:
+    quiet, fan = noise(4), noise(12, -35)
+
+    events = heard(np.concatenate([quiet, fan, over(noise(6, -35), voice(2, -12), 2)]))
+
+    ends = [at for at, event in events if isinstance(event, SpeechEnded)]
+    assert ends[0] < 4 + SETTINGS.floor_memory_s + SETTINGS.hangover_s + 0.5
+    assert ends[1] == pytest.approx(20 + SETTINGS.hangover_s, abs=0.2)
+    assert len(ends) == 2
+
+
+def test_a_click_is_no_speech() -> None:
+    click = noise(0.05, -10)
+
+    assert heard(over(noise(4), click, at_s=2)) == []
+
+
+def test_a_pause_for_breath_does_not_end_a_sentence_and_a_longer_one_does() -> None:
+    def said_with_pause(pause_s: float) -> Pcm:
+        parts = [noise(1), voice(1), noise(pause_s), voice(1), noise(2)]
+        return np.concatenate(parts)
+
+    assert len(speeches(said_with_pause(SETTINGS.hangover_s - 0.2))) == 1
+    assert len(speeches(said_with_pause(SETTINGS.hangover_s + 0.5))) == 2
+
+
+def test_no_more_than_half_a_minute_of_one_speech_is_kept() -> None:
+    endpointer = Endpointer(RATE_HZ)
+    events: list[SpeechBegan | SpeechEnded] = []
+    for sound in (noise(1), *[voice(5)] * 9, noise(2)):
+        events += endpointer.feed(sound)
+        assert endpointer_holds_s(endpointer) <= SETTINGS.longest_s + SETTINGS.lead_in_s + 0.1
+
+    (ended,) = [event for event in events if isinstance(event, SpeechEnded)]
+    assert ended.truncated
+    assert len(ended.pcm) == SETTINGS.longest_s * RATE_HZ
+
+
+def endpointer_holds_s(endpointer: Endpointer) -> float:
+    frames = len(endpointer._speech) + len(endpointer._lead_in)
+    return frames * SETTINGS.frame_s
+
+
+@pytest.mark.parametrize("piece_ms", [1, 7, 20, 333, 10_000])
+def test_it_does_not_matter_in_which_pieces_the_sound_comes(piece_ms: float) -> None:
+    sound = over(noise(6), voice(2), at_s=1.5)
+
+    ends = [event for _, event in heard(sound, piece_ms) if isinstance(event, SpeechEnded)]
+
+    (whole,) = speeches(sound)
+    assert [len(one.pcm) for one in ends] == [len(whole.pcm)]
+    assert np.array_equal(ends[0].pcm, whole.pcm)
+
+
+def test_a_microphone_that_goes_away_in_mid_sentence_leaves_what_was_said() -> None:
+    endpointer = Endpointer(RATE_HZ)
+    endpointer.feed(np.concatenate([noise(1), voice(1.01)]))
+
+    ended = endpointer.flush()
+
+    assert ended is not None
+    assert len(ended.pcm) / RATE_HZ == pytest.approx(1 + SETTINGS.lead_in_s, abs=0.2)
+    assert endpointer.flush() is None
+
+
+def test_digital_silence_and_a_constant_offset_are_silence() -> None:
+    assert heard(np.zeros(3 * RATE_HZ, np.int16)) == []
+    assert heard(np.full(3 * RATE_HZ, 9000, np.int16)) == []
+    assert loudness_dbfs(np.full(960, 9000, np.int16)) == -90
+
+
+def test_real_speech_is_heard_as_sentences() -> None:
+    """The demo's own sample: no pause inside it is longer than 0.4 s."""
+    sound, rate_hz = soundfile.read(ROOT / "deploy/local/samples/story.flac", dtype="int16")
+    endpointer = Endpointer(rate_hz)
+    silence = np.zeros(rate_hz, np.int16)
+
+    events = endpointer.feed(np.concatenate([silence, sound, silence]))
+
+    assert [type(event) for event in events] == [SpeechBegan, SpeechEnded]
+    assert isinstance(events[1], SpeechEnded)
+    assert len(events[1].pcm) == pytest.approx(len(sound), rel=0.05)
+
+
+def test_an_illegal_turn_names_both() -> None:
+    with pytest.raises(RuntimeError, match="from quiet to fading"):
+        Endpointer(RATE_HZ)._become(Turn.FADING)
