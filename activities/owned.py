@@ -10,23 +10,28 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final
+from typing import Any, Final, Protocol
 
 from pydantic import SecretStr
 
-from activities.turn import Turn
-from avatar_sessions.contract.messages import UtteranceReport
+from activities.clips import ClipError
+from activities.live import LiveSpeech
+from activities.mouth import Mouth
+from activities.utterance import Utterance
+from avatar_sessions.contract.messages import Failure, UtteranceReport
 from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutcome
 from avatar_sessions.contract.steps import Epoch, StreamEnd, StreamResult
 from liveavatar_lite import (
-    Chunker,
+    AudioBufferCleared,
     ConnectionFailed,
     ErrorReported,
     Event,
     LiteConnection,
     LiteError,
+    PoseChanged,
     UtteranceOver,
     UtteranceStarted,
 )
@@ -35,10 +40,8 @@ logger = logging.getLogger(__name__)
 
 RECONNECT_PAUSES_S: Final = (0.1, 1.0, 2.0, 4.0, 8.0)
 """Five tries, as LiveAvatar's own demo makes them."""
-CUT_PATIENCE_S: Final = 1.0
-"""How long LiveAvatar's answer to an interrupt is waited for (188 ms seen live)."""
-SILENCE_MARGIN_S: Final = 3.0
-"""How long past its computed end an utterance waits for LiveAvatar to say that it is over."""
+CLIP_AHEAD_BYTES: Final = 96_000
+"""How much of a clip is decoded ahead of what was sent: two seconds."""
 NORMAL_CLOSURE: Final = 1000
 
 
@@ -84,6 +87,44 @@ class OwnerLimits:
     """How long a released socket waits for LiveAvatar to close it."""
 
 
+class Observer(Protocol):
+    """A speaker's connection: hears what becomes of the session and its speech."""
+
+    def posed(self, previous: str | None, pose: str) -> None:
+        """The avatar's pose changed."""
+
+    def began(self, utterance: Utterance) -> None:
+        """The avatar has begun to say an utterance."""
+
+    def progressed(self, utterance: Utterance) -> None:
+        """Speech went on to LiveAvatar."""
+
+    def over(self, line: UtteranceReport) -> None:
+        """An utterance is over."""
+
+    def cleared(self, interrupt_id: str | None) -> None:
+        """LiveAvatar has taken an interrupt."""
+
+    def reported(self, error: ErrorReported) -> None:
+        """LiveAvatar objects."""
+
+    def usable(self, ready: bool) -> None:
+        """Speech goes on to LiveAvatar, or waits for a socket."""
+
+    def gone(self, *, over: bool) -> None:
+        """This process lets go: the session is over, or moves to another."""
+
+
+class Clip(Protocol):
+    """A clip that is being decoded."""
+
+    async def read(self) -> bytes:
+        """The next PCM, about a second; nothing at the end."""
+
+
+OpenClip = Callable[[], AbstractAsyncContextManager[Clip]]
+
+
 class OwnedSession:
     """One session of this process."""
 
@@ -96,30 +137,45 @@ class OwnedSession:
         limits: OwnerLimits,
         on_ready: Callable[[int], None],
         on_lost: Callable[[], None],
+        on_line: Callable[[UtteranceReport], None],
         provider_end: Callable[[], Awaitable[ProviderEnd | None]],
+        owner: str | None = None,
+        generation: int = 0,
     ) -> None:
         self.key = key
         self.epoch = epoch
+        self.generation = generation
         self.state = OwnedState.CONNECTING
         self.connects = 0
         self.spoken_ms = 0
+        self._active_at_s = time.monotonic()
+        self._owner = owner
         self._ws_url = ws_url
         self._limits = limits
         self._on_ready = on_ready
         self._on_lost = on_lost
+        self._on_line = on_line
         self._provider_end = provider_end
-        self._connection: LiteConnection | None = None
-        self._wire = asyncio.Lock()
-        self._mouth = asyncio.Lock()
-        self._turn: Turn | None = None
+        self._observers: set[Observer] = set()
+        self._mouth = Mouth(self)
+        self.live = LiveSpeech(
+            self._mouth,
+            max_lead_s=limits.max_lead_s,
+            line_of=self._line_of,
+            on_over=self._live_over,
+            rest=self._rest,
+        )
         self._cut_up_to = 0
         self._cut_outcome = UtteranceOutcome.INTERRUPTED
-        self._cut_again = asyncio.Event()
+        self._connection: LiteConnection | None = None
+        self._interrupt_owed = False
         self._pose = Pose.IDLE
         self._pose_on_wire = Pose.IDLE
+        self._told_pose: str | None = None
+        self._settled = asyncio.Event()  # READY, LETTING_GO or CLOSED
         self._released = asyncio.Event()
-        self._last_sent_s = time.monotonic()
         self._lost_at_s: float | None = None
+        self._moving = False
 
     # ------------------------------------------------------------ connection
 
@@ -133,17 +189,18 @@ class OwnedSession:
             connection = await self._connect()
             if connection is None:
                 return await self._result(StreamEnd.PROVIDER_CLOSED, None)
-            self._ready(connection)
+            await self._ready(connection)
             await self._attend(connection)
             if self.state in (OwnedState.LETTING_GO, OwnedState.CLOSED):
                 return await self._result(StreamEnd.RELEASED, connection)
             self._to(OwnedState.RECONNECTING)
             self._lost_at_s = time.monotonic()
-            self._end_turn(UtteranceOutcome.LOST)
             logger.warning("socket lost: code %s", connection.close_code)
             if connection.close_code == NORMAL_CLOSURE or await self._provider_end() is not None:
                 return await self._result(StreamEnd.PROVIDER_CLOSED, connection)
             self._on_lost()
+            for observer in list(self._observers):
+                observer.usable(False)
 
     async def _connect(self) -> LiteConnection | None:
         """Open the socket, a few times if need be; None when LiveAvatar has ended the session."""
@@ -161,14 +218,21 @@ class OwnedSession:
             await asyncio.sleep(pause_s)
         raise AssertionError("unreachable")
 
-    def _ready(self, connection: LiteConnection) -> None:
+    async def _ready(self, connection: LiteConnection) -> None:
         self._connection = connection
         self.connects += 1
         self._pose_on_wire = Pose.IDLE
-        self._sent()
+        self._mouth.last_sent_s = time.monotonic()
+        if self._interrupt_owed:
+            self._interrupt_owed = False
+            with contextlib.suppress(LiteError):  # the reader tells
+                await connection.interrupt()
+        self._mouth.opened(connection)
         if self.state is not OwnedState.LETTING_GO:
             self._to(OwnedState.READY)
             self._on_ready(self._gap_ms())
+            for observer in list(self._observers):
+                observer.usable(True)
 
     def _gap_ms(self) -> int:
         """How long there was no socket; at least 1 after a loss."""
@@ -194,6 +258,7 @@ class OwnedSession:
                 chore.cancel()
             await asyncio.wait(chores)
             self._connection = None
+            self._mouth.lost(connection)
             await connection.close()
 
     async def _result(self, end: StreamEnd, connection: LiteConnection | None) -> StreamResult:
@@ -208,12 +273,12 @@ class OwnedSession:
     async def _keep_alive_at_times(self, connection: LiteConnection) -> None:
         """LiveAvatar ends a session after five minutes without a command; pings do not count."""
         while True:
-            due_s = self._last_sent_s + self._limits.keep_alive_s - time.monotonic()
+            due_s = self._mouth.last_sent_s + self._limits.keep_alive_s - time.monotonic()
             if due_s > 0:
                 await asyncio.sleep(due_s)
                 continue
             try:
-                async with self._wire:
+                async with self._mouth.wire:
                     await connection.keep_alive()
                     self._sent()
             except LiteError:
@@ -225,18 +290,26 @@ class OwnedSession:
         await asyncio.sleep(self._limits.release_timeout_s)
         await connection.close()
 
-    async def close(self) -> None:
-        """Close the socket and end what is being said. Bounded; may be called twice."""
+    async def close(self, *, moving: bool = False) -> None:
+        """Close the socket and end what is being said. Bounded; may be called twice.
+
+        Args:
+            moving: another owner goes on with the session.
+        """
         if self.state is OwnedState.CLOSED:
             return
+        over = self.state is OwnedState.LETTING_GO or not moving
+        self._moving = not over
+        for observer in list(self._observers):
+            observer.gone(over=over)
         outcome = (
             UtteranceOutcome.CANCELLED
             if self.state is OwnedState.LETTING_GO
             else UtteranceOutcome.LOST
         )
         self._to(OwnedState.CLOSED)
-        self._wake_the_cut()
-        self._end_turn(outcome)
+        self._mouth.close(outcome)
+        await self.live.close()
         if self._connection is not None:
             await self._connection.close()
 
@@ -244,140 +317,177 @@ class OwnedSession:
         if wanted not in TRANSITIONS[self.state]:
             raise RuntimeError(f"an owned session cannot go from {self.state} to {wanted}")
         self.state = wanted
+        if wanted is OwnedState.RECONNECTING:
+            self._settled.clear()
+        else:
+            self._settled.set()
 
     def _sent(self) -> None:
-        self._last_sent_s = time.monotonic()
+        self._mouth.last_sent_s = time.monotonic()
 
     @property
     def speaking(self) -> str | None:
         """The id of the utterance being spoken."""
-        return None if self._turn is None else self._turn.id
+        said = self._mouth.speaking
+        return None if said is None else said.id
+
+    @property
+    def pose(self) -> str | None:
+        """The avatar's pose, as LiveAvatar told it last."""
+        return self._told_pose
+
+    def observe(self, observer: Observer) -> None:
+        """Tell this one what happens, until `ignore`."""
+        self._observers.add(observer)
+
+    def ignore(self, observer: Observer) -> None:
+        """Tell it no more."""
+        self._observers.discard(observer)
+
+    @property
+    def observers(self) -> int:
+        """How many speakers are connected."""
+        return len(self._observers)
 
     def _follow(self, event: Event) -> None:
-        turn, now_s = self._turn, time.monotonic()
         match event:
-            case UtteranceStarted(utterance_id=about) if turn and about in (None, turn.id):
-                turn.talks(now_s)
-            case UtteranceOver(utterance_id=about) if turn and about in (None, turn.id):
-                turn.falls_silent(interrupted=event.interrupted, now_s=now_s)
+            case UtteranceStarted(utterance_id=about):
+                self._mouth.talks(about)
+            case UtteranceOver(utterance_id=about, interrupted=interrupted):
+                self._mouth.falls_silent(about, interrupted=interrupted)
+            case PoseChanged(state=pose):
+                previous, self._told_pose = self._told_pose, pose
+                for observer in list(self._observers):
+                    observer.posed(previous, pose)
+            case AudioBufferCleared():
+                self._mouth.cut_was_answered()
+                for observer in list(self._observers):
+                    observer.cleared(event.source_event_id)
             case ErrorReported():
                 logger.warning("LiveAvatar reports %s: %s", event.type, event.message)
+                for observer in list(self._observers):
+                    observer.reported(event)
             case _:
                 pass
 
     # --------------------------------------------------------------- speech
 
-    async def speak(self, utterance_id: str, order: int, pcm: bytes) -> UtteranceReport:
-        """Say PCM (16-bit mono 24 kHz) after what is being said, and tell what was heard.
+    async def speak(self, utterance_id: str, order: int, clip: OpenClip) -> UtteranceReport:
+        """Say a clip after what is being said, and tell what was heard.
 
         Raises:
             NotReady: there is no socket now; nothing was said.
         """
-        async with self._mouth:
-            turn = Turn(utterance_id, order, pcm, self._limits.max_lead_s)
-            if order <= self._cut_up_to:
-                turn.end(self._cut_outcome, time.monotonic())
-                return turn.report()
-            connection = self._usable()
-            self._turn = turn
-            try:
-                await self._feed(turn, connection)
-                await self._hear_out(turn)
-            except LiteError as error:
-                logger.warning("utterance %s is lost: %s", turn.id, error)
-                turn.end(UtteranceOutcome.LOST, time.monotonic())
-            finally:
-                self._turn = None
-                turn.end(UtteranceOutcome.CANCELLED, time.monotonic())  # unless it is over
-                await self._close_utterance(turn, connection)
+        self._usable()
+        utterance = Utterance(utterance_id, order=order, max_lead_s=self._limits.max_lead_s)
+        if order <= self._cut_up_to:
+            utterance.end(self._cut_outcome, time.monotonic())
+            return self._line_of(utterance)
+        self._mouth.queue(utterance)
+        came = asyncio.Event()
+        pumping = asyncio.create_task(_pump(clip, utterance, came), name=f"read {utterance_id}")
+        coming = asyncio.create_task(came.wait(), name="something came")
+        try:
+            # The mouth is not kept waiting for a clip that has not come.
+            first: set[asyncio.Future[Any]] = {coming, utterance.outcome}
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            await self._mouth.say(utterance)
+        finally:
+            for task in (pumping, coming):
+                task.cancel()
+            await asyncio.wait({pumping, coming})
+        if not pumping.cancelled():
+            pumping.result()  # a bug of ours must not be lost
+        await self._rest()
+        line = self._line_of(utterance)
+        self.spoken_ms += line.heard_ms
+        return line
+
+    def _line_of(self, utterance: Utterance) -> UtteranceReport:
+        return utterance.report(owner=self._owner, generation=self.generation)
+
+    def touch(self) -> None:
+        """Somebody has asked something in band."""
+        self._active_at_s = time.monotonic()
+
+    def idle_s(self) -> float:
+        """For how long nobody has asked anything in band; 0 while something is said."""
+        if self._mouth.utterances:
+            self.touch()
+        return time.monotonic() - self._active_at_s
+
+    def _live_over(self, line: UtteranceReport) -> None:
+        self.touch()
+        self.spoken_ms += line.heard_ms
+        for observer in list(self._observers):
+            observer.over(line)
+        if line.outcome is UtteranceOutcome.LOST and self._moving:
+            return  # its speaker goes on with it at the next owner
+        self._on_line(line)
+
+    async def _rest(self) -> None:
+        """Take the pose that was asked for while the avatar talked."""
+        if self._mouth.speaking is None:
             with contextlib.suppress(LiteError):  # the reader tells
                 await self._restore_pose()
-            report = turn.report()
-            self.spoken_ms += report.heard_ms
-            return report
 
-    async def _close_utterance(self, turn: Turn, connection: LiteConnection) -> None:
-        """Leave no utterance open at LiveAvatar: the next one would be taken for its rest."""
-        with contextlib.suppress(LiteError):  # then the socket is gone, and it with it
-            async with self._wire:
-                if connection.open_utterance == turn.id:
-                    await self._interrupt(connection)
+    # The mouth tells (`mouth.Listener`).
 
-    async def _feed(self, turn: Turn, connection: LiteConnection) -> None:
-        chunker = Chunker()
-        for chunk in [*chunker.push(turn.pcm), *chunker.flush()]:
-            while not turn.over and (wait_s := turn.pacer.wait_s(time.monotonic(), len(chunk))) > 0:
-                await asyncio.wait({turn.outcome}, timeout=wait_s)
-            async with self._wire:
-                if turn.over:
-                    return
-                await connection.speak(chunk, turn.id)
-                turn.sent(len(chunk), time.monotonic())
-                self._sent()
-        async with self._wire:
-            if turn.over:
-                return
-            turn.sealed = True
-            await connection.speak_end(turn.id)
-            self._sent()
+    def progressed(self, utterance: Utterance) -> None:
+        """Speech went on to LiveAvatar."""
+        for observer in self._observers:
+            observer.progressed(utterance)
 
-    async def _hear_out(self, turn: Turn) -> None:
-        """Wait until the utterance is heard, or its interrupt answered."""
-        while not turn.over:
-            due_s = turn.silence_due_in_s(time.monotonic()) + SILENCE_MARGIN_S
-            done, _ = await asyncio.wait({turn.outcome}, timeout=due_s)
-            if not done and turn.silence_due_in_s(time.monotonic()) <= 0:
-                logger.warning("LiveAvatar did not say that utterance %s is over", turn.id)
-                turn.end(UtteranceOutcome.COMPLETED, time.monotonic())
-        if turn.outcome.result() is UtteranceOutcome.INTERRUPTED:
-            # New speech before the answer could be swallowed with the old.
-            await asyncio.wait({turn.silent}, timeout=CUT_PATIENCE_S)
+    def began(self, utterance: Utterance) -> None:
+        """The avatar has begun to say an utterance."""
+        for observer in list(self._observers):
+            observer.began(utterance)
 
-    def _end_turn(self, outcome: UtteranceOutcome) -> None:
-        if self._turn is not None:
-            self._turn.end(outcome, time.monotonic())
-            if not self._turn.silent.done():
-                self._turn.silent.set_result(None)
+    def interrupted(self) -> None:
+        """An interrupt is on the wire, and has taken the pose, too."""
+        self._pose_on_wire = Pose.IDLE
 
     # -------------------------------------------------------------- commands
 
     async def interrupt(self, up_to_order: int) -> CommandOutcome:
-        """Cut what was asked up to an utterance; always sent, for events may be missing.
+        """Cut live speech, and clips up to one; always sent, for events may be missing.
 
         Raises:
             NotReady: there is no socket now.
         """
         self._cut(up_to_order, UtteranceOutcome.INTERRUPTED)
-        connection = self._usable()
-        async with self._wire:
-            turn = self._turn
-            if turn is not None and turn.order > up_to_order:
-                return CommandOutcome.SENT  # what it meant to cut is gone; the new one goes on
-            await self._interrupt(connection)
-        if self._turn is None:
-            await self._restore_pose()
+        self._usable()
+        await self._mouth.interrupt(up_to_order)
+        await self._rest()
         return CommandOutcome.SENT
 
-    async def _interrupt(self, connection: LiteConnection) -> None:
-        await connection.interrupt()
-        self._pose_on_wire = Pose.IDLE  # an interrupt takes the pose, too (LITE events page)
-        self._sent()
+    async def interrupt_live(self, event_id: str | None) -> tuple[str | None, float]:
+        """Cut all that is said or waits here, for a speaker.
 
-    async def until_cut(self, order: int) -> None:
-        """Wait until an utterance need not be said any more."""
-        while order > self._cut_up_to and self.state is not OwnedState.CLOSED:
-            await self._cut_again.wait()
+        Returns:
+            What was being said, and the seconds of it that had been heard; see `Mouth.interrupt`.
+
+        Raises:
+            NotReady: the session is being let go.
+        """
+        self.touch()
+        said = self._mouth.said
+        heard_s = 0.0 if said is None else said.heard_s(time.monotonic())
+        self._mouth.cut(None, UtteranceOutcome.INTERRUPTED)
+        if not self._settled.is_set():
+            self._interrupt_owed = True  # what LiveAvatar has buffered goes on without us
+            await self._settled.wait()
+            self._usable()
+            return (None if said is None else said.id), heard_s
+        self._usable()
+        cut = await self._mouth.interrupt(None, event_id, said=said)
+        await self._rest()
+        return cut
 
     def _cut(self, up_to_order: int, outcome: UtteranceOutcome) -> None:
         self._cut_up_to = max(self._cut_up_to, up_to_order)
         self._cut_outcome = outcome
-        self._wake_the_cut()
-        if self._turn is not None and self._turn.order <= up_to_order:
-            self._turn.end(outcome, time.monotonic())
-
-    def _wake_the_cut(self) -> None:
-        woken, self._cut_again = self._cut_again, asyncio.Event()
-        woken.set()
+        self._mouth.cut(up_to_order, outcome)
 
     async def set_pose(self, pose: Pose) -> CommandOutcome:
         """Take a pose; while the avatar talks, afterwards (LiveAvatar asks for that).
@@ -387,7 +497,7 @@ class OwnedSession:
         """
         self._usable()
         self._pose = pose
-        if self._turn is not None:
+        if self._mouth.speaking is not None:
             return CommandOutcome.DEFERRED
         await self._restore_pose()
         return CommandOutcome.SENT
@@ -396,7 +506,7 @@ class OwnedSession:
         connection = self._connection
         if connection is None or self._pose is self._pose_on_wire:
             return
-        async with self._wire:
+        async with self._mouth.wire:
             if self._pose is Pose.LISTENING:
                 await connection.start_listening()
             else:
@@ -411,7 +521,7 @@ class OwnedSession:
             NotReady: there is no socket now.
         """
         connection = self._usable()
-        async with self._wire:
+        async with self._mouth.wire:
             await connection.keep_alive()
             self._sent()
         return CommandOutcome.SENT
@@ -428,6 +538,24 @@ class OwnedSession:
         if self.state is not OwnedState.READY or self._connection is None:
             raise NotReady(f"the session is {self.state.name}")
         return self._connection
+
+
+async def _pump(open_clip: OpenClip, utterance: Utterance, came: asyncio.Event) -> None:
+    """Bring a clip's speech, no further ahead than need be."""
+    try:
+        async with open_clip() as clip:
+            while not utterance.over and (pcm := await clip.read()):
+                utterance.write(pcm, time.monotonic())
+                came.set()
+                await utterance.room(CLIP_AHEAD_BYTES)
+            utterance.finish()
+    except ClipError as error:
+        said = utterance.received_bytes > 0
+        outcome = UtteranceOutcome.LOST if said else UtteranceOutcome.REJECTED
+        failure = Failure(type=error.type, message=str(error))
+        utterance.end(outcome, time.monotonic(), failure)
+    finally:
+        came.set()
 
 
 class OwnedSessions:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
-from pydantic import BaseModel
 from temporalio import activity
-from temporalio.client import WorkflowHandle
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
-from temporalio.service import RPCError, RPCStatusCode
 
 from activities import failures
-from activities.clips import ClipError, Clips
+from activities.clips import Clips
+from activities.news import News
 from activities.orphans import stop_if_terminated
 from activities.owned import (
     NotReady,
@@ -25,14 +24,17 @@ from activities.owned import (
     OwnerLimits,
     ProviderEnd,
 )
+from activities.tickets import Tickets
 from avatar_sessions.contract import names
-from avatar_sessions.contract.messages import Failure, UtteranceReport
-from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutcome
+from avatar_sessions.contract.messages import UtteranceReport
+from avatar_sessions.contract.states import CommandOutcome, Pose
 from avatar_sessions.contract.steps import (
     DeliverCommand,
     Delivered,
     Epoch,
     ErrorType,
+    GrantedSpeaker,
+    GrantSpeaker,
     OwnerBeat,
     OwnerReady,
     OwnerRecovering,
@@ -47,8 +49,8 @@ logger = logging.getLogger(__name__)
 
 BEAT_S: Final = 5.0
 """A heartbeat costs about 0.7 ms of worker and 2 ms of server CPU (measured): every 5 s."""
-SIGNAL_TRIES: Final = 20
-SIGNAL_TIMEOUT_S: Final = 5.0
+FLUSH_TIMEOUT_S: Final = 3.0
+"""How long the last lines of the ledger may take to reach the workflow."""
 CLOSE_TIMEOUT_S: Final = 5.0
 DESCRIBE_TRIES: Final = 10
 
@@ -65,6 +67,9 @@ class Streaming:
         seal: Seal,
         queue: str,
         limits: OwnerLimits,
+        tickets: Tickets,
+        ingress_url: Callable[[], str | None],
+        seal_texts: bool = False,
     ) -> None:
         self._owned = owned
         self._clips = clips
@@ -72,6 +77,9 @@ class Streaming:
         self._seal = seal
         self._queue = queue
         self._limits = limits
+        self._tickets = tickets
+        self._ingress_url = ingress_url
+        self._seal_texts = seal_texts
 
     # --------------------------------------------------------------- stream
 
@@ -84,7 +92,7 @@ class Streaming:
             WorkerDraining: this process is going away; the next attempt takes over at once.
         """
         epoch = (step.stream, activity.info().attempt)
-        news = _News(step.session_key)
+        news = News(step.session_key, epoch)
         session = OwnedSession(
             key=step.session_key,
             epoch=epoch,
@@ -97,10 +105,14 @@ class Streaming:
                     epoch=epoch,
                     provider_session_id=step.provider_session_id,
                     gap_ms=gap_ms,
+                    speakers=self._ingress_url() is not None,
                 ),
             ),
             on_lost=lambda: news.put(names.SIGNAL_OWNER_RECOVERING, OwnerRecovering(epoch=epoch)),
+            on_line=lambda line: news.put_line(self._sealed(line)),
             provider_end=lambda: self._provider_end(step.provider_session_id),
+            owner=self._queue,
+            generation=step.generation,
         )
         self._owned.add(session)
         try:
@@ -114,21 +126,25 @@ class Streaming:
             self._owned.remove(session)
             await session.close()
 
-    async def _hold(self, session: OwnedSession, news: _News, step: StreamAudio) -> StreamResult:
+    async def _hold(self, session: OwnedSession, news: News, step: StreamAudio) -> StreamResult:
         """Run the session beside its heartbeat and its news, until it ends or we drain."""
+        moving = True
         running = asyncio.create_task(session.run(), name=f"session {session.key}")
         draining = asyncio.create_task(activity.wait_for_worker_shutdown(), name="drain")
         beating = asyncio.create_task(self._beat(session), name="beat")
         telling = asyncio.create_task(news.tell(), name="news")
-        tasks = [running, draining, beating, telling]
+        batching = asyncio.create_task(news.batch(), name="ledger lines")
+        tasks = [running, draining, beating, telling, batching]
         try:
             await asyncio.wait({running, draining, beating}, return_when=asyncio.FIRST_COMPLETED)
             if running.done():
+                moving = running.exception() is not None
                 return running.result()
             if beating.done():
                 beating.result()  # a heartbeat that cannot be made is a bug: raise it
             if session.state is OwnedState.LETTING_GO:
                 # Nearly over: let the end run its course instead of moving it.
+                moving = False
                 return await asyncio.wait_for(running, self._limits.release_timeout_s + 2)
             # Nobody after us would.
             await stop_if_terminated(self._liveavatar, step.provider_session_id)
@@ -141,9 +157,17 @@ class Streaming:
                 category=ApplicationErrorCategory.BENIGN,
             )
         finally:
+            await session.close(moving=moving)
+            await news.flush(FLUSH_TIMEOUT_S)
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
+
+    def _sealed(self, line: UtteranceReport) -> UtteranceReport:
+        """The line as history may have it."""
+        if line.text is None or not self._seal_texts:
+            return line
+        return line.model_copy(update={"text": None, "sealed_text": self._seal.seal(line.text)})
 
     async def _beat(self, session: OwnedSession) -> None:
         while True:
@@ -192,6 +216,8 @@ class Streaming:
         """
         session = self._session(step.session_key, step.epoch)
         try:
+            if step.kind == "tell_idle":
+                return Delivered(outcome=CommandOutcome.SENT, idle_s=session.idle_s())
             return Delivered(outcome=await _do(session, step))
         except (NotReady, LiteError) as error:
             raise failures.not_owner(str(error)) from error
@@ -206,13 +232,8 @@ class Streaming:
         session = self._session(step.session_key, step.epoch)
         beating = asyncio.create_task(_keep_beating(), name="beat")
         try:
-            pcm = await self._load_unless_cut(session, step)
-            return await session.speak(step.utterance_id, step.order, pcm)
-        except ClipError as error:
-            failure = Failure(type=error.type, message=str(error))
-            activity.logger.warning("clip refused: %s", failure.type)
-            return UtteranceReport(
-                id=step.utterance_id, outcome=UtteranceOutcome.REJECTED, failure=failure
+            return await session.speak(
+                step.utterance_id, step.order, lambda: self._clips.open(step.clip)
             )
         except NotReady as error:
             raise failures.not_owner(str(error)) from error
@@ -221,17 +242,22 @@ class Streaming:
             with contextlib.suppress(asyncio.CancelledError):
                 await beating
 
-    async def _load_unless_cut(self, session: OwnedSession, step: SpeakClip) -> bytes:
-        """The clip's PCM; nothing, once an interrupt has made it needless."""
-        loading = asyncio.create_task(self._clips.load(step.clip), name="load clip")
-        cut = asyncio.create_task(session.until_cut(step.order), name="until cut")
-        try:
-            await asyncio.wait({loading, cut}, return_when=asyncio.FIRST_COMPLETED)
-            return loading.result() if loading.done() else b""
-        finally:
-            for task in (loading, cut):
-                task.cancel()
-            await asyncio.wait({loading, cut})
+    @activity.defn(name=names.ACTIVITY_GRANT_SPEAKER)
+    async def grant_speaker(self, step: GrantSpeaker) -> GrantedSpeaker:
+        """A ticket to this process's ingress, for one session in one epoch.
+
+        Raises:
+            NotOwner: this process does not own the session in that epoch.
+            NoIngress: it takes no live speech.
+        """
+        self._session(step.session_key, step.epoch)
+        url = self._ingress_url()
+        if url is None:
+            raise failures.plain_error(ErrorType.NO_INGRESS, "this worker takes no live speech")
+        ticket, expires_at = self._tickets.issue(step.session_key, step.epoch)
+        return GrantedSpeaker(
+            ingress_url=url, ticket=self._seal.seal(ticket), expires_at=expires_at
+        )
 
     def _session(self, key: str, epoch: Epoch) -> OwnedSession:
         session = self._owned.get(key, epoch)
@@ -250,57 +276,11 @@ async def _do(session: OwnedSession, step: DeliverCommand) -> CommandOutcome:
             return await session.keep_alive()
         case "stop_feeding":
             return session.stop_feeding(step.up_to_order)
+        case "tell_idle":
+            raise AssertionError("answered before")
 
 
 async def _keep_beating() -> None:
     while True:
         activity.heartbeat()
         await asyncio.sleep(BEAT_S)
-
-
-class _News:
-    """What an owner tells its workflow, in order, without ever waiting for it itself."""
-
-    def __init__(self, session_key: str) -> None:
-        self._session_key = session_key
-        self._pending: asyncio.Queue[tuple[str, BaseModel]] = asyncio.Queue(maxsize=100)
-
-    def put(self, signal: str, message: BaseModel) -> None:
-        """Queue a signal. A hundred that could not be told are a dead server: the oldest goes."""
-        if self._pending.full():
-            self._pending.get_nowait()
-        self._pending.put_nowait((signal, message))
-
-    async def tell(self) -> None:
-        """Send what is queued, each until the server has it."""
-        info = activity.info()
-        assert info.workflow_id is not None
-        workflow = activity.client().get_workflow_handle(
-            info.workflow_id, run_id=info.workflow_run_id
-        )
-        while True:
-            await self._send(workflow, *await self._pending.get())
-
-    async def _send(
-        self, workflow: WorkflowHandle[Any, Any], signal: str, message: BaseModel
-    ) -> None:
-        for tries in range(SIGNAL_TRIES):
-            try:
-                # The client retries inside: the timeout of one RPC does not bound the whole.
-                async with asyncio.timeout(SIGNAL_TIMEOUT_S * 2):
-                    await workflow.signal(
-                        signal, message, rpc_timeout=timedelta(seconds=SIGNAL_TIMEOUT_S)
-                    )
-            except (RPCError, TimeoutError) as error:
-                if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
-                    return  # the workflow is closed: the next heartbeat tells
-                logger.warning(
-                    "signal %s of %s failed, try %d: %s",
-                    signal,
-                    self._session_key,
-                    tries + 1,
-                    type(error).__name__,
-                )
-                await asyncio.sleep(min(5.0, 0.2 * 2**tries))
-            else:
-                return

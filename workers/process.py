@@ -77,7 +77,24 @@ async def working(crew: Crew, drain_timeout_s: float) -> AsyncIterator[asyncio.F
     """Run a crew; yields a future that fails when one of its workers does.
 
     Streams are shut down first, so that their sessions move on while workflows still answer.
+
+    Raises:
+        CannotStart: the ingress cannot listen.
     """
+    async with contextlib.AsyncExitStack() as stack:
+        if crew.ingress is not None:
+            try:
+                await stack.enter_async_context(crew.ingress.listening())
+            except OSError as error:
+                raise CannotStart(
+                    f"live speech cannot be taken ({error.strerror or error}): see"
+                    " AVATAR_SESSIONS_INGRESS_HOST, _PORT, _CERTIFICATE and _PRIVATE_KEY"
+                ) from error
+        yield await stack.enter_async_context(_running(crew, drain_timeout_s))
+
+
+@contextlib.asynccontextmanager
+async def _running(crew: Crew, drain_timeout_s: float) -> AsyncIterator[asyncio.Future[None]]:
     running = [
         asyncio.create_task(worker.run(), name=f"worker {worker.task_queue}")
         for worker in crew.workers

@@ -40,13 +40,35 @@ class WorkerSettings(BaseSettings):
     drain_timeout_s: float = Field(
         default=10.0, ge=0, le=3600, alias="AVATAR_SESSIONS_DRAIN_TIMEOUT_S"
     )
+    ingress_host: str = Field(default="127.0.0.1", alias="AVATAR_SESSIONS_INGRESS_HOST")
+    """Where live speech is taken: loopback, unless speakers are on other machines."""
+    ingress_port: int = Field(default=0, ge=0, le=65535, alias="AVATAR_SESSIONS_INGRESS_PORT")
+    """0: a free one, which speakers are told."""
+    ingress_url: str | None = Field(default=None, alias="AVATAR_SESSIONS_INGRESS_URL")
+    """The address of this very process that speakers are told, where it is not the one it listens
+    on: ``wss://owner-3.example``."""
+    ingress_certificate: Path | None = Field(
+        default=None, alias="AVATAR_SESSIONS_INGRESS_CERTIFICATE"
+    )
+    ingress_private_key: Path | None = Field(
+        default=None, alias="AVATAR_SESSIONS_INGRESS_PRIVATE_KEY"
+    )
+    ingress_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), alias="AVATAR_SESSIONS_INGRESS_ORIGINS"
+    )
+    ingress_path_tickets: bool = Field(default=False, alias="AVATAR_SESSIONS_INGRESS_PATH_TICKETS")
+    ticket_ttl_s: float = Field(
+        default=300.0, ge=1, le=86_400, alias="AVATAR_SESSIONS_TICKET_TTL_S"
+    )
+    seal_texts: bool = Field(default=False, alias="AVATAR_SESSIONS_SEAL_TEXTS")
+    """Seal the words of live speech before they stand in history."""
     otlp_endpoint: str | None = Field(default=None, alias="OTEL_EXPORTER_OTLP_ENDPOINT")
     """Base address of an OTLP/HTTP collector; None: no traces."""
     log_level: str = Field(
         default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", alias="AVATAR_SESSIONS_LOG_LEVEL"
     )
 
-    @field_validator("seal_keys", mode="before")
+    @field_validator("seal_keys", "ingress_origins", mode="before")
     @classmethod
     def _split_keys(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -96,6 +118,29 @@ class WorkerSettings(BaseSettings):
         if folder is not None and not folder.is_dir():
             raise ValueError(f"there is no folder {folder}")
         return folder
+
+    @field_validator("ingress_url")
+    @classmethod
+    def _websocket_scheme(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("ws://", "wss://")):
+            raise ValueError("begins with wss:// or ws://")
+        return None if url is None else url.rstrip("/")
+
+    @field_validator("ingress_certificate", "ingress_private_key")
+    @classmethod
+    def _file_exists(cls, file: Path | None) -> Path | None:
+        if file is not None and not file.is_file():
+            raise ValueError(f"there is no file {file}")
+        return file
+
+    @model_validator(mode="after")
+    def _tls_whole(self) -> WorkerSettings:
+        if (self.ingress_private_key is None) != (self.ingress_certificate is None):
+            raise ValueError(
+                "AVATAR_SESSIONS_INGRESS_CERTIFICATE and AVATAR_SESSIONS_INGRESS_PRIVATE_KEY: set"
+                " both, or none"
+            )
+        return self
 
     @model_validator(mode="after")
     def _livekit_whole(self) -> WorkerSettings:

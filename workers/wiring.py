@@ -18,9 +18,11 @@ from activities.owned import OwnedSessions, OwnerLimits
 from activities.provisioning import Provisioning
 from activities.rooms import LiveKitServer, Rooms
 from activities.streaming import Streaming
+from activities.tickets import Tickets
 from avatar_sessions.contract import names
 from avatar_sessions.seal import Seal
 from liveavatar_lite import LiveAvatar
+from workers.ingress import Ingress, IngressSettings
 from workers.settings import WorkerSettings
 from workflows.session import AvatarSession
 
@@ -50,6 +52,8 @@ class Crew:
 
     workers: list[Worker]
     owned: OwnedSessions
+    ingress: Ingress | None = None
+    """Where speakers reach the sessions; for processes that own some."""
 
 
 PASSED_THROUGH: Final = (
@@ -91,11 +95,14 @@ def crew_for(role: Role, client: Client, settings: WorkerSettings, liveavatar: L
     seal = Seal(settings.seal_keys)
     owned = OwnedSessions()
     workers: list[Worker] = []
+    ingress: Ingress | None = None
     if role in (Role.ALL, Role.STREAMS):
-        workers += _owner_workers(client, settings, liveavatar, seal, owned)
+        tickets = Tickets(settings.ticket_ttl_s)
+        ingress = Ingress(_ingress_settings(settings), owned, tickets)
+        workers += _owner_workers(client, settings, liveavatar, seal, owned, tickets, ingress)
     if role in (Role.ALL, Role.SESSIONS):
         workers.append(_sessions_worker(client, settings, liveavatar, seal))
-    return Crew(workers=workers, owned=owned)
+    return Crew(workers=workers, owned=owned, ingress=ingress)
 
 
 def _sessions_worker(
@@ -128,6 +135,8 @@ def _owner_workers(
     liveavatar: LiveAvatar,
     seal: Seal,
     owned: OwnedSessions,
+    tickets: Tickets,
+    ingress: Ingress,
 ) -> list[Worker]:
     # Unique per process start: a restarted process must not get its predecessor's commands.
     queue = names.owner_task_queue(uuid.uuid4().hex[:12])
@@ -142,6 +151,9 @@ def _owner_workers(
         seal=seal,
         queue=queue,
         limits=OwnerLimits(max_lead_s=settings.max_lead_s, keep_alive_s=settings.keep_alive_s),
+        tickets=tickets,
+        ingress_url=lambda: ingress.url,
+        seal_texts=settings.seal_texts,
     )
     streams = Worker(
         client,
@@ -154,13 +166,25 @@ def _owner_workers(
     inbox = Worker(
         client,
         task_queue=queue,
-        activities=[streaming.deliver_command, streaming.speak],
+        activities=[streaming.deliver_command, streaming.speak, streaming.grant_speaker],
         # An utterance holds a slot while it lasts; commands need theirs at once.
         max_concurrent_activities=2 * settings.max_sessions + 50,
         max_heartbeat_throttle_interval=BEAT_THROTTLE,
         graceful_shutdown_timeout=timedelta(seconds=2),
     )
     return [streams, inbox]
+
+
+def _ingress_settings(settings: WorkerSettings) -> IngressSettings:
+    return IngressSettings(
+        host=settings.ingress_host,
+        port=settings.ingress_port,
+        url=settings.ingress_url,
+        certificate=settings.ingress_certificate,
+        private_key=settings.ingress_private_key,
+        origins=settings.ingress_origins,
+        path_tickets=settings.ingress_path_tickets,
+    )
 
 
 def _livekit(settings: WorkerSettings) -> LiveKitServer | None:

@@ -33,6 +33,8 @@ def status(life: Life, ledger: Ledger, pose: Pose) -> SessionStatus:
         pose=pose,
         waiting_commands=len(ledger.waiting) + len(ledger.speech),
         utterances=ledger.totals().count,
+        totals=ledger.totals(),
+        latest_utterances=list(ledger.latest),
         ignored_messages=ledger.ignored_count,
     )
 

@@ -6,7 +6,7 @@ Plain bookkeeping with time as an argument: no Temporal, no I/O.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -30,6 +30,7 @@ MAX_KNOWN_COMMANDS: Final = 1000
 MAX_WAITING_COMMANDS: Final = 200
 MAX_REPORTED_UTTERANCES: Final = 500
 MAX_REPORTED_IGNORED: Final = 50
+LATEST_SHOWN: Final = 5
 
 AnyCommand = Speak | Interrupt | SetPose | KeepAlive | End
 
@@ -66,7 +67,10 @@ class Ledger:
     utterances: list[UtteranceReport] = field(default_factory=list)
     ignored: list[IgnoredMessage] = field(default_factory=list)
     ignored_count: int = 0
+    latest: deque[UtteranceReport] = field(default_factory=lambda: deque(maxlen=LATEST_SHOWN))
+    """The last few that were over, for whoever looks."""
     _known: OrderedDict[str, Entry] = field(default_factory=OrderedDict)
+    _known_live: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _by_outcome: dict[UtteranceOutcome, int] = field(default_factory=dict)
     _count: int = 0
     _sent_ms: int = 0
@@ -177,10 +181,27 @@ class Ledger:
         entry.result = CommandResult(
             command_id=entry.id, kind=entry.kind, outcome=report.outcome, utterance=report
         )
+        self._write(report)
+
+    def take_live(self, lines: Iterable[UtteranceReport]) -> None:
+        """Write the lines of live utterances that are over.
+
+        One that is known is not counted twice: an owner repeats what may not have been taken.
+        """
+        for line in lines:
+            if line.id in self._known_live:
+                continue
+            self._known_live[line.id] = None
+            if len(self._known_live) > MAX_KNOWN_COMMANDS:
+                self._known_live.popitem(last=False)
+            self._write(line)
+
+    def _write(self, report: UtteranceReport) -> None:
         self._count += 1
         self._by_outcome[report.outcome] = self._by_outcome.get(report.outcome, 0) + 1
         self._sent_ms += report.sent_ms
         self._heard_ms += report.heard_ms
+        self.latest.append(report)
         if len(self.utterances) < MAX_REPORTED_UTTERANCES:
             self.utterances.append(report)
 

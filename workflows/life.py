@@ -6,6 +6,7 @@ No decisions are taken here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -15,7 +16,7 @@ from temporalio.common import SearchAttributeKey
 
 with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract import names
-    from avatar_sessions.contract.messages import Failure, GenerationReport
+    from avatar_sessions.contract.messages import Failure, GenerationReport, UtteranceReport
     from avatar_sessions.contract.states import EndReason, SessionState, checked_transition
     from avatar_sessions.contract.steps import OwnerReady
 
@@ -60,6 +61,8 @@ class Life:
     reconnects: int = 0
     gaps: timedelta = timedelta(0)
     generations: list[Generation] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    """The last utterances, in words for the page."""
     _recovering_since: datetime | None = None
 
     def to(self, wanted: SessionState) -> None:
@@ -80,6 +83,15 @@ class Life:
         if wanted is SessionState.LIVE and self.live_at is None:
             self.live_at = now
         self._show()
+
+    def show_said(self, utterances: Iterable[UtteranceReport]) -> None:
+        """Show the last utterances on the workflow's page."""
+        self.said = [
+            f"- {one.source} `{one.id}`: **{one.outcome}**, {one.heard_ms / 1000:.1f} of"
+            f" {one.duration_ms / 1000:.1f} s heard" + (f", “{one.text[:60]}”" if one.text else "")
+            for one in utterances
+        ]
+        workflow.set_current_details(self._details())
 
     def end(self, verdict: Verdict) -> None:
         """Say why the session ends; the first reason stays."""
@@ -136,4 +148,6 @@ class Life:
                 lines.append(
                     f"failure: `{self.verdict.failure.type}` {self.verdict.failure.message}"
                 )
+        if self.said:
+            lines.append("\n".join(["last utterances:", "", *self.said]))
         return "\n\n".join(lines)

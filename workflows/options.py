@@ -67,6 +67,14 @@ DELIVER: Final = ActivityConfig(
 )
 """On the owner's private queue: when the owner is gone, the workflow hears of it at once."""
 
+PROBE: Final = ActivityConfig(
+    schedule_to_start_timeout=timedelta(milliseconds=500),
+    start_to_close_timeout=timedelta(seconds=2),
+    retry_policy=RetryPolicy(maximum_attempts=1),
+)
+"""Is the owner there? One that does not even take the question within half a second is replaced:
+a takeover costs less than a silence, and a false one loses nothing."""
+
 UTTERANCE: Final = ActivityConfig(
     schedule_to_start_timeout=timedelta(seconds=2),
     # A clip of ten minutes, its fetch, and pauses of the provider.

@@ -20,6 +20,7 @@ with workflow.unsafe.imports_passed_through():
         GenerationReport,
         RoomAccess,
         SessionRequest,
+        SpeakerAccess,
     )
     from avatar_sessions.contract.states import EndReason, SessionState
     from avatar_sessions.contract.steps import (
@@ -27,8 +28,11 @@ with workflow.unsafe.imports_passed_through():
         CleanRoom,
         CreatedRoom,
         CreateRoom,
+        Epoch,
         GrantAccess,
         GrantedAccess,
+        GrantedSpeaker,
+        GrantSpeaker,
         MintedSession,
         MintToken,
         OwnerReady,
@@ -62,6 +66,7 @@ class Provider:
         self._room: CreatedRoom | None = None
         self._room_asked_for: str | None = None
         self._streams = 0
+        self._streaming: asyncio.Task[StreamResult] | None = None
         self._problems: list[str] = []
         self._room_clean = True
         self.problem: str | None = None
@@ -179,6 +184,10 @@ class Provider:
             and ready.provider_session_id == started.provider_session_id
         )
 
+    def streamed(self, epoch: Epoch) -> bool:
+        """Whether an owner of this session has had that epoch, or may."""
+        return 1 <= epoch[0] <= self._streams
+
     async def stream(self, request: SessionRequest) -> StreamResult:
         """Have an owner hold the session until it ends.
 
@@ -192,7 +201,23 @@ class Provider:
         self._life.ends_at = started.started_at + limit
         self._life.to(SessionState.CONNECTING)
         self._streams += 1
-        result: StreamResult = await call(
+        while True:
+            streaming = asyncio.create_task(
+                self._stream_once(started, generation, limit), name=f"stream {self._streams}"
+            )
+            self._streaming = streaming
+            try:
+                return await streaming
+            except (ActivityError, asyncio.CancelledError) as error:
+                if self._streaming is streaming or not is_cancelled_exception(error):
+                    streaming.cancel()
+                    raise
+            self._streams += 1
+
+    async def _stream_once(
+        self, started: StartedSession, generation: Generation, limit: timedelta
+    ) -> StreamResult:
+        return await call(
             names.ACTIVITY_STREAM_AUDIO,
             StreamAudio(
                 session_key=self._life.session_key,
@@ -206,15 +231,47 @@ class Provider:
             summary="stream audio: own the session",
             start_to_close_timeout=limit + options.STREAM_MARGIN,
         )
-        return result
+
+    def replace_owner(self) -> None:
+        """Let another owner take over: the present one does not answer."""
+        streaming, self._streaming = self._streaming, None
+        if streaming is not None:
+            streaming.cancel()
 
     async def access(self, request: Attach) -> Access:
-        """Access to the room for a viewer and for an agent.
+        """Access to the room for a viewer and for an agent, and to the owner for a speaker.
 
         Raises:
-            ActivityError: tokens for a room of our own could not be minted.
+            ActivityError: tokens for a room of our own could not be minted, or the owner did not
+                give a ticket.
             ApplicationError: LiveAvatar gave none for its room.
         """
+        access = await self._room_access(request)
+        if not request.speaker:
+            return access
+        return access.model_copy(update={"speaker": await self._speaker_access()})
+
+    async def _speaker_access(self) -> SpeakerAccess | None:
+        owner = self._life.owner
+        assert owner is not None
+        if not owner.speakers:
+            return None
+        granted = await call(
+            names.ACTIVITY_GRANT_SPEAKER,
+            GrantSpeaker(session_key=self._life.session_key, epoch=owner.epoch),
+            GrantedSpeaker,
+            options.PROBE,
+            summary="grant a speaker access to the owner",
+            task_queue=owner.queue,
+        )
+        return SpeakerAccess(
+            ingress_url=granted.ingress_url,
+            sealed_ticket=granted.ticket,
+            epoch=owner.epoch,
+            expires_at=granted.expires_at,
+        )
+
+    async def _room_access(self, request: Attach) -> Access:
         started = self._started
         assert started is not None
         if self._room is None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RawValue
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+from temporalio.workflow import ActivityConfig
 
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel, ValidationError
@@ -28,6 +29,7 @@ with workflow.unsafe.imports_passed_through():
         Failure,
         Interrupt,
         KeepAlive,
+        OwnerLost,
         SessionReport,
         SessionRequest,
         SessionStatus,
@@ -48,16 +50,18 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.steps import (
         DeliverCommand,
         Delivered,
+        Epoch,
         OwnerReady,
         OwnerRecovering,
         SpeakClip,
         StreamEnd,
         StreamResult,
+        UtteranceLines,
     )
 
 from workflows import accounts, options
 from workflows.calls import call
-from workflows.failures import failure_of, never_reached_owner, no_answer
+from workflows.failures import failure_of, is_silent, never_reached_owner, no_answer
 from workflows.ledger import AnyCommand, Entry, Ledger
 from workflows.life import Life, Verdict
 from workflows.provider import Provider
@@ -93,6 +97,8 @@ class AvatarSession:
         self._pose = Pose.IDLE
         self._serving: list[asyncio.Task[None]] = []
         self._opening: asyncio.Task[None] | None = None
+        self._hinted = False  # somebody says that the owner is lost
+        self._replaced: Epoch | None = None  # the last owner that was found to be silent
 
     # ------------------------------------------------------------------ run
 
@@ -135,7 +141,7 @@ class AvatarSession:
                     timeout_summary=summary,
                 )
             except TimeoutError:
-                self._check_deadlines(self._request)
+                await self._check_deadlines(self._request)
 
     async def _await_live(self, request: SessionRequest) -> None:
         try:
@@ -189,12 +195,29 @@ class AvatarSession:
             self._last_asked_at = workflow.now()
         return self._last_asked_at + timedelta(seconds=request.idle_timeout_s)
 
-    def _check_deadlines(self, request: SessionRequest) -> None:
+    async def _check_deadlines(self, request: SessionRequest) -> None:
+        if workflow.now() >= self._idle_at(request):
+            await self._ask_how_idle()
         now = workflow.now()
         if self._life.ends_at is not None and now >= self._life.ends_at:
             self._life.end(Verdict(EndReason.MAX_DURATION))
         elif now >= self._idle_at(request):
             self._life.end(Verdict(EndReason.IDLE_TIMEOUT))
+
+    async def _ask_how_idle(self) -> None:
+        """Live speech goes past the workflow: its owner knows when somebody spoke last."""
+        owner = self._life.owner
+        if not self._live or owner is None or not owner.speakers:
+            return
+        task = self._owner_task(owner, "tell_idle")
+        try:
+            told = await self._to_owner(owner, task, "has anybody spoken?", options.PROBE)
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            return
+        asked_at = workflow.now() - timedelta(seconds=told.idle_s)
+        self._last_asked_at = max(self._last_asked_at, asked_at)
 
     # ------------------------------------------------------------- the parts
 
@@ -250,12 +273,29 @@ class AvatarSession:
             self._miss(owner)
             return None
 
-    async def _to_owner(self, owner: OwnerReady, task: DeliverCommand, summary: str) -> Delivered:
+    def _owner_task(
+        self, owner: OwnerReady, kind: Literal["keep_alive", "stop_feeding", "tell_idle"]
+    ) -> DeliverCommand:
+        return DeliverCommand(
+            session_key=self._life.session_key,
+            epoch=owner.epoch,
+            command_id=str(workflow.uuid4()),
+            kind=kind,
+            up_to_order=self._ledger.last_order,
+        )
+
+    async def _to_owner(
+        self,
+        owner: OwnerReady,
+        task: DeliverCommand,
+        summary: str,
+        config: ActivityConfig = options.DELIVER,
+    ) -> Delivered:
         return await call(
             names.ACTIVITY_DELIVER_COMMAND,
             task,
             Delivered,
-            options.DELIVER,
+            config,
             summary=summary,
             task_queue=owner.queue,
         )
@@ -305,6 +345,7 @@ class AvatarSession:
                 self._ledger.lose_utterance(entry, failure_of(error), workflow.now())
         else:
             self._ledger.finish_utterance(entry, report, workflow.now())
+            self._life.show_said(self._ledger.latest)
 
     async def _expire(self) -> None:
         """Give up commands that have waited too long for an avatar that is not live."""
@@ -330,10 +371,13 @@ class AvatarSession:
                 self._life.end(Verdict(EndReason.REQUESTED))
 
     async def _mend(self) -> None:
-        """While there is no owner: ask again, and give up when LiveAvatar will have."""
+        """Where an owner is lost, or said to be: ask it, replace it, and in the end give up."""
         while True:
-            await workflow.wait_condition(lambda: self._life.state is SessionState.RECOVERING)
+            await workflow.wait_condition(
+                lambda: self._life.state is SessionState.RECOVERING or self._hinted
+            )
             give_up_at = workflow.now() + options.RECOVERY_PATIENCE
+            await self._probe()
             while self._life.state is SessionState.RECOVERING:
                 try:
                     await workflow.wait_condition(
@@ -350,20 +394,23 @@ class AvatarSession:
                     return
 
     async def _probe(self) -> None:
+        """Ask the owner whether it is there. One that is silent is replaced, once."""
+        self._hinted = False
         owner = self._owner
-        task = DeliverCommand(
-            session_key=self._life.session_key,
-            epoch=owner.epoch,
-            command_id=str(workflow.uuid4()),
-            kind="keep_alive",
-        )
+        if self._replaced == owner.epoch:
+            return
+        task = self._owner_task(owner, "keep_alive")
         try:
-            await self._to_owner(owner, task, "is the owner there?")
+            await self._to_owner(owner, task, "is the owner there?", options.PROBE)
         except ActivityError as error:
             if is_cancelled_exception(error):
                 raise
+            if is_silent(error) and self._life.owner == owner:
+                self._miss(owner)
+                self._replaced = owner.epoch
+                self._provider.replace_owner()
             return
-        if self._life.state is SessionState.RECOVERING:
+        if self._life.state is SessionState.RECOVERING and self._life.owner == owner:
             self._life.to(SessionState.LIVE)
 
     def _miss(self, owner: OwnerReady) -> None:
@@ -413,13 +460,7 @@ class AvatarSession:
 
     async def _stop_feeding(self) -> None:
         owner = self._owner
-        task = DeliverCommand(
-            session_key=self._life.session_key,
-            epoch=owner.epoch,
-            command_id=str(workflow.uuid4()),
-            kind="stop_feeding",
-            up_to_order=self._ledger.last_order,
-        )
+        task = self._owner_task(owner, "stop_feeding")
         try:
             await self._to_owner(owner, task, "stop feeding")
         except ActivityError as error:
@@ -484,6 +525,27 @@ class AvatarSession:
         lost = self._understand(names.SIGNAL_OWNER_RECOVERING, OwnerRecovering, messages)
         if lost is not None and self._life.owner and lost.epoch == self._life.owner.epoch:
             self._miss(self._life.owner)
+
+    @workflow.signal(name=names.SIGNAL_OWNER_LOST)
+    def on_owner_lost(self, *messages: Any) -> None:
+        """From a speaker whose connection broke: a hint that the owner may be gone."""
+        hint = self._understand(names.SIGNAL_OWNER_LOST, OwnerLost, messages)
+        owner = self._life.owner
+        if hint is not None and self._live and owner is not None and hint.epoch == owner.epoch:
+            self._hinted = True
+
+    @workflow.signal(name=names.SIGNAL_UTTERANCES)
+    def on_utterances(self, *messages: Any) -> None:
+        """From an owner: live utterances that are over."""
+        told = self._understand(names.SIGNAL_UTTERANCES, UtteranceLines, messages)
+        if told is None:
+            return
+        if not self._provider.streamed(told.epoch):
+            self._ledger.ignore(names.SIGNAL_UTTERANCES, "not from an owner", workflow.now())
+            return
+        self._ledger.take_live(told.utterances)
+        self._last_asked_at = workflow.now()
+        self._life.show_said(self._ledger.latest)
 
     @workflow.signal(dynamic=True)
     def on_unknown_signal(self, name: str, args: Sequence[RawValue]) -> None:
@@ -574,13 +636,18 @@ class AvatarSession:
         """Wait until the avatar is live, and answer with access to its room."""
         request = Attach.model_validate(one_message(messages))
         self._last_asked_at = workflow.now()
-        await workflow.wait_condition(lambda: self._live or self._over)
-        if not self._over:
+        while True:
+            await workflow.wait_condition(lambda: self._live or self._over)
+            if self._over:
+                break
             try:
                 return await self._provider.access(request)
             except ActivityError as error:
-                failure = failure_of(error)
-                raise _refused(failure) from error
+                if not (request.speaker and never_reached_owner(error)):
+                    failure = failure_of(error)
+                    raise _refused(failure) from error
+            self._hinted = True  # and then ask whoever owns it
+            await workflow.wait_condition(lambda: not self._live or not self._hinted or self._over)
         verdict = self._life.verdict
         assert verdict is not None
         raise _refused(

@@ -277,6 +277,15 @@ class UtteranceReport(Outgoing):
     failure: Failure | None = None
 
 
+class UtteranceTotals(Outgoing):
+    """All utterances of a session added up."""
+
+    count: int = 0
+    by_outcome: dict[UtteranceOutcome, int] = Field(default_factory=dict)
+    sent_ms: int = 0
+    heard_ms: int = 0
+
+
 class CommandResult(Outgoing):
     """The answer to ``perform``: given when the command is on the wire, or an utterance over."""
 
@@ -306,6 +315,10 @@ class SessionStatus(Outgoing):
     """What the avatar was last told to do while it is silent."""
     waiting_commands: int = 0
     utterances: int = 0
+    """How many are over."""
+    totals: UtteranceTotals = Field(default_factory=UtteranceTotals)
+    latest_utterances: list[UtteranceReport] = Field(default_factory=list)
+    """The last few that are over, oldest first. Live speech is told with up to 5 s of delay."""
     ignored_messages: int = 0
 
 
@@ -331,15 +344,6 @@ class IgnoredMessage(Outgoing):
     name: str
     problem: str
     at: datetime
-
-
-class UtteranceTotals(Outgoing):
-    """All utterances of a session added up."""
-
-    count: int = 0
-    by_outcome: dict[UtteranceOutcome, int] = Field(default_factory=dict)
-    sent_ms: int = 0
-    heard_ms: int = 0
 
 
 class CleanupReport(Outgoing):

@@ -111,12 +111,10 @@ class OwnerRecovering(Step):
 
 
 class UtteranceLines(Step):
-    """Signal: live utterances that are over, and that somebody was busy; batched by the owner."""
+    """Signal: live utterances that are over; batched by the owner."""
 
     epoch: Epoch
-    utterances: Annotated[list[UtteranceReport], Field(max_length=200)] = []
-    active: bool = True
-    """Somebody spoke, or asked something in band, since the last of these."""
+    utterances: Annotated[list[UtteranceReport], Field(max_length=200)]
 
 
 class GrantSpeaker(Step):
@@ -138,7 +136,7 @@ class DeliverCommand(Step):
     session_key: str
     epoch: Epoch
     command_id: str
-    kind: Literal["interrupt", "set_pose", "keep_alive", "stop_feeding"]
+    kind: Literal["interrupt", "set_pose", "keep_alive", "stop_feeding", "tell_idle"]
     pose: Pose | None = None
     up_to_order: int = 0
     """interrupt, stop_feeding: utterances of this order and below are dropped."""
@@ -146,6 +144,8 @@ class DeliverCommand(Step):
 
 class Delivered(Step):
     outcome: CommandOutcome
+    idle_s: float = 0.0
+    """tell_idle: for how long nobody has asked anything in band; 0 while somebody speaks."""
 
 
 class SpeakClip(Step):
@@ -207,6 +207,7 @@ class ErrorType(StrEnum):
     DISCONNECTED = "Disconnected"
     WORKER_DRAINING = "WorkerDraining"
     NOT_OWNER = "NotOwner"
+    NO_INGRESS = "NoIngress"
 
 
 class OwnerBeat(Step):

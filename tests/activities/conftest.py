@@ -12,6 +12,7 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from activities.owned import OwnedSession, OwnerLimits, ProviderEnd
+from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.steps import StreamResult
 from liveavatar_lite import WAYNE_AVATAR_ID, LiveAvatar, TokenRequest
 from liveavatar_simulator import LiveAvatarSimulator, SessionLine, SimulatorSettings
@@ -29,6 +30,7 @@ class Owner:
     running: asyncio.Task[StreamResult] | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     gaps_ms: list[int] = field(default_factory=list)
+    lines: list[UtteranceReport] = field(default_factory=list)
     losses: int = 0
 
     def was_ready(self, gap_ms: int) -> None:
@@ -87,6 +89,7 @@ async def owner(simulator: LiveAvatarSimulator) -> AsyncIterator[Owner]:
             limits=OwnerLimits(),
             on_ready=lambda gap_ms: held.was_ready(gap_ms),
             on_lost=lambda: held.was_lost(),
+            on_line=lambda line: held.lines.append(line),
             provider_end=provider_end,
         )
         held = Owner(session, simulator, minted.session_id)

@@ -1,0 +1,121 @@
+"""What an owner tells its workflow: signals in order, and the ledger's lines in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from datetime import timedelta
+from typing import Any, Final
+
+from pydantic import BaseModel
+from temporalio import activity
+from temporalio.client import WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
+
+from avatar_sessions.contract import names
+from avatar_sessions.contract.messages import UtteranceReport
+from avatar_sessions.contract.steps import Epoch, UtteranceLines
+
+logger = logging.getLogger(__name__)
+
+SIGNAL_TRIES: Final = 20
+SIGNAL_TIMEOUT_S: Final = 5.0
+LINES_EVERY_S: Final = 5.0
+"""At most one signal with the ledger's lines in so long: a signal costs four events of history."""
+LINES_IN_A_SIGNAL: Final = 100
+MAX_LINES: Final = 1000
+"""Lines that could not be told yet; then the oldest goes."""
+
+
+class News:
+    """What an owner tells its workflow, in order, without ever waiting for it itself."""
+
+    def __init__(self, session_key: str, epoch: Epoch) -> None:
+        self._session_key = session_key
+        self._epoch = epoch
+        self._pending: asyncio.Queue[tuple[str, BaseModel]] = asyncio.Queue(maxsize=100)
+        self._lines: deque[UtteranceReport] = deque(maxlen=MAX_LINES)
+        self._lines_told_s = -LINES_EVERY_S
+        self._lines_came = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._telling = 0  # signals taken out of the queue and not sent yet
+
+    def put(self, signal: str, message: BaseModel) -> None:
+        """Queue a signal. A hundred that could not be told are a dead server: the oldest goes."""
+        if self._pending.full():
+            self._pending.get_nowait()
+        self._pending.put_nowait((signal, message))
+
+    def put_line(self, line: UtteranceReport) -> None:
+        """Queue a line of the ledger."""
+        self._lines.append(line)
+        self._lines_came.set()
+
+    async def flush(self, timeout_s: float) -> None:
+        """Send what is queued now, lines too, as far as that goes in the time."""
+        self._hurry.set()
+        give_up_s = time.monotonic() + timeout_s
+        while self._lines or self._telling or not self._pending.empty():
+            if time.monotonic() > give_up_s:
+                logger.warning("not all news of %s could be told", self._session_key)
+                return
+            await asyncio.sleep(0.005)
+
+    async def batch(self) -> None:
+        """Make signals of the ledger's lines, at most one every few seconds."""
+        while True:
+            await self._lines_came.wait()
+            pause_s = self._lines_told_s + LINES_EVERY_S - time.monotonic()
+            if pause_s > 0:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._hurry.wait(), pause_s)
+            while self._lines:
+                count = min(len(self._lines), LINES_IN_A_SIGNAL)
+                lines = [self._lines.popleft() for _ in range(count)]
+                self.put(
+                    names.SIGNAL_UTTERANCES, UtteranceLines(epoch=self._epoch, utterances=lines)
+                )
+            self._lines_told_s = time.monotonic()
+            self._lines_came.clear()
+
+    async def tell(self) -> None:
+        """Send what is queued, each until the server has it."""
+        info = activity.info()
+        assert info.workflow_id is not None
+        workflow = activity.client().get_workflow_handle(
+            info.workflow_id, run_id=info.workflow_run_id
+        )
+        while True:
+            news = await self._pending.get()
+            self._telling += 1
+            try:
+                await self._send(workflow, *news)
+            finally:
+                self._telling -= 1
+
+    async def _send(
+        self, workflow: WorkflowHandle[Any, Any], signal: str, message: BaseModel
+    ) -> None:
+        for tries in range(SIGNAL_TRIES):
+            try:
+                # The client retries inside: the timeout of one RPC does not bound the whole.
+                async with asyncio.timeout(SIGNAL_TIMEOUT_S * 2):
+                    await workflow.signal(
+                        signal, message, rpc_timeout=timedelta(seconds=SIGNAL_TIMEOUT_S)
+                    )
+            except (RPCError, TimeoutError) as error:
+                if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
+                    return  # the workflow is closed: the next heartbeat tells
+                logger.warning(
+                    "signal %s of %s failed, try %d: %s",
+                    signal,
+                    self._session_key,
+                    tries + 1,
+                    type(error).__name__,
+                )
+                await asyncio.sleep(min(5.0, 0.2 * 2**tries))
+            else:
+                return

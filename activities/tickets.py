@@ -1,0 +1,74 @@
+"""Tickets to the ingress: who may speak in which session, until when.
+
+A ticket is a signed note that only the process that wrote it can read back, so nothing has to be
+kept for it: it dies with the process, as its sessions do. No I/O.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from pydantic import SecretStr
+
+from avatar_sessions.contract.steps import Epoch
+
+_KEY_BYTES: Final = 32
+_DIGEST_BYTES: Final = hashlib.sha256().digest_size
+
+
+class TicketRefused(Exception):
+    """A ticket opens nothing. The text is for whoever brought it, and tells no secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a good ticket says."""
+
+    session_key: str
+    epoch: Epoch
+
+
+class Tickets:
+    """Issues and checks the tickets of one process."""
+
+    def __init__(self, ttl_s: float, *, clock: Callable[[], float] = time.time) -> None:
+        self._key = secrets.token_bytes(_KEY_BYTES)
+        self._ttl_s = ttl_s
+        self._clock = clock
+
+    def issue(self, session_key: str, epoch: Epoch) -> tuple[SecretStr, datetime]:
+        """A ticket for one session and one epoch of its owner, and when it expires."""
+        expires_at_s = self._clock() + self._ttl_s
+        note = json.dumps([session_key, *epoch, expires_at_s], separators=(",", ":")).encode()
+        ticket = base64.urlsafe_b64encode(self._signature(note) + note).rstrip(b"=").decode()
+        return SecretStr(ticket), datetime.fromtimestamp(expires_at_s, UTC)
+
+    def check(self, ticket: str) -> Ticket:
+        """Read a ticket; its signature is compared in constant time.
+
+        Raises:
+            TicketRefused: it is not one of this process, or has expired.
+        """
+        try:
+            signed = base64.b64decode(ticket + "=" * (-len(ticket) % 4), b"-_", validate=True)
+        except ValueError:
+            signed = b""
+        signature, note = signed[:_DIGEST_BYTES], signed[_DIGEST_BYTES:]
+        if not hmac.compare_digest(signature, self._signature(note)):
+            raise TicketRefused("this ticket was not issued here: attach again")
+        session_key, stream, attempt, expires_at_s = json.loads(note)
+        if self._clock() >= expires_at_s:
+            raise TicketRefused("this ticket has expired: attach again")
+        return Ticket(session_key, (stream, attempt))
+
+    def _signature(self, note: bytes) -> bytes:
+        return hmac.digest(self._key, note, "sha256")
