@@ -1,0 +1,142 @@
+"""Speech is decoded by a short cut where it can be: nobody may be able to tell."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from liveavatar_lite import BadAudio, ProtocolViolation, Speak
+from liveavatar_lite.messages import decode_command, encode_speak
+
+PIECES = (
+    '"',
+    "\\",
+    "\\u0041",
+    "\\/",
+    "/",
+    "+",
+    "=",
+    "==",
+    "\n",
+    " ",
+    "é",
+    "\x00",
+    "}",
+    '"}',
+    "{",
+    ",",
+    ":",
+    '"audio":"QUI="',
+    '","audio":"QUI=',
+    '","type":"start',
+    '"event_id":null',
+    "null",
+    "agent.speak",
+    '"type"',
+    "A",
+    "QUJD",
+    "\ud83d",
+    "-",
+    "_",
+)
+IDS: tuple[Any, ...] = (
+    "u-1",
+    "",
+    "a.b:c_d-e",
+    "é",
+    'q"uote',
+    "back\\slash",
+    None,
+    7,
+    [],
+    "x" * 300,
+)
+
+
+def outcome(frame: str | bytes) -> object:
+    """The command, or the refusal and its words."""
+    try:
+        return decode_command(frame)
+    except ProtocolViolation as refusal:
+        return type(refusal), str(refusal), refusal.event_id
+
+
+def by_json_alone(frame: str | bytes) -> object:
+    """What the frame means with a member in front that keeps the short cut from matching.
+
+    A member more changes nothing: unknown ones are ignored. Where there is no object to put it
+    in, the short cut does not apply anyway.
+    """
+    mark: Any = "{" if isinstance(frame, str) else b"{"
+    member: Any = '{"unknown":0,' if isinstance(frame, str) else b'{"unknown":0,'
+    if not frame.startswith(mark):
+        return outcome(frame)
+    return outcome(member + frame[1:])
+
+
+def written(rng: np.random.Generator) -> str:
+    """An agent.speak frame as some client might write it."""
+    pcm = rng.bytes(int(rng.integers(0, 40)))
+    message: dict[str, Any] = {"type": "agent.speak"}
+    if rng.random() < 0.8:
+        message["event_id"] = IDS[int(rng.integers(len(IDS)))]
+    message["audio"] = base64.b64encode(pcm).decode()
+    if rng.random() < 0.1:
+        message["more"] = 1
+    if rng.random() < 0.1:
+        message = dict(reversed(message.items()))
+    compact = (",", ":") if rng.random() < 0.5 else None
+    return json.dumps(message, separators=compact, ensure_ascii=rng.random() < 0.5)
+
+
+def spoilt(frame: str, rng: np.random.Generator) -> str:
+    """The same with a few pieces put in, doubled, or taken out."""
+    for _ in range(int(rng.integers(1, 4))):
+        begin = int(rng.integers(len(frame) + 1))
+        end = min(len(frame), begin + int(rng.integers(0, 6)))
+        piece = PIECES[int(rng.integers(len(PIECES)))] if rng.random() < 0.8 else ""
+        frame = frame[:begin] + piece + frame[begin if rng.random() < 0.5 else end :]
+    return frame
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_speech_means_what_json_makes_of_it_however_it_is_written_or_broken(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(1000):
+        frame = written(rng) if rng.random() < 0.2 else spoilt(written(rng), rng)
+
+        assert outcome(frame) == by_json_alone(frame), frame
+        octets = frame.encode(errors="surrogatepass")
+        assert outcome(octets) == by_json_alone(octets), frame
+
+
+def test_the_short_cut_takes_what_our_client_and_the_fields_usual_one_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or the fuzzing above compares a thing with itself."""
+    pcm = bytes(range(250))
+    audio = base64.b64encode(pcm).decode()
+    usual = json.dumps({"type": "agent.speak", "event_id": "u-1", "audio": audio})
+    anonymous = json.dumps({"type": "agent.speak", "audio": audio})
+    monkeypatch.setattr("liveavatar_lite.messages.json", None)
+
+    assert decode_command(encode_speak(pcm, "u-1")) == Speak(pcm, "u-1")
+    assert decode_command(usual) == Speak(pcm, "u-1")
+    assert decode_command(anonymous) == Speak(pcm, None)
+
+
+def test_a_second_audio_member_replaces_the_first_as_in_json() -> None:
+    frame = b'{"type":"agent.speak","event_id":"u","audio":"QUI=","audio":"Q0Q="}'
+
+    assert decode_command(frame) == Speak(b"CD", "u")
+
+
+def test_audio_that_is_not_base64_is_refused_with_its_id() -> None:
+    with pytest.raises(BadAudio) as refusal:
+        decode_command(b'{"type":"agent.speak","event_id":"u","audio":"QU I="}')
+
+    assert refusal.value.event_id == "u"
