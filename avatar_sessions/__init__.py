@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from avatar_sessions.access import Access, ParticipantAccess
+    from avatar_sessions.access import Access, ParticipantAccess, SpeakerTicket
     from avatar_sessions.client import AvatarSessions
     from avatar_sessions.contract.messages import (
         CleanupReport,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         SessionStatus,
         SetPose,
         Speak,
+        SpeechGap,
         UtteranceReport,
         UtteranceTotals,
         Video,
@@ -49,6 +50,10 @@ if TYPE_CHECKING:
         ConcurrencyLimit,
         DurationOverPlan,
         InvalidRequest,
+        LiveSpeechClosed,
+        LiveSpeechMisused,
+        LiveSpeechUnavailable,
+        LiveSpeechUnreachable,
         NoAnswer,
         NoCredits,
         SealKeysUnusable,
@@ -63,14 +68,34 @@ if TYPE_CHECKING:
         TooManyAwaited,
         Unauthorized,
         UnexpectedAnswer,
+        UtteranceOver,
         WorkersMissing,
+    )
+    from avatar_sessions.live import (
+        LiveSpeech,
+        LiveUtterance,
+    )
+    from avatar_sessions.live_blocking import (
+        BlockingLiveSpeech,
+        BlockingUtterance,
+    )
+    from avatar_sessions.live_events import (
+        AvatarIdle,
+        AvatarListening,
+        AvatarTalking,
+        LiveEvent,
+        LiveEvents,
+        SessionMoved,
+        SpeechEnded,
+        SpeechInterrupted,
+        SpeechStateChanged,
     )
     from avatar_sessions.seal import Seal, SealError
     from avatar_sessions.session import Listing, Session
     from avatar_sessions.settings import ClientSettings
 
 _HOMES = {
-    "access": ("Access", "ParticipantAccess"),
+    "access": ("Access", "ParticipantAccess", "SpeakerTicket"),
     "client": ("AvatarSessions",),
     "contract.messages": (
         "CleanupReport",
@@ -88,6 +113,7 @@ _HOMES = {
         "SessionStatus",
         "SetPose",
         "Speak",
+        "SpeechGap",
         "UtteranceReport",
         "UtteranceTotals",
         "Video",
@@ -109,6 +135,10 @@ _HOMES = {
         "ConcurrencyLimit",
         "DurationOverPlan",
         "InvalidRequest",
+        "LiveSpeechClosed",
+        "LiveSpeechMisused",
+        "LiveSpeechUnavailable",
+        "LiveSpeechUnreachable",
         "NoAnswer",
         "NoCredits",
         "SealKeysUnusable",
@@ -123,7 +153,21 @@ _HOMES = {
         "TooManyAwaited",
         "Unauthorized",
         "UnexpectedAnswer",
+        "UtteranceOver",
         "WorkersMissing",
+    ),
+    "live": ("LiveSpeech", "LiveUtterance"),
+    "live_blocking": ("BlockingLiveSpeech", "BlockingUtterance"),
+    "live_events": (
+        "AvatarIdle",
+        "AvatarListening",
+        "AvatarTalking",
+        "LiveEvent",
+        "LiveEvents",
+        "SessionMoved",
+        "SpeechEnded",
+        "SpeechInterrupted",
+        "SpeechStateChanged",
     ),
     "seal": ("Seal", "SealError"),
     "session": ("Listing", "Session"),
@@ -135,9 +179,14 @@ __all__ = [
     "Access",
     "AccessFailed",
     "AnswerTimedOut",
+    "AvatarIdle",
+    "AvatarListening",
     "AvatarNotAccepted",
     "AvatarSessions",
     "AvatarSessionsError",
+    "AvatarTalking",
+    "BlockingLiveSpeech",
+    "BlockingUtterance",
     "CleanupReport",
     "ClientSettings",
     "Clip",
@@ -156,6 +205,14 @@ __all__ = [
     "InvalidRequest",
     "KeepAlive",
     "Listing",
+    "LiveEvent",
+    "LiveEvents",
+    "LiveSpeech",
+    "LiveSpeechClosed",
+    "LiveSpeechMisused",
+    "LiveSpeechUnavailable",
+    "LiveSpeechUnreachable",
+    "LiveUtterance",
     "NoAnswer",
     "NoCredits",
     "OwnRoom",
@@ -168,6 +225,7 @@ __all__ = [
     "ServiceUnreachable",
     "Session",
     "SessionFailed",
+    "SessionMoved",
     "SessionNotFound",
     "SessionOver",
     "SessionReport",
@@ -177,12 +235,18 @@ __all__ = [
     "SessionTerminated",
     "SetPose",
     "Speak",
+    "SpeakerTicket",
+    "SpeechEnded",
+    "SpeechGap",
+    "SpeechInterrupted",
+    "SpeechStateChanged",
     "StartTimedOut",
     "TemporalUnreachable",
     "TooManyAwaited",
     "Unauthorized",
     "UnexpectedAnswer",
     "UtteranceOutcome",
+    "UtteranceOver",
     "UtteranceReport",
     "UtteranceTotals",
     "Video",

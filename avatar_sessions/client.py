@@ -34,7 +34,7 @@ from avatar_sessions.calls import (
     as_json,
 )
 from avatar_sessions.contract import names
-from avatar_sessions.contract.messages import Attach, Clip, Command, SessionRequest
+from avatar_sessions.contract.messages import Clip, Command, SessionRequest
 from avatar_sessions.contract.states import FINAL, SessionState
 from avatar_sessions.errors import SealKeysUnusable, TemporalUnreachable
 from avatar_sessions.seal import Seal, SealError
@@ -43,6 +43,7 @@ from avatar_sessions.session import (
     SIGNAL_OF_KIND,
     Listing,
     Session,
+    attach_message,
     with_id,
 )
 from avatar_sessions.settings import ClientSettings
@@ -182,7 +183,7 @@ class AvatarSessions:
             AvatarSessionsError: as :meth:`Session.attach`.
         """
         session = self._session(key, None)
-        attach = as_json(Attach(viewer_identity=viewer_identity))
+        attach = attach_message(viewer_identity)
         update_id = str(uuid4())
         run_id: str | None = None
 

@@ -1,4 +1,4 @@
-"""How a closed workflow reads as a session: its report as a status, a killed one as a report.
+"""How a closed workflow, or an update that failed, reads as a session's status, report or failure.
 
 Pure translation. No I/O.
 """
@@ -6,10 +6,12 @@ Pure translation. No I/O.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Final
 
 from temporalio.client import WorkflowExecutionDescription
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, TimeoutError
 
+from avatar_sessions.calls import understood
 from avatar_sessions.contract.messages import (
     CleanupReport,
     Failure,
@@ -17,6 +19,12 @@ from avatar_sessions.contract.messages import (
     SessionStatus,
 )
 from avatar_sessions.contract.states import EndReason, SessionState
+
+REFUSALS: Final = frozenset({"CommandRejected", "TooManyWaiting", "ValueError", "ValidationError"})
+CLOSED_MEANWHILE: Final = "AcceptedUpdateCompletedWorkflow"
+"""The server's failure type for an update whose workflow closed before it answered."""
+_NOT_THE_SESSIONS: Final = REFUSALS | {CLOSED_MEANWHILE, "TooManyAwaited"}
+"""What an update's failure may say of the message instead of the session."""
 
 
 def status_of_report(report: SessionReport) -> SessionStatus:
@@ -68,3 +76,15 @@ def _failure_of(cause: BaseException) -> Failure:
     if isinstance(cause, ApplicationError):
         return Failure(type=cause.type or "ApplicationError", message=cause.message)
     return Failure(type=type(cause).__name__, message=str(cause))
+
+
+def failure_in(cause: BaseException) -> Failure | None:
+    """The failure that an error tells of: in its details, else by its type and message."""
+    if not isinstance(cause, ApplicationError):
+        return None
+    for detail in cause.details:
+        if isinstance(detail, dict) and "type" in detail and "message" in detail:
+            return understood(Failure, detail)
+    if cause.type is None or cause.type in _NOT_THE_SESSIONS:
+        return None
+    return Failure(type=cause.type, message=cause.message)

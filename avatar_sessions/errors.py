@@ -21,6 +21,11 @@ AvatarSessionsError
 ├── TooManyAwaited              too many utterances of this session are being waited for at once
 ├── SealKeysUnusable            access was asked for without (usable) AVATAR_SESSIONS_SEAL_KEYS
 ├── SealMismatch                the workers seal with a key that is not among ours
+├── LiveSpeechUnavailable       the session's owner takes no live speech
+├── LiveSpeechUnreachable       its ingress could not be reached from here, or refuses us
+├── LiveSpeechClosed            live speech was used after its block had ended
+├── LiveSpeechMisused           a call where it cannot work: a bug of the program that made it
+├── UtteranceOver               speech was written to an utterance that is over, or was cut
 ├── UnexpectedAnswer            an answer this release cannot read
 └── NoAnswer                    nothing was heard in time; what was asked may still happen
     ├── TemporalUnreachable     the Temporal server cannot be reached, or refuses us
@@ -238,6 +243,55 @@ class SealKeysUnusable(AvatarSessionsError, SealError):
 
 class SealMismatch(AvatarSessionsError, SealError):
     """The workers seal with a key that is not among the client's."""
+
+
+# ---------------------------------------------------------------- live speech
+
+
+class LiveSpeechUnavailable(AvatarSessionsError):
+    """The session's owner takes no live speech; clips and commands work."""
+
+    def __init__(self, session_key: str) -> None:
+        self.session_key = session_key
+        super().__init__(
+            f"the owner of session {session_key!r} takes no live speech: run the workers with"
+            " their ingress, or send clips with `speak`"
+        )
+
+
+class LiveSpeechUnreachable(AvatarSessionsError):
+    """The owner's ingress could not be reached from here in time, or refused us."""
+
+    def __init__(self, session_key: str, problem: str, waited_s: float) -> None:
+        self.session_key = session_key
+        self.problem = problem
+        self.waited_s = waited_s
+        super().__init__(
+            f"no live speech to session {session_key!r} within {waited_s:g} s: {problem};"
+            " check that this host reaches the address at which the workers' ingress is announced"
+        )
+
+
+class LiveSpeechClosed(AvatarSessionsError):
+    """Live speech was used after its `async with` block had ended, or before it began."""
+
+
+class LiveSpeechMisused(AvatarSessionsError):
+    """A call that cannot work where it was made: a bug of the program that made it."""
+
+
+class UtteranceOver(AvatarSessionsError):
+    """Speech was written to an utterance that is over, or was cut by an interrupt.
+
+    The utterance's own `with` block ends with it quietly: its `result` tells what became of it.
+
+    Attributes:
+        utterance_id: which one.
+    """
+
+    def __init__(self, utterance_id: str) -> None:
+        self.utterance_id = utterance_id
+        super().__init__(f"utterance {utterance_id} takes no more speech: it is over")
 
 
 # ---------------------------------------------------------------- no answer

@@ -11,9 +11,10 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal, NoReturn, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, overload
 from uuid import uuid4
 
+from pydantic import BaseModel
 from temporalio.client import (
     WorkflowFailureError,
     WorkflowHandle,
@@ -40,6 +41,7 @@ from avatar_sessions.contract.messages import (
     Failure,
     Interrupt,
     KeepAlive,
+    OwnerLost,
     SessionReport,
     SessionStatus,
     SetPose,
@@ -53,7 +55,13 @@ from avatar_sessions.contract.states import (
     SessionState,
     UtteranceOutcome,
 )
-from avatar_sessions.endings import report_of_killed, status_of_report
+from avatar_sessions.endings import (
+    CLOSED_MEANWHILE,
+    REFUSALS,
+    failure_in,
+    report_of_killed,
+    status_of_report,
+)
 from avatar_sessions.errors import (
     AccessFailed,
     AnswerTimedOut,
@@ -71,6 +79,9 @@ from avatar_sessions.errors import (
     session_failed,
 )
 from avatar_sessions.seal import Seal
+
+if TYPE_CHECKING:
+    from avatar_sessions.live import LiveSpeech
 
 ATTACH_TIMEOUT_S: Final = 75.0
 """The default start timeout of a session (60 s) and a margin."""
@@ -91,11 +102,6 @@ SIGNAL_OF_KIND: Final = {
     "keep_alive": names.SIGNAL_KEEP_ALIVE,
     "end": names.SIGNAL_END,
 }
-_REFUSALS: Final = frozenset({"CommandRejected", "TooManyWaiting", "ValueError", "ValidationError"})
-_CLOSED_MEANWHILE: Final = "AcceptedUpdateCompletedWorkflow"
-"""The server's failure type for an update whose workflow closed before it answered."""
-_NOT_THE_SESSIONS: Final = _REFUSALS | {_CLOSED_MEANWHILE, "TooManyAwaited"}
-"""What an update's failure may say of the message instead of the session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +158,18 @@ class Session:
     # ------------------------------------------------------------- access
 
     async def attach(
-        self, viewer_identity: str | None = None, *, timeout_s: float = ATTACH_TIMEOUT_S
+        self,
+        viewer_identity: str | None = None,
+        *,
+        speaker: bool = False,
+        timeout_s: float = ATTACH_TIMEOUT_S,
     ) -> Access:
         """Wait until the avatar is live, and get access to its room.
 
         Args:
             viewer_identity: a name for this viewer in a room of our own; two viewers there need
                 two names. A hosted room gives one fixed identity.
+            speaker: also get a ticket for live speech. :meth:`live` does that by itself.
             timeout_s: how long to wait for it.
 
         Raises:
@@ -167,13 +178,11 @@ class Session:
             SealKeysUnusable, SealMismatch: the tokens cannot be opened.
             NoAnswer: Temporal or its workers did not answer in time.
         """
-        request = Attach(viewer_identity=viewer_identity)
+        request = attach_message(viewer_identity, speaker=speaker)
         update_id = str(uuid4())
 
         async def ask() -> object:
-            return await self._handle().execute_update(
-                names.UPDATE_ATTACH, _json(request), id=update_id
-            )
+            return await self._handle().execute_update(names.UPDATE_ATTACH, request, id=update_id)
 
         return await self.attached_by(ask, timeout_s)
 
@@ -191,7 +200,7 @@ class Session:
         return opened(_understood(messages.Access, answer), self._seal)
 
     async def _not_attached(self, error: WorkflowUpdateFailedError) -> NoReturn:
-        failure = _failure_in(error.cause)
+        failure = failure_in(error.cause)
         if failure is None:
             await self._update_failed(error)
         status = await self._status_if_any()
@@ -202,6 +211,67 @@ class Session:
         if status.end_reason.final_state is SessionState.FAILED:
             raise session_failed(self.key, failure, status.end_reason) from error
         raise SessionOver(self.key) from error
+
+    # -------------------------------------------------------- live speech
+
+    def live(
+        self,
+        *,
+        sample_rate_hz: int = 24_000,
+        channels: int = 1,
+        resume: Literal["resume", "drop"] = "resume",
+        open_timeout_s: float = ATTACH_TIMEOUT_S,
+    ) -> LiveSpeech:
+        """Live speech to the session's owner, wherever it moves: an async context manager.
+
+        Args:
+            sample_rate_hz: of the PCM that will be written, 8,000 to 192,000.
+            channels: of it, 1 to 8; they are averaged.
+            resume: what becomes of an utterance in flight when the owner changes: it goes on
+                (``resume``), or is given up (``drop``).
+            open_timeout_s: how long entering it may wait until speech can be sent.
+
+        Raises:
+            ValueError: rate or number of channels cannot be converted.
+        """
+        from avatar_sessions.live import LiveSpeech  # not for those who only send commands
+        from avatar_sessions.live_owner import SessionOwners
+
+        return LiveSpeech(
+            SessionOwners(self),
+            session_key=self.key,
+            sample_rate_hz=sample_rate_hz,
+            channels=channels,
+            resume=resume,
+            open_timeout_s=open_timeout_s,
+        )
+
+    async def owner_lost(self, epoch: tuple[int, int]) -> None:
+        """Tell that the connection to this owner broke: the session looks whether it is there.
+
+        Raises:
+            SessionFailed, SessionOver, SessionNotFound: there is no session (any more).
+            NoAnswer: Temporal did not answer in time.
+        """
+        await self._signal(names.SIGNAL_OWNER_LOST, OwnerLost(epoch=epoch))
+
+    async def ending(self) -> AvatarSessionsError | None:
+        """Why the session is over or about to be, as the error to raise. None: it goes on.
+
+        Raises:
+            SessionNotFound: no such session.
+            NoAnswer: Temporal or its workers did not answer in time.
+        """
+        status = await self.status()
+        if status.state in FINAL:
+            return await self._why_gone()
+        if status.end_reason is None:
+            return None
+        if status.end_reason.final_state is SessionState.ENDED:
+            return SessionOver(self.key)
+        reason = status.end_reason
+        failure = status.failure or Failure(type=reason.value, message=reason.value)
+        return session_failed(self.key, failure, reason)
 
     # ----------------------------------------------------------- commands
 
@@ -337,21 +407,22 @@ class Session:
         """
         command = with_id(command)
         assert command.command_id is not None
-        signal = self._handle().signal(
-            SIGNAL_OF_KIND[command.kind], _json(command), rpc_timeout=RPC_TIMEOUT
-        )
+        await self._signal(SIGNAL_OF_KIND[command.kind], command)
+        return command.command_id
+
+    async def _signal(self, name: str, message: BaseModel) -> None:
+        signal = self._handle().signal(name, _json(message), rpc_timeout=RPC_TIMEOUT)
         try:
             await self._calls.short(signal)
         except WorkflowGone:
             raise await self._why_gone() from None
-        return command.command_id
 
     async def _done(self, command: Command, timeout_s: float | None) -> CommandResult:
         result = await self.perform(command, timeout_s=timeout_s)
         if result.outcome is CommandOutcome.EXPIRED:
             raise CommandExpired(result)
         if result.outcome is CommandOutcome.CANCELLED:
-            raise await self._why_cancelled()
+            raise await self.ending() or SessionOver(self.key)
         return result
 
     # ------------------------------------------------------------- seeing
@@ -497,9 +568,9 @@ class Session:
         if isinstance(cause, ApplicationError):
             if cause.type == "TooManyAwaited":
                 raise TooManyAwaited(f"session {self.key!r}: {cause.message}") from None
-            if cause.type == _CLOSED_MEANWHILE:
+            if cause.type == CLOSED_MEANWHILE:
                 raise await self._why_gone() from None
-            if cause.type in _REFUSALS:
+            if cause.type in REFUSALS:
                 raise CommandRejected(cause.message.split("; ")) from None
         raise UnexpectedAnswer(f"session {self.key!r}: {cause}") from error
 
@@ -511,17 +582,6 @@ class Session:
             return error
         except AnswerTimedOut:
             return SessionOver(self.key)  # the key has been taken by a new session meanwhile
-
-    async def _why_cancelled(self) -> AvatarSessionsError:
-        """The error for a command that was dropped because the session ends."""
-        status = await self.status()
-        if status.state in FINAL:
-            return await self._why_gone()
-        if status.end_reason is None or status.end_reason.final_state is SessionState.ENDED:
-            return SessionOver(self.key)
-        reason = status.end_reason
-        failure = status.failure or Failure(type=reason.value, message=reason.value)
-        return session_failed(self.key, failure, reason)
 
     async def _status_if_any(self) -> SessionStatus | None:
         try:
@@ -536,20 +596,14 @@ class Session:
         return session_failed(self.key, report.failure, report.end_reason, report)
 
 
+def attach_message(viewer_identity: str | None, *, speaker: bool = False) -> dict[str, Any]:
+    """What ``attach`` is asked with. Defaults stay out: older workers refuse what they miss."""
+    asked = Attach(viewer_identity=viewer_identity, speaker=speaker)
+    return asked.model_dump(mode="json", exclude_defaults=True)
+
+
 def with_id(command: Command) -> Command:
     """The command under an id of its own, if it has none."""
     if command.command_id is not None:
         return command
     return command.model_copy(update={"command_id": str(uuid4())})
-
-
-def _failure_in(cause: BaseException) -> Failure | None:
-    """The failure that an error tells of: in its details, else by its type and message."""
-    if not isinstance(cause, ApplicationError):
-        return None
-    for detail in cause.details:
-        if isinstance(detail, dict) and "type" in detail and "message" in detail:
-            return _understood(Failure, detail)
-    if cause.type is None or cause.type in _NOT_THE_SESSIONS:
-        return None
-    return Failure(type=cause.type, message=cause.message)
