@@ -114,13 +114,14 @@ class Decoder:
                     raise ClipNotAudio("the audio is empty")
                 self._over = True
                 return self._converter.finish()
-            self._frames += len(block)
-            if self._frames > MAX_CLIP_S * self._sound.samplerate:  # headers can lie
-                raise ClipTooLong(_too_long(self._frames / self._sound.samplerate))
+            frames = self._frames + len(block)
+            if frames > MAX_CLIP_S * self._sound.samplerate:  # headers can lie
+                raise ClipTooLong(_too_long(frames / self._sound.samplerate))
             try:
                 pcm = self._converter.convert(block)
             except BadAudio as error:
                 raise ClipNotAudio(f"{self._place()}: {error}") from error
+            self._frames = frames
             if pcm:
                 return pcm
         return b""
