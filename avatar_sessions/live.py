@@ -61,6 +61,8 @@ if TYPE_CHECKING:
 ORDER_TIMEOUT_S: Final = 10.0
 QUIET_S: Final = 60.0
 """Nothing heard of any utterance for so long, beyond the speech still to be played: it is lost."""
+MAX_ON_THE_WAY: Final = 16
+"""Utterances that are not over: the owner keeps twice as many, for all who speak."""
 FLUSH_S: Final = 10.0
 """How long leaving waits until what was sealed has gone out: the window, and a slow network."""
 FLUSH_AFTER_ERROR_S: Final = 1.0
@@ -201,7 +203,8 @@ class LiveSpeech:
         """An utterance: enter it, write to it, leave it, ask for its result.
 
         They are spoken in the order in which they are entered. The next can be entered once all
-        of the one before was given, long before it has been heard; entering waits for that.
+        of the one before was given, long before it has been heard; entering waits for that, and
+        while 16 are on their way.
 
         Args:
             text: the words, for the ledger only; at most 4,000 characters.
@@ -265,7 +268,7 @@ class LiveSpeech:
     @property
     def state(self) -> SpeechState:
         """Whether speech goes on to LiveAvatar now, or is held until it can again."""
-        return self._connection.state
+        return "recovering" if self._outbox.ended is not None else self._connection.state
 
     @property
     def epoch(self) -> tuple[int, int] | None:
@@ -329,7 +332,11 @@ class LiveSpeech:
         turn = object()
         self._waiting.append(turn)
         try:
-            while self._waiting[0] is not turn or self._outbox.open_utterance is not None:
+            while (
+                self._waiting[0] is not turn
+                or self._outbox.open_utterance is not None
+                or self._outbox.on_the_way >= MAX_ON_THE_WAY
+            ):
                 await self._bell.wait()
                 self._check_open()
             self._holder = holder

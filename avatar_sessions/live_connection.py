@@ -166,7 +166,6 @@ class LiveConnection:
         socket: ClientConnection | None = None
         while True:
             farewell = await self._stay_with(ticket, socket)
-            self._set_state("recovering")
             if farewell is Farewell.SESSION_OVER:
                 error = await self._owners.ending()
                 if error is not None:
@@ -296,6 +295,7 @@ class LiveConnection:
                 await asyncio.wait({reader})
                 self._outbox.broke()
                 self._bell.ring()
+        self._set_state("recovering")
         for task in (reader, sender):
             if not task.cancelled():
                 task.result()  # a fault of our own, which must not be lost

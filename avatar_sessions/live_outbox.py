@@ -197,6 +197,11 @@ class Outbox:
         return next(iter(self._utterances.values()), None)
 
     @property
+    def on_the_way(self) -> int:
+        """How many utterances are not over."""
+        return len(self._utterances)
+
+    @property
     def unconfirmed(self) -> int:
         """Bytes given and not confirmed as sent on, all utterances together."""
         return sum(utterance.unconfirmed for utterance in self._utterances.values())

@@ -80,6 +80,8 @@ class Ingress:
         self.answers = True  # ends what is sealed; answers interrupts
         self.reads = True
         self.says_ready = True
+        self.speaks_the_dialect = True
+        self.answers_begin = True
         self.refuses: HTTPStatus | None = None
         self.cuts_after_bytes: int | None = None  # breaks the connection there, once
         self.told: list[str] = []
@@ -98,7 +100,9 @@ class Ingress:
             0,
             process_request=self._answer,
             select_subprotocol=lambda connection, offered: (
-                Subprotocol(SUBPROTOCOL) if SUBPROTOCOL in offered else None
+                Subprotocol(SUBPROTOCOL)
+                if self.speaks_the_dialect and SUBPROTOCOL in offered
+                else None
             ),
             compression=None,
         )
@@ -131,6 +135,11 @@ class Ingress:
         heard = self.heard.get(utterance_id)
         return 0 if heard is None else heard.sent
 
+    @property
+    def is_connected(self) -> bool:
+        """A speaker is there."""
+        return bool(self._open)
+
     def kinds(self) -> list[str]:
         """Types of the text frames that came, in order."""
         return [json.loads(each)["type"] for each in self.told if not each.startswith("pcm")]
@@ -152,8 +161,12 @@ class Ingress:
         text = (
             message.model_dump_json() if isinstance(message, LiveMessage) else encode_event(message)
         )
+        await self.say_frame(text)
+
+    async def say_frame(self, frame: str | bytes) -> None:
+        """Tell everybody who is connected, whatever it means."""
         for connection in tuple(self._open):
-            await connection.send(text)
+            await connection.send(frame)
 
     async def send_on(self, utterance_id: str, position: int, played: int = 0) -> None:
         """Pass on an utterance up to a position, and tell."""
@@ -165,18 +178,22 @@ class Ingress:
         self, utterance_id: str, outcome: UtteranceOutcome = UtteranceOutcome.COMPLETED
     ) -> None:
         """An utterance is over."""
+        await self.say(Over(utterance=self.note_over(utterance_id, outcome)))
+
+    def note_over(self, utterance_id: str, outcome: UtteranceOutcome) -> UtteranceReport:
+        """An utterance is over, and nobody is told."""
         heard = self.heard[utterance_id]
         if heard.report is None:
             ms = heard.sent // BYTES_PER_MS
             heard.report = UtteranceReport(
                 id=utterance_id, outcome=outcome, source="live", heard_ms=ms, sent_ms=ms
             )
-        await self.say(Over(utterance=heard.report))
+        return heard.report
 
-    async def answer_interrupt(self) -> None:
+    async def answer_interrupt(self, *, finish: bool = True) -> None:
         """The last interrupt that came is on the wire."""
         last = [each for each in self.told if "agent.interrupt" in each][-1]
-        await self._interrupt(Interrupt(json.loads(last)["event_id"]))
+        await self._interrupt(Interrupt(json.loads(last)["event_id"]), finish)
 
     async def end_session(self) -> None:
         """As LiveAvatar ends one."""
@@ -259,11 +276,11 @@ class Ingress:
             heard = self.heard[begin.utterance_id] = Heard(begin, sent=begin.offset_bytes)
         if heard.report is not None:
             await self.finish(begin.utterance_id)
-        else:
+        elif self.answers_begin:
             await self.say(self._progress(heard))
         return heard
 
-    async def _interrupt(self, command: Interrupt) -> None:
+    async def _interrupt(self, command: Interrupt, finish: bool = True) -> None:
         cut = [one for one in self.heard.values() if one.report is None]
         first = cut[0] if cut else None
         await self.say(
@@ -273,7 +290,7 @@ class Ingress:
                 heard_ms=0 if first is None else first.sent // BYTES_PER_MS,
             )
         )
-        for one in cut:
+        for one in cut if finish else ():
             await self.finish(one.begin.utterance_id, UtteranceOutcome.INTERRUPTED)
 
     def _progress(self, heard: Heard, played: int = 0) -> Progress:

@@ -17,6 +17,7 @@ from avatar_sessions import (
     SpeechInterrupted,
     UtteranceOutcome,
 )
+from avatar_sessions.live import MAX_ON_THE_WAY
 from liveavatar_lite import BadAudio
 from tests.client.ingress import TICKET, FakeOwners, Ingress
 from tests.waiting import until
@@ -201,6 +202,20 @@ async def test_the_next_utterance_waits_until_all_of_the_last_was_given(ingress:
     begins = [json.loads(each) for each in ingress.told if "live.begin" in each]
     assert [begin["utterance_id"] for begin in begins] == [f"u-{number}" for number in range(4)]
     assert all(heard.pcm == speech(0.1) * 5 for heard in ingress.heard.values())
+
+
+async def test_entering_waits_while_many_are_on_their_way(ingress: Ingress) -> None:
+    """An owner refuses more than it keeps, and their speech would be lost."""
+    ingress.answers = False
+    async with live_to(ingress) as live:
+        for number in range(MAX_ON_THE_WAY):
+            async with live.utterance(utterance_id=f"u-{number}") as one:
+                await one.write(speech(0.01))
+        entering = asyncio.create_task(live.utterance().__aenter__())
+        await until(lambda: ingress.kinds().count("agent.speak_end") == MAX_ON_THE_WAY, 5)
+        assert not entering.done()
+        await ingress.finish("u-0")
+        await entering
 
 
 async def test_an_utterance_inside_anothers_block_is_an_error_and_no_deadlock(

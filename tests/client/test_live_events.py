@@ -1,0 +1,121 @@
+"""What a speaker hears of its session, and that not listening costs nothing but the news."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import AsyncIterator
+
+import pytest
+
+from avatar_sessions import (
+    AvatarIdle,
+    AvatarListening,
+    AvatarTalking,
+    SpeechEnded,
+    SpeechInterrupted,
+    SpeechStateChanged,
+    UtteranceOutcome,
+)
+from avatar_sessions.contract.live import State
+from avatar_sessions.live_events import MAX_UNREAD_EVENTS, EventFeed
+from tests.client.ingress import Ingress
+from tests.client.test_live import live_to, speech
+from tests.waiting import until
+
+
+@pytest.fixture
+async def ingress() -> AsyncIterator[Ingress]:
+    async with Ingress() as ingress:
+        yield ingress
+
+
+async def test_the_avatars_poses_and_the_flow_of_speech_are_told(ingress: Ingress) -> None:
+    ingress.answers = False
+    async with live_to(ingress) as live:
+        await until(lambda: live.state == "live", 5)
+        events = live.events()
+        async with live.utterance(utterance_id="u") as one:
+            await one.write(speech(0.5))
+        await until(lambda: ingress.sent("u") > 0, 5)
+        for pose in ("talking", "talking", "listening", "idle", "waving"):
+            await ingress.pose(pose)
+        await ingress.say(State(state="recovering"))
+        await ingress.say(State(state="live"))
+        await ingress.finish("u")
+        report = await one.result()
+
+    assert [event async for event in events] == [
+        AvatarTalking("u"),
+        AvatarListening(),
+        AvatarIdle(),
+        SpeechStateChanged("recovering"),
+        SpeechStateChanged("live"),
+        SpeechEnded(report),
+    ]
+
+
+async def test_every_reader_hears_of_an_interrupt_and_of_the_end_it_makes(ingress: Ingress) -> None:
+    async with live_to(ingress) as live:
+        await until(lambda: live.state == "live", 5)
+        readers = [live.events(), live.events()]
+        async with live.utterance(utterance_id="u") as one:
+            await one.write(speech(0.5))
+            await until(lambda: ingress.sent("u") > 0, 5)
+            await live.interrupt()
+        await one.result()
+
+    for reader in readers:
+        interrupted, ended = [event async for event in reader]
+        assert interrupted == SpeechInterrupted("u", 500)
+        assert isinstance(ended, SpeechEnded)
+        assert ended.utterance.outcome is UtteranceOutcome.INTERRUPTED
+
+
+async def test_a_break_is_told_as_recovering_until_the_owner_is_back(ingress: Ingress) -> None:
+    async with live_to(ingress) as live:
+        await until(lambda: live.state == "live", 5)
+        events = live.events()
+        ingress.break_off()
+        assert await anext(events) == SpeechStateChanged("recovering")
+        assert await anext(events) == SpeechStateChanged("live")
+
+
+async def test_a_reader_that_falls_behind_loses_the_oldest_and_knows_how_many() -> None:
+    feed = EventFeed()
+    slow = feed.reader()
+    for number in range(MAX_UNREAD_EVENTS + 10):
+        feed.tell(SpeechInterrupted(None, number))
+    feed.close()
+
+    heard = [event async for event in slow]
+
+    assert slow.dropped == 10
+    assert heard == [SpeechInterrupted(None, number) for number in range(10, 266)]
+
+
+async def test_a_reader_nobody_holds_is_forgotten() -> None:
+    feed = EventFeed()
+    feed.reader()
+    gc.collect()
+    assert len(feed._readers) == 0
+
+
+async def test_events_asked_for_after_the_end_end_at_once(ingress: Ingress) -> None:
+    async with live_to(ingress) as live:
+        pass
+    assert [event async for event in live.events()] == []
+
+
+async def test_messages_of_another_release_are_passed_over(
+    ingress: Ingress, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with live_to(ingress) as live:
+        for frame in ("[1]", "}{", '{"type": 7}', '{"type": "live.progress"}', '{"type": "new"}'):
+            await ingress.say_frame(frame)
+        await ingress.say_frame('{"type": "live.state", "state": "live", "more": 1}')
+        await ingress.say_frame(b"\0\0")
+        async with live.utterance() as one:
+            await one.write(speech(0.1))
+        assert (await one.result()).outcome is UtteranceOutcome.COMPLETED
+    assert "another release" in caplog.text
+    assert ingress.connections == 1

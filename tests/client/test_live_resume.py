@@ -1,0 +1,496 @@
+"""Live speech through broken connections, takeovers and ends: the speaker sees a pause, or why."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+
+import pytest
+
+from avatar_sessions import (
+    LiveSpeechUnavailable,
+    LiveSpeechUnreachable,
+    SessionMoved,
+    SessionOver,
+    SpeechInterrupted,
+    TemporalUnreachable,
+    UtteranceOutcome,
+)
+from avatar_sessions.contract.live import CloseCode
+from tests.client.ingress import FakeOwners, Ingress
+from tests.client.test_live import SECOND, live_to, speech
+from tests.waiting import until
+
+
+@pytest.fixture
+async def ingress() -> AsyncIterator[Ingress]:
+    async with Ingress() as ingress:
+        yield ingress
+
+
+@pytest.fixture
+async def successor() -> AsyncIterator[Ingress]:
+    async with Ingress(epoch=(1, 2)) as successor:
+        yield successor
+
+
+# ---------------------------------------------------------------- the same owner
+
+
+@pytest.mark.parametrize("cut_at", [960, 30_000, 2 * SECOND, 3 * SECOND - 2])
+async def test_a_broken_connection_loses_and_doubles_no_sample(
+    ingress: Ingress, cut_at: int
+) -> None:
+    pcm = speech(4)
+    owners = FakeOwners(ingress)
+    ingress.cuts_after_bytes = cut_at
+
+    async with live_to(owners) as live:
+        async with live.utterance(utterance_id="u") as one:
+            for at in range(0, len(pcm), 4_801):
+                await one.write(pcm[at : at + 4_801])
+        report = await one.result()
+
+    assert ingress.pcm("u") == pcm
+    assert report.outcome is UtteranceOutcome.COMPLETED
+    assert ingress.connections == 2
+    assert (owners.attached, owners.lost_epochs) == (1, [])
+
+
+async def test_many_breaks_at_any_place_lose_nothing(ingress: Ingress) -> None:
+    """Also those between a begin and its answer, and before anything was confirmed."""
+    pcm = speech(6)
+
+    async def break_it() -> None:
+        for _ in range(20):
+            await until(lambda: ingress.is_connected, 5)
+            await asyncio.sleep(random.random() * 0.01)
+            ingress.break_off()
+
+    async with live_to(ingress) as live:
+        breaking = asyncio.create_task(break_it())
+        async with live.utterance(utterance_id="u") as one:
+            for at in range(0, len(pcm), 1_999):
+                await one.write(pcm[at : at + 1_999])
+                await asyncio.sleep(0.001)
+            await breaking
+        report = await one.result()
+
+    assert ingress.pcm("u") == pcm
+    assert report.outcome is UtteranceOutcome.COMPLETED
+    assert ingress.connections > 10
+
+
+async def test_what_the_owner_took_and_did_not_confirm_is_not_sent_again(ingress: Ingress) -> None:
+    ingress.sends_on = False
+
+    async with live_to(ingress) as live:
+        async with live.utterance("Words.", utterance_id="u") as one:
+            await one.write(speech(1))
+            await until(lambda: sum(ingress.frames) == SECOND, 5)
+            ingress.break_off()
+            await until(lambda: ingress.kinds() == ["live.begin"] * 2, 5)
+            await one.write(speech(0.5, 2))
+            await until(lambda: sum(ingress.frames) == SECOND * 3 // 2, 5)
+            ingress.sends_on = True
+        await one.result()
+
+    again = json.loads([each for each in ingress.told if "live.begin" in each][1])
+    assert (again["offset_bytes"], again["text"]) == (0, "Words.")
+    assert ingress.pcm("u") == speech(1) + speech(0.5, 2)
+
+
+async def test_a_sealed_utterance_is_sealed_again(ingress: Ingress) -> None:
+    ingress.answers = False
+
+    async with live_to(ingress) as live:
+        async with live.utterance(utterance_id="u") as one:
+            await one.write(speech(0.5))
+        await until(lambda: "agent.speak_end" in ingress.kinds(), 5)
+        ingress.answers = True
+        ingress.break_off()
+        report = await one.result()
+
+    assert report.outcome is UtteranceOutcome.COMPLETED
+    assert ingress.kinds() == ["live.begin", "agent.speak_end"] * 2
+    assert ingress.pcm("u") == speech(0.5)
+
+
+async def test_an_end_that_was_told_to_a_broken_connection_is_told_again(ingress: Ingress) -> None:
+    ingress.answers = False
+
+    async with live_to(ingress) as live:
+        async with live.utterance(utterance_id="u") as one:
+            await one.write(speech(0.5))
+        await until(lambda: "agent.speak_end" in ingress.kinds(), 5)
+        ingress.break_off()
+        await ingress.finish("u")
+        report = await one.result()
+
+    assert report.outcome is UtteranceOutcome.COMPLETED
+    assert ingress.kinds().count("agent.speak_end") == 1
+
+
+async def test_an_interrupt_during_a_break_is_sent_when_the_owner_is_back(ingress: Ingress) -> None:
+    ingress.sends_on = False
+
+    async with live_to(ingress) as live:
+        async with live.utterance(utterance_id="u") as one:
+            await one.write(speech(1))
+            await until(lambda: sum(ingress.frames) == SECOND, 5)
+            ingress.break_off()
+            cut = await live.interrupt()
+        report = await one.result()
+
+    assert cut.utterance_id == "u"
+    assert report.outcome is UtteranceOutcome.INTERRUPTED
+    assert ingress.kinds() == ["live.begin", "live.begin", "agent.interrupt"]
+
+
+async def test_an_interrupt_without_an_answer_does_not_cut_what_was_begun_after_it(
+    ingress: Ingress,
+) -> None:
+    """The owner obeyed, and the connection broke before it could say so.
+
+    Sent again, the interrupt would cut the next utterance, which is being said by now.
+    """
+    ingress.answers = False
+
+    async with live_to(ingress) as live:
+        async with live.utterance(utterance_id="u") as one:
+            await one.write(speech(0.5))
+            await until(lambda: ingress.sent("u") == SECOND // 2, 5)
+            interrupting = asyncio.create_task(live.interrupt())
+            await until(lambda: "agent.interrupt" in ingress.kinds(), 5)
+        async with live.utterance(utterance_id="v") as two:
+            await two.write(speech(1))
+            await until(lambda: ingress.sent("v") == SECOND, 5)
+            ingress.note_over("u", UtteranceOutcome.INTERRUPTED)
+            ingress.answers = True
+            ingress.break_off()
+            cut = await interrupting
+        reports = [await one.result(), await two.result()]
+
+    assert ingress.kinds().count("agent.interrupt") == 1
+    assert cut.utterance_id == "u"
+    assert [report.outcome for report in reports] == [
+        UtteranceOutcome.INTERRUPTED,
+        UtteranceOutcome.COMPLETED,
+    ]
+    assert ingress.pcm("v") == speech(1)
+
+
+async def test_an_owner_that_never_says_where_to_go_on_is_given_up(
+    ingress: Ingress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("avatar_sessions.live_outbox.ANSWER_S", 0.05)
+    async with live_to(ingress) as live:
+        async with live.utterance(utterance_id="u") as one:
+            await one.write(speech(0.5))
+            await until(lambda: ingress.sent("u") == SECOND // 2, 5)
+            ingress.answers_begin = False
+            ingress.break_off()
+            await until(lambda: ingress.connections >= 3, 5)
+            ingress.answers_begin = True
+            await one.write(speech(0.5, 2))
+        assert (await one.result()).outcome is UtteranceOutcome.COMPLETED
+    assert ingress.pcm("u") == speech(0.5) + speech(0.5, 2)
+
+
+# ---------------------------------------------------------------- another owner
+
+
+async def test_a_new_owner_goes_on_from_what_the_last_one_had_sent_on(
+    ingress: Ingress, successor: Ingress
+) -> None:
+    pcm = speech(5)
+    owners = FakeOwners(ingress)
+    owners.next_owner = successor
+    ingress.sends_on = False
+
+    async with live_to(owners) as live:
+        events = live.events()
+        async with live.utterance("Words.", utterance_id="u") as one:
+            writing = asyncio.create_task(one.write(pcm))
+            await until(lambda: sum(ingress.frames) == 2 * SECOND, 5)
+            await ingress.send_on("u", SECOND, played=SECOND)
+            await until(lambda: sum(ingress.frames) == 3 * SECOND, 5)
+            ingress.refuses = HTTPStatus.SERVICE_UNAVAILABLE
+            await ingress.close(1011)
+            await writing
+        report = await one.result()
+        epoch = live.epoch
+    heard = successor.heard["u"]
+
+    assert heard.begin.offset_bytes == SECOND
+    assert heard.begin.text == "Words."
+    assert 300 <= heard.begin.silent_ms < 20_000  # the quick tries alone take so long
+    assert bytes(ingress.pcm("u")[:SECOND]) + bytes(heard.pcm) == pcm
+    assert report.outcome is UtteranceOutcome.COMPLETED
+    assert owners.lost_epochs == [(1, 1)]
+    assert epoch == (1, 2)
+    assert SessionMoved((1, 2), 1) in [event async for event in events]
+
+
+async def test_an_owner_that_moved_away_is_left_without_a_hint(
+    ingress: Ingress, successor: Ingress
+) -> None:
+    owners = FakeOwners(ingress)
+
+    async with live_to(owners) as live:
+        async with live.utterance(utterance_id="u") as one:
+            await one.write(speech(1))
+            await until(lambda: ingress.sent("u") == SECOND, 5)
+            owners.now = successor
+            await ingress.close(CloseCode.MOVED)
+            await one.write(speech(1, 2))
+        await one.result()
+
+    assert (owners.lost_epochs, owners.attached, ingress.connections) == ([], 2, 1)
+    assert successor.pcm("u") == speech(1, 2)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+async def test_a_ticket_that_is_refused_is_replaced_at_once(
+    ingress: Ingress, successor: Ingress, status: int
+) -> None:
+    owners = FakeOwners(ingress)
+
+    async with live_to(owners) as live:
+        ingress.refuses = HTTPStatus(status)
+        owners.now = successor
+        ingress.break_off()
+        await until(lambda: successor.connections == 1, 5)
+        async with live.utterance(utterance_id="u") as one:
+            await one.write(speech(0.5))
+
+    assert (owners.lost_epochs, owners.attached) == ([], 2)
+    assert len(ingress.tickets) == 2
+
+
+async def test_a_ticket_that_ran_out_is_not_tried_again(ingress: Ingress) -> None:
+    owners = FakeOwners(ingress)
+    owners.valid_s = -1
+
+    async with live_to(owners):
+        ingress.break_off()
+        await until(lambda: ingress.connections == 2, 5)
+        assert (owners.lost_epochs, owners.attached) == ([], 2)
+
+
+async def test_where_asked_to_an_utterance_in_flight_is_dropped_at_a_move(
+    ingress: Ingress, successor: Ingress
+) -> None:
+    owners = FakeOwners(ingress)
+
+    async with live_to(owners, resume="drop") as live:
+        async with live.utterance(utterance_id="u") as one:
+            await one.write(speech(1))
+            await until(lambda: ingress.sent("u") == SECOND, 5)
+            owners.now = successor
+            await ingress.close(CloseCode.MOVED)
+            while True:
+                await one.write(speech(0.1))
+                await asyncio.sleep(0.01)
+        async with live.utterance(utterance_id="v") as two:
+            await two.write(speech(0.5))
+        reports = [await one.result(), await two.result()]
+
+    assert [report.outcome for report in reports] == [
+        UtteranceOutcome.LOST,
+        UtteranceOutcome.COMPLETED,
+    ]
+    assert list(successor.heard) == ["v"]
+
+
+async def test_dropping_at_a_move_still_resumes_at_the_same_owner(ingress: Ingress) -> None:
+    ingress.cuts_after_bytes = SECOND
+
+    async with live_to(ingress, resume="drop") as live:
+        async with live.utterance(utterance_id="u") as one:
+            await one.write(speech(2.5))
+        assert (await one.result()).outcome is UtteranceOutcome.COMPLETED
+    assert ingress.pcm("u") == speech(2.5)
+
+
+async def test_an_interrupt_reaches_the_new_owner_if_the_last_one_never_had_it(
+    ingress: Ingress, successor: Ingress
+) -> None:
+    ingress.answers = False
+    owners = FakeOwners(ingress)
+
+    async with live_to(owners) as live:
+        async with live.utterance(utterance_id="u") as one:
+            await one.write(speech(1))
+            await until(lambda: ingress.sent("u") == SECOND, 5)
+            interrupting = asyncio.create_task(live.interrupt())
+            await until(lambda: "agent.interrupt" in ingress.kinds(), 5)
+            owners.now = successor
+            await ingress.close(CloseCode.MOVED)
+            cut = await interrupting
+        report = await one.result()
+
+    assert successor.kinds() == ["live.begin", "agent.interrupt"]
+    assert successor.heard["u"].begin.offset_bytes == SECOND
+    assert cut.utterance_id == "u"
+    assert report.outcome is UtteranceOutcome.INTERRUPTED
+
+
+async def test_an_utterance_cut_at_the_last_owner_is_not_begun_at_the_next(
+    ingress: Ingress, successor: Ingress
+) -> None:
+    """It was cut there, and its line was lost with the owner: what is known here is told."""
+    ingress.answers = False
+    owners = FakeOwners(ingress)
+
+    async with live_to(owners) as live:
+        async with live.utterance(utterance_id="u") as one:
+            await one.write(speech(1))
+            await until(lambda: ingress.sent("u") == SECOND, 5)
+            interrupting = asyncio.create_task(live.interrupt())
+            await until(lambda: "agent.interrupt" in ingress.kinds(), 5)
+            await ingress.answer_interrupt(finish=False)
+            assert await interrupting == SpeechInterrupted("u", 1000)
+            owners.now = successor
+            await ingress.close(CloseCode.MOVED)
+        report = await one.result()
+
+    assert report.outcome is UtteranceOutcome.INTERRUPTED
+    assert successor.kinds() == []
+
+
+# ---------------------------------------------------------------- no owner
+
+
+async def test_while_nobody_can_say_who_the_owner_is_the_last_one_is_tried(
+    ingress: Ingress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A break cut off Temporal as well: speech goes on when the owner can be reached again."""
+    monkeypatch.setattr("avatar_sessions.live_connection.LAST_OWNER_EVERY_S", 0.05)
+    owners = FakeOwners(ingress)
+
+    async with live_to(owners) as live:
+        async with live.utterance(utterance_id="u") as one:
+            await one.write(speech(1))
+            await until(lambda: ingress.sent("u") == SECOND, 5)
+            owners.now = TemporalUnreachable("nowhere", "does not answer")
+            ingress.refuses = HTTPStatus.SERVICE_UNAVAILABLE
+            ingress.break_off()
+            await until(lambda: owners.lost_epochs != [], 5)
+            ingress.refuses = None
+            await one.write(speech(1, 2))
+        assert (await one.result()).outcome is UtteranceOutcome.COMPLETED
+    assert ingress.pcm("u") == speech(1) + speech(1, 2)
+
+
+async def test_without_live_speech_on_the_workers_entering_says_so() -> None:
+    with pytest.raises(LiveSpeechUnavailable, match="'k'"):
+        async with live_to(FakeOwners(LiveSpeechUnavailable("k"))):
+            pass
+
+
+async def test_an_ingress_that_cannot_be_reached_is_told_with_its_reason(ingress: Ingress) -> None:
+    ingress.refuses = HTTPStatus.FORBIDDEN
+    with pytest.raises(LiveSpeechUnreachable, match=r"within 0\.3 s.*HTTP 403"):
+        async with live_to(ingress, open_timeout_s=0.3):
+            pass
+
+
+async def test_a_server_that_does_not_speak_the_dialect_is_not_spoken_to(ingress: Ingress) -> None:
+    ingress.speaks_the_dialect = False
+    with pytest.raises(LiveSpeechUnreachable, match="does not speak"):
+        async with live_to(ingress, open_timeout_s=0.3):
+            pass
+
+
+# ---------------------------------------------------------------- the session's end
+
+
+async def test_the_sessions_end_comes_out_of_write_and_nothing_hangs(ingress: Ingress) -> None:
+    ingress.sends_on = False
+    owners = FakeOwners(ingress)
+
+    async with live_to(owners) as live:
+        events = live.events()
+        one = live.utterance(utterance_id="u")
+
+        async def say() -> None:
+            async with one:
+                await one.write(speech(10))
+
+        saying = asyncio.create_task(say())
+        await until(lambda: sum(ingress.frames) == 2 * SECOND, 5)
+        owners.is_over = SessionOver("k")
+        await ingress.end_session()
+        with pytest.raises(SessionOver):
+            await saying
+        assert (await one.result()).outcome is UtteranceOutcome.CANCELLED
+        with pytest.raises(SessionOver):
+            await live.interrupt()
+        with pytest.raises(SessionOver):
+            async with live.utterance():
+                pass
+        assert [type(event).__name__ async for event in events][-1] == "SpeechEnded"
+
+
+async def test_an_interrupt_that_waits_is_told_of_the_sessions_end(ingress: Ingress) -> None:
+    ingress.answers = False
+    owners = FakeOwners(ingress)
+    owners.is_over = SessionOver("k")
+
+    async with live_to(owners) as live:
+        interrupting = asyncio.create_task(live.interrupt())
+        await until(lambda: ingress.kinds() == ["agent.interrupt"], 5)
+        await ingress.end_session()
+        with pytest.raises(SessionOver):
+            await interrupting
+
+
+async def test_a_liveavatar_session_that_ends_while_ours_goes_on_is_followed(
+    ingress: Ingress, successor: Ingress
+) -> None:
+    owners = FakeOwners(ingress)
+
+    async with live_to(owners) as live:
+        owners.now = successor
+        await ingress.end_session()
+        async with live.utterance(utterance_id="u") as one:
+            await one.write(speech(0.5))
+        assert (await one.result()).outcome is UtteranceOutcome.COMPLETED
+    assert successor.pcm("u") == speech(0.5)
+
+
+async def test_a_session_that_ended_while_its_owner_was_away_comes_out(ingress: Ingress) -> None:
+    owners = FakeOwners(ingress)
+
+    async with live_to(owners) as live:
+        owners.now = SessionOver("k")
+        ingress.refuses = HTTPStatus.NOT_FOUND
+        ingress.break_off()
+        one = live.utterance()
+
+        async def say() -> None:
+            async with one:
+                while True:
+                    await one.write(speech(0.1))
+
+        with pytest.raises(SessionOver):
+            await say()
+        assert (await one.result()).outcome is UtteranceOutcome.CANCELLED
+
+
+async def test_an_owner_that_falls_silent_loses_the_utterance_in_the_end(
+    ingress: Ingress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("avatar_sessions.live.QUIET_S", 0.1)
+    ingress.answers = False
+    async with live_to(ingress) as live:
+        async with live.utterance() as one:
+            await one.write(speech(0.05))
+        report = await one.result()
+    assert report.outcome is UtteranceOutcome.LOST
+    assert report.failure is not None
+    assert "nothing was heard" in report.failure.message
