@@ -272,7 +272,7 @@ class FrameTooLarge(ProtocolViolation):
 
 
 class BadAudio(ProtocolViolation):
-    """Audio that is empty, cuts a 16-bit sample in half, or is not base64."""
+    """Audio that is empty, cuts a 16-bit sample in half, is not base64, or holds NaN."""
 
 
 # --- WebSocket connection -------------------------------------------------------------
