@@ -1,0 +1,170 @@
+"""Ears in a session's room: hears every person's microphone, and never the avatar.
+
+Joins as a participant that only listens. What is heard is the caller's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from typing import Final
+
+import numpy as np
+from livekit import rtc
+
+from avatar_sessions import ParticipantAccess
+from examples.voice.endpointing import Pcm
+
+SAMPLE_RATE_HZ: Final = 48_000
+"""What LiveKit carries: asking for it costs no conversion."""
+FRAME_MS: Final = 20
+WAITING_FRAMES: Final = 100
+"""Two seconds of sound wait for whoever listens; after that the oldest is let go."""
+STALLED_S: Final = 0.5
+"""A track sends frames all the time, of silence as well."""
+JOIN_TIMEOUT_S: Final = 10.0
+LEAVE_TIMEOUT_S: Final = 3.0
+
+AVATAR_IDENTITIES: Final = frozenset({"avatar", "heygen"})
+"""What an avatar is called: in a room of our own unless the request says otherwise, and in a
+room that LiveAvatar hosts."""
+
+Hear = Callable[[str, AsyncIterator[Pcm]], Awaitable[None]]
+"""Called with who it is and their sound, mono at `SAMPLE_RATE_HZ`; returns when that has ended."""
+
+
+class CannotJoin(Exception):
+    """The room did not let us in, or was not there."""
+
+
+class ReplacedInRoom(Exception):
+    """Somebody else joined with our access: another agent of the same session."""
+
+
+class Ears:
+    """One stay in one room.
+
+    Args:
+        access: an agent's access to the room.
+        hear: called for each microphone as it appears.
+        avatars: identities that are never listened to.
+    """
+
+    def __init__(
+        self,
+        access: ParticipantAccess,
+        hear: Hear,
+        avatars: Collection[str] = AVATAR_IDENTITIES,
+    ) -> None:
+        self._access = access
+        self._hear = hear
+        self._avatars = avatars
+        self._room = rtc.Room()
+        self._listening: dict[str, asyncio.Task[None]] = {}
+        self._gone: set[str] = set()  # tracks that were taken out of the room
+
+    async def listen(self, joined: Callable[[], None]) -> None:
+        """Join, call `joined`, and hear everybody until the room is over.
+
+        Raises:
+            CannotJoin: we were not let in.
+            ReplacedInRoom: another agent has taken our place.
+        """
+        over: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+        def on_disconnected(reason: object) -> None:
+            if not over.done():
+                over.set_result(reason)
+
+        self._room.on("disconnected", on_disconnected)
+        try:
+            await self._join()
+            async with asyncio.TaskGroup() as hearing:
+                self._choose_among_all(hearing)
+                joined()
+                reason = await over
+                for task in self._listening.values():
+                    task.cancel()
+            if reason == rtc.DisconnectReason.DUPLICATE_IDENTITY:
+                raise ReplacedInRoom("another agent has joined this session's room")
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LEAVE_TIMEOUT_S):
+                    await self._room.disconnect()
+
+    async def _join(self) -> None:
+        options = rtc.RoomOptions(auto_subscribe=False, connect_timeout=JOIN_TIMEOUT_S)
+        try:
+            async with asyncio.timeout(JOIN_TIMEOUT_S):
+                await self._room.connect(self._access.livekit_url, self._access.token, options)
+        except (rtc.ConnectError, TimeoutError) as error:
+            # Chained from nothing: the original's text may hold the token.
+            raise CannotJoin(f"the room cannot be joined ({type(error).__name__})") from None
+
+    def _choose_among_all(self, hearing: asyncio.TaskGroup) -> None:
+        """Whom to listen to, of those who are there and of those who come."""
+
+        def on_published(_: rtc.RemoteTrackPublication, who: rtc.RemoteParticipant) -> None:
+            self._choose(who)
+
+        def on_subscribed(
+            track: rtc.Track, _: rtc.RemoteTrackPublication, who: rtc.RemoteParticipant
+        ) -> None:
+            task = hearing.create_task(self._hear_track(track, who), name=f"hear {who.identity}")
+            self._listening[track.sid] = task
+            task.add_done_callback(lambda _: self._listening.pop(track.sid, None))
+
+        def on_unsubscribed(
+            track: rtc.Track, _: rtc.RemoteTrackPublication, __: rtc.RemoteParticipant
+        ) -> None:
+            if track.sid in self._listening:
+                self._gone.add(track.sid)
+
+        self._room.on("track_published", on_published)
+        self._room.on("track_subscribed", on_subscribed)
+        self._room.on("track_unsubscribed", on_unsubscribed)
+        for participant in self._room.remote_participants.values():
+            self._choose(participant)
+
+    def _choose(self, who: rtc.RemoteParticipant) -> None:
+        """Subscribe to somebody's microphone if they are a person, and to nothing else."""
+        person = self._is_person(who)
+        for publication in who.track_publications.values():
+            wanted = person and publication.source == rtc.TrackSource.SOURCE_MICROPHONE
+            if wanted or publication.subscribed:
+                publication.set_subscribed(wanted)
+
+    def _is_person(self, who: rtc.RemoteParticipant) -> bool:
+        """Not the avatar and no program. An avatar by another name shows itself by its video."""
+        shows = any(one.kind == rtc.TrackKind.KIND_VIDEO for one in who.track_publications.values())
+        program = who.kind == rtc.ParticipantKind.PARTICIPANT_KIND_AGENT
+        return not (shows or program or who.identity in self._avatars)
+
+    async def _hear_track(self, track: rtc.Track, who: rtc.RemoteParticipant) -> None:
+        stream = rtc.AudioStream(
+            track,
+            capacity=WAITING_FRAMES,
+            sample_rate=SAMPLE_RATE_HZ,
+            num_channels=1,
+            frame_size_ms=FRAME_MS,
+        )
+        try:
+            await self._hear(who.identity, self._sound_of(stream, track.sid))
+        finally:
+            self._gone.discard(track.sid)
+            await stream.aclose()
+
+    async def _sound_of(self, stream: rtc.AudioStream, sid: str) -> AsyncIterator[Pcm]:
+        while True:
+            try:
+                async with asyncio.timeout(STALLED_S):
+                    event = await anext(stream)
+            except TimeoutError:
+                # A stream whose track was taken away does not end by itself: it falls silent.
+                if sid in self._gone:
+                    return
+            except StopAsyncIteration:
+                return
+            else:
+                yield np.frombuffer(event.frame.data, dtype=np.int16)

@@ -1,0 +1,159 @@
+"""The whole product, and the example agent as a process of its own in one of its sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytest_asyncio
+import soundfile
+import soxr
+from pydantic import SecretStr
+
+from avatar_sessions import AvatarSessions, OwnRoom, Seal, Session
+from deploy.local.settings import ROOT
+from deploy.local.stack import LiveKitServer, TemporalServer
+from examples.echo_agent import READY
+from examples.voice.endpointing import Pcm
+from liveavatar_simulator import LiveAvatarSimulator
+from tests.examples.person import RATE_HZ
+from tests.secret_scan import remember
+from tests.sessions.conftest import API_KEY, crew_working, own_namespace, simulator_settings, wayne
+from tests.waiting import until
+from workers.settings import WorkerSettings
+
+
+@dataclass
+class Product:
+    """Temporal, LiveKit, the simulator and a worker, with a namespace of their own."""
+
+    sessions: AvatarSessions
+    environment: dict[str, str]
+    """What leads another process to them."""
+    logs: Path
+
+    async def open(self) -> Session:
+        """A live session in a room of our own."""
+        session = await self.sessions.start(
+            f"echo-{uuid.uuid4().hex[:8]}", wayne(sandbox=False, room=OwnRoom())
+        )
+        await session.attach()
+        return session
+
+
+@pytest_asyncio.fixture(scope="session")
+async def product(
+    temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+) -> AsyncIterator[Product]:
+    client = await own_namespace(temporal)
+    key = Seal.new_key()
+    remember(key.get_secret_value(), "a seal key")
+    remember(API_KEY, "the API key")
+    async with LiveAvatarSimulator(simulator_settings(livekit)) as simulator:
+        settings = worker_settings(simulator, livekit, key)
+        async with crew_working(client, settings):
+            environment = {
+                **temporal.environment,
+                "TEMPORAL_NAMESPACE": client.namespace,
+                "AVATAR_SESSIONS_SEAL_KEYS": key.get_secret_value(),
+            }
+            yield Product(AvatarSessions(client, Seal([key])), environment, run_folder)
+
+
+def worker_settings(
+    simulator: LiveAvatarSimulator, livekit: LiveKitServer, key: SecretStr
+) -> WorkerSettings:
+    return WorkerSettings.model_validate(
+        {
+            "LIVEAVATAR_API_KEY": API_KEY,
+            "LIVEAVATAR_API_URL": simulator.url,
+            "LIVEKIT_URL": livekit.url,
+            "LIVEKIT_API_KEY": livekit.api_key,
+            "LIVEKIT_API_SECRET": livekit.api_secret,
+            "AVATAR_SESSIONS_SEAL_KEYS": key.get_secret_value(),
+            "AVATAR_SESSIONS_DRAIN_TIMEOUT_S": 5,
+        }
+    )
+
+
+class RunningAgent:
+    """The agent in a process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.process = process
+        self._log = log
+
+    @property
+    def told(self) -> str:
+        """What it has said so far."""
+        return self._log.read_text()
+
+    async def until(self, words: str) -> None:
+        """Wait until it has said these words."""
+        await until(lambda: words in self.told or self.process.returncode is not None)
+        assert words in self.told, self.told
+
+    async def ended(self) -> int:
+        """Wait for its end: the exit status."""
+        return await asyncio.wait_for(self.process.wait(), 20)
+
+
+Start = Callable[[str], AbstractAsyncContextManager[RunningAgent]]
+
+
+@pytest.fixture
+def start_agent(product: Product) -> Start:
+    """Starts agents as the documentation says; whatever a test leaves running is ended."""
+
+    @contextlib.asynccontextmanager
+    async def start(session_key: str) -> AsyncIterator[RunningAgent]:
+        log = product.logs / f"agent-{session_key}-{uuid.uuid4().hex[:4]}.log"
+        with log.open("wb") as output:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "examples/echo_agent.py", session_key),
+                cwd=ROOT,
+                stdout=output,
+                stderr=asyncio.subprocess.STDOUT,
+                env={**os.environ, **product.environment},
+            )
+        try:
+            yield RunningAgent(process, log)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    return start
+
+
+@pytest_asyncio.fixture
+async def session(product: Product) -> AsyncIterator[Session]:
+    """A live session."""
+    session = await product.open()
+    yield session
+    await session.end()
+
+
+@pytest_asyncio.fixture
+async def agent(session: Session, start_agent: Start) -> AsyncIterator[RunningAgent]:
+    """The agent in that session, listening."""
+    async with start_agent(session.key) as agent:
+        await agent.until(READY)
+        yield agent
+
+
+@pytest.fixture(scope="session")
+def words() -> Pcm:
+    """Seven seconds of a voice, without a pause that would end a speech."""
+    sound, rate_hz = soundfile.read(ROOT / "deploy/local/samples/hello.flac", dtype="int16")
+    at_rate: Pcm = soxr.resample(sound, rate_hz, RATE_HZ).astype(np.int16)
+    return at_rate

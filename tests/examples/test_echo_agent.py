@@ -1,0 +1,133 @@
+"""The example agent: hears people, answers through the avatar, gives way, and goes when asked."""
+
+from __future__ import annotations
+
+import signal
+
+import numpy as np
+import pytest
+
+from avatar_sessions import Session, UtteranceOutcome
+from examples.voice.endpointing import Pcm
+from tests.examples.conftest import Product, RunningAgent, Start
+from tests.examples.person import RATE_HZ, likeness, person_in
+from tests.waiting import until
+
+
+async def test_what_a_person_says_is_said_back_by_the_avatar_and_nothing_else_is(
+    session: Session, agent: RunningAgent, words: Pcm
+) -> None:
+    """Said twice: an agent that heard the avatar too would answer its own answers."""
+    first, second = words[: 2 * RATE_HZ], words[2 * RATE_HZ : 5 * RATE_HZ]
+    async with person_in(session) as ada:
+        ada.say(first)
+        await agent.until("ada was answered: completed")
+        await until(lambda: not ada.hears_now)
+        ada.say(second)
+        await until(lambda: agent.told.count("ada was answered: completed") == 2)
+        await until(lambda: likeness(second, ada.heard) > 0.9)
+
+        assert likeness(first, ada.heard) > 0.9
+        assert likeness(first[::-1], ada.heard) < 0.8
+
+    report = await session.end()
+    assert [(one.source, one.outcome) for one in report.utterances] == [
+        ("live", UtteranceOutcome.COMPLETED),
+        ("live", UtteranceOutcome.COMPLETED),
+    ]
+    assert report.utterances[0].heard_ms == pytest.approx(2000, abs=600)
+    assert report.utterances[1].heard_ms == pytest.approx(3000, abs=600)
+
+
+async def test_who_talks_over_the_avatar_silences_it(
+    session: Session, agent: RunningAgent, words: Pcm
+) -> None:
+    async with person_in(session) as ada:
+        ada.say(words)
+        await until(lambda: ada.hears_now)
+        ada.say(words[: 2 * RATE_HZ])
+        await agent.until("ada interrupts")
+        await agent.until("ada was answered: interrupted")
+        await agent.until("ada was answered: completed")
+
+    cut, answer = (await session.end()).utterances
+    assert cut.outcome is UtteranceOutcome.INTERRUPTED
+    assert cut.heard_ms < 5000
+    assert answer.outcome is UtteranceOutcome.COMPLETED
+
+
+async def test_the_avatar_looks_attentive_while_a_person_speaks(
+    session: Session, agent: RunningAgent, words: Pcm
+) -> None:
+    poses: list[str] = []
+    async with person_in(session) as ada, session.live() as live:
+        events = live.events()
+        ada.say(words[: 2 * RATE_HZ])
+        async for event in events:
+            poses.append(type(event).__name__)
+            if poses[-1] == "AvatarTalking":
+                break
+
+    assert poses.index("AvatarListening") < poses.index("AvatarTalking")
+
+
+async def test_a_microphone_that_is_switched_off_in_mid_sentence_is_answered(
+    session: Session, agent: RunningAgent, words: Pcm
+) -> None:
+    async with person_in(session) as ada:
+        ada.say(words)
+        await until(lambda: ada.unsaid_s < 5)
+        await ada.switch_off()
+
+        await agent.until("ada was answered: completed")
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+async def test_it_goes_when_it_is_asked_to_and_leaves_the_session_alone(
+    session: Session, agent: RunningAgent, sign: signal.Signals
+) -> None:
+    agent.process.send_signal(sign)
+
+    assert await agent.ended() == 0
+    assert "Traceback" not in agent.told
+    assert (await session.status()).state == "LIVE"
+
+
+async def test_it_goes_with_the_session(session: Session, agent: RunningAgent) -> None:
+    await session.end()
+
+    assert await agent.ended() == 0
+    assert "the session is over: requested" in agent.told
+    assert "Traceback" not in agent.told
+
+
+async def test_a_second_agent_takes_the_place_of_the_first(
+    session: Session, agent: RunningAgent, start_agent: Start
+) -> None:
+    async with start_agent(session.key) as second:
+        await second.until("echo agent listening")
+
+        assert await agent.ended() == 1
+        assert "another agent has joined this session's room" in agent.told
+        assert "Traceback" not in agent.told
+
+
+async def test_a_session_that_is_not_there_is_told_in_a_sentence(
+    product: Product, start_agent: Start
+) -> None:
+    async with start_agent("no-such-session") as agent:
+        assert await agent.ended() == 1
+
+    assert "there is no session 'no-such-session'" in agent.told
+    assert "Traceback" not in agent.told
+
+
+def test_likeness_tells_a_sentence_from_another(words: Pcm) -> None:
+    """The measure of these tests, measured."""
+    first, second = words[: 2 * RATE_HZ], words[2 * RATE_HZ : 4 * RATE_HZ]
+    silence = np.zeros(RATE_HZ, np.int16)
+    quieter = np.concatenate([silence, first // 3, silence])
+
+    assert likeness(first, quieter) > 0.98
+    assert likeness(second, quieter) < 0.8
+    assert likeness(first, silence) == 0
