@@ -27,8 +27,9 @@ from avatar_sessions.contract.messages import Clip, SessionReport
 from avatar_sessions.contract.states import EndReason, SessionState
 from avatar_sessions.errors import AvatarSessionsError
 from avatar_sessions.seal import Seal, SealError
+from deploy.local.agent import echo_agent
 from deploy.local.conversation import Conversation, SessionViewerSource
-from deploy.local.errors import LocalError, ServerUnavailable
+from deploy.local.errors import LocalError, ProcessDied, ServerUnavailable
 from deploy.local.folder import DemoFolder
 from deploy.local.processes import Supervisor
 from deploy.local.screen import Screen, counts_of
@@ -40,6 +41,7 @@ from deploy.local.servers import (
     interrupt_on_sigterm,
 )
 from deploy.local.settings import ROOT, LocalSettings
+from deploy.local.speech import Espeak, TypedSpeech
 from deploy.local.stack import LocalStack, local_stack
 from deploy.local.viewer import ViewerServer
 
@@ -180,7 +182,7 @@ class Demo:
         self._settings = settings
         self._screen = screen
         self._sources = sources
-        self._supervisor = Supervisor(folder.logs, on_wait=screen.waiting)
+        self._supervisor = Supervisor(folder.logs, on_wait=screen.waiting, on_loss=self._tell_loss)
         self._stop = Stop(self._supervisor)
 
     async def run(self) -> int:
@@ -203,8 +205,10 @@ class Demo:
             ):
                 sessions = AvatarSessions(await stack.temporal.client(), _seal_of(stack))
                 began_at = time.monotonic()
+                voice = Espeak.find()
                 async with ViewerServer(
                     SessionViewerSource(sessions),
+                    speaker=None if voice is None else TypedSpeech(sessions, voice),
                     port=self._settings.viewer_port,
                     livekit_url=None if live else stack.livekit.url,
                 ) as viewer:
@@ -245,8 +249,7 @@ class Demo:
                     await conversation.start()
                     complete = await self._stop.unless_asked(conversation.perform())
                     if complete and not self._options.once:
-                        self._screen.try_this(_commands(conversation.key, self._folder.env))
-                        await self._stop.unless_asked(conversation.over())
+                        await self._stop.unless_asked(self._stay_open(conversation, stack))
                 except (AvatarSessionsError, LocalError) as error:
                     problem = error
                 if not conversation.started and problem is not None:
@@ -260,6 +263,30 @@ class Demo:
         finally:
             await conversation.leave()
         return self._tell(conversation, ending, stack, problem)
+
+    async def _stay_open(self, conversation: Conversation, stack: LocalStack) -> None:
+        """Leave the session to whoever is at the keyboard, until it is over."""
+        await self._invite_agent(conversation, stack)
+        self._screen.try_this(_commands(conversation.key, self._folder.env))
+        await conversation.over()
+
+    async def _invite_agent(self, conversation: Conversation, stack: LocalStack) -> None:
+        """Somebody to talk to, now that the script is over.
+
+        Not before: a person who tried the microphone would interrupt the script. Not with --once:
+        nobody is there to speak.
+        """
+        await conversation.leave()  # in a room that LiveAvatar hosts, agents share one identity
+        try:
+            await echo_agent(self._supervisor, stack, conversation.key)
+        except LocalError as error:
+            self._screen.error(error)
+        else:
+            self._screen.step("echo agent", "press Talk on the page: the avatar says it back")
+
+    def _tell_loss(self, death: ProcessDied) -> None:
+        what_now = "The session goes on; `python examples/echo_agent.py` gives it another."
+        self._screen.problem(f"{death.sentence}. {what_now}", death.detail)
 
     def _tell(
         self,

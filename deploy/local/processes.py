@@ -33,6 +33,7 @@ _TAIL_BYTES = 16_384
 
 Probe = Callable[[], Awaitable[bool]]
 OnWait = Callable[[str, float], None]
+OnLoss = Callable[[ProcessDied], None]
 T = TypeVar("T")
 
 
@@ -50,6 +51,8 @@ class ChildSpec:
     ready_within_s: float = 30.0
     stop_within_s: float = 5.0
     cwd: Path | None = None
+    needed: bool = True
+    """False: when it ends by itself, `Supervisor.guard` goes on, and `on_loss` hears of it."""
 
 
 class ChildState(Enum):
@@ -110,12 +113,16 @@ class Supervisor:
     """Starts children, notices when one dies, ends them all.
 
     Use as an async context manager. `logs` is the folder for their log files, created if missing.
+    `on_loss` is called when a child that is not needed has failed after it was ready.
     """
 
-    def __init__(self, logs: Path, on_wait: OnWait | None = None) -> None:
+    def __init__(
+        self, logs: Path, on_wait: OnWait | None = None, on_loss: OnLoss | None = None
+    ) -> None:
         self.logs = logs
         self.children: list[Child] = []
         self._on_wait = on_wait
+        self._on_loss = on_loss
         self._watches: dict[Child, asyncio.Task[None]] = {}
         self._undertaker: asyncio.subprocess.Process | None = None
         self._first_death: asyncio.Future[ProcessDied] | None = None
@@ -272,16 +279,20 @@ class Supervisor:
 
     async def _watch(self, child: Child) -> None:
         status = await child.process.wait()
-        asked = child.state is ChildState.ENDING
+        before = child.state
         child.move(ChildState.ENDED)
         await self._tell_undertaker(f"-{child.pid}")
-        if not asked:
-            child.signal_group(signal.SIGKILL)
-            assert self._first_death is not None
-            if not self._first_death.done():
-                self._first_death.set_result(
-                    ProcessDied(child.spec.name, status, child.last_lines(), child.log)
-                )
+        if before is ChildState.ENDING:
+            return
+        child.signal_group(signal.SIGKILL)
+        death = ProcessDied(child.spec.name, status, child.last_lines(), child.log)
+        assert self._first_death is not None
+        if child.spec.needed and not self._first_death.done():
+            self._first_death.set_result(death)
+        # One that never was ready is told by `start`; one that is done may go.
+        lost = not child.spec.needed and before is ChildState.READY and status != 0
+        if lost and self._on_loss is not None:
+            self._on_loss(death)
 
     async def _tell_undertaker(self, line: str) -> None:
         assert self._undertaker is not None

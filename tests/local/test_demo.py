@@ -179,6 +179,7 @@ async def test_the_demo_runs_on_servers_of_its_own_with_nobody_at_the_keyboard_a
     assert report["first_audio_ms"] > 0
     assert report["workflow_id"] == f"avatar-session:{report['session_key']}"
     assert set(report["urls"]) == {"temporal_ui", "viewer"}
+    assert "echo agent" not in running.output  # nobody is there to speak
 
 
 @pytest.mark.timeout(150)
@@ -211,6 +212,24 @@ async def test_a_part_that_dies_ends_the_demo_and_is_told_with_its_last_lines(
 
     assert status == 1, running.output
     assert "Simulator ended by itself (signal 9)" in running.output
+    assert "Traceback" not in running.output
+
+
+@pytest.mark.timeout(150)
+async def test_an_agent_that_dies_is_told_and_leaves_the_session_open(start_demo: Start) -> None:
+    """It is a guest in the session's room: ending the session would help nobody."""
+    async with start_demo() as running:
+        await running.until("press Talk on the page")
+        await running.until("avatar-sessions list")
+        os.kill(await _child_of(running.process.pid, "examples.echo_agent"), signal.SIGKILL)
+        await running.until("Echo agent ended by itself (signal 9)")
+        running.process.send_signal(signal.SIGINT)
+        status = await running.ended()
+
+    assert status == 0, running.output
+    assert "The session goes on" in running.output
+    assert "requested" in running.output
+    assert "1 started, 1 stopped, 0 still open" in running.output
     assert "Traceback" not in running.output
 
 

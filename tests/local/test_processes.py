@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,48 @@ async def test_a_childs_death_cancels_the_guarded_work_and_is_raised_in_its_plac
             await guarded
 
     assert tidied.is_set()
+
+
+async def test_a_child_that_is_not_needed_may_fail_and_is_told(tmp_path: Path) -> None:
+    losses: list[ProcessDied] = []
+
+    async with Supervisor(tmp_path, on_loss=losses.append) as supervisor:
+        await supervisor.start(spec("server", SLEEPER))
+        guest = await supervisor.start(replace(spec("guest", SLEEPER), needed=False))
+
+        async def work() -> str:
+            os.kill(guest.pid, signal.SIGKILL)
+            await until(lambda: bool(losses))
+            return "done"
+
+        assert await supervisor.guard(work()) == "done"
+
+    (loss,) = losses
+    assert (loss.name, loss.status) == ("guest", -signal.SIGKILL)
+
+
+async def test_a_child_that_is_not_needed_may_go_when_it_is_done(tmp_path: Path) -> None:
+    losses: list[ProcessDied] = []
+
+    async with Supervisor(tmp_path, on_loss=losses.append) as supervisor:
+        guest = await supervisor.start(replace(spec("guest", "print('done')"), needed=False))
+
+        await until(lambda: guest.state is ChildState.ENDED)
+
+    assert losses == []
+
+
+async def test_a_child_that_is_not_needed_and_does_not_come_up_is_told_to_who_started_it(
+    tmp_path: Path,
+) -> None:
+    losses: list[ProcessDied] = []
+
+    async with Supervisor(tmp_path, on_loss=losses.append) as supervisor:
+        crasher = replace(spec("guest", CRASHER), needed=False, ready=never)
+        with pytest.raises(ProcessDied, match="guest ended by itself"):
+            await supervisor.start(crasher)
+
+    assert losses == []
 
 
 async def test_guarded_work_returns_its_result_when_every_child_lives(tmp_path: Path) -> None:
