@@ -102,7 +102,8 @@ class OutgoingUtterance:
     end: int = 0
     """How much its speaker gave."""
     put: int = 0
-    """How much was put on the connection that is there now."""
+    """How much was put on the connection that is there now; until the owner has said where to go
+    on, on the one before."""
     sent: int = 0
     """How much the owner sent on to LiveAvatar."""
     played: int = 0
@@ -422,7 +423,6 @@ class Outbox:
     def _ask(self, utterance: OutgoingUtterance, now_s: float) -> str:
         self._asked, self._asked_at_s = utterance, now_s
         utterance.told = Told.ASKED
-        utterance.put = utterance.sent  # nothing of it is on this connection
         silent_s = 0.0
         if utterance.sent and self._silent_from_s is not None:
             silent_s = max(0.0, now_s - self._silent_from_s)

@@ -1,0 +1,237 @@
+"""The outbox against a model of the dialect: whatever breaks whenever, speech stays whole."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from avatar_sessions.contract.live import Interrupted, Progress
+from avatar_sessions.contract.messages import UtteranceReport
+from avatar_sessions.contract.states import UtteranceOutcome
+from avatar_sessions.live_outbox import Outbox, OutgoingUtterance, UtteranceState
+
+WINDOW = 4_000
+WEIGHTS = (6, 8, 8, 4)
+
+
+class ModelOwner:
+    """Takes frames and gives answers, both when the test lets it. Nothing is lost in between."""
+
+    def __init__(self, number: int) -> None:
+        self.epoch = (1, number)
+        self.pcm: dict[str, bytearray] = {}
+        self.offsets: dict[str, int] = {}
+        self.sent: dict[str, int] = {}
+        self.sealed: set[str] = set()
+        self.reports: dict[str, UtteranceReport] = {}
+        self.answers: list[Progress | UtteranceReport | Interrupted] = []
+        self.current = ""
+
+    def take(self, frame: str | bytes) -> None:
+        if isinstance(frame, bytes):
+            assert self.current not in self.sealed, "speech after its seal"
+            self.pcm[self.current] += frame
+            return
+        message = json.loads(frame)
+        name = message.get("utterance_id") or message.get("event_id")
+        if message["type"] == "live.begin":
+            self.current = name
+            if name not in self.pcm:
+                self.pcm[name] = bytearray()
+                self.offsets[name] = self.sent[name] = message["offset_bytes"]
+            self.answers.append(self.reports.get(name) or self.progress(name))
+        elif message["type"] == "agent.speak_end":
+            self.sealed.add(name)
+        elif message["type"] == "agent.interrupt":
+            for each in self.pcm:
+                self.over(each, UtteranceOutcome.INTERRUPTED)
+            self.answers.append(Interrupted(event_id=name))
+
+    def received(self, name: str) -> int:
+        return self.offsets[name] + len(self.pcm[name])
+
+    def progress(self, name: str) -> Progress:
+        return Progress(
+            utterance_id=name,
+            received_bytes=self.received(name),
+            sent_bytes=self.sent[name],
+            played_bytes=self.sent[name],
+        )
+
+    def work(self, chance: random.Random) -> None:
+        """Send some of it on; end what is done."""
+        for name in self.pcm:
+            if name in self.reports:
+                continue
+            ready = self.received(name) - self.sent[name]
+            self.sent[name] += chance.randrange(0, ready + 1) & ~1
+            self.answers.append(self.progress(name))
+            if name in self.sealed and self.sent[name] == self.received(name):
+                self.over(name, UtteranceOutcome.COMPLETED)
+
+    def over(self, name: str, outcome: UtteranceOutcome) -> None:
+        if name not in self.reports:
+            self.reports[name] = UtteranceReport(id=name, outcome=outcome, source="live")
+            self.answers.append(self.reports[name])
+
+
+class Story:
+    """One random life of an outbox."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.outbox = Outbox()
+        self.owner = ModelOwner(1)
+        self.now_s = 0.0
+        self.given: dict[str, bytes] = {}
+        self.said: dict[str, bytes] = {}  # sent on by owners that are gone
+        self.utterances: list[OutgoingUtterance] = []
+        self.connect()
+
+    def connect(self) -> None:
+        self.outbox.connected(self.owner.epoch, WINDOW)
+
+    def speak(self) -> None:
+        one = self.outbox.open_utterance
+        if one is None:
+            one = self.outbox.open(f"u-{len(self.utterances)}", None)
+            self.utterances.append(one)
+            self.given[one.id] = b""
+        pcm = self.chance.randbytes(self.chance.randrange(0, 3_000) & ~1)[: self.outbox.room]
+        self.outbox.give(one, memoryview(pcm))
+        self.given[one.id] += pcm
+        if self.chance.random() < 0.2:
+            self.outbox.seal(one)
+
+    def send(self) -> None:
+        self.now_s += 0.02
+        frame = self.outbox.next_frame(self.now_s)
+        if frame is not None:
+            self.owner.take(frame)
+
+    def answer(self) -> None:
+        if self.owner.answers:
+            answer = self.owner.answers.pop(0)
+            if isinstance(answer, Progress):
+                self.outbox.progress(answer, self.now_s)
+            elif isinstance(answer, UtteranceReport):
+                self.outbox.over(answer, self.now_s)
+            else:
+                self.outbox.interrupted(answer)
+
+    def break_off(self) -> None:
+        """What the owner said and was not heard yet is lost with the connection."""
+        self.owner.answers.clear()
+        self.owner.current = ""
+        self.outbox.broke()
+        self.connect()
+
+    def move(self) -> None:
+        """Another owner, which knows nothing: what was sent on and not told is said twice."""
+        for one in self.utterances:
+            if one.report is None and one.id in self.owner.pcm:
+                begun_at = self.owner.offsets[one.id]
+                said = self.said.get(one.id, b"")[:begun_at]
+                self.said[one.id] = said + bytes(self.owner.pcm[one.id][: one.sent - begun_at])
+        self.owner = ModelOwner(self.owner.epoch[1] + 1)
+        self.break_off()
+
+    def work(self) -> None:
+        self.owner.work(self.chance)
+
+    def check(self) -> None:
+        on_the_wire = sum(one.put - one.sent for one in self.utterances if one.report is None)
+        assert on_the_wire <= WINDOW
+        assert self.outbox.unconfirmed <= WINDOW
+        for name, pcm in self.owner.pcm.items():
+            whole = self.given[name]
+            offset = self.owner.offsets[name]
+            assert whole[offset : offset + len(pcm)] == pcm, "lost, doubled or misplaced"
+
+    def settle(self) -> None:
+        """Everything works from here on."""
+        if (one := self.outbox.open_utterance) is not None:
+            self.outbox.seal(one)
+        for _ in range(3_000):
+            if all(one.report is not None for one in self.utterances):
+                return
+            self.send()
+            self.work()
+            while self.owner.answers:
+                self.answer()
+        raise AssertionError("something hangs")
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_speech_stays_whole_through_breaks_and_moves(seed: int) -> None:
+    story = Story(seed)
+    steps = [story.speak, story.send, story.answer, story.work]
+    troubles = [story.break_off, story.move]
+
+    for _ in range(400):
+        story.chance.choices(steps, WEIGHTS)[0]()
+        if story.chance.random() < 0.03:
+            story.chance.choice(troubles)()
+        story.check()
+    story.settle()
+
+    for one in story.utterances:
+        assert one.report is not None
+        assert one.report.outcome is UtteranceOutcome.COMPLETED
+        if one.id in story.owner.pcm:
+            begun_at = story.owner.offsets[one.id]
+            heard = story.said.get(one.id, b"")[:begun_at] + bytes(story.owner.pcm[one.id])
+            assert heard == story.given[one.id]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_interrupts_among_breaks_and_moves_end_what_they_cut_and_nothing_else(seed: int) -> None:
+    story = Story(seed)
+    steps = [story.speak, story.send, story.answer, story.work]
+    cut: set[str] = set()
+    asked = []
+
+    for number in range(400):
+        story.chance.choices(steps, WEIGHTS)[0]()
+        trouble = story.chance.random()
+        if trouble < 0.02:
+            story.chance.choice([story.break_off, story.move])()
+        elif trouble < 0.04:
+            cut |= {one.id for one in story.utterances if one.report is None}
+            asked.append(story.outbox.interrupt(f"i-{number}"))
+            assert story.outbox.open_utterance is None
+        story.check()
+    story.settle()
+    story.outbox.broke()
+
+    for one in story.utterances:
+        assert one.state is UtteranceState.OVER
+        assert one.report is not None
+        if one.report.outcome is not UtteranceOutcome.COMPLETED:
+            assert one.id in cut, "cut by an interrupt that came before it"
+    assert all(one.answer is not None or not one.is_put for one in asked)
+
+
+def test_a_gap_in_what_the_owner_has_gives_the_utterance_up() -> None:
+    """An owner that claims less than it confirmed before cannot be given the rest."""
+    outbox = Outbox()
+    outbox.connected((1, 1), WINDOW)
+    one = outbox.open("u", None)
+    outbox.give(one, memoryview(bytes(2_000)))
+    assert isinstance(outbox.next_frame(0.0), str)
+    assert outbox.next_frame(0.0) == bytes(2_000)
+    told = Progress(utterance_id="u", received_bytes=2_000, sent_bytes=1_000, played_bytes=0)
+    outbox.progress(told, 0.0)
+    outbox.broke()
+    outbox.connected((1, 2), WINDOW)
+    outbox.next_frame(0.0)
+
+    outbox.progress(told.model_copy(update={"received_bytes": 500}), 0.0)
+
+    assert one.report is not None
+    assert one.report.outcome is UtteranceOutcome.LOST
+    frame = outbox.next_frame(0.0)
+    assert isinstance(frame, str)
+    assert "agent.speak_end" in frame
