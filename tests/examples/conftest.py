@@ -29,6 +29,7 @@ from tests.examples.person import RATE_HZ
 from tests.secret_scan import remember
 from tests.sessions.conftest import API_KEY, crew_working, own_namespace, simulator_settings, wayne
 from tests.waiting import until
+from tests.web.conftest import livekit_client, playwright  # noqa: F401 (fixtures)
 from workers.settings import WorkerSettings
 
 

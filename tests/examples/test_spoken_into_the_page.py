@@ -1,0 +1,151 @@
+"""A person at the viewer page: what goes into the microphone comes out of the avatar.
+
+Chromium with a microphone that hears a file, and everything behind it as it runs in production.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytest_asyncio
+import soundfile
+from playwright.async_api import Page, Playwright, expect
+
+from avatar_sessions import Session, UtteranceOutcome
+from deploy.local.conversation import SessionViewerSource
+from deploy.local.speech import Espeak, TypedSpeech
+from deploy.local.viewer import ViewerServer, ViewerSourceError
+from examples.voice.endpointing import Pcm
+from tests.examples.conftest import Product, RunningAgent
+from tests.examples.person import RATE_HZ, Person, likeness, person_in
+from tests.local.voice import voice_in
+from tests.waiting import until
+from tests.web.conftest import SAY_YES, browser_that_hears
+from tests.web.page import SOON_MS, open_page, shows
+
+
+@pytest_asyncio.fixture
+async def viewer(product: Product, tmp_path: Path) -> AsyncIterator[ViewerServer]:
+    """The demo's own server, with the demo's own voice."""
+    voice = Espeak.find() or Espeak(voice_in(tmp_path))
+    source = SessionViewerSource(product.sessions)
+    speaker = TypedSpeech(product.sessions, voice)
+    async with ViewerServer(source, speaker=speaker, port=0) as viewer:
+        yield viewer
+
+
+@pytest_asyncio.fixture
+async def ears(session: Session) -> AsyncIterator[Person]:
+    """Somebody else in the room, who remembers what the avatar said."""
+    async with person_in(session, "ears") as person:
+        await person.switch_off()
+        yield person
+
+
+def recorded(folder: Path, *parts: Pcm) -> Path:
+    """What the browser's microphone hears, from the click on: a quiet second first."""
+    file = folder / "microphone.wav"
+    quiet = np.zeros(RATE_HZ, np.int16)
+    soundfile.write(file, np.concatenate([quiet, *parts, quiet]), RATE_HZ, subtype="PCM_16")
+    return Path(f"{file}%noloop")
+
+
+async def talk(page: Page) -> None:
+    await shows(page, "Idle")
+    await page.get_by_role("button", name="Talk").click()
+    await expect(page.get_by_role("button", name="You are heard")).to_be_visible(timeout=SOON_MS)
+
+
+async def test_what_goes_into_the_microphone_comes_out_of_the_avatar(
+    session: Session,
+    agent: RunningAgent,
+    ears: Person,
+    viewer: ViewerServer,
+    playwright: Playwright,
+    chromium: Path,
+    words: Pcm,
+    tmp_path: Path,
+    livekit_client: None,
+) -> None:
+    said = words[: 4 * RATE_HZ]
+    sound = recorded(tmp_path, said)
+    async with browser_that_hears(playwright, chromium, sound, SAY_YES) as browser:
+        page = await open_page(await browser.new_context(), viewer.invite(session.key))
+        await talk(page)
+
+        await shows(page, "Talking")
+        await agent.until("was answered: completed")
+        await until(lambda: likeness(said, ears.heard) > 0.85)
+
+    (utterance,) = (await session.end()).utterances
+    assert utterance.source == "live"
+    assert utterance.outcome is UtteranceOutcome.COMPLETED
+    assert utterance.heard_ms == pytest.approx(4000, abs=900)
+    assert likeness(words[3 * RATE_HZ : 7 * RATE_HZ], ears.heard) < 0.8
+
+
+async def test_talking_over_the_avatar_silences_it(
+    session: Session,
+    agent: RunningAgent,
+    viewer: ViewerServer,
+    playwright: Playwright,
+    chromium: Path,
+    words: Pcm,
+    tmp_path: Path,
+    livekit_client: None,
+) -> None:
+    """The person speaks for seven seconds, waits for three, and talks over the answer."""
+    pause = np.zeros(3 * RATE_HZ, np.int16)
+    sound = recorded(tmp_path, words, pause, words[: 2 * RATE_HZ])
+    async with browser_that_hears(playwright, chromium, sound, SAY_YES) as browser:
+        page = await open_page(await browser.new_context(), viewer.invite(session.key))
+        await talk(page)
+
+        await agent.until("was answered: interrupted")
+        await agent.until("was answered: completed")
+
+    cut, answer = (await session.end()).utterances
+    assert cut.outcome is UtteranceOutcome.INTERRUPTED
+    assert cut.heard_ms < 6500
+    assert answer.outcome is UtteranceOutcome.COMPLETED
+
+
+async def test_words_typed_into_the_page_are_said_by_the_avatar(
+    session: Session,
+    ears: Person,
+    viewer: ViewerServer,
+    playwright: Playwright,
+    chromium: Path,
+    tmp_path: Path,
+    livekit_client: None,
+) -> None:
+    async with browser_that_hears(playwright, chromium, recorded(tmp_path), SAY_YES) as browser:
+        page = await open_page(await browser.new_context(), viewer.invite(session.key))
+        await shows(page, "Idle")
+
+        await page.get_by_label("What the avatar is to say").fill("Good morning to you.")
+        await page.get_by_role("button", name="Say", exact=True).click()
+
+        await shows(page, "Talking")
+        await until(lambda: ears.hears_now)
+        await expect(page.get_by_role("button", name="Say", exact=True)).to_be_enabled(
+            timeout=SOON_MS
+        )
+
+    (utterance,) = (await session.end()).utterances
+    assert (utterance.text, utterance.outcome) == (
+        "Good morning to you.",
+        UtteranceOutcome.COMPLETED,
+    )
+
+
+async def test_words_for_a_session_that_has_no_owner_are_refused_in_a_sentence(
+    product: Product, viewer: ViewerServer, tmp_path: Path
+) -> None:
+    speaker = TypedSpeech(product.sessions, Espeak(voice_in(tmp_path)))
+
+    with pytest.raises(ViewerSourceError, match=r"There is no session 'nobody'\."):
+        await speaker.say("nobody", "hello")
