@@ -55,4 +55,7 @@ class OtherRelease:
             await workflow.wait_condition(lambda: self._ended)
         if self._answer == "gibberish":
             return {"shape": "unknown"}
+        if self._answer.startswith("gAAAA"):  # a sealed token: access as before live speech
+            viewer = {"livekit_url": "wss://anywhere", "sealed_token": self._answer}
+            return {"session_key": "k", "state": "LIVE", "viewer": viewer}
         raise ApplicationError("as the test wants it", type=self._answer)

@@ -14,6 +14,7 @@ from avatar_sessions import (
     AvatarSessions,
     Clip,
     CommandRejected,
+    LiveSpeechUnavailable,
     Seal,
     SessionOver,
     SessionState,
@@ -60,6 +61,17 @@ async def test_access_that_fails_while_the_session_lives_is_not_a_failed_session
 
     with pytest.raises(AccessFailed, match="as the test wants it"):
         await session.attach()
+
+
+async def test_workers_that_do_not_know_live_speech_are_told_from_a_fault(
+    others: AvatarSessions, seal: Seal, key: str
+) -> None:
+    session = await others.start(key, wanted(tenant=seal.seal("obviously-fake-token")))
+
+    assert (await session.attach()).speaker is None
+    with pytest.raises(LiveSpeechUnavailable, match=key):
+        async with session.live():
+            pass
 
 
 async def test_a_refusal_lists_its_problems(others: AvatarSessions, key: str) -> None:

@@ -114,6 +114,21 @@ def test_the_contract_is_imported_without_the_client() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
 
 
+def test_those_who_only_send_commands_do_not_pay_for_live_speech() -> None:
+    program = (
+        "import sys, avatar_sessions;"
+        "avatar_sessions.AvatarSessions, avatar_sessions.Session, avatar_sessions.UtteranceOver;"
+        "heavy = {'websockets', 'numpy', 'soxr', 'liveavatar_lite', 'avatar_sessions.live'};"
+        "print(*sorted(heavy & set(sys.modules)))"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(avatar_sessions, "NoSuchThing")
     assert set(EXPORTS) <= set(dir(avatar_sessions))
