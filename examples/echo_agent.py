@@ -240,6 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     log.setLevel(logging.INFO)
+    logging.getLogger("livekit").setLevel(logging.ERROR)  # its native part warns of its own ways
     return asyncio.run(run(parsed.session_key, {*AVATAR_IDENTITIES, *parsed.avatar_identity}))
 
 

@@ -1,4 +1,5 @@
-// How loud the avatar is, measured on its audio track with WebAudio. Knows no page and no room.
+// How loud an audio track is, the avatar's or one's own, measured with WebAudio. Knows no page and
+// no room.
 
 const FLOOR_DBFS = -60; // what the meter shows as nothing
 const SPEECH_DBFS = -46; // above: somebody speaks; codec noise and room tone stay below

@@ -152,8 +152,16 @@ async function watch(code) {
     await until(over, pauseMs);
     pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS);
   }
-  microphone.switchOff();
   await room.leave();
+}
+
+/** As `watch`; however that ends, nobody hears this page any more. */
+async function watchAndTalk(code) {
+  try {
+    await watch(code);
+  } finally {
+    microphone.switchOff();
+  }
 }
 
 // ------------------------------------------------------------ what the person says
@@ -265,7 +273,7 @@ requestAnimationFrame(everyFrame);
 setInterval(show, 1000); // also in a hidden tab, where no frames are drawn: the title tells
 
 if (location.pathname.startsWith("/watch/")) {
-  await watch(takeCode());
+  await watchAndTalk(takeCode());
 } else {
   known.refused = true;
   tell();

@@ -191,6 +191,23 @@ async def test_the_microphone_is_given_back_when_the_session_is_over(
     )
 
 
+async def test_a_page_that_gave_its_place_to_another_window_gives_the_microphone_back(
+    speaking_allowed: Stage, viewer: ViewerServer, person: BrowserContext
+) -> None:
+    first = await open_page(person, viewer.invite("support-42"))
+    await shows(first, "Idle")
+    await first.evaluate(KEEP_WHAT_IS_GIVEN)
+    await switch_on(first)
+
+    second = await open_page(person, viewer.invite("support-42"))
+
+    await shows(second, "Idle")
+    await shows(first, "Opened elsewhere")
+    await first.wait_for_function(
+        "() => window.given.getAudioTracks()[0].readyState === 'ended'", timeout=SOON_MS
+    )
+
+
 async def test_who_may_not_speak_in_the_room_is_not_offered_a_microphone(
     stage: Stage, viewer: ViewerServer, person: BrowserContext
 ) -> None:
@@ -287,6 +304,7 @@ async def test_every_state_has_words_and_every_move_leads_somewhere(
             states: Object.keys(MICROPHONE),
             moves: MICROPHONE_MOVES,
             words: Object.keys(MICROPHONE).map((one) => microphoneWords(one, true)),
+            unheard: microphoneWords("on", false).label,
           };
         }"""
     )
@@ -294,4 +312,5 @@ async def test_every_state_has_words_and_every_move_leads_somewhere(
     assert set(told["moves"]) == set(told["states"])
     assert set(itertools.chain(*told["moves"].values())) <= set(told["states"])
     assert all(words["label"] for words in told["words"])
+    assert told["unheard"] == "Not heard yet"
     assert all("off" in ways for state, ways in told["moves"].items() if state != "off")
