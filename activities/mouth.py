@@ -55,6 +55,7 @@ class Mouth:
         self._cut_answered = asyncio.Event()
         self._cut_answered.set()
         self._connected = asyncio.Event()
+        self._closed_with: UtteranceOutcome | None = None
 
     @property
     def speaking(self) -> Utterance | None:
@@ -91,7 +92,8 @@ class Mouth:
                 utterance.end(UtteranceOutcome.LOST, now_s)
 
     def close(self, outcome: UtteranceOutcome) -> None:
-        """Say nothing more."""
+        """Say nothing more, and nothing that comes later."""
+        self._closed_with = self._closed_with or outcome
         now_s = time.monotonic()
         for utterance in self.utterances:
             utterance.end(outcome, now_s)
@@ -104,6 +106,8 @@ class Mouth:
     def queue(self, utterance: Utterance) -> None:
         """Let an utterance wait for its turn: from now on an interrupt finds it."""
         self._waiting.append(utterance)
+        if self._closed_with is not None:
+            utterance.end(self._closed_with, time.monotonic())
 
     async def say(self, utterance: Utterance) -> None:
         """Say an utterance that is queued, when its turn has come; lasts until it is over."""

@@ -118,6 +118,10 @@ class Observer(Protocol):
 class Clip(Protocol):
     """A clip that is being decoded."""
 
+    @property
+    def duration_s(self) -> float | None:
+        """Its length; None while that is not known."""
+
     async def read(self) -> bytes:
         """The next PCM, about a second; nothing at the end."""
 
@@ -544,6 +548,7 @@ async def _pump(open_clip: OpenClip, utterance: Utterance, came: asyncio.Event) 
     """Bring a clip's speech, no further ahead than need be."""
     try:
         async with open_clip() as clip:
+            utterance.asked_s = clip.duration_s
             while not utterance.over and (pcm := await clip.read()):
                 utterance.write(pcm, time.monotonic())
                 came.set()

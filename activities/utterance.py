@@ -99,6 +99,7 @@ class Utterance:
         finished: no more will come in.
         sealed: all of it is on the wire, with its end.
         writer: who brings its speech now; what an earlier one still brings is not taken.
+        asked_s: how long it is as a whole; None where only its end tells.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class Utterance:
         self.finished = False
         self.sealed = False
         self.writer: object | None = None
+        self.asked_s: float | None = None
         self._began_at = datetime.now(UTC)
         self._max_lead_s = max_lead_s
         self._offset_bytes = offset_bytes
@@ -412,7 +414,7 @@ class Utterance:
             outcome=self.outcome.result(),
             source=self.source,
             text=self.text,
-            duration_ms=received_ms,
+            duration_ms=received_ms if self.asked_s is None else _ms(self.asked_s),
             received_ms=received_ms,
             sent_ms=_ms(duration_s(self.sent_bytes)),
             played_ms=_ms(self._talked_s),

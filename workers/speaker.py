@@ -93,6 +93,7 @@ class Speaker:
         self._refusals = 0
         self._outbox: asyncio.Queue[str | None] = asyncio.Queue(MAX_UNREAD_FRAMES)
         self._close_code: int = CloseCode.SESSION_OVER
+        self._gone = False
 
     async def run(self) -> None:
         """Serve until either side ends it."""
@@ -119,6 +120,8 @@ class Speaker:
 
     async def _read(self) -> None:
         async for frame in self._connection:
+            if self._gone:
+                continue  # read on, for the goodbye's answer
             if isinstance(frame, bytes):
                 await self._take_pcm(frame)
             else:
@@ -312,6 +315,7 @@ class Speaker:
         if over:
             self._push(self._protocol.enter(SessionPhase.CLOSED))
         self._close_code = CloseCode.SESSION_OVER if over else CloseCode.MOVED
+        self._gone = True
         self._put(None)
 
     def _name_of(self, utterance_id: str) -> str | None:

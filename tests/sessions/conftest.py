@@ -148,6 +148,7 @@ def worker_settings(
             "AVATAR_SESSIONS_CLIP_FOLDER": str(clip_folder),
             "AVATAR_SESSIONS_CLIP_ALLOW_PRIVATE_ADDRESSES": False,
             "AVATAR_SESSIONS_DRAIN_TIMEOUT_S": 5,
+            "AVATAR_SESSIONS_INGRESS_PATH_TICKETS": True,
         }
     )
 
