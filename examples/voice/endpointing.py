@@ -31,7 +31,7 @@ class EndpointSettings:
     """Loud for so long: somebody speaks. Shorter is a cough, a key, a door."""
     hangover_s: float = 0.7
     """Quiet for so long: the speech is over. Longer than a pause for breath, or it cuts in."""
-    lead_in_s: float = 0.3
+    lead_in_s: float = 0.2
     """Kept from before the onset: words begin softly."""
     tail_s: float = 0.2
     """Kept of the hangover: words end softly, too."""
