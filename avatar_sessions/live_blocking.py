@@ -7,11 +7,12 @@ thread. Nothing is decided here.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, wait
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import Pose
@@ -21,6 +22,9 @@ from avatar_sessions.live_events import SpeechInterrupted
 if TYPE_CHECKING:
     from avatar_sessions.live import LiveSpeech, LiveUtterance
     from liveavatar_lite.pcm import PcmInput
+
+LOOK_AGAIN_S: Final = 1.0
+"""How often a waiting thread makes sure that there still is an event loop."""
 
 T = TypeVar("T")
 
@@ -88,7 +92,15 @@ class BlockingLiveSpeech:
             asked.close()
             raise LiveSpeechClosed("the event loop that opened live speech is closed") from None
         try:
-            return future.result()
+            while True:
+                done, _ = wait({future}, timeout=LOOK_AGAIN_S)
+                if done:
+                    return future.result()
+                # A call that arrives while the loop closes is neither done nor cancelled by it.
+                if self._loop.is_closed():
+                    if inspect.getcoroutinestate(asked) == inspect.CORO_CREATED:
+                        asked.close()
+                    raise LiveSpeechClosed("the event loop that opened live speech is closed")
         except CancelledError:
             raise LiveSpeechClosed("the event loop that opened live speech ends") from None
         finally:

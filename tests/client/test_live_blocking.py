@@ -8,7 +8,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from avatar_sessions import LiveSpeechClosed, LiveSpeechMisused, UtteranceOutcome
+from avatar_sessions import (
+    BlockingLiveSpeech,
+    LiveSpeechClosed,
+    LiveSpeechMisused,
+    UtteranceOutcome,
+)
 from liveavatar_lite import BadAudio
 from tests.client.ingress import Ingress
 from tests.client.test_live import SECOND, live_to, speech
@@ -99,6 +104,33 @@ async def test_a_call_on_the_loops_own_thread_is_an_error_and_no_deadlock(
             blocking.interrupt()
         with pytest.raises(LiveSpeechMisused, match="wait for itself"):
             blocking.utterance()
+
+
+def test_a_call_that_arrives_while_the_loop_closes_is_told() -> None:
+    """asyncio takes such a call and never looks at it: the thread waited for ever."""
+    loop = asyncio.new_event_loop()
+    told: list[BaseException] = []
+
+    async def opened() -> BlockingLiveSpeech:
+        async with Ingress() as ingress, live_to(ingress) as live:
+            return live.blocking()
+
+    blocking = loop.run_until_complete(opened())
+
+    def call() -> None:
+        try:
+            blocking.interrupt()  # the loop is neither running nor closed yet
+        except LiveSpeechClosed as error:
+            told.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join(0.1)
+    assert thread.is_alive()
+    loop.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert told
 
 
 def test_a_thread_that_outlives_the_loop_is_told() -> None:
