@@ -25,6 +25,8 @@ def clip(pcm: bytes) -> OpenClip:
     """A clip that is there already, read in pieces of a second."""
 
     class Read:
+        duration_s = len(pcm) / 48_000
+
         def __init__(self) -> None:
             self.pieces = [pcm[at : at + 48_000] for at in range(0, len(pcm), 48_000)]
 
@@ -38,6 +40,8 @@ def never(asked: asyncio.Event) -> OpenClip:
     """A clip that does not come."""
 
     class Never:
+        duration_s = None
+
         async def read(self) -> bytes:
             asked.set()
             await asyncio.Event().wait()
