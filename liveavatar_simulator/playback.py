@@ -1,8 +1,8 @@
 """What an avatar says and when: utterances and playback, without a clock, socket or room.
 
 Time is an argument, in seconds of any monotonic clock, and never runs back. Sound leaves in blocks
-of 10 ms, so that what is heard, what is reported and what a viewer sees are the same thing. Facts:
-LITE events, measured delays.
+of 10 ms, so that what is heard, what is reported and what a viewer sees are the same thing; blocks
+in which nothing can happen are passed over together. Facts: LITE events, measured delays.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import ceil, floor, inf
 from typing import Final
 
 from liveavatar_lite.audio import BYTES_PER_S
@@ -19,7 +20,6 @@ from liveavatar_lite.messages import AgentState
 
 BLOCK_S: Final = 0.01
 BLOCK_BYTES: Final = round(BYTES_PER_S * BLOCK_S)
-SILENT_BLOCK: Final = bytes(BLOCK_BYTES)
 UTTERANCES_KEPT: Final = 500
 _EPSILON_S: Final = 1e-6
 
@@ -86,7 +86,8 @@ class Utterance:
     ready_at_s: float | None = None
     """When there was enough audio to begin; None while there is not."""
     dry_since_s: float | None = None
-    _pcm: bytearray = field(default_factory=bytearray, repr=False)
+    _pcm: bytearray | None = field(default_factory=bytearray, repr=False)
+    """What was sent and not heard; None: nobody listens, it is only counted."""
 
     @property
     def over(self) -> bool:
@@ -96,19 +97,24 @@ class Utterance:
     @property
     def buffered_bytes(self) -> int:
         """Audio that waits to be heard."""
-        return len(self._pcm)
+        return 0 if self.over else self.sent_bytes - self.played_bytes
 
     def append(self, pcm: bytes) -> None:
         """Take more audio."""
-        self._pcm += pcm
+        if self._pcm is not None:
+            self._pcm += pcm
         self.sent_bytes += len(pcm)
 
-    def take_block(self) -> bytes:
-        """The next 10 ms, the last of them filled up with silence."""
-        block = bytes(self._pcm[:BLOCK_BYTES])
-        del self._pcm[:BLOCK_BYTES]
-        self.played_bytes += len(block)
-        return block + SILENT_BLOCK[len(block) :]
+    def take(self, blocks: int) -> bytes:
+        """So many times 10 ms, filled up with silence; nothing where nobody listens."""
+        size = blocks * BLOCK_BYTES
+        taken = min(size, self.buffered_bytes)
+        self.played_bytes += taken
+        if self._pcm is None:
+            return b""
+        heard = bytes(self._pcm[:taken])
+        del self._pcm[:taken]
+        return heard.ljust(size, b"\0")
 
     def become(self, state: UtteranceState) -> None:
         """Move on.
@@ -119,7 +125,7 @@ class Utterance:
         if state not in _LEGAL[self.state]:
             raise RuntimeError(f"an utterance that is {self.state} cannot become {state}")
         self.state = state
-        if self.over:
+        if self.over and self._pcm is not None:
             self._pcm.clear()
 
 
@@ -188,10 +194,17 @@ class _PendingClear:
 
 
 class Playback:
-    """The avatar's mouth and ears. Commands change it at once; `advance` lets time pass."""
+    """The avatar's mouth and ears. Commands change it at once; `advance` lets time pass.
 
-    def __init__(self, times: PlaybackTimes, *, now_s: float) -> None:
+    Args:
+        times: the delays.
+        now_s: when it begins.
+        audible: False: nobody listens, so that audio is counted and not kept.
+    """
+
+    def __init__(self, times: PlaybackTimes, *, now_s: float, audible: bool = True) -> None:
         self._times = times
+        self._audible = audible
         self._clock_s = now_s
         self._queue: deque[Utterance] = deque()
         self._open: Utterance | None = None
@@ -220,7 +233,7 @@ class Playback:
         The id does not set the boundary, the seal does.
         """
         if self._open is None:
-            self._open = Utterance(event_id)
+            self._open = Utterance(event_id, _pcm=bytearray() if self._audible else None)
             self._queue.append(self._open)
             self.utterances.append(self._open)
         self._open.append(pcm)
@@ -267,18 +280,67 @@ class Playback:
     # --- time -------------------------------------------------------------------------------------
 
     def advance(self, now_s: float) -> tuple[bytes, list[PlaybackEvent]]:
-        """Let time pass up to ``now_s``; returns its sound, silence included, and its events."""
-        blocks: list[bytes] = []
+        """Let time pass up to ``now_s``; returns its sound, silence included, and its events.
+
+        Where nobody listens there is no sound to return.
+        """
+        pieces: list[bytes] = []
         events: list[PlaybackEvent] = []
         while self._clock_s + BLOCK_S <= now_s + _EPSILON_S:
             events += self._clear_due(self._clock_s)
-            blocks.append(self._next_block(events))
-            self._clock_s += BLOCK_S
+            head = self._sounding(events)
+            blocks = int(min(self._blocks_until(now_s), self._blocks_alike(head)))
+            if head is not None:
+                pieces.append(head.take(blocks))
+            elif self._audible:
+                pieces.append(bytes(blocks * BLOCK_BYTES))
+            self._clock_s += blocks * BLOCK_S
         events += self._clear_due(now_s)
         events += self._pose_changes()
-        return b"".join(blocks), events
+        return b"".join(pieces), events
 
-    def _next_block(self, events: list[PlaybackEvent]) -> bytes:
+    def due_s(self) -> float | None:
+        """When `advance` has something to tell, if no command comes before; None for never."""
+        due_s = self._clears[0].due_s if self._clears else inf
+        quiet_s = self._quiet_s(self._queue[0]) if self._queue else inf
+        if quiet_s < inf:
+            # In the first block that begins no sooner, told when that has passed.
+            blocks = ceil(quiet_s / BLOCK_S - _EPSILON_S) + 1
+            due_s = min(due_s, self._clock_s + blocks * BLOCK_S)
+        return None if due_s == inf else due_s
+
+    def _blocks_until(self, now_s: float) -> int:
+        """How many whole blocks fit before then; at least the one that was asked about."""
+        return max(1, floor((now_s + _EPSILON_S - self._clock_s) / BLOCK_S))
+
+    def _blocks_alike(self, head: Utterance | None) -> float:
+        """How many blocks from here on are like the next one; at least that."""
+        quiet_s = inf
+        if head is not None:
+            quiet_s = ceil(head.buffered_bytes / BLOCK_BYTES) * BLOCK_S
+        elif self._queue:
+            quiet_s = self._quiet_s(self._queue[0])
+        if self._clears:
+            quiet_s = min(quiet_s, self._clears[0].due_s - self._clock_s)
+        # Rounded down: a block too few costs one more look, a block too many would be late.
+        return inf if quiet_s == inf else max(1, floor(quiet_s / BLOCK_S + _EPSILON_S))
+
+    def _quiet_s(self, head: Utterance) -> float:
+        """How long the head of the queue does nothing but go on as it does, from the clock's time
+        on."""
+        if head.state is not UtteranceState.PLAYING:
+            if head.ready_at_s is None:
+                return inf
+            return max(0.0, head.ready_at_s + self._times.start_latency_s - self._clock_s)
+        sound_s = ceil(head.buffered_bytes / BLOCK_BYTES) * BLOCK_S
+        if head.sealed:
+            return sound_s
+        if sound_s or head.dry_since_s is None:
+            return sound_s + self._times.starvation_s
+        return max(0.0, head.dry_since_s + self._times.starvation_s - self._clock_s)
+
+    def _sounding(self, events: list[PlaybackEvent]) -> Utterance | None:
+        """The utterance that is heard in the next block, after all that happens before it."""
         now_s = self._clock_s
         while self._queue:
             head = self._queue[0]
@@ -293,8 +355,8 @@ class Playback:
             if head.state is not UtteranceState.PLAYING:
                 events += self._begin(head)
             head.dry_since_s = None
-            return head.take_block()
-        return SILENT_BLOCK
+            return head
+        return None
 
     def _may_begin(self, utterance: Utterance, now_s: float) -> bool:
         ready_at_s = utterance.ready_at_s

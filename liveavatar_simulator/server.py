@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, cast
 
 import uvicorn
 from fastapi import FastAPI, Request
@@ -122,10 +122,11 @@ class RestServer:
             peer: tuple[str, int] | None = None
 
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
-                assert isinstance(transport, asyncio.Transport)
-                super().connection_made(transport)
-                self.peer = transport.get_extra_info("peername")[:2]
-                transports[self.peer] = transport
+                # No check of its class: uvloop's transports are not of asyncio's.
+                connection = cast(asyncio.Transport, transport)
+                super().connection_made(connection)
+                self.peer = connection.get_extra_info("peername")[:2]
+                transports[self.peer] = connection
 
             def connection_lost(self, exc: Exception | None) -> None:
                 super().connection_lost(exc)

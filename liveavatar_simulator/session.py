@@ -13,6 +13,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -42,6 +43,9 @@ from .signals import Signals
 from .wire import TokenRequest
 
 log = logging.getLogger(__name__)
+
+LOOK_S: Final = 0.5
+"""How often an avatar that talks and is not seen looks for new faults."""
 
 
 class SessionPhase(StrEnum):
@@ -155,6 +159,8 @@ class Session:
         self._started_s = self._active_s = self._alone_since_s = self._ended_s = time.monotonic()
         self._periods_charged = 0
         self._playback = Playback(self._playback_times(), now_s=self._started_s)
+        self._asked = asyncio.Event()
+        """Set by each command: what was due may be due at another time now."""
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -192,11 +198,13 @@ class Session:
         self.started_at = datetime.now(UTC)
         now_s = time.monotonic()
         self._started_s = self._active_s = self._alone_since_s = now_s
-        self._playback = Playback(self._playback_times(), now_s=now_s)
+        seen = avatar is not None
+        self._playback = Playback(self._playback_times(), now_s=now_s, audible=seen)
         self._avatar = avatar
         name = f"session-{self.session_id[:8]}"
+        play = self._play() if seen else self._play_unseen()
         self._tasks = [
-            asyncio.create_task(self._play(), name=f"{name}-play"),
+            asyncio.create_task(play, name=f"{name}-play"),
             asyncio.create_task(self._watch_limits(), name=f"{name}-limits"),
         ]
         if arrival is None:
@@ -234,6 +242,7 @@ class Session:
         await asyncio.shield(self._ending)
 
     async def _end(self, reason: SessionEndReason) -> None:
+        self._catch_up()
         self._stop_billing(reason)
         self.become(SessionPhase.ENDED)
         self._playback.cut()
@@ -310,6 +319,7 @@ class Session:
         return at_limit is AtLimit.FREEZE
 
     def _freeze(self) -> None:
+        self._catch_up()
         self._stop_billing(SessionEndReason.MAX_DURATION_REACHED)
         self.become(SessionPhase.FROZEN)
         self._playback.cut()
@@ -371,6 +381,8 @@ class Session:
         self._write_tape(command)
         if self._phase is not SessionPhase.LIVE:
             return
+        self._catch_up()
+        self._asked.set()
         now_s = time.monotonic()
         match command:
             case Speak(audio=audio, event_id=event_id):
@@ -421,6 +433,35 @@ class Session:
             if self._avatar is not None and self.arrived.is_set():
                 await self._avatar.play(pcm, self._playback.pose)
 
+    async def _play_unseen(self) -> None:
+        """The same where there is nobody to show: time passes when something is due, not before.
+
+        So hundreds of sessions in one process cost little more than their sockets.
+        """
+        while True:
+            self._asked.clear()
+            self._catch_up()
+            self._drop_if_asked()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._nothing_due_for_s()):
+                    await self._asked.wait()
+
+    def _nothing_due_for_s(self) -> float | None:
+        due_s = self._playback.due_s()
+        if due_s is None:
+            return None
+        wait_s = due_s - time.monotonic()
+        if self._playback.playing is None:
+            return wait_s
+        # A socket may have to be dropped in the middle of what is heard.
+        return min(wait_s, 1 / self._settings.fps if self._faults().dropped_sockets else LOOK_S)
+
+    def _catch_up(self) -> None:
+        """Let time pass up to now where nobody watches; `_play` does where somebody does."""
+        if self._avatar is None and self._phase is SessionPhase.LIVE:
+            for event in self._playback.advance(time.monotonic())[1]:
+                self._tell(event)
+
     def _tell(self, event: PlaybackEvent) -> None:
         if isinstance(event, Cleared) and self._avatar is not None:
             self._avatar.hush()
@@ -463,6 +504,7 @@ class Session:
 
     def line(self) -> SessionLine:
         """The session as the ledger shows it."""
+        self._catch_up()
         return SessionLine(
             session_id=self.session_id,
             avatar_id=str(self.request.avatar_id),

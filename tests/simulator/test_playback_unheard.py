@@ -1,0 +1,164 @@
+"""A playback that nobody hears passes time in leaps: it must tell the same as one heard block by
+block, and at the same times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from liveavatar_lite.audio import size_bytes
+from liveavatar_simulator.playback import (
+    BLOCK_S,
+    Cleared,
+    Playback,
+    PlaybackEvent,
+    PlaybackTimes,
+    PoseChanged,
+)
+
+BEGIN_S = 100.0
+LASTS_S = 40.0
+SLACK_S = 0.001
+
+Command = Callable[[Playback, float], object]
+Told = list[tuple[float, tuple[object, ...]]]
+"""When each event was told, and what it said."""
+
+
+def said(event: PlaybackEvent) -> tuple[object, ...]:
+    if isinstance(event, PoseChanged):
+        return PoseChanged, event.previous, event.new
+    utterance = event.utterance
+    about = None if utterance is None else utterance.event_id
+    cleared = event.event_id if isinstance(event, Cleared) else None
+    return type(event), about, cleared
+
+
+def some_command(rng: np.random.Generator, number: int) -> Command:
+    pcm = bytes(size_bytes(float(rng.choice([0.005, 0.013, 0.1, 0.4, 1.0, 3.0]))))
+    name = f"u-{number}"
+    match int(rng.integers(8)):
+        case 0 | 1 | 2 | 3:
+            return lambda playback, now_s: playback.append(pcm, name, now_s=now_s)
+        case 4:
+            last = pcm if rng.random() < 0.3 else None
+            return lambda playback, now_s: playback.seal(name, last, now_s=now_s)
+        case 5:
+            return lambda playback, now_s: playback.interrupt(f"cut-{number}", now_s=now_s)
+        case _:
+            listening = bool(rng.random() < 0.5)
+            return lambda playback, now_s: playback.listen(listening)
+
+
+def some_script(rng: np.random.Generator) -> list[tuple[float, Command]]:
+    """Commands and their times; some come in the same moment, some after long rests."""
+    script: list[tuple[float, Command]] = []
+    now_s = BEGIN_S
+    while now_s < BEGIN_S + LASTS_S - 10:
+        now_s += float(rng.choice([0.0, 0.01, rng.random() / 4, rng.random(), 3 * rng.random()]))
+        script.append((now_s, some_command(rng, len(script))))
+    return script
+
+
+def some_times(rng: np.random.Generator) -> PlaybackTimes:
+    if rng.random() < 0.3:
+        return PlaybackTimes()
+    buffer_s, latency_s, interrupt_s, starvation_s = (float(each) for each in rng.random(4))
+    return PlaybackTimes(
+        buffer_s, latency_s * (rng.random() < 0.7), interrupt_s / 2, starvation_s + 0.02
+    )
+
+
+def advance(playback: Playback, now_s: float, told: Told) -> None:
+    told += [(now_s, said(event)) for event in playback.advance(now_s)[1]]
+
+
+def by_blocks(script: list[tuple[float, Command]], times: PlaybackTimes) -> tuple[Told, Playback]:
+    """Heard, with a look at every block: what an avatar in a room does, only oftener.
+
+    And one when an interrupt takes effect: in the middle of a block or after it is a matter of
+    when one looks.
+    """
+    playback = Playback(times, now_s=BEGIN_S)
+    told: Told = []
+    blocks = [BEGIN_S + number * BLOCK_S for number in range(round(LASTS_S / BLOCK_S))]
+    effects = [at_s + times.interrupt_delay_s for at_s, _ in script]
+    waiting = list(script)
+    for look_s in sorted(blocks + effects):
+        while waiting and waiting[0][0] <= look_s:
+            at_s, command = waiting.pop(0)
+            advance(playback, at_s, told)
+            command(playback, at_s)
+            advance(playback, at_s, told)
+        advance(playback, look_s, told)
+    return told, playback
+
+
+def by_leaps(
+    script: list[tuple[float, Command]], times: PlaybackTimes
+) -> tuple[Told, Playback, int]:
+    """Not heard, with a look at each command and when something is due: also the looks' number."""
+    playback = Playback(times, now_s=BEGIN_S, audible=False)
+    told: Told = []
+    looks = 0
+    for at_s, command in [*script, (BEGIN_S + LASTS_S - BLOCK_S, lambda *_: None)]:
+        due_s = playback.due_s()
+        while due_s is not None and due_s < at_s:
+            advance(playback, due_s, told)
+            looks += 1
+            due_s = playback.due_s()
+        advance(playback, at_s, told)
+        command(playback, at_s)
+        advance(playback, at_s, told)
+    return told, playback, looks
+
+
+def ends(playback: Playback) -> list[tuple[object, ...]]:
+    return [
+        (each.event_id, each.state, each.sent_bytes, each.played_bytes)
+        for each in playback.utterances
+    ]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_leaps_tell_the_same_events_at_the_same_times_as_blocks(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    script, times = some_script(rng), some_times(rng)
+
+    heard, reference = by_blocks(script, times)
+    unheard, leaping, _ = by_leaps(script, times)
+
+    assert [what for _, what in unheard] == [what for _, what in heard]
+    assert ends(leaping) == ends(reference)
+    assert [at_s for at_s, _ in unheard] == pytest.approx(
+        [at_s for at_s, _ in heard], abs=BLOCK_S + SLACK_S
+    )
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_time_passes_with_few_looks(seed: int) -> None:
+    """Two a told event and a command are plenty; a block has 100 a second."""
+    rng = np.random.default_rng(seed)
+    script, times = some_script(rng), some_times(rng)
+
+    told, _, looks = by_leaps(script, times)
+
+    assert looks <= 2 * (len(told) + len(script))
+
+
+def test_nothing_is_due_while_nothing_is_said() -> None:
+    assert Playback(PlaybackTimes(), now_s=BEGIN_S).due_s() is None
+
+
+def test_audio_that_nobody_hears_is_not_kept() -> None:
+    playback = Playback(PlaybackTimes(), now_s=BEGIN_S, audible=False)
+    utterance = playback.append(bytes(size_bytes(2)), "u", now_s=BEGIN_S)
+
+    pcm, _ = playback.advance(BEGIN_S + 1.2)
+
+    assert pcm == b""
+    assert utterance.played_bytes == size_bytes(1)
+    assert utterance.buffered_bytes == size_bytes(1)
+    assert utterance._pcm is None
