@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from activities.utterance import GiveUp, Rest, Seal, Send, Utterance, Wait
@@ -246,6 +247,14 @@ class Mouth:
         for utterance in self.utterances:
             if up_to_order is None or utterance.order <= up_to_order:
                 utterance.end(outcome, now_s)
+
+    def cut_in_band(self) -> None:
+        """Drop all that was asked for, because a speaker says so."""
+        now = datetime.now(UTC)
+        for utterance in self.utterances:
+            if not utterance.over:
+                utterance.cut_in_band_at = now
+        self.cut(None, UtteranceOutcome.INTERRUPTED)
 
     async def interrupt(
         self,

@@ -23,7 +23,7 @@ from activities.mouth import Mouth
 from activities.utterance import Utterance
 from avatar_sessions.contract.messages import Failure, UtteranceReport
 from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutcome
-from avatar_sessions.contract.steps import Epoch, StreamEnd, StreamResult
+from avatar_sessions.contract.steps import Epoch, SaidClip, StreamEnd, StreamResult
 from liveavatar_lite import (
     AudioBufferCleared,
     ConnectionFailed,
@@ -376,7 +376,7 @@ class OwnedSession:
 
     # --------------------------------------------------------------- speech
 
-    async def speak(self, utterance_id: str, order: int, clip: OpenClip) -> UtteranceReport:
+    async def speak(self, utterance_id: str, order: int, clip: OpenClip) -> SaidClip:
         """Say a clip after what is being said, and tell what was heard.
 
         Raises:
@@ -386,7 +386,7 @@ class OwnedSession:
         utterance = Utterance(utterance_id, order=order, max_lead_s=self._limits.max_lead_s)
         if order <= self._cut_up_to:
             utterance.end(self._cut_outcome, time.monotonic())
-            return self._line_of(utterance)
+            return SaidClip(report=self._line_of(utterance))
         self._mouth.queue(utterance)
         came = asyncio.Event()
         pumping = asyncio.create_task(_pump(clip, utterance, came), name=f"read {utterance_id}")
@@ -405,7 +405,7 @@ class OwnedSession:
         await self._rest()
         line = self._line_of(utterance)
         self.spoken_ms += line.heard_ms
-        return line
+        return SaidClip(report=line, cut_in_band_at=utterance.cut_in_band_at)
 
     def _line_of(self, utterance: Utterance) -> UtteranceReport:
         return utterance.report(owner=self._owner, generation=self.generation)
@@ -477,7 +477,7 @@ class OwnedSession:
         self.touch()
         said = self._mouth.said
         heard_s = 0.0 if said is None else said.heard_s(time.monotonic())
-        self._mouth.cut(None, UtteranceOutcome.INTERRUPTED)
+        self._mouth.cut_in_band()
         if not self._settled.is_set():
             self._interrupt_owed = True  # what LiveAvatar has buffered goes on without us
             await self._settled.wait()
@@ -582,6 +582,10 @@ class OwnedSessions:
         """The session, if this process owns it in just this epoch."""
         session = self._by_key.get(key)
         return session if session is not None and session.epoch == epoch else None
+
+    def all(self) -> list[OwnedSession]:
+        """Every session that is owned now."""
+        return list(self._by_key.values())
 
     def __len__(self) -> int:
         return len(self._by_key)

@@ -38,6 +38,7 @@ from avatar_sessions.contract.steps import (
     OwnerBeat,
     OwnerReady,
     OwnerRecovering,
+    SaidClip,
     SpeakClip,
     StreamAudio,
     StreamResult,
@@ -223,7 +224,7 @@ class Streaming:
             raise failures.not_owner(str(error)) from error
 
     @activity.defn(name=names.ACTIVITY_SPEAK)
-    async def speak(self, step: SpeakClip) -> UtteranceReport:
+    async def speak(self, step: SpeakClip) -> SaidClip:
         """Say a clip; lasts until it is heard, cut, lost or refused.
 
         Raises:

@@ -99,6 +99,7 @@ class Utterance:
         finished: no more will come in.
         sealed: all of it is on the wire, with its end.
         writer: who brings its speech now; what an earlier one still brings is not taken.
+        cut_in_band_at: when a speaker interrupted it.
         asked_s: how long it is as a whole; None where only its end tells.
     """
 
@@ -137,6 +138,7 @@ class Utterance:
         self.sealed = False
         self.writer: object | None = None
         self.asked_s: float | None = None
+        self.cut_in_band_at: datetime | None = None
         self._began_at = datetime.now(UTC)
         self._max_lead_s = max_lead_s
         self._offset_bytes = offset_bytes

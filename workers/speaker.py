@@ -188,7 +188,7 @@ class Speaker:
         current = self._current
         if current is not None and not current.over and not current.finished:
             return current
-        utterance_id = str(uuid4())
+        utterance_id = _new_id()
         if event_id is not None and not self._session.live.knows(event_id):
             # A name that we cannot use is still what the client is answered with.
             with contextlib.suppress(ValidationError):
@@ -223,14 +223,17 @@ class Speaker:
                     pass  # `start`: nobody needs it
         except (NotReady, LiteError) as error:
             logger.info("not done: %s", error)
-            self._send(ErrorReported(type="server_error", message=str(error)))
+            named = getattr(command, "event_id", None)
+            self._send(
+                ErrorReported("server_error", str(error), source_event_id=named, event_id=_new_id())
+            )
 
     async def _speak(self, audio: bytes, event_id: str | None) -> None:
         utterance = self._open_for(event_id)
         if utterance is None or utterance.writer is not self:
             return
         utterance.write(audio, time.monotonic())
-        self._send(AudioBufferAppended(str(uuid4()), event_id, utterance.id))
+        self._send(AudioBufferAppended(_new_id(), event_id, utterance.id))
         await self._hold_back(utterance)
 
     async def _end(self, event_id: str | None, audio: bytes | None) -> None:
@@ -241,7 +244,7 @@ class Speaker:
         if utterance is not None and utterance.writer is self:
             utterance.finish()
         task_id = None if utterance is None else utterance.id
-        self._send(AudioBufferCommitted(str(uuid4()), event_id, task_id))
+        self._send(AudioBufferCommitted(_new_id(), event_id, task_id))
 
     async def _interrupt(self, event_id: str | None) -> None:
         self._current = None
@@ -267,12 +270,12 @@ class Speaker:
 
     def posed(self, previous: str | None, pose: str) -> None:
         """The avatar's pose changed."""
-        self._send(AgentStateUpdated(previous, pose, str(uuid4())))
+        self._send(AgentStateUpdated(previous, pose, _new_id()))
 
     def began(self, utterance: Utterance) -> None:
         """The avatar has begun to say an utterance."""
         self._begun.add(utterance.id)
-        self._send(SpeakStarted(str(uuid4()), self._name_of(utterance.id), utterance.id))
+        self._send(SpeakStarted(_new_id(), self._name_of(utterance.id), utterance.id))
 
     def progressed(self, utterance: Utterance) -> None:
         """Speech went on to LiveAvatar."""
@@ -292,7 +295,7 @@ class Speaker:
         if line.id in self._begun:
             cut = line.outcome is UtteranceOutcome.INTERRUPTED
             kind = SpeakInterrupted if cut else SpeakEnded
-            self._send(kind(str(uuid4()), name, line.id))
+            self._send(kind(_new_id(), name, line.id))
             self._begun.discard(line.id)
         self._tell(Over(utterance=line))
         self._mine.pop(line.id, None)
@@ -300,7 +303,7 @@ class Speaker:
 
     def cleared(self, interrupt_id: str | None) -> None:
         """LiveAvatar has taken an interrupt."""
-        self._send(AudioBufferCleared(str(uuid4()), interrupt_id))
+        self._send(AudioBufferCleared(_new_id(), interrupt_id))
 
     def reported(self, error: ErrorReported) -> None:
         """LiveAvatar objects."""
@@ -328,7 +331,7 @@ class Speaker:
                 type="invalid_request_error",
                 message=problem[:_SHOWN_CHARS],
                 source_event_id=event_id,
-                event_id=str(uuid4()),
+                event_id=_new_id(),
             )
         )
 
@@ -364,3 +367,7 @@ class Speaker:
         self._close_code = code
         self._put(None)
         await self._connection.wait_closed()
+
+
+def _new_id() -> str:
+    return str(uuid4())

@@ -68,6 +68,7 @@ PASSED_THROUGH: Final = (
     "workflows.ledger",
     "workflows.life",
     "workflows.options",
+    "workflows.owner",
     "workflows.provider",
 )
 """Modules that the sandbox need not load anew for each session: they keep no state of their own

@@ -42,6 +42,7 @@ class Entry:
     command: AnyCommand
     id: str
     expires_at: datetime
+    accepted_at: datetime
     order: int = 0
     """Position among the utterances, from 1; 0 for what is not speech."""
     up_to_order: int = 0
@@ -96,7 +97,7 @@ class Ledger:
     def accept(self, command: AnyCommand, command_id: str, now: datetime) -> Entry:
         """Put a command at the end of the line; the caller checked that its id is new."""
         ttl = self.default_ttl if command.ttl_s is None else timedelta(seconds=command.ttl_s)
-        entry = Entry(command, command_id, now + ttl, up_to_order=self.last_order)
+        entry = Entry(command, command_id, now + ttl, now, up_to_order=self.last_order)
         if isinstance(command, Speak):
             self.last_order += 1
             entry.order = self.last_order
@@ -148,6 +149,12 @@ class Ledger:
         for entry in list(self._unspoken()):
             if 0 < entry.order <= up_to_order:
                 self.drop(entry, outcome, CommandOutcome.CANCELLED, now)
+
+    def drop_accepted_before(self, moment: datetime, now: datetime) -> None:
+        """Finish utterances that were asked for before an interrupt that went past the workflow."""
+        for entry in list(self._unspoken()):
+            if entry.order and entry.accepted_at < moment:
+                self.drop(entry, UtteranceOutcome.INTERRUPTED, CommandOutcome.CANCELLED, now)
 
     def drop_everything(self, now: datetime) -> None:
         """Finish all that waits, because the session is over."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RawValue
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
-from temporalio.workflow import ActivityConfig
 
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel, ValidationError
@@ -35,7 +34,6 @@ with workflow.unsafe.imports_passed_through():
         SessionStatus,
         SetPose,
         Speak,
-        UtteranceReport,
         one_message,
         problems_of,
     )
@@ -48,22 +46,18 @@ with workflow.unsafe.imports_passed_through():
         UtteranceOutcome,
     )
     from avatar_sessions.contract.steps import (
-        DeliverCommand,
-        Delivered,
-        Epoch,
         OwnerReady,
         OwnerRecovering,
-        SpeakClip,
         StreamEnd,
         StreamResult,
         UtteranceLines,
     )
 
 from workflows import accounts, options
-from workflows.calls import call
-from workflows.failures import failure_of, is_silent, never_reached_owner, no_answer
+from workflows.failures import failure_of, never_reached_owner
 from workflows.ledger import AnyCommand, Entry, Ledger
 from workflows.life import Life, Verdict
+from workflows.owner import Owner
 from workflows.provider import Provider
 
 Message = TypeVar("Message", bound=BaseModel)
@@ -92,13 +86,12 @@ class AvatarSession:
         self._life = Life(key, tenant, requested_at=info.workflow_start_time)
         self._ledger = Ledger(default_ttl=timedelta(seconds=ttl_s))
         self._provider = Provider(self._life)
+        self._owner = Owner(self._life, self._ledger, self._provider)
         self._last_asked_at = info.workflow_start_time
         self._awaited_speaks = 0
         self._pose = Pose.IDLE
         self._serving: list[asyncio.Task[None]] = []
         self._opening: asyncio.Task[None] | None = None
-        self._hinted = False  # somebody says that the owner is lost
-        self._replaced: Epoch | None = None  # the last owner that was found to be silent
 
     # ------------------------------------------------------------------ run
 
@@ -130,7 +123,7 @@ class AvatarSession:
         self._serve(self._dispatch(), "dispatch")
         self._serve(self._speak_in_turn(), "speak")
         self._serve(self._expire(), "expire")
-        self._serve(self._mend(), "mend")
+        self._serve(self._owner.mend(), "mend")
         await self._await_live(self._request)
         while self._life.verdict is None:
             deadline, summary = self._next_deadline(self._request)
@@ -197,27 +190,14 @@ class AvatarSession:
 
     async def _check_deadlines(self, request: SessionRequest) -> None:
         if workflow.now() >= self._idle_at(request):
-            await self._ask_how_idle()
+            idle = await self._owner.idle_for()
+            if idle is not None:
+                self._last_asked_at = max(self._last_asked_at, workflow.now() - idle)
         now = workflow.now()
         if self._life.ends_at is not None and now >= self._life.ends_at:
             self._life.end(Verdict(EndReason.MAX_DURATION))
         elif now >= self._idle_at(request):
             self._life.end(Verdict(EndReason.IDLE_TIMEOUT))
-
-    async def _ask_how_idle(self) -> None:
-        """Live speech goes past the workflow: its owner knows when somebody spoke last."""
-        owner = self._life.owner
-        if not self._live or owner is None or not owner.speakers:
-            return
-        task = self._owner_task(owner, "tell_idle")
-        try:
-            told = await self._to_owner(owner, task, "has anybody spoken?", options.PROBE)
-        except ActivityError as error:
-            if is_cancelled_exception(error):
-                raise
-            return
-        asked_at = workflow.now() - timedelta(seconds=told.idle_s)
-        self._last_asked_at = max(self._last_asked_at, asked_at)
 
     # ------------------------------------------------------------- the parts
 
@@ -240,65 +220,12 @@ class AvatarSession:
                 continue
             if isinstance(entry.command, Interrupt):
                 ledger.drop_speech(entry.up_to_order, UtteranceOutcome.INTERRUPTED, workflow.now())
-            outcome = await self._deliver(entry)
+            outcome = await self._owner.deliver(entry)
             if outcome is not None and entry.result is None:
                 ledger.waiting.remove(entry)
                 ledger.finish(entry, outcome)
                 if isinstance(entry.command, SetPose):
                     self._pose = entry.command.pose
-
-    async def _deliver(self, entry: Entry) -> CommandOutcome | None:
-        """Put a command into the owner's inbox; None when the owner did not answer."""
-        command = entry.command
-        assert not isinstance(command, Speak | End)
-        owner = self._owner
-        task = DeliverCommand(
-            session_key=self._life.session_key,
-            epoch=owner.epoch,
-            command_id=entry.id,
-            kind=command.kind,
-            pose=command.pose if isinstance(command, SetPose) else None,
-            up_to_order=entry.up_to_order,
-        )
-        summary = f"{command.kind} {command.pose}" if isinstance(command, SetPose) else command.kind
-        try:
-            return (await self._to_owner(owner, task, summary)).outcome
-        except ActivityError as error:
-            if is_cancelled_exception(error):
-                raise
-            if not no_answer(error):
-                # Trying again would not help: a bug of ours must not be repeated for ever.
-                workflow.logger.error("%s failed: %s", summary, failure_of(error).message)
-                return CommandOutcome.CANCELLED
-            self._miss(owner)
-            return None
-
-    def _owner_task(
-        self, owner: OwnerReady, kind: Literal["keep_alive", "stop_feeding", "tell_idle"]
-    ) -> DeliverCommand:
-        return DeliverCommand(
-            session_key=self._life.session_key,
-            epoch=owner.epoch,
-            command_id=str(workflow.uuid4()),
-            kind=kind,
-            up_to_order=self._ledger.last_order,
-        )
-
-    async def _to_owner(
-        self,
-        owner: OwnerReady,
-        task: DeliverCommand,
-        summary: str,
-        config: ActivityConfig = options.DELIVER,
-    ) -> Delivered:
-        return await call(
-            names.ACTIVITY_DELIVER_COMMAND,
-            task,
-            Delivered,
-            config,
-            summary=summary,
-            task_queue=owner.queue,
-        )
 
     async def _speak_in_turn(self) -> None:
         """One utterance after the other, each an activity as long as the avatar speaks."""
@@ -311,41 +238,9 @@ class AvatarSession:
                 self._life.end(Verdict(EndReason.REQUESTED))
                 return
             ledger.speaking = entry
-            await self._speak(entry, self._owner)
+            await self._owner.speak(entry)
             ledger.speaking = None
             self._last_asked_at = workflow.now()
-
-    async def _speak(self, entry: Entry, owner: OwnerReady) -> None:
-        assert isinstance(entry.command, Speak)
-        task = SpeakClip(
-            session_key=self._life.session_key,
-            epoch=owner.epoch,
-            utterance_id=entry.id,
-            order=entry.order,
-            clip=entry.command.clip,
-        )
-        clip = entry.command.clip
-        summary = f"utterance {entry.order}: {clip.file or clip.url or 'sealed address'}"
-        try:
-            report: UtteranceReport = await call(
-                names.ACTIVITY_SPEAK,
-                task,
-                UtteranceReport,
-                options.UTTERANCE,
-                summary=summary,
-                task_queue=owner.queue,
-            )
-        except ActivityError as error:
-            if is_cancelled_exception(error):
-                raise
-            if never_reached_owner(error):
-                self._ledger.speech.appendleft(entry)
-                self._miss(owner)
-            else:
-                self._ledger.lose_utterance(entry, failure_of(error), workflow.now())
-        else:
-            self._ledger.finish_utterance(entry, report, workflow.now())
-            self._life.show_said(self._ledger.latest)
 
     async def _expire(self) -> None:
         """Give up commands that have waited too long for an avatar that is not live."""
@@ -370,64 +265,9 @@ class AvatarSession:
             if ledger.expire(workflow.now()):
                 self._life.end(Verdict(EndReason.REQUESTED))
 
-    async def _mend(self) -> None:
-        """Where an owner is lost, or said to be: ask it, replace it, and in the end give up."""
-        while True:
-            await workflow.wait_condition(
-                lambda: self._life.state is SessionState.RECOVERING or self._hinted
-            )
-            give_up_at = workflow.now() + options.RECOVERY_PATIENCE
-            await self._probe()
-            while self._life.state is SessionState.RECOVERING:
-                try:
-                    await workflow.wait_condition(
-                        lambda: self._life.state is not SessionState.RECOVERING,
-                        timeout=options.PROBE_PAUSE,
-                        timeout_summary="before asking the owner again",
-                    )
-                except TimeoutError:
-                    await self._probe()
-                if workflow.now() >= give_up_at:
-                    message = f"no owner for {options.RECOVERY_PATIENCE.total_seconds():g} s"
-                    failure = Failure(type="OwnerLost", message=message)
-                    self._life.end(Verdict(EndReason.CONNECTION_FAILED, failure))
-                    return
-
-    async def _probe(self) -> None:
-        """Ask the owner whether it is there. One that is silent is replaced, once."""
-        self._hinted = False
-        owner = self._owner
-        if self._replaced == owner.epoch:
-            return
-        task = self._owner_task(owner, "keep_alive")
-        try:
-            await self._to_owner(owner, task, "is the owner there?", options.PROBE)
-        except ActivityError as error:
-            if is_cancelled_exception(error):
-                raise
-            if is_silent(error) and self._life.owner == owner:
-                self._miss(owner)
-                self._replaced = owner.epoch
-                self._provider.replace_owner()
-            return
-        if self._life.state is SessionState.RECOVERING and self._life.owner == owner:
-            self._life.to(SessionState.LIVE)
-
-    def _miss(self, owner: OwnerReady) -> None:
-        """The owner did not answer: recover, unless another has taken over meanwhile."""
-        if self._life.state is SessionState.LIVE and self._life.owner == owner:
-            self._ledger.renew(workflow.now())
-            self._life.to(SessionState.RECOVERING)
-
     @property
     def _live(self) -> bool:
         return self._life.state is SessionState.LIVE
-
-    @property
-    def _owner(self) -> OwnerReady:
-        owner = self._life.owner
-        assert owner is not None, "LIVE and RECOVERING have an owner"
-        return owner
 
     # ------------------------------------------------------------------ end
 
@@ -442,7 +282,7 @@ class AvatarSession:
             # A /start under way is waited for: its reply tells what there is to stop.
             self._opening.cancel()
         if had_owner:
-            await self._stop_feeding()
+            await self._owner.stop_feeding()
         elif self._opening is not None:
             await workflow.wait([self._opening])
         await self._provider.stop(verdict.reason)
@@ -457,14 +297,6 @@ class AvatarSession:
         await self._provider.clean_room(self._request)
         self._life.to(verdict.reason.final_state)
         await workflow.wait_condition(workflow.all_handlers_finished)
-
-    async def _stop_feeding(self) -> None:
-        owner = self._owner
-        task = self._owner_task(owner, "stop_feeding")
-        try:
-            await self._to_owner(owner, task, "stop feeding")
-        except ActivityError as error:
-            workflow.logger.warning("the owner did not answer: %s", failure_of(error).message)
 
     async def _release(self, opening: asyncio.Task[None]) -> None:
         """Wait for the owner to let go of the socket; then for the last utterance's line."""
@@ -524,7 +356,7 @@ class AvatarSession:
         """From the owner: the provider's socket is gone and being got back."""
         lost = self._understand(names.SIGNAL_OWNER_RECOVERING, OwnerRecovering, messages)
         if lost is not None and self._life.owner and lost.epoch == self._life.owner.epoch:
-            self._miss(self._life.owner)
+            self._owner.missed(self._life.owner)
 
     @workflow.signal(name=names.SIGNAL_OWNER_LOST)
     def on_owner_lost(self, *messages: Any) -> None:
@@ -532,7 +364,7 @@ class AvatarSession:
         hint = self._understand(names.SIGNAL_OWNER_LOST, OwnerLost, messages)
         owner = self._life.owner
         if hint is not None and self._live and owner is not None and hint.epoch == owner.epoch:
-            self._hinted = True
+            self._owner.hinted = True
 
     @workflow.signal(name=names.SIGNAL_UTTERANCES)
     def on_utterances(self, *messages: Any) -> None:
@@ -646,8 +478,10 @@ class AvatarSession:
                 if not (request.speaker and never_reached_owner(error)):
                     failure = failure_of(error)
                     raise _refused(failure) from error
-            self._hinted = True  # and then ask whoever owns it
-            await workflow.wait_condition(lambda: not self._live or not self._hinted or self._over)
+            self._owner.hinted = True  # and then ask whoever owns it
+            await workflow.wait_condition(
+                lambda: not self._live or not self._owner.hinted or self._over
+            )
         verdict = self._life.verdict
         assert verdict is not None
         raise _refused(

@@ -159,6 +159,14 @@ class SpeakClip(Step):
     clip: Clip
 
 
+class SaidClip(Step):
+    """What became of a clip."""
+
+    report: UtteranceReport
+    cut_in_band_at: datetime | None = None
+    """A speaker interrupted it past the workflow: what was asked for before that is meant, too."""
+
+
 class GrantAccess(Step):
     """Mint tokens for a room of our own."""
 

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest_asyncio
 from pydantic import SecretStr
 
-from activities.owned import OwnedSession, OwnerLimits, ProviderEnd
+from activities.owned import OpenClip, OwnedSession, OwnerLimits, ProviderEnd
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.steps import StreamResult
 from liveavatar_lite import WAYNE_AVATAR_ID, LiveAvatar, TokenRequest
@@ -32,6 +32,10 @@ class Owner:
     gaps_ms: list[int] = field(default_factory=list)
     lines: list[UtteranceReport] = field(default_factory=list)
     losses: int = 0
+
+    async def speak(self, utterance_id: str, order: int, clip: OpenClip) -> UtteranceReport:
+        """Have a clip said: its line."""
+        return (await self.session.speak(utterance_id, order, clip)).report
 
     def was_ready(self, gap_ms: int) -> None:
         self.gaps_ms.append(gap_ms)

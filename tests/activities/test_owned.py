@@ -55,7 +55,7 @@ def commands(owner: Owner) -> list[str]:
 
 
 async def test_an_utterance_is_sent_whole_under_one_id_and_heard(owner: Owner) -> None:
-    report = await owner.session.speak("u1", 1, clip(tone(1.7)))
+    report = await owner.speak("u1", 1, clip(tone(1.7)))
     assert report.outcome is UtteranceOutcome.COMPLETED
     assert report.sent_ms == report.heard_ms == 1700
     (played,) = owner.line.utterances
@@ -66,7 +66,7 @@ async def test_an_utterance_is_sent_whole_under_one_id_and_heard(owner: Owner) -
 
 async def test_two_utterances_take_turns(owner: Owner) -> None:
     first, second = await asyncio.gather(
-        owner.session.speak("u1", 1, clip(tone(0.8))), owner.session.speak("u2", 2, clip(tone(0.5)))
+        owner.speak("u1", 1, clip(tone(0.8))), owner.speak("u2", 2, clip(tone(0.5)))
     )
     assert first.outcome is second.outcome is UtteranceOutcome.COMPLETED
     assert second.started_at is not None
@@ -76,7 +76,7 @@ async def test_two_utterances_take_turns(owner: Owner) -> None:
 
 
 async def test_sending_stays_within_the_lead(owner: Owner) -> None:
-    speaking = asyncio.create_task(owner.session.speak("u1", 1, clip(tone(8))))
+    speaking = asyncio.create_task(owner.speak("u1", 1, clip(tone(8))))
     await until(lambda: len(commands(owner)) >= 2)
     await asyncio.sleep(1.0)
     sent_ms = sum(one.pcm_ms or 0 for one in owner.line.commands)
@@ -93,7 +93,7 @@ async def test_an_interrupt_is_always_sent_but_cuts_nothing_that_was_asked_later
     """A plugin that sent it only while it believed the avatar to talk lost barge-in for weeks."""
     assert await owner.session.interrupt(0) is CommandOutcome.SENT
     await until(lambda: commands(owner) == ["agent.interrupt"])
-    speaking = asyncio.create_task(owner.session.speak("u2", 2, clip(tone(0.6))))
+    speaking = asyncio.create_task(owner.speak("u2", 2, clip(tone(0.6))))
     await until(lambda: owner.session.speaking == "u2")
     await owner.session.interrupt(1)
     assert (await speaking).outcome is UtteranceOutcome.COMPLETED
@@ -103,32 +103,28 @@ async def test_an_interrupt_is_always_sent_but_cuts_nothing_that_was_asked_later
 async def test_speech_that_arrives_after_its_interrupt_is_not_said(owner: Owner) -> None:
     """Signal, activity and interrupt overtake each other: the number decides, not the moment."""
     await owner.session.interrupt(3)
-    report = await owner.session.speak("u3", 3, clip(tone(0.5)))
+    report = await owner.speak("u3", 3, clip(tone(0.5)))
     assert report.outcome is UtteranceOutcome.INTERRUPTED
     assert report.sent_ms == 0
-    assert (
-        await owner.session.speak("u4", 4, clip(tone(0.5)))
-    ).outcome is UtteranceOutcome.COMPLETED
+    assert (await owner.speak("u4", 4, clip(tone(0.5)))).outcome is UtteranceOutcome.COMPLETED
 
 
 async def test_a_cancelled_utterance_does_not_spoil_the_next(owner: Owner) -> None:
     """A cancel in the middle of feeding left the utterance open at LiveAvatar, which takes the
     next one for its rest: every later utterance of the connection was then lost."""
-    speaking = asyncio.create_task(owner.session.speak("u1", 1, clip(tone(8))))
+    speaking = asyncio.create_task(owner.speak("u1", 1, clip(tone(8))))
     await until(lambda: "agent.speak" in commands(owner))
     speaking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await speaking
-    assert (
-        await owner.session.speak("u2", 2, clip(tone(0.5)))
-    ).outcome is UtteranceOutcome.COMPLETED
+    assert (await owner.speak("u2", 2, clip(tone(0.5)))).outcome is UtteranceOutcome.COMPLETED
     assert commands(owner).count("agent.interrupt") == 1
 
 
 async def test_an_interrupt_takes_the_pose_and_it_comes_back(owner: Owner) -> None:
     """LiveAvatar goes idle on an interrupt: the avatar no longer looked as if it listened."""
     await owner.session.set_pose(Pose.LISTENING)
-    speaking = asyncio.create_task(owner.session.speak("u1", 1, clip(tone(8))))
+    speaking = asyncio.create_task(owner.speak("u1", 1, clip(tone(8))))
     await until(lambda: "agent.speak" in commands(owner))
     await owner.session.interrupt(1)
     await speaking
@@ -140,7 +136,7 @@ async def test_an_interrupt_takes_the_pose_and_it_comes_back(owner: Owner) -> No
 async def test_an_interrupt_cuts_a_clip_that_has_not_come(owner: Owner) -> None:
     """A clip whose server never answered held the session's speech, and its end, for a minute."""
     asked = asyncio.Event()
-    speaking = asyncio.create_task(owner.session.speak("u1", 1, never(asked)))
+    speaking = asyncio.create_task(owner.speak("u1", 1, never(asked)))
     await asyncio.wait_for(asked.wait(), 5)
     await owner.session.interrupt(1)
     report = await asyncio.wait_for(speaking, 5)
@@ -149,16 +145,16 @@ async def test_an_interrupt_cuts_a_clip_that_has_not_come(owner: Owner) -> None:
 
 async def test_a_clip_that_has_not_come_holds_nobody_up(owner: Owner) -> None:
     asked = asyncio.Event()
-    waiting = asyncio.create_task(owner.session.speak("u1", 1, never(asked)))
+    waiting = asyncio.create_task(owner.speak("u1", 1, never(asked)))
     await asyncio.wait_for(asked.wait(), 5)
-    report = await owner.session.speak("u2", 2, clip(tone(0.5)))
+    report = await owner.speak("u2", 2, clip(tone(0.5)))
     assert report.outcome is UtteranceOutcome.COMPLETED
     waiting.cancel()
     await asyncio.wait({waiting})
 
 
 async def test_a_pose_asked_for_during_speech_follows_it(owner: Owner) -> None:
-    speaking = asyncio.create_task(owner.session.speak("u1", 1, clip(tone(0.6))))
+    speaking = asyncio.create_task(owner.speak("u1", 1, clip(tone(0.6))))
     await until(lambda: owner.session.speaking is not None)
     assert await owner.session.set_pose(Pose.LISTENING) is CommandOutcome.DEFERRED
     await speaking
@@ -170,25 +166,25 @@ async def test_speech_goes_on_when_a_dropped_socket_is_back(owner: Owner) -> Non
     """LiveAvatar says on what it has: nothing of the utterance is lost, and nothing said twice."""
     await owner.session.set_pose(Pose.LISTENING)
     owner.simulator.faults.dropped_sockets = 1
-    report = await owner.session.speak("u1", 1, clip(tone(5)))
+    report = await owner.speak("u1", 1, clip(tone(5)))
     assert report.outcome is UtteranceOutcome.COMPLETED
     assert (report.sent_ms, report.heard_ms) == (5000, 5000)
     assert [line.sent_ms for line in owner.line.utterances] == [5000]
     assert owner.losses == 1
     assert owner.gaps_ms[0] == 0
     assert owner.gaps_ms[1] >= 1
-    second = await owner.session.speak("u2", 2, clip(tone(0.5)))
+    second = await owner.speak("u2", 2, clip(tone(0.5)))
     assert second.outcome is UtteranceOutcome.COMPLETED
     assert commands(owner).count("agent.start_listening") == 2, "the pose came back"
 
 
 async def test_stop_feeding_cancels_speech_and_refuses_more(owner: Owner) -> None:
-    speaking = asyncio.create_task(owner.session.speak("u1", 1, clip(tone(8))))
+    speaking = asyncio.create_task(owner.speak("u1", 1, clip(tone(8))))
     await until(lambda: owner.session.speaking is not None)
     owner.session.stop_feeding(1)
     assert (await speaking).outcome is UtteranceOutcome.CANCELLED
     with pytest.raises(NotReady):
-        await owner.session.speak("u2", 2, clip(tone(0.5)))
+        await owner.speak("u2", 2, clip(tone(0.5)))
     with pytest.raises(NotReady):
         await owner.session.set_pose(Pose.IDLE)
     assert owner.running is not None
@@ -197,7 +193,7 @@ async def test_stop_feeding_cancels_speech_and_refuses_more(owner: Owner) -> Non
 
 
 async def test_closing_ends_everything_within_bounds(owner: Owner) -> None:
-    speaking = asyncio.create_task(owner.session.speak("u1", 1, clip(tone(8))))
+    speaking = asyncio.create_task(owner.speak("u1", 1, clip(tone(8))))
     await until(lambda: owner.session.speaking is not None)
     await asyncio.wait_for(owner.session.close(), 10)
     await owner.session.close()

@@ -9,6 +9,7 @@ import ssl
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from pydantic import SecretStr
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from avatar_sessions import EndReason, Session
+from avatar_sessions import AvatarSessions, Clip, EndReason, Session
 from avatar_sessions.contract.live import SUBPROTOCOL, Begin
 from avatar_sessions.contract.messages import Access, SpeakerAccess
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.seal import Seal
+from deploy.local.stack import TemporalServer
 from liveavatar_lite import (
     AudioBufferCleared,
     Event,
@@ -33,7 +35,7 @@ from liveavatar_lite import (
 )
 from liveavatar_simulator import SessionLine
 from tests.secret_scan import remember
-from tests.sessions.conftest import Platform
+from tests.sessions.conftest import Platform, crew_working, own_namespace
 from tests.waiting import until
 
 SECOND = 48_000
@@ -385,6 +387,47 @@ async def test_a_client_that_never_reads_is_cut_off_and_nobody_else(platform: Pl
         await connection.send(json.dumps({"type": "agent.speak_end", "event_id": "u1"}))
         assert (await said(connection, "u1"))["outcome"] == "completed"
     await session.end()
+
+
+async def test_an_in_band_interrupt_also_drops_the_clips_that_wait(platform: Platform) -> None:
+    """The person talks: what was asked for before is not wanted any more, wherever it waits."""
+    session = await platform.start()
+    long, short = Clip(file="long.wav"), Clip(file="short.wav")
+    async with connected(platform, session) as connection:
+        await session.speak(long, wait=False, command_id="first")
+        await session.speak(short, wait=False, command_id="second")
+        await told(connection, "agent.speak_started", source_event_id="first")
+        await connection.send(json.dumps({"type": "agent.interrupt", "event_id": "stop"}))
+        await told(connection, "live.interrupted", event_id="stop", utterance_id="first")
+        after = await session.speak(short, command_id="third")
+    report = await session.end()
+    assert after.outcome is UtteranceOutcome.COMPLETED
+    assert {one.id: one.outcome for one in report.utterances} == {
+        "first": UtteranceOutcome.INTERRUPTED,
+        "second": UtteranceOutcome.INTERRUPTED,
+        "third": UtteranceOutcome.COMPLETED,
+    }
+
+
+async def test_words_can_be_sealed_before_they_stand_in_history(
+    platform: Platform, temporal: TemporalServer
+) -> None:
+    client = await own_namespace(temporal)
+    settings = platform.settings.model_copy(update={"seal_texts": True})
+    seal = Seal(settings.seal_keys)
+    elsewhere = replace(platform, client=client, sessions=AvatarSessions(client, seal))
+    async with crew_working(client, settings):
+        session = await elsewhere.start()
+        async with connected(elsewhere, session) as connection:
+            text = "my secret number is 42"
+            await connection.send(Begin(utterance_id="u1", text=text).model_dump_json())
+            await connection.send(tone(0.3))
+            await connection.send(json.dumps({"type": "agent.speak_end", "event_id": "u1"}))
+            await said(connection, "u1")
+        (line,) = (await session.end()).utterances
+    assert line.text is None
+    assert line.sealed_text is not None
+    assert seal.open(line.sealed_text).get_secret_value() == text
 
 
 async def test_the_end_of_a_session_says_goodbye_to_its_speakers(platform: Platform) -> None:

@@ -1,0 +1,213 @@
+"""What the session workflow asks of the session's owner, and what it does when nobody answers.
+
+Commands go to the owner's private queue. One that is silent is asked again, replaced, and in the
+end given up. When to ask is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Literal
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, is_cancelled_exception
+from temporalio.workflow import ActivityConfig
+
+with workflow.unsafe.imports_passed_through():
+    from avatar_sessions.contract import names
+    from avatar_sessions.contract.messages import End, Failure, SetPose, Speak
+    from avatar_sessions.contract.states import CommandOutcome, EndReason, SessionState
+    from avatar_sessions.contract.steps import (
+        DeliverCommand,
+        Delivered,
+        Epoch,
+        OwnerReady,
+        SaidClip,
+        SpeakClip,
+    )
+
+from workflows import options
+from workflows.calls import call
+from workflows.failures import failure_of, is_silent, never_reached_owner, no_answer
+from workflows.ledger import Entry, Ledger
+from workflows.life import Life, Verdict
+from workflows.provider import Provider
+
+
+class Owner:
+    """The session's owner, whichever process that is."""
+
+    def __init__(self, life: Life, ledger: Ledger, provider: Provider) -> None:
+        self.hinted = False
+        """Somebody says that it is lost."""
+        self._life = life
+        self._ledger = ledger
+        self._provider = provider
+        self._replaced: Epoch | None = None  # the last one that was found to be silent
+
+    async def deliver(self, entry: Entry) -> CommandOutcome | None:
+        """Put a command into the owner's inbox; None when the owner did not answer."""
+        command = entry.command
+        assert not isinstance(command, Speak | End)
+        owner = self._present
+        task = DeliverCommand(
+            session_key=self._life.session_key,
+            epoch=owner.epoch,
+            command_id=entry.id,
+            kind=command.kind,
+            pose=command.pose if isinstance(command, SetPose) else None,
+            up_to_order=entry.up_to_order,
+        )
+        summary = f"{command.kind} {command.pose}" if isinstance(command, SetPose) else command.kind
+        try:
+            return (await self._call(owner, task, summary)).outcome
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            if not no_answer(error):
+                # Trying again would not help: a bug of ours must not be repeated for ever.
+                workflow.logger.error("%s failed: %s", summary, failure_of(error).message)
+                return CommandOutcome.CANCELLED
+            self.missed(owner)
+            return None
+
+    def _task(
+        self, owner: OwnerReady, kind: Literal["keep_alive", "stop_feeding", "tell_idle"]
+    ) -> DeliverCommand:
+        return DeliverCommand(
+            session_key=self._life.session_key,
+            epoch=owner.epoch,
+            command_id=str(workflow.uuid4()),
+            kind=kind,
+            up_to_order=self._ledger.last_order,
+        )
+
+    async def _call(
+        self,
+        owner: OwnerReady,
+        task: DeliverCommand,
+        summary: str,
+        config: ActivityConfig = options.DELIVER,
+    ) -> Delivered:
+        return await call(
+            names.ACTIVITY_DELIVER_COMMAND,
+            task,
+            Delivered,
+            config,
+            summary=summary,
+            task_queue=owner.queue,
+        )
+
+    async def speak(self, entry: Entry) -> None:
+        """Have an utterance said: lasts as long as the avatar speaks."""
+        assert isinstance(entry.command, Speak)
+        owner = self._present
+        task = SpeakClip(
+            session_key=self._life.session_key,
+            epoch=owner.epoch,
+            utterance_id=entry.id,
+            order=entry.order,
+            clip=entry.command.clip,
+        )
+        clip = entry.command.clip
+        summary = f"utterance {entry.order}: {clip.file or clip.url or 'sealed address'}"
+        try:
+            said = await call(
+                names.ACTIVITY_SPEAK,
+                task,
+                SaidClip,
+                options.UTTERANCE,
+                summary=summary,
+                task_queue=owner.queue,
+            )
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            if never_reached_owner(error):
+                self._ledger.speech.appendleft(entry)
+                self.missed(owner)
+            else:
+                self._ledger.lose_utterance(entry, failure_of(error), workflow.now())
+        else:
+            self._ledger.finish_utterance(entry, said.report, workflow.now())
+            if said.cut_in_band_at is not None:
+                self._ledger.drop_accepted_before(said.cut_in_band_at, workflow.now())
+            self._life.show_said(self._ledger.latest)
+
+    async def idle_for(self) -> timedelta | None:
+        """For how long nobody has spoken past the workflow; None if that is not to be known."""
+        owner = self._life.owner
+        if self._life.state is not SessionState.LIVE or owner is None or not owner.speakers:
+            return None
+        task = self._task(owner, "tell_idle")
+        try:
+            told = await self._call(owner, task, "has anybody spoken?", options.PROBE)
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            return None
+        return timedelta(seconds=told.idle_s)
+
+    async def stop_feeding(self) -> None:
+        """Let it say nothing more."""
+        owner = self._present
+        task = self._task(owner, "stop_feeding")
+        try:
+            await self._call(owner, task, "stop feeding")
+        except ActivityError as error:
+            workflow.logger.warning("the owner did not answer: %s", failure_of(error).message)
+
+    async def mend(self) -> None:
+        """Where an owner is lost, or said to be: ask it, replace it, and in the end give up."""
+        while True:
+            await workflow.wait_condition(
+                lambda: self._life.state is SessionState.RECOVERING or self.hinted
+            )
+            give_up_at = workflow.now() + options.RECOVERY_PATIENCE
+            await self._probe()
+            while self._life.state is SessionState.RECOVERING:
+                try:
+                    await workflow.wait_condition(
+                        lambda: self._life.state is not SessionState.RECOVERING,
+                        timeout=options.PROBE_PAUSE,
+                        timeout_summary="before asking the owner again",
+                    )
+                except TimeoutError:
+                    await self._probe()
+                if workflow.now() >= give_up_at:
+                    message = f"no owner for {options.RECOVERY_PATIENCE.total_seconds():g} s"
+                    failure = Failure(type="OwnerLost", message=message)
+                    self._life.end(Verdict(EndReason.CONNECTION_FAILED, failure))
+                    return
+
+    async def _probe(self) -> None:
+        """Ask the owner whether it is there. One that is silent is replaced, once."""
+        self.hinted = False
+        owner = self._present
+        if self._replaced == owner.epoch:
+            return
+        task = self._task(owner, "keep_alive")
+        try:
+            await self._call(owner, task, "is the owner there?", options.PROBE)
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            if is_silent(error) and self._life.owner == owner:
+                self.missed(owner)
+                self._replaced = owner.epoch
+                self._provider.replace_owner()
+            return
+        if self._life.state is SessionState.RECOVERING and self._life.owner == owner:
+            self._life.to(SessionState.LIVE)
+
+    def missed(self, owner: OwnerReady) -> None:
+        """The owner did not answer: recover, unless another has taken over meanwhile."""
+        if self._life.state is SessionState.LIVE and self._life.owner == owner:
+            self._ledger.renew(workflow.now())
+            self._life.to(SessionState.RECOVERING)
+
+    @property
+    def _present(self) -> OwnerReady:
+        owner = self._life.owner
+        assert owner is not None, "LIVE and RECOVERING have an owner"
+        return owner
