@@ -21,6 +21,7 @@ from websockets import exceptions as ws_errors
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.protocol import State
 
+from ._frames import masked_text
 from .errors import (
     ConnectionClosed,
     ConnectionDead,
@@ -314,13 +315,15 @@ class LiteConnection:
         raise ConnectionLost(self.close_code or CLOSE_ABNORMAL, self.close_reason)
 
     def _write(self, frame: bytes) -> bool:
-        """Hand the frame to the transport, whole and at once; False where the socket is closing."""
-        protocol, transport = self._socket.protocol, self._socket.transport
-        if protocol.state is not State.OPEN or transport.is_closing():
+        """Hand the frame to the transport, whole and at once; False where the socket is closing.
+
+        Nothing of websockets' can be in the middle of a frame: it writes in whole ones too, and
+        only we send messages, none of them in fragments.
+        """
+        transport = self._socket.transport
+        if self._socket.state is not State.OPEN or transport.is_closing():
             return False
-        protocol.send_text(frame)
-        for piece in protocol.data_to_send():
-            transport.write(piece)
+        transport.write(masked_text(frame))
         return True
 
     async def _read(self) -> None:
