@@ -1,7 +1,7 @@
 # The two commands a new user needs are `make demo` and `make test`; the rest is for changing things.
 # Every target sets up what it needs first. PYTHON=... chooses the interpreter (3.11 or newer).
 
-.PHONY: help demo test figures lint format setup web servers requirements clean
+.PHONY: help demo test bench lint format setup web servers requirements clean
 .DEFAULT_GOAL := help
 
 PY := .venv/bin/python
@@ -12,7 +12,7 @@ help:
 	@echo '                   ARGS="--once --report FILE", ARGS=--live, AUDIO=speech.wav'
 	@echo 'make test          run every test (ARGS="tests/lite -k pacer" for some)'
 	@echo 'make lint          formatting, lint, types, import rules'
-	@echo 'make figures       measure starts and interrupts on this machine'
+	@echo 'make bench         measure this machine: one table (ARGS="--only encode,start --quick")'
 	@echo 'make format        let ruff format and fix what it can'
 	@echo 'make setup         only the virtual environment'
 	@echo 'make servers       only Temporal and LiveKit'
@@ -25,8 +25,8 @@ demo: setup web
 test: setup web servers
 	@$(PY) -m pytest $(ARGS)
 
-figures: setup servers
-	@$(PY) -m bench.latency
+bench: setup servers
+	@$(PY) -m bench $(ARGS)
 
 lint: setup
 	@$(PY) -m ruff format --check --quiet .

@@ -1,0 +1,129 @@
+"""Where measurements are made: the local stack, started once, by the first row that needs it.
+
+Temporal's development server tuned as in `deploy.local`, LiveKit, one worker process, and the
+simulator without delays and without rooms, so that what is measured is ours.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+from uuid import uuid4
+
+from avatar_sessions import AvatarSessions, SessionRequest
+from avatar_sessions.contract.messages import Video
+from avatar_sessions.seal import Seal
+from deploy.local.ports import free_port
+from deploy.local.processes import Supervisor
+from deploy.local.servers import find_livekit, find_temporal
+from deploy.local.settings import LocalSettings
+from deploy.local.stack import LocalStack, local_stack
+from liveavatar_lite import WAYNE_AVATAR_ID
+
+SIMULATOR: Final = {
+    "SIMULATOR_JOIN_ROOMS": "false",
+    "SIMULATOR_START_DELAY_S": "0",
+    "SIMULATOR_CONNECT_DELAY_S": "0",
+    "SIMULATOR_INTERRUPT_DELAY_S": "0",
+    "SIMULATOR_SPEAK_START_LATENCY_S": "0",
+    "SIMULATOR_SPEAK_START_BUFFER_S": "0",
+    "SIMULATOR_CALLS_PER_S": "0",
+    "SIMULATOR_CONCURRENCY_LIMIT": "1000",
+    "SIMULATOR_SANDBOX_MAX_DURATION_S": "1200",
+}
+
+
+class Lab:
+    """What a measurement may use. An async context manager that ends what it started.
+
+    Attributes:
+        quick: measure less often: figures of a minute, not of ten.
+    """
+
+    def __init__(self, *, quick: bool) -> None:
+        self.quick = quick
+        self._exits = AsyncExitStack()
+        self._stack: LocalStack | None = None
+        self._sessions: AvatarSessions | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._exits.aclose()
+
+    async def stack(self) -> LocalStack:
+        """The running stack; starts it when it is asked for first.
+
+        Raises:
+            LocalError: a server cannot be had, or did not come up.
+        """
+        if self._stack is None:
+            self._stack = await self._start()
+        return self._stack
+
+    async def sessions(self) -> AvatarSessions:
+        """A client of the running stack, warm: one session has been started and ended with it.
+
+        Raises:
+            LocalError: as `stack`.
+        """
+        if self._sessions is None:
+            stack = await self.stack()
+            self._sessions = AvatarSessions(await stack.temporal.client(), Seal([stack.seal_keys]))
+            session, _ = await self._sessions.open(new_key(), request())
+            await session.end()
+        return self._sessions
+
+    async def _start(self) -> LocalStack:
+        # The simulator inherits its settings from this process.
+        os.environ.update(SIMULATOR)
+        settings = LocalSettings(
+            temporal_port=free_port(),
+            temporal_ui_port=free_port(),
+            livekit_port=free_port(),
+            simulator_port=free_port(),
+            simulator_media_port=free_port(),
+            viewer_port=free_port(),
+        )
+        sources = (find_temporal(settings, sys.stderr), find_livekit(settings, sys.stderr))
+        folder = Path(self._exits.enter_context(tempfile.TemporaryDirectory()))
+        clips = folder / "clips"
+        clips.mkdir()
+        supervisor = await self._exits.enter_async_context(Supervisor(folder / "logs"))
+        began_s = time.monotonic()
+        stack = await self._exits.enter_async_context(
+            local_stack(
+                supervisor,
+                sources,
+                settings,
+                live=False,
+                clip_folder=clips,
+                told=lambda *_: None,
+            )
+        )
+        print(f"servers up in {time.monotonic() - began_s:.1f} s", file=sys.stderr)
+        return stack
+
+
+def new_key() -> str:
+    """A session key that nobody else has."""
+    return f"bench-{uuid4()}"
+
+
+def request() -> SessionRequest:
+    """A session that costs nothing but what is measured."""
+    return SessionRequest(
+        avatar_id=WAYNE_AVATAR_ID, sandbox=True, video=Video(quality="low", encoding="VP8")
+    )

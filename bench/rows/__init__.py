@@ -1,0 +1,28 @@
+"""The measurements, one module each.
+
+A module has `NAME`, what ``--only`` calls it, and `measure`, which returns its rows. To add one,
+write it and name it in `MEASUREMENTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from bench.lab import Lab
+from bench.rows import encode, interrupt, start
+from bench.table import Row
+
+
+class Measurement(Protocol):
+    """What a module of this package is to the bench."""
+
+    NAME: str
+
+    async def measure(self, lab: Lab) -> list[Row]:
+        """Measure; what breaks is raised."""
+
+
+_ALL: Final[tuple[Measurement, ...]] = (encode, start, interrupt)
+MEASUREMENTS: Final[Mapping[str, Measurement]] = {each.NAME: each for each in _ALL}
+"""By name, in the order of the table."""

@@ -1,0 +1,159 @@
+"""What it costs to say one second: the CPU of encoding and sending a chunk of 48,000 bytes.
+
+Three ways in one run, in turns: the floor (frames that were made before, `sendall` into a raw
+socket), ours (`LiteConnection.speak`), and the field's usual one (`json.dumps` of a dictionary
+with `base64`, `websockets` as it comes, which compresses). The receiver is another process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+from uuid import uuid4
+
+import soundfile
+from pydantic import SecretStr
+from websockets.asyncio.client import connect
+from websockets.frames import Frame, Opcode
+
+from bench.discard import discarding_server
+from bench.lab import Lab
+from bench.table import Row, percentile, single, spread
+from deploy.local.ports import LOOPBACK
+from deploy.local.settings import ROOT
+from liveavatar_lite import LiteConnection
+from liveavatar_lite.audio import BYTES_PER_S
+from liveavatar_lite.messages import encode_speak
+
+NAME: Final = "encode"
+MOST_OF_FLOOR: Final = 2.0
+LEAST_OF_USUAL: Final = 10.0
+ROUNDS: Final = 60
+CHUNKS: Final = 20
+"""Sent one after the other in each turn."""
+USUAL_CHUNKS: Final = 5
+"""The usual way takes a millisecond and more: fewer chunks measure it as well."""
+GAP_S: Final = 0.002
+"""Between turns, until the receiver has taken everything."""
+SAMPLE: Final = ROOT / "deploy" / "local" / "samples" / "story.flac"
+HANDSHAKE: Final = (
+    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: " + base64.b64encode(bytes(16)) + b"\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+NEVER_S: Final = 1e6
+"""The receiver acknowledges nothing, and the connection must not mind."""
+
+Turn = Callable[[int], Awaitable[None]]
+"""Sends so many chunks."""
+
+
+async def measure(lab: Lab) -> list[Row]:
+    """Send the same speech in the three ways, in turns."""
+    speech = _speech()
+    rounds = ROUNDS // 4 if lab.quick else ROUNDS
+    async with (
+        discarding_server() as port,
+        _floor(port, speech) as floor,
+        _ours(port, speech) as ours,
+        _usual(port, speech) as usual,
+    ):
+        turns = ((floor, CHUNKS), (ours, CHUNKS), (usual, USUAL_CHUNKS))
+        for turn, chunks in turns:  # sockets' buffers, caches
+            await _cpu_us(turn, chunks)
+        figures = [[await _cpu_us(turn, chunks) for turn, chunks in turns] for _ in range(rounds)]
+    return _rows(figures)
+
+
+def _rows(figures: Sequence[Sequence[float]]) -> list[Row]:
+    floor_us, ours_us, usual_us = (list(column) for column in zip(*figures, strict=True))
+    times_floor = percentile(ours_us, 50) / percentile(floor_us, 50)
+    of_usual = percentile(usual_us, 50) / percentile(ours_us, 50)
+    count = len(figures)
+    return [
+        spread(NAME, "CPU a second of speech, the floor", floor_us, "us"),
+        spread(NAME, "CPU a second of speech, LiteConnection.speak", ours_us, "us"),
+        spread(NAME, "CPU a second of speech, the usual way", usual_us, "us"),
+        single(NAME, "ours in floors", times_floor, "x", n=count, at_most=MOST_OF_FLOOR),
+        single(NAME, "the usual way in ours", of_usual, "x", n=count, at_least=LEAST_OF_USUAL),
+    ]
+
+
+async def _cpu_us(turn: Turn, chunks: int) -> float:
+    """Microseconds of this process's CPU, user and system, for each chunk of a turn."""
+    await asyncio.sleep(GAP_S)
+    began_s = time.process_time()
+    await turn(chunks)
+    return (time.process_time() - began_s) / chunks * 1e6
+
+
+def _speech() -> list[bytes]:
+    """Seconds of real speech: how well it compresses is a part of the usual way's cost."""
+    samples, _ = soundfile.read(SAMPLE, dtype="int16")
+    pcm = samples.tobytes()
+    whole = len(pcm) - len(pcm) % BYTES_PER_S
+    return [pcm[begin : begin + BYTES_PER_S] for begin in range(0, whole, BYTES_PER_S)]
+
+
+def _url(port: int) -> str:
+    return f"ws://{LOOPBACK}:{port}/"
+
+
+@asynccontextmanager
+async def _floor(port: int, speech: Sequence[bytes]) -> AsyncIterator[Turn]:
+    """Frames made before, masked and all; only the kernel works."""
+    utterance_id = str(uuid4())
+    frames = [
+        Frame(Opcode.TEXT, encode_speak(pcm, utterance_id)).serialize(mask=True) for pcm in speech
+    ]
+    chunks = itertools.cycle(frames)
+    with socket.create_connection((LOOPBACK, port)) as raw:
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        raw.sendall(HANDSHAKE)
+        raw.recv(4096)
+
+        async def send(count: int) -> None:
+            for frame in itertools.islice(chunks, count):
+                raw.sendall(frame)
+
+        yield send
+
+
+@asynccontextmanager
+async def _ours(port: int, speech: Sequence[bytes]) -> AsyncIterator[Turn]:
+    utterance_id = str(uuid4())
+    chunks = itertools.cycle(speech)
+    connection = await LiteConnection.open(SecretStr(_url(port)), dead_after_s=NEVER_S)
+
+    async def send(count: int) -> None:
+        for pcm in itertools.islice(chunks, count):
+            await connection.speak(pcm, utterance_id)
+
+    try:
+        yield send
+    finally:
+        await connection.close(timeout_s=0.1)  # nobody answers
+
+
+@asynccontextmanager
+async def _usual(port: int, speech: Sequence[bytes]) -> AsyncIterator[Turn]:
+    utterance_id = str(uuid4())
+    chunks = itertools.cycle(speech)
+    socket = await connect(_url(port), close_timeout=0.1)
+
+    async def send(count: int) -> None:
+        for pcm in itertools.islice(chunks, count):
+            audio = base64.b64encode(pcm).decode()
+            message = {"type": "agent.speak", "event_id": utterance_id, "audio": audio}
+            await socket.send(json.dumps(message))
+
+    try:
+        yield send
+    finally:
+        await socket.close()
