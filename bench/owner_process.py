@@ -1,0 +1,127 @@
+"""A worker of role ``streams`` that also watches itself; for the load measurements.
+
+Prints one JSON object a line: ``{"ready": ...}`` first, then, whenever a line comes in on standard
+input, what it has seen since the last one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import uvloop
+
+from activities.owned import OwnedSession, OwnedSessions
+from activities.utterance import Utterance
+from avatar_sessions.contract.messages import UtteranceReport
+from liveavatar_lite import ErrorReported
+from workers.process import connect, working
+from workers.settings import WorkerSettings
+from workers.wiring import Role, crew_for, liveavatar_for
+
+LAG_EVERY_S: Final = 0.01
+LOOK_EVERY_S: Final = 0.5
+STEADY_LEAD_S: Final = 1.5
+"""A lead below this is one whose producer has not brought enough yet: no error of the pacing."""
+
+
+class Watch:
+    """What the process sees of itself."""
+
+    def __init__(self) -> None:
+        self.lags_ms: list[float] = []
+        self.leads_s: list[float] = []
+        self.starvations = 0
+
+    def take(self) -> dict[str, Any]:
+        """All of it since the last time."""
+        seen: dict[str, Any] = {
+            "cpu_s": time.process_time(),
+            "rss_kib": _rss_kib(),
+            "lags_ms": self.lags_ms,
+            "leads_s": self.leads_s,
+            "starvations": self.starvations,
+        }
+        self.__init__()  # type: ignore[misc]
+        return seen
+
+    async def lag(self) -> None:
+        """How much later than asked for the event loop comes back."""
+        while True:
+            began_s = time.perf_counter()
+            await asyncio.sleep(LAG_EVERY_S)
+            self.lags_ms.append((time.perf_counter() - began_s - LAG_EVERY_S) * 1000)
+
+    async def sessions(self, owned: OwnedSessions) -> None:
+        """Observe each session as a speaker's connection would."""
+        seen: set[OwnedSession] = set()
+        while True:
+            for session in set(owned.all()) - seen:
+                session.observe(_Observer(self))
+                seen.add(session)
+            await asyncio.sleep(LOOK_EVERY_S)
+
+
+class _Observer:
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def progressed(self, utterance: Utterance) -> None:
+        lead_s = utterance.to_play_s(time.monotonic())
+        if lead_s > STEADY_LEAD_S:
+            self._watch.leads_s.append(lead_s)
+
+    def reported(self, error: ErrorReported) -> None:
+        self._watch.starvations += error.type == "video_starvation"
+
+    def posed(self, previous: str | None, pose: str) -> None: ...
+    def began(self, utterance: Utterance) -> None: ...
+    def over(self, line: UtteranceReport) -> None: ...
+    def cleared(self, interrupt_id: str | None) -> None: ...
+    def usable(self, ready: bool) -> None: ...
+    def gone(self, *, over: bool) -> None: ...
+
+
+def _rss_kib() -> int:
+    with open("/proc/self/status") as status:  # noqa: PTH123 - read at once, no loop waits
+        line = next(line for line in status if line.startswith("VmRSS"))
+    return int(line.split()[1])
+
+
+async def main(role: Role) -> None:
+    """Work until standard input ends."""
+    settings = WorkerSettings()
+    client = await connect()
+    watch = Watch()
+    loop = asyncio.get_running_loop()
+    lines: asyncio.Queue[str] = asyncio.Queue()
+    loop.add_reader(sys.stdin, lambda: lines.put_nowait(sys.stdin.readline()))
+    async with liveavatar_for(settings) as liveavatar:
+        crew = crew_for(role, client, settings, liveavatar)
+        async with working(crew, settings.drain_timeout_s):
+            watching = [
+                asyncio.create_task(watch.lag(), name="lag"),
+                asyncio.create_task(watch.sessions(crew.owned), name="sessions"),
+            ]
+            tell({"ready": True})
+            while await lines.get():
+                gc.collect()
+                tell(watch.take())
+            for task in watching:
+                task.cancel()
+
+
+def tell(message: dict[str, Any]) -> None:
+    """One line for whoever started us."""
+    print(json.dumps(message), flush=True)
+
+
+if __name__ == "__main__":
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main(Role(sys.argv[1])))

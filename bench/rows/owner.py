@@ -1,0 +1,186 @@
+"""The owner under load: CPU, memory, pacing and event loop lag with many sessions that speak.
+
+And what speakers feel: from the first byte to the wire, from an interrupt in band to the wire, idle
+and with 200 sessions speaking; and the silence after a speaker's connection is cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+from bench.lab import Lab
+from bench.load import FRAME, Load, Speaker, cuttable, load_lab, talk
+from bench.table import Row, single, spread
+from deploy.local.ports import LOOPBACK, free_port
+
+NAME: Final = "owner"
+COUNTS: Final = (50, 200, 400)
+LOADED: Final = 200
+WARM_UP_S: Final = 6.0
+"""Until the first second's bursts are over, and every lead stands."""
+MEASURED_S: Final = 20.0
+SOAKED_S: Final = 60.0
+PROBES: Final = 200
+PROBE_EVERY_S: Final = 0.05
+LEAD_S: Final = 2.0
+CUT_AFTER_S: Final = 2.0
+UTTERANCE_S: Final = 6
+
+
+async def measure(lab: Lab) -> list[Row]:
+    """Each number of sessions in an owner process of its own."""
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        async with load_lab(Path(folder)) as load:
+            cpu_ms: dict[int, float] = {}
+            for count in COUNTS[:2] if lab.quick else COUNTS:
+                rows += await _loaded(load, count, cpu_ms, quick=lab.quick)
+            rows += _cheaper(cpu_ms)
+            rows += await _unloaded(load, quick=lab.quick)
+            rows.append(await _cut(load))
+    return rows
+
+
+async def _loaded(load: Load, count: int, cpu_ms: dict[int, float], *, quick: bool) -> list[Row]:
+    seconds = SOAKED_S if count == LOADED and not quick else MEASURED_S
+    async with load.owner() as owner:
+        idle = await owner.look()
+        async with load.speakers(count) as speakers:
+            live = await owner.look()
+            talking = asyncio.create_task(talk(speakers, WARM_UP_S + seconds), name="talk")
+            await asyncio.sleep(WARM_UP_S)
+            before, began_s = await owner.look(), time.perf_counter()
+            probes: list[Row] = []
+            if count == LOADED:
+                probes = await _interrupts(
+                    load, speakers[0], f"interrupt in band to the wire, {count} speaking", 10.0
+                )
+            await asyncio.sleep(max(0.0, began_s + seconds - time.perf_counter()))
+            after, lasted_s = await owner.look(), time.perf_counter() - began_s
+            await talking
+    cpu_ms[count] = (after["cpu_s"] - before["cpu_s"]) / lasted_s / count * 1000
+    rows = [
+        single(
+            NAME,
+            f"CPU a session-second, {count} speaking",
+            cpu_ms[count],
+            "ms",
+            n=round(count * lasted_s),
+            at_most=1.0 if count == LOADED else None,
+        )
+    ]
+    if count == LOADED:
+        kib = (live["rss_kib"] - idle["rss_kib"]) / count
+        rows.append(single(NAME, "memory of a live session", kib, "KiB", n=count, at_most=300))
+        rows += _steadiness(after, count)
+    return rows + probes
+
+
+def _steadiness(seen: dict[str, Any], count: int) -> list[Row]:
+    errors_ms = [abs(lead_s - LEAD_S) * 1000 for lead_s in seen["leads_s"]]
+    starved = seen["starvations"]
+    what = f"{count} speaking"
+    return [
+        Row(
+            NAME,
+            f"starvations, {what}",
+            n=len(errors_ms),
+            unit="",
+            value=starved,
+            target="0",
+            reached=starved == 0,
+        ),
+        spread(NAME, f"error of the lead, {what}", errors_ms, "ms", p99_at_most=150),
+        spread(NAME, f"event loop lag, {what}", seen["lags_ms"], "ms", p99_at_most=20),
+    ]
+
+
+def _cheaper(cpu_ms: dict[int, float]) -> list[Row]:
+    if COUNTS[-1] not in cpu_ms:
+        return []
+    ratio = cpu_ms[COUNTS[-1]] / cpu_ms[COUNTS[0]]
+    what = f"a session-second at {COUNTS[-1]}, in those at {COUNTS[0]}"
+    return [single(NAME, what, ratio, "x", n=2, at_most=1.0)]
+
+
+async def _unloaded(load: Load, *, quick: bool) -> list[Row]:
+    async with load.owner(), load.speakers(1) as speakers:
+        (speaker,) = speakers
+        rows = await _first_bytes(load, speaker, PROBES // 4 if quick else PROBES)
+        return rows + await _interrupts(
+            load, speaker, "interrupt in band to the wire, idle", 5.0, p50_at_most=1.0
+        )
+
+
+async def _first_bytes(load: Load, speaker: Speaker, count: int) -> list[Row]:
+    """A speaker that brings half a second at once, as a TTS faster than speech does."""
+    asked: dict[str, float] = {}
+    for _ in range(count):
+        utterance_id = f"first-{uuid4().hex[:10]}"
+        await speaker.begin(utterance_id)
+        asked[utterance_id] = time.time()
+        for _ in range(5):
+            await speaker.connection.send(FRAME)
+        await asyncio.sleep(PROBE_EVERY_S)
+        await speaker.interrupt()
+        await asyncio.sleep(0.25)  # LiveAvatar's answer, which new speech waits for
+    arrived = await load.arrivals(speaker, "agent.speak")
+    waits_ms = [(arrived[name] - at_s) * 1000 for name, at_s in asked.items() if name in arrived]
+    what = "first byte to the first chunk on the wire"
+    return [spread(NAME, what, waits_ms, "ms", p50_at_most=3.0, p99_at_most=10.0)]
+
+
+async def _interrupts(
+    load: Load,
+    speaker: Speaker,
+    what: str,
+    p99_at_most: float,
+    *,
+    p50_at_most: float | None = None,
+) -> list[Row]:
+    asked: dict[str, float] = {}
+    for _ in range(PROBES):
+        at_s = time.time()
+        asked[await speaker.interrupt()] = at_s
+        await asyncio.sleep(PROBE_EVERY_S)
+    arrived = await load.arrivals(speaker, "agent.interrupt")
+    waits_ms = [(arrived[name] - at_s) * 1000 for name, at_s in asked.items()]
+    return [spread(NAME, what, waits_ms, "ms", p50_at_most=p50_at_most, p99_at_most=p99_at_most)]
+
+
+async def _cut(load: Load) -> Row:
+    """A speaker's connection is cut in mid-utterance; our client makes it again."""
+    port = free_port()
+    async with (
+        cuttable(port) as (proxy_port, cut),
+        load.owner(
+            AVATAR_SESSIONS_INGRESS_PORT=str(port),
+            AVATAR_SESSIONS_INGRESS_URL=f"ws://{LOOPBACK}:{proxy_port}",
+        ),
+        load.sessions(1) as (session,),
+        session.live() as live,
+    ):
+        were_cut = 0
+        async with live.utterance() as speech:
+            began_s = time.perf_counter()
+            for _ in range(UTTERANCE_S * 10):
+                await speech.write(FRAME)
+                if not were_cut and time.perf_counter() - began_s > CUT_AFTER_S:
+                    were_cut = cut()
+        heard = await speech.result()
+    assert were_cut, "there was no connection to cut"
+    silence_ms = sum(gap.duration_ms for gap in heard.gaps) + heard.sent_ms - heard.heard_ms
+    return Row(
+        NAME,
+        "silence after a speaker's connection was cut",
+        n=1,
+        unit="ms",
+        value=silence_ms,
+        target="0",
+        reached=silence_ms == 0,
+    )
