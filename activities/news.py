@@ -17,6 +17,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from avatar_sessions.contract import names
 from avatar_sessions.contract.messages import UtteranceReport
+from avatar_sessions.contract.states import Pose
 from avatar_sessions.contract.steps import Epoch, UtteranceLines
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class News:
         self._lines_told_s = -LINES_EVERY_S
         self._lines_came = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._pose: Pose | None = None
         self._telling = 0  # signals taken out of the queue and not sent yet
 
     def put(self, signal: str, message: BaseModel) -> None:
@@ -53,6 +55,10 @@ class News:
         """Queue a line of the ledger."""
         self._lines.append(line)
         self._lines_came.set()
+
+    def put_pose(self, pose: Pose) -> None:
+        """Note what a speaker asked for in band: told with the next lines."""
+        self._pose = pose
 
     async def flush(self, timeout_s: float) -> None:
         """Send what is queued now, lines too, as far as that goes in the time."""
@@ -75,9 +81,9 @@ class News:
             while self._lines:
                 count = min(len(self._lines), LINES_IN_A_SIGNAL)
                 lines = [self._lines.popleft() for _ in range(count)]
-                self.put(
-                    names.SIGNAL_UTTERANCES, UtteranceLines(epoch=self._epoch, utterances=lines)
-                )
+                message = UtteranceLines(epoch=self._epoch, utterances=lines, pose=self._pose)
+                self.put(names.SIGNAL_UTTERANCES, message)
+            self._pose = None
             self._lines_told_s = time.monotonic()
             self._lines_came.clear()
 

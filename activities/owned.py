@@ -142,6 +142,7 @@ class OwnedSession:
         on_ready: Callable[[int], None],
         on_lost: Callable[[], None],
         on_line: Callable[[UtteranceReport], None],
+        on_pose: Callable[[Pose], None],
         provider_end: Callable[[], Awaitable[ProviderEnd | None]],
         owner: str | None = None,
         generation: int = 0,
@@ -159,6 +160,7 @@ class OwnedSession:
         self._on_ready = on_ready
         self._on_lost = on_lost
         self._on_line = on_line
+        self._on_pose = on_pose
         self._provider_end = provider_end
         self._observers: set[Observer] = set()
         self._mouth = Mouth(self)
@@ -492,6 +494,12 @@ class OwnedSession:
         self._cut_up_to = max(self._cut_up_to, up_to_order)
         self._cut_outcome = outcome
         self._mouth.cut(up_to_order, outcome)
+
+    async def set_pose_in_band(self, pose: Pose) -> None:
+        """Take a pose because a speaker says so; see `set_pose`."""
+        self.touch()
+        await self.set_pose(pose)
+        self._on_pose(pose)
 
     async def set_pose(self, pose: Pose) -> CommandOutcome:
         """Take a pose; while the avatar talks, afterwards (LiveAvatar asks for that).

@@ -111,6 +111,7 @@ class Streaming:
             ),
             on_lost=lambda: news.put(names.SIGNAL_OWNER_RECOVERING, OwnerRecovering(epoch=epoch)),
             on_line=lambda line: news.put_line(self._sealed(line)),
+            on_pose=news.put_pose,
             provider_end=lambda: self._provider_end(step.provider_session_id),
             owner=self._queue,
             generation=step.generation,

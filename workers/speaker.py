@@ -211,11 +211,9 @@ class Speaker:
                 case Interrupt(event_id=event_id):
                     await self._interrupt(event_id)
                 case StartListening():
-                    self._session.touch()
-                    await self._session.set_pose(Pose.LISTENING)
+                    await self._session.set_pose_in_band(Pose.LISTENING)
                 case StopListening():
-                    self._session.touch()
-                    await self._session.set_pose(Pose.IDLE)
+                    await self._session.set_pose_in_band(Pose.IDLE)
                 case KeepAlive():
                     self._session.touch()
                     await self._session.keep_alive()

@@ -376,6 +376,7 @@ class AvatarSession:
             self._ledger.ignore(names.SIGNAL_UTTERANCES, "not from an owner", workflow.now())
             return
         self._ledger.take_live(told.utterances)
+        self._pose = told.pose or self._pose
         self._last_asked_at = workflow.now()
         self._life.show_said(self._ledger.latest)
 

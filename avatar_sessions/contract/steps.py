@@ -115,6 +115,8 @@ class UtteranceLines(Step):
 
     epoch: Epoch
     utterances: Annotated[list[UtteranceReport], Field(max_length=200)]
+    pose: Pose | None = None
+    """What a speaker last asked for in band; None: nobody did."""
 
 
 class GrantSpeaker(Step):

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from activities.owned import OpenClip, OwnedSession, OwnerLimits, ProviderEnd
 from avatar_sessions.contract.messages import UtteranceReport
+from avatar_sessions.contract.states import Pose
 from avatar_sessions.contract.steps import StreamResult
 from liveavatar_lite import WAYNE_AVATAR_ID, LiveAvatar, TokenRequest
 from liveavatar_simulator import LiveAvatarSimulator, SessionLine, SimulatorSettings
@@ -31,6 +32,7 @@ class Owner:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     gaps_ms: list[int] = field(default_factory=list)
     lines: list[UtteranceReport] = field(default_factory=list)
+    poses: list[Pose] = field(default_factory=list)
     losses: int = 0
 
     async def speak(self, utterance_id: str, order: int, clip: OpenClip) -> UtteranceReport:
@@ -94,6 +96,7 @@ async def owner(simulator: LiveAvatarSimulator) -> AsyncIterator[Owner]:
             on_ready=lambda gap_ms: held.was_ready(gap_ms),
             on_lost=lambda: held.was_lost(),
             on_line=lambda line: held.lines.append(line),
+            on_pose=lambda pose: held.poses.append(pose),
             provider_end=provider_end,
         )
         held = Owner(session, simulator, minted.session_id)
