@@ -49,10 +49,10 @@ class Owner:
 
     process: asyncio.subprocess.Process
 
-    async def look(self) -> dict[str, Any]:
+    async def look(self, *, at_memory: bool = False) -> dict[str, Any]:
         """What it has seen since the last look."""
         assert self.process.stdin is not None
-        self.process.stdin.write(b"\n")
+        self.process.stdin.write(b"collect\n" if at_memory else b"look\n")
         await self.process.stdin.drain()
         return await self.read()
 

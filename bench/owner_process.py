@@ -109,8 +109,9 @@ async def main(role: Role) -> None:
                 asyncio.create_task(watch.sessions(crew.owned), name="sessions"),
             ]
             tell({"ready": True})
-            while await lines.get():
-                gc.collect()
+            while line := await lines.get():
+                if "collect" in line:
+                    gc.collect()  # before memory is looked at
                 tell(watch.take())
             for task in watching:
                 task.cancel()

@@ -49,9 +49,9 @@ async def measure(lab: Lab) -> list[Row]:
 async def _loaded(load: Load, count: int, cpu_ms: dict[int, float], *, quick: bool) -> list[Row]:
     seconds = SOAKED_S if count == LOADED and not quick else MEASURED_S
     async with load.owner() as owner:
-        idle = await owner.look()
+        idle = await owner.look(at_memory=True)
         async with load.speakers(count) as speakers:
-            live = await owner.look()
+            live = await owner.look(at_memory=True)
             talking = asyncio.create_task(talk(speakers, WARM_UP_S + seconds), name="talk")
             await asyncio.sleep(WARM_UP_S)
             before, began_s = await owner.look(), time.perf_counter()
