@@ -13,6 +13,7 @@ has to be sent again after a break, is decided elsewhere (`live_connection`, `li
 from __future__ import annotations
 
 import asyncio
+import ssl as tls
 from collections import deque
 from enum import Enum
 from types import TracebackType
@@ -90,6 +91,7 @@ class LiveSpeech:
         channels: int = 1,
         resume: Literal["resume", "drop"] = "resume",
         open_timeout_s: float = 75.0,
+        ssl: tls.SSLContext | None = None,
     ) -> None:
         """Take who knows the session's owner, and what PCM will be written.
 
@@ -107,7 +109,7 @@ class LiveSpeech:
         self._outbox = Outbox(
             Resume(resume), on_over=lambda report: self._feed.tell(SpeechEnded(report))
         )
-        self._connection = LiveConnection(owners, self._outbox, self._feed, self._bell)
+        self._connection = LiveConnection(owners, self._outbox, self._feed, self._bell, ssl=ssl)
         self._waiting: deque[object] = deque()  # who wants to open an utterance, first come first
         self._holder: object = None  # the task or thread that opened the last one
         self._following: asyncio.Task[None] | None = None  # set while OPEN

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import ssl as tls
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Final, NoReturn
@@ -139,7 +140,17 @@ class LiveConnection:
         generation: number of the LiveAvatar session that it serves.
     """
 
-    def __init__(self, owners: Owners, outbox: Outbox, feed: EventFeed, bell: Bell) -> None:
+    def __init__(
+        self,
+        owners: Owners,
+        outbox: Outbox,
+        feed: EventFeed,
+        bell: Bell,
+        *,
+        ssl: tls.SSLContext | None = None,
+    ) -> None:
+        # An explicit None would forbid wss.
+        self._security: dict[str, Any] = {} if ssl is None else {"ssl": ssl}
         self.is_ready = False
         self.problem = "the session's owner is not known yet"
         self.state: SpeechState = "recovering"
@@ -256,6 +267,7 @@ class LiveConnection:
                 max_size=MAX_FRAME_BYTES,
                 proxy=None,  # owners are neighbours
                 logger=_WIRE_LOGGER,
+                **self._security,
             )
         except ws_errors.InvalidStatus as error:
             status = error.response.status_code

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl as tls
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -221,6 +222,7 @@ class Session:
         channels: int = 1,
         resume: Literal["resume", "drop"] = "resume",
         open_timeout_s: float = ATTACH_TIMEOUT_S,
+        ssl: tls.SSLContext | None = None,
     ) -> LiveSpeech:
         """Live speech to the session's owner, wherever it moves: an async context manager.
 
@@ -230,6 +232,7 @@ class Session:
             resume: what becomes of an utterance in flight when the owner changes: it goes on
                 (``resume``), or is given up (``drop``).
             open_timeout_s: how long entering it may wait until speech can be sent.
+            ssl: for workers with certificates that the system does not know.
 
         Raises:
             ValueError: rate or number of channels cannot be converted.
@@ -244,6 +247,7 @@ class Session:
             channels=channels,
             resume=resume,
             open_timeout_s=open_timeout_s,
+            ssl=ssl,
         )
 
     async def owner_lost(self, epoch: tuple[int, int]) -> None:

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from avatar_sessions import AvatarSessions, Clip, EndReason, Session
+from avatar_sessions import AvatarSessions, Clip, EndReason, LiveSpeechUnreachable, Session
 from avatar_sessions.contract.live import SUBPROTOCOL, Begin
 from avatar_sessions.contract.messages import Access, SpeakerAccess
 from avatar_sessions.contract.states import UtteranceOutcome
@@ -475,12 +475,9 @@ async def test_a_live_utterance_costs_few_events_of_history(platform: Platform) 
     await session.end()
 
 
-async def test_tls_with_certificate_files(platform: Platform, tmp_path: Path) -> None:
-    """The ingress speaks wss:// with a certificate of its own."""
-    from activities.owned import OwnedSessions
-    from activities.tickets import Tickets
-    from workers.ingress import Ingress, IngressSettings
-
+async def test_live_speech_over_tls_with_certificate_files(
+    platform: Platform, temporal: TemporalServer, tmp_path: Path
+) -> None:
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     await asyncio.to_thread(
         subprocess.run,
@@ -492,19 +489,21 @@ async def test_tls_with_certificate_files(platform: Platform, tmp_path: Path) ->
         check=True,
         capture_output=True,
     )
-    tickets = Tickets(60)
-    ingress = Ingress(
-        IngressSettings(certificate=certificate, private_key=key), OwnedSessions(), tickets
-    )
-    async with ingress.listening():
-        assert ingress.url is not None
-        assert ingress.url.startswith("wss://127.0.0.1:")
-        ticket, _ = tickets.issue("nobody", (1, 1))
-        with pytest.raises(InvalidStatus) as refusal:
-            async with connect(
-                ingress.url,
-                ssl=ssl.create_default_context(cafile=certificate),
-                additional_headers={"Authorization": f"Bearer {ticket.get_secret_value()}"},
-            ):
-                pass
-    assert refusal.value.response.status_code == 410
+    client = await own_namespace(temporal)
+    files = {"ingress_certificate": certificate, "ingress_private_key": key}
+    settings = platform.settings.model_copy(update=files)
+    sessions = AvatarSessions(client, Seal(settings.seal_keys))
+    trust = ssl.create_default_context(cafile=certificate)
+    async with crew_working(client, settings):
+        session = await replace(platform, client=client, sessions=sessions).start()
+        access = await session.attach(speaker=True)
+        assert access.speaker is not None
+        assert access.speaker.ingress_url.startswith("wss://127.0.0.1:")
+        async with session.live(ssl=trust) as live:
+            async with live.utterance() as speech:
+                await speech.write(tone(0.5))
+            heard = await speech.result()
+        with pytest.raises(LiveSpeechUnreachable, match="certificate"):
+            await session.live(open_timeout_s=2).__aenter__()
+        await session.end()
+    assert (heard.outcome, heard.heard_ms) == (UtteranceOutcome.COMPLETED, 500)
