@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from activities.utterance import GiveUp, Rest, Seal, Send, Utterance, Wait
 from avatar_sessions.contract.states import UtteranceOutcome
@@ -135,9 +135,9 @@ class Mouth:
 
     async def _feed(self, utterance: Utterance) -> None:
         while not utterance.over:
-            connection = await self._usable_connection()
+            connection = await self._usable_connection(utterance)
             if connection is None:
-                continue  # closed: then it is over
+                continue  # it is over
             step = utterance.next_step(time.monotonic())
             match step:
                 case Wait(seconds=seconds):
@@ -153,14 +153,22 @@ class Mouth:
                         return
         await self._close_segment(utterance)
 
-    async def _usable_connection(self) -> LiteConnection | None:
-        """The socket, once there is one and it has answered the last interrupt."""
+    async def _usable_connection(self, utterance: Utterance) -> LiteConnection | None:
+        """The socket, once there is one and it has answered the last interrupt.
+
+        None if the utterance is over before that.
+        """
         if not self._cut_answered.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._cut_answered.wait(), CUT_PATIENCE_S)
             self._cut_answered.set()
         if self.connection is None:
-            await self._connected.wait()
+            connected = asyncio.create_task(self._connected.wait(), name="socket is back")
+            first: set[asyncio.Future[Any]] = {connected, utterance.outcome}
+            try:
+                await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                connected.cancel()
         return self.connection
 
     async def _put(

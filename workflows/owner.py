@@ -6,7 +6,7 @@ end given up. When to ask is decided elsewhere.
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
 from temporalio import workflow
@@ -38,12 +38,18 @@ class Owner:
     """The session's owner, whichever process that is."""
 
     def __init__(self, life: Life, ledger: Ledger, provider: Provider) -> None:
-        self.hinted = False
-        """Somebody says that it is lost."""
         self._life = life
         self._ledger = ledger
         self._provider = provider
+        self._hinted = False  # somebody says that it is lost
+        self._answered_at: datetime | None = None  # when it last answered a probe
         self._replaced: Epoch | None = None  # the last one that was found to be silent
+
+    def hint(self) -> None:
+        """Somebody says that the owner is lost. One that has just answered is not asked again."""
+        answered_at = self._answered_at
+        if answered_at is None or workflow.now() - answered_at >= options.PROBE_PAUSE:
+            self._hinted = True
 
     async def deliver(self, entry: Entry) -> CommandOutcome | None:
         """Put a command into the owner's inbox; None when the owner did not answer."""
@@ -161,7 +167,7 @@ class Owner:
         """Where an owner is lost, or said to be: ask it, replace it, and in the end give up."""
         while True:
             await workflow.wait_condition(
-                lambda: self._life.state is SessionState.RECOVERING or self.hinted
+                lambda: self._life.state is SessionState.RECOVERING or self._hinted
             )
             give_up_at = workflow.now() + options.RECOVERY_PATIENCE
             await self._probe()
@@ -182,7 +188,7 @@ class Owner:
 
     async def _probe(self) -> None:
         """Ask the owner whether it is there. One that is silent is replaced, once."""
-        self.hinted = False
+        self._hinted = False
         owner = self._present
         if self._replaced == owner.epoch:
             return
@@ -197,6 +203,7 @@ class Owner:
                 self._replaced = owner.epoch
                 self._provider.replace_owner()
             return
+        self._answered_at = workflow.now()
         if self._life.state is SessionState.RECOVERING and self._life.owner == owner:
             self._life.to(SessionState.LIVE)
 

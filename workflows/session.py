@@ -364,7 +364,7 @@ class AvatarSession:
         hint = self._understand(names.SIGNAL_OWNER_LOST, OwnerLost, messages)
         owner = self._life.owner
         if hint is not None and self._live and owner is not None and hint.epoch == owner.epoch:
-            self._owner.hinted = True
+            self._owner.hint()
 
     @workflow.signal(name=names.SIGNAL_UTTERANCES)
     def on_utterances(self, *messages: Any) -> None:
@@ -473,16 +473,15 @@ class AvatarSession:
             await workflow.wait_condition(lambda: self._live or self._over)
             if self._over:
                 break
+            owner = self._life.owner
             try:
                 return await self._provider.access(request)
             except ActivityError as error:
                 if not (request.speaker and never_reached_owner(error)):
                     failure = failure_of(error)
                     raise _refused(failure) from error
-            self._owner.hinted = True  # and then ask whoever owns it
-            await workflow.wait_condition(
-                lambda: not self._live or not self._owner.hinted or self._over
-            )
+            assert owner is not None, "LIVE has an owner"
+            self._owner.missed(owner)  # and then ask whoever owns it
         verdict = self._life.verdict
         assert verdict is not None
         raise _refused(
