@@ -128,3 +128,32 @@ async def test_a_false_hint_costs_nothing(platform: Platform) -> None:
     report = await session.end()
     assert (line.outcome, line.heard_ms, line.gaps) == (UtteranceOutcome.COMPLETED, 3000, [])
     assert report.takeovers == 0
+
+
+@pytest.mark.timeout(120)
+async def test_waiting_for_an_owner_costs_little_history(
+    alone: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+) -> None:
+    """The only owner drained. Its queue still answered "not mine" for seconds, and each answer made
+    the speaker's request and the workflow's question go round at once: hundreds of events."""
+    folder = run_folder
+    first_log, second_log = folder / "live-wait-1.log", folder / "live-wait-2.log"
+    with (
+        worker(alone, temporal, livekit, Role.SESSIONS, folder / "live-wait-sessions.log"),
+        worker(alone, temporal, livekit, Role.STREAMS, first_log) as first,
+    ):
+        await worker_ready(first_log)
+        await worker_ready(folder / "live-wait-sessions.log")
+        session = await alone.sessions.start(new_key(), wayne(sandbox=False))
+        handle = alone.client.get_workflow_handle(session.workflow_id)
+        async with session.live() as live:
+            before = len((await handle.fetch_history()).events)
+            first.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(wait_for_exit, first)
+            await asyncio.sleep(4)
+            waited = len((await handle.fetch_history()).events) - before
+            with worker(alone, temporal, livekit, Role.STREAMS, second_log):
+                line = await say(live, 2)
+                await session.end()
+    assert line.outcome is UtteranceOutcome.COMPLETED
+    assert waited <= 120
