@@ -41,6 +41,7 @@ class Product:
     environment: dict[str, str]
     """What leads another process to them."""
     logs: Path
+    simulator: LiveAvatarSimulator
 
     async def open(self) -> Session:
         """A live session in a room of our own."""
@@ -67,7 +68,8 @@ async def product(
                 "TEMPORAL_NAMESPACE": client.namespace,
                 "AVATAR_SESSIONS_SEAL_KEYS": key.get_secret_value(),
             }
-            yield Product(AvatarSessions(client, Seal([key])), environment, run_folder)
+            sessions = AvatarSessions(client, Seal([key]))
+            yield Product(sessions, environment, run_folder, simulator)
 
 
 def worker_settings(

@@ -1,0 +1,94 @@
+"""The example backend's page in a real browser, with everything behind it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+from playwright.async_api import Browser, Page, Playwright, expect
+
+from examples.local_tts import ToneTts
+from tests.examples.backend_server import RunningBackend, backend
+from tests.examples.conftest import Product
+from tests.waiting import until
+from tests.web.conftest import CHROMIUM_ARGUMENTS, HEAR_AT_ONCE
+
+SOON_MS = 15_000
+PLAYS = "() => document.querySelector('#avatar').getVideoPlaybackQuality().totalVideoFrames > 5"
+
+
+@pytest_asyncio.fixture
+async def running(product: Product) -> AsyncIterator[RunningBackend]:
+    async with backend(product, ToneTts()) as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def browser(
+    playwright: Playwright, chromium: Path, livekit_client: None
+) -> AsyncIterator[Browser]:
+    browser = await playwright.chromium.launch(
+        executable_path=chromium, args=[*CHROMIUM_ARGUMENTS, HEAR_AT_ONCE]
+    )
+    yield browser
+    await browser.close()
+
+
+async def says(page: Page, state: str) -> None:
+    await expect(page.get_by_role("status")).to_have_text(state, timeout=SOON_MS)
+
+
+async def test_a_person_starts_the_avatar_makes_it_talk_stops_it_and_ends_it(
+    running: RunningBackend, browser: Browser, product: Product
+) -> None:
+    page = await browser.new_page()
+    page.set_default_timeout(SOON_MS)
+    complaints: list[str] = []
+    addresses: list[str] = []
+    page.on("console", lambda one: complaints.append(one.text) if one.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: addresses.append(request.url))
+    await page.goto(running.url)
+    await says(page, "No session")
+
+    await page.get_by_role("button", name="Start").click()
+    await says(page, "Live")
+    await page.wait_for_function(PLAYS, timeout=SOON_MS)
+
+    field = page.get_by_label("What the avatar is to say")
+    said = page.get_by_role("listitem")
+    await field.fill("Good <b>morning</b> to you")
+    await field.press("Enter")
+    await expect(said.first).to_contain_text("completed, 1.7 s heard", timeout=SOON_MS)
+    await expect(said.first).to_contain_text("Good <b>morning</b> to you")
+
+    await field.fill("and now for something long " * 10)
+    await page.get_by_role("button", name="Say", exact=True).click()
+    await until(lambda: len(product.simulator.ledger().sessions[-1].utterances) == 2)
+    await page.get_by_role("button", name="Stop").click()
+    await expect(said.first).to_contain_text("interrupted", timeout=SOON_MS)
+
+    await page.reload()
+    await says(page, "Live")
+    await page.wait_for_function(PLAYS, timeout=SOON_MS)
+    await page.screenshot(path=product.logs / "backend-page.png")
+
+    await page.get_by_role("button", name="End").click()
+    await says(page, "Ended")
+    await expect(page.get_by_role("button", name="Start")).to_be_enabled()
+    await page.close()
+    # Before there is a session the page asks and is told 404, which a browser notes as an error.
+    assert [one for one in complaints if "404" not in one] == []
+    assert not [one for one in addresses if running.url in one and "token" in one]
+
+
+async def test_a_refusal_is_told_on_the_page(running: RunningBackend, browser: Browser) -> None:
+    page = await browser.new_page()
+    await page.goto(running.url)
+    await page.context.clear_cookies()
+
+    await page.get_by_role("button", name="Start").click()
+
+    await expect(page.get_by_role("alert")).to_have_text("Open the page first.", timeout=SOON_MS)
+    await page.close()
