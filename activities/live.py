@@ -24,10 +24,16 @@ MAX_OPEN: Final = 32
 """Utterances of one session that are not over: spoken, or waiting for their turn."""
 REMEMBERED: Final = 32
 """Lines kept for a speaker that comes back and asks."""
+MAX_NAMES: Final = 1000
+"""Names of utterances that a session remembers: none is used twice, in any layer."""
 
 
 class TooManyUtterances(Exception):
     """A speaker has begun more utterances than are kept at once."""
+
+
+class NameUsed(Exception):
+    """An utterance of that name was said long ago."""
 
 
 class LiveSpeech:
@@ -49,6 +55,7 @@ class LiveSpeech:
         self._rest = rest
         self._open: dict[str, Utterance] = {}
         self._lines: OrderedDict[str, UtteranceReport] = OrderedDict()
+        self._names: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, begin: Begin) -> Utterance | UtteranceReport:
@@ -56,6 +63,7 @@ class LiveSpeech:
 
         Raises:
             TooManyUtterances: let some be spoken first.
+            NameUsed: it was said long ago; its line is not kept here any more.
         """
         known = self._open.get(begin.utterance_id)
         if known is not None:
@@ -64,6 +72,8 @@ class LiveSpeech:
         line = self._lines.get(begin.utterance_id)
         if line is not None:
             return line
+        if begin.utterance_id in self._names:
+            raise NameUsed(f"utterance {begin.utterance_id!r} was said before: name another one")
         if len(self._open) >= MAX_OPEN:
             raise TooManyUtterances(
                 f"{len(self._open)} utterances wait already: let some be spoken first"
@@ -77,15 +87,17 @@ class LiveSpeech:
             silent_ms=begin.silent_ms,
         )
         self._open[utterance.id] = utterance
+        if len(self._names) < MAX_NAMES:
+            self._names.add(utterance.id)
         self._mouth.queue(utterance)
         task = asyncio.create_task(self._say(utterance), name=f"say {utterance.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return utterance
 
-    def knows(self, utterance_id: str) -> bool:
-        """Whether there is, or lately was, an utterance of that name."""
-        return utterance_id in self._open or utterance_id in self._lines
+    def takes(self, utterance_id: str) -> bool:
+        """Whether that name is certain to be a new one."""
+        return utterance_id not in self._names and len(self._names) < MAX_NAMES
 
     @property
     def unsent_bytes(self) -> int:

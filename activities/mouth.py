@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from activities.utterance import GiveUp, Rest, Seal, Send, Utterance, Wait
+from avatar_sessions.contract.messages import Failure
 from avatar_sessions.contract.states import UtteranceOutcome
-from liveavatar_lite import LiteConnection, LiteError
+from liveavatar_lite import ConnectionFailed, LiteConnection, LiteError
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,10 @@ class Mouth:
         self._cut_answered.set()
         self._connected = asyncio.Event()
         self._closed_with: UtteranceOutcome | None = None
+        self._acknowledges = True  # False once the avatar talked on unacknowledged chunks
+        self._acknowledged = False  # a chunk was, once
+        # What LiveAvatar still waits for, of an utterance that ended while there was no socket.
+        self._left_open: str | None = None
 
     @property
     def speaking(self) -> Utterance | None:
@@ -75,22 +80,44 @@ class Mouth:
 
     # -------------------------------------------------------------- connection
 
-    def opened(self, connection: LiteConnection) -> None:
-        """There is a socket: speech goes on."""
+    async def opened(self, connection: LiteConnection, *, interrupt: bool) -> None:
+        """There is a socket: tell it what LiveAvatar has of us, and let speech go on.
+
+        Args:
+            connection: the socket; it is connected.
+            interrupt: one was asked for while there was no socket.
+
+        Raises:
+            LiteError: it is gone again.
+        """
+        async with self.wire:
+            left = [] if self._left_open is None else [self._left_open]
+            unfinished = [name for one in self._speaking for name in one.unfinished_segments]
+            for segment_id in left + unfinished:
+                if connection.open_utterance is not None:
+                    await connection.speak_end(connection.open_utterance)
+                connection.adopt(segment_id)
+            # What was cut meanwhile is cut there, too; what was not is sealed by its feeder.
+            going_on = any(not utterance.over for utterance in self._speaking)
+            cut = left or any(one.over and one.unfinished_segments for one in self._speaking)
+            if interrupt or (cut and not going_on):
+                await self._interrupt(connection, None)
+            self._left_open = None
         self.connection = connection
-        self._cut_answered.set()
         self._connected.set()
         for utterance in self._speaking:
             utterance.wake()
 
     def lost(self, connection: LiteConnection) -> None:
-        """The socket is gone. What it took is believed to be heard; the rest is said again."""
+        """The socket is gone. What LiveAvatar confirmed is its own; the rest is said again."""
         self.connection = None
         self._connected.clear()
-        now_s = time.monotonic()
+        self._cut_answered.set()
+        self._acknowledged |= connection.chunks_acked > 0
         for utterance in self._speaking:
-            if not utterance.over and not utterance.moved(connection.chunks_acked):
-                utterance.end(UtteranceOutcome.LOST, now_s)
+            utterance.moved(
+                connection.chunks_acked, acknowledges=self._acknowledges or self._acknowledged
+            )
 
     def close(self, outcome: UtteranceOutcome) -> None:
         """Say nothing more, and nothing that comes later."""
@@ -120,14 +147,18 @@ class Mouth:
                 self._speaking.append(utterance)
                 try:
                     await self._feed(utterance)
-                    await self._nearly_heard(utterance)
+                    while not await self._nearly_heard(utterance):
+                        await self._feed(utterance)  # the socket was lost with its end
                 except BaseException:
                     await self._abandon(utterance)
                     raise
-            await self._hear_out(utterance)
+            while not await self._hear_out(utterance):
+                await self._feed(utterance)
         finally:
             now_s = time.monotonic()
             utterance.end(UtteranceOutcome.CANCELLED, now_s)  # unless it is over
+            if self.connection is None and utterance.segment_is_open:
+                self._left_open = utterance.segment_id
             utterance.close(now_s)
             for line in (self._waiting, self._speaking):
                 if utterance in line:
@@ -147,8 +178,12 @@ class Mouth:
                 case Send() | Rest() | Seal():
                     try:
                         await self._put(utterance, step, connection)
-                    except LiteError as error:
+                    except ConnectionFailed as error:
                         await self._until_it_is_gone(connection, error)
+                    except LiteError as error:
+                        logger.error("utterance %s cannot be said: %s", utterance.id, error)
+                        failure = Failure(type=type(error).__name__, message=str(error))
+                        utterance.end(UtteranceOutcome.LOST, time.monotonic(), failure)
                     if utterance.sealed:
                         return
         await self._close_segment(utterance)
@@ -211,27 +246,38 @@ class Mouth:
         before = self._speaking[: self._speaking.index(utterance)]
         return sum(one.to_play_s(now_s) for one in before)
 
-    async def _nearly_heard(self, utterance: Utterance) -> None:
-        """Keep the turn until the next one may be begun."""
+    async def _nearly_heard(self, utterance: Utterance) -> bool:
+        """Keep the turn until the next one may be begun; False if its end must be sent again."""
         while not utterance.over:
+            if not utterance.sealed:
+                return False
             left_s = utterance.to_play_s(time.monotonic()) - OVERLAP_S
             if left_s <= 0:
-                return
+                break
             await utterance.pause(left_s)
+        return True
 
-    async def _hear_out(self, utterance: Utterance) -> None:
-        """Wait until the utterance is heard, or its interrupt answered."""
+    async def _hear_out(self, utterance: Utterance) -> bool:
+        """Wait until the utterance is heard, or its interrupt answered.
+
+        Returns:
+            False if its end must be sent again: the socket was lost with it.
+        """
         while not utterance.over:
-            due_s = utterance.to_play_s(time.monotonic()) + SILENCE_MARGIN_S
-            done, _ = await asyncio.wait({utterance.outcome}, timeout=due_s)
-            if not done and utterance.to_play_s(time.monotonic()) <= 0:
+            if not utterance.sealed:
+                return False
+            left_s = utterance.to_play_s(time.monotonic())
+            give_up_s = time.monotonic() + left_s + SILENCE_MARGIN_S
+            await utterance.pause(left_s + SILENCE_MARGIN_S)
+            late = time.monotonic() >= give_up_s and utterance.to_play_s(time.monotonic()) <= 0
+            if late and utterance.sealed:
                 logger.warning("LiveAvatar did not say that utterance %s is over", utterance.id)
                 utterance.end(UtteranceOutcome.COMPLETED, time.monotonic())
-        if utterance.outcome.result() is not UtteranceOutcome.INTERRUPTED:
-            return
-        give_up_s = time.monotonic() + CUT_PATIENCE_S
-        while not utterance.silent and (left_s := give_up_s - time.monotonic()) > 0:
-            await utterance.pause(left_s)
+        if utterance.outcome.result() is UtteranceOutcome.INTERRUPTED:
+            give_up_s = time.monotonic() + CUT_PATIENCE_S
+            while not utterance.silent and (left_s := give_up_s - time.monotonic()) > 0:
+                await utterance.pause(left_s)
+        return True
 
     async def _close_segment(self, utterance: Utterance) -> None:
         """Leave no utterance open at LiveAvatar: the next one would be taken for its rest."""
@@ -249,11 +295,26 @@ class Mouth:
 
     # --------------------------------------------------------------- interrupts
 
-    def cut(self, up_to_order: int | None, outcome: UtteranceOutcome) -> None:
-        """Drop what was asked for: clips up to a number (None: all), and all live speech."""
+    def cut(
+        self,
+        up_to_order: int | None,
+        outcome: UtteranceOutcome,
+        asked_at_s: float | None = None,
+    ) -> None:
+        """Drop what was asked for: clips up to a number (None: all), and live speech.
+
+        Args:
+            up_to_order: clips asked for later are spared.
+            outcome: what becomes of it.
+            asked_at_s: live speech begun later is spared; None: none is.
+        """
         now_s = time.monotonic()
         for utterance in self.utterances:
-            if up_to_order is None or utterance.order <= up_to_order:
+            if utterance.source == "live":
+                meant = asked_at_s is None or utterance.began_at_s <= asked_at_s
+            else:
+                meant = up_to_order is None or utterance.order <= up_to_order
+            if meant:
                 utterance.end(outcome, now_s)
 
     def cut_in_band(self) -> None:
@@ -270,6 +331,7 @@ class Mouth:
         event_id: str | None = None,
         *,
         said: Utterance | None = None,
+        asked_at_s: float | None = None,
     ) -> tuple[str | None, float]:
         """Fall silent now; always sent, for events may be missing.
 
@@ -277,6 +339,7 @@ class Mouth:
             up_to_order: clips asked for later are not meant; None: everything is.
             event_id: the interrupt's own id.
             said: what was cut already on its behalf.
+            asked_at_s: live speech begun later is not meant; None: all is.
 
         Returns:
             What was being said, None for nothing, and how many seconds of it had been heard when
@@ -286,13 +349,13 @@ class Mouth:
             LiteError: the socket is gone.
         """
         said = said or self.said
-        self.cut(up_to_order, UtteranceOutcome.INTERRUPTED)
+        self.cut(up_to_order, UtteranceOutcome.INTERRUPTED, asked_at_s)
         connection = self.connection
         assert connection is not None, "the owner looks before it asks"
         async with self.wire:
             # What began meanwhile is cut with the rest, unless it is a clip asked for later.
             said = said or self.said
-            self.cut(up_to_order, UtteranceOutcome.INTERRUPTED)
+            self.cut(up_to_order, UtteranceOutcome.INTERRUPTED, asked_at_s)
             if any(not utterance.over for utterance in self._speaking):
                 return None, 0.0  # what it meant to cut is gone; the new one goes on
             await self._interrupt(connection, event_id)
@@ -310,6 +373,9 @@ class Mouth:
 
     def talks(self, segment_id: str) -> None:
         """LiveAvatar said that the avatar began to say this."""
+        connection = self.connection
+        if connection is not None and not connection.chunks_acked and not self._acknowledged:
+            self._acknowledges = False
         for utterance in self._speaking:
             if utterance.talks(segment_id, time.monotonic()):
                 self._listener.began(utterance)

@@ -38,7 +38,7 @@ class News:
         self._session_key = session_key
         self._epoch = epoch
         self._pending: asyncio.Queue[tuple[str, BaseModel]] = asyncio.Queue(maxsize=100)
-        self._lines: deque[UtteranceReport] = deque(maxlen=MAX_LINES)
+        self._lines: deque[tuple[UtteranceReport, bool]] = deque(maxlen=MAX_LINES)
         self._lines_told_s = -LINES_EVERY_S
         self._lines_came = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -51,9 +51,9 @@ class News:
             self._pending.get_nowait()
         self._pending.put_nowait((signal, message))
 
-    def put_line(self, line: UtteranceReport) -> None:
-        """Queue a line of the ledger."""
-        self._lines.append(line)
+    def put_line(self, line: UtteranceReport, may_go_on: bool = False) -> None:
+        """Queue a line of the ledger, perhaps of one that the next owner may go on with."""
+        self._lines.append((line, may_go_on))
         self._lines_came.set()
 
     def put_pose(self, pose: Pose) -> None:
@@ -81,7 +81,12 @@ class News:
             while self._lines:
                 count = min(len(self._lines), LINES_IN_A_SIGNAL)
                 lines = [self._lines.popleft() for _ in range(count)]
-                message = UtteranceLines(epoch=self._epoch, utterances=lines, pose=self._pose)
+                message = UtteranceLines(
+                    epoch=self._epoch,
+                    utterances=[line for line, may_go_on in lines if not may_go_on],
+                    unfinished=[line for line, may_go_on in lines if may_go_on],
+                    pose=self._pose,
+                )
                 self.put(names.SIGNAL_UTTERANCES, message)
             self._pose = None
             self._lines_told_s = time.monotonic()

@@ -141,7 +141,7 @@ class OwnedSession:
         limits: OwnerLimits,
         on_ready: Callable[[int], None],
         on_lost: Callable[[], None],
-        on_line: Callable[[UtteranceReport], None],
+        on_line: Callable[[UtteranceReport, bool], None],
         on_pose: Callable[[Pose], None],
         provider_end: Callable[[], Awaitable[ProviderEnd | None]],
         owner: str | None = None,
@@ -174,11 +174,10 @@ class OwnedSession:
         self._cut_up_to = 0
         self._cut_outcome = UtteranceOutcome.INTERRUPTED
         self._connection: LiteConnection | None = None
-        self._interrupt_owed = False
+        self._interrupt_owed: asyncio.Future[None] | None = None
         self._pose = Pose.IDLE
         self._pose_on_wire = Pose.IDLE
         self._told_pose: str | None = None
-        self._settled = asyncio.Event()  # READY, LETTING_GO or CLOSED
         self._released = asyncio.Event()
         self._lost_at_s: float | None = None
         self._moving = False
@@ -199,14 +198,17 @@ class OwnedSession:
             await self._attend(connection)
             if self.state in (OwnedState.LETTING_GO, OwnedState.CLOSED):
                 return await self._result(StreamEnd.RELEASED, connection)
-            self._to(OwnedState.RECONNECTING)
-            self._lost_at_s = time.monotonic()
+            was_ready = self.state is OwnedState.READY
+            if was_ready:
+                self._to(OwnedState.RECONNECTING)
+                self._lost_at_s = time.monotonic()
             logger.warning("socket lost: code %s", connection.close_code)
             if connection.close_code == NORMAL_CLOSURE or await self._provider_end() is not None:
                 return await self._result(StreamEnd.PROVIDER_CLOSED, connection)
-            self._on_lost()
-            for observer in list(self._observers):
-                observer.usable(False)
+            if was_ready:
+                self._on_lost()
+                for observer in list(self._observers):
+                    observer.usable(False)
 
     async def _connect(self) -> LiteConnection | None:
         """Open the socket, a few times if need be; None when LiveAvatar has ended the session."""
@@ -229,11 +231,14 @@ class OwnedSession:
         self.connects += 1
         self._pose_on_wire = Pose.IDLE
         self._mouth.last_sent_s = time.monotonic()
-        if self._interrupt_owed:
-            self._interrupt_owed = False
-            with contextlib.suppress(LiteError):  # the reader tells
-                await connection.interrupt()
-        self._mouth.opened(connection)
+        try:
+            await self._mouth.opened(connection, interrupt=self._interrupt_owed is not None)
+        except LiteError as error:
+            logger.warning("the new socket is gone again: %s", error)  # the reader tells
+            return
+        owed, self._interrupt_owed = self._interrupt_owed, None
+        if owed is not None and not owed.done():
+            owed.set_result(None)
         if self.state is not OwnedState.LETTING_GO:
             self._to(OwnedState.READY)
             self._on_ready(self._gap_ms())
@@ -314,6 +319,8 @@ class OwnedSession:
             else UtteranceOutcome.LOST
         )
         self._to(OwnedState.CLOSED)
+        if self._interrupt_owed is not None:
+            self._interrupt_owed.cancel()
         self._mouth.close(outcome)
         await self.live.close()
         if self._connection is not None:
@@ -323,10 +330,6 @@ class OwnedSession:
         if wanted not in TRANSITIONS[self.state]:
             raise RuntimeError(f"an owned session cannot go from {self.state} to {wanted}")
         self.state = wanted
-        if wanted is OwnedState.RECONNECTING:
-            self._settled.clear()
-        else:
-            self._settled.set()
 
     def _sent(self) -> None:
         self._mouth.last_sent_s = time.monotonic()
@@ -427,9 +430,8 @@ class OwnedSession:
         self.spoken_ms += line.heard_ms
         for observer in list(self._observers):
             observer.over(line)
-        if line.outcome is UtteranceOutcome.LOST and self._moving:
-            return  # its speaker goes on with it at the next owner
-        self._on_line(line)
+        # Its speaker may go on with it at the next owner.
+        self._on_line(line, line.outcome is UtteranceOutcome.LOST and self._moving)
 
     async def _rest(self) -> None:
         """Take the pose that was asked for while the avatar talked."""
@@ -455,15 +457,20 @@ class OwnedSession:
 
     # -------------------------------------------------------------- commands
 
-    async def interrupt(self, up_to_order: int) -> CommandOutcome:
+    async def interrupt(self, up_to_order: int, delayed_s: float = 0.0) -> CommandOutcome:
         """Cut live speech, and clips up to one; always sent, for events may be missing.
+
+        Args:
+            up_to_order: clips asked for later are not meant.
+            delayed_s: for how long it waited on its way: live speech begun since is not meant.
 
         Raises:
             NotReady: there is no socket now.
         """
-        self._cut(up_to_order, UtteranceOutcome.INTERRUPTED)
+        asked_at_s = time.monotonic() - delayed_s
+        self._cut(up_to_order, UtteranceOutcome.INTERRUPTED, asked_at_s)
         self._usable()
-        await self._mouth.interrupt(up_to_order)
+        await self._mouth.interrupt(up_to_order, asked_at_s=asked_at_s)
         await self._rest()
         return CommandOutcome.SENT
 
@@ -480,20 +487,25 @@ class OwnedSession:
         said = self._mouth.said
         heard_s = 0.0 if said is None else said.heard_s(time.monotonic())
         self._mouth.cut_in_band()
-        if not self._settled.is_set():
-            self._interrupt_owed = True  # what LiveAvatar has buffered goes on without us
-            await self._settled.wait()
-            self._usable()
+        if self.state in (OwnedState.CONNECTING, OwnedState.RECONNECTING):
+            # What LiveAvatar has buffered goes on without us: the next socket begins with it.
+            if self._interrupt_owed is None:
+                self._interrupt_owed = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._interrupt_owed})
+            if self._interrupt_owed is not None:
+                self._usable()  # let go of meanwhile
             return (None if said is None else said.id), heard_s
         self._usable()
         cut = await self._mouth.interrupt(None, event_id, said=said)
         await self._rest()
         return cut
 
-    def _cut(self, up_to_order: int, outcome: UtteranceOutcome) -> None:
+    def _cut(
+        self, up_to_order: int, outcome: UtteranceOutcome, asked_at_s: float | None = None
+    ) -> None:
         self._cut_up_to = max(self._cut_up_to, up_to_order)
         self._cut_outcome = outcome
-        self._mouth.cut(up_to_order, outcome)
+        self._mouth.cut(up_to_order, outcome, asked_at_s)
 
     async def set_pose_in_band(self, pose: Pose) -> None:
         """Take a pose because a speaker says so; see `set_pose`."""

@@ -110,7 +110,7 @@ class Streaming:
                 ),
             ),
             on_lost=lambda: news.put(names.SIGNAL_OWNER_RECOVERING, OwnerRecovering(epoch=epoch)),
-            on_line=lambda line: news.put_line(self._sealed(line)),
+            on_line=lambda line, may_go_on: news.put_line(self._sealed(line), may_go_on),
             on_pose=news.put_pose,
             provider_end=lambda: self._provider_end(step.provider_session_id),
             owner=self._queue,
@@ -271,7 +271,7 @@ class Streaming:
 async def _do(session: OwnedSession, step: DeliverCommand) -> CommandOutcome:
     match step.kind:
         case "interrupt":
-            return await session.interrupt(step.up_to_order)
+            return await session.interrupt(step.up_to_order, step.delayed_s)
         case "set_pose":
             return await session.set_pose(step.pose or Pose.IDLE)
         case "keep_alive":

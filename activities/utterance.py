@@ -7,6 +7,7 @@ its feeder does now. No I/O; times are seconds of one monotonic clock, given by 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ from liveavatar_lite import BYTES_PER_S, SAMPLE_BYTES, Chunker, Pacer, duration_
 
 USUAL_START_LATENCY_S: Final = 0.2
 """From the first chunk until the avatar talks (one observer's figure), until it is reported."""
+UNHEARD_PATIENCE_S: Final = 2.0
+"""How long past its computed end an open part waits for a sign that the avatar began to say it."""
 REST_AFTER_S: Final = 0.3
 """Nothing to say for so long, in mid-utterance: the avatar gets its pose back.
 
@@ -99,6 +102,7 @@ class Utterance:
         finished: no more will come in.
         sealed: all of it is on the wire, with its end.
         writer: who brings its speech now; what an earlier one still brings is not taken.
+        began_at_s: when it was asked for here, by the process's monotonic clock.
         cut_in_band_at: when a speaker interrupted it.
         asked_s: how long it is as a whole; None where only its end tells.
     """
@@ -139,6 +143,7 @@ class Utterance:
         self.writer: object | None = None
         self.asked_s: float | None = None
         self.cut_in_band_at: datetime | None = None
+        self.began_at_s = time.monotonic()
         self._began_at = datetime.now(UTC)
         self._max_lead_s = max_lead_s
         self._offset_bytes = offset_bytes
@@ -151,6 +156,7 @@ class Utterance:
         self._heard_before_s = duration_s(offset_bytes)  # in segments that are silent
         self._talked_s = 0.0
         self._silence: tuple[float, int] | None = None  # nothing to say: since when, and where
+        self._unheard_since_s: float | None = None  # see `_dry_since_s`
         self._gaps: list[SpeechGap] = []
         if silent_ms:
             self._gaps.append(SpeechGap(at_ms=_ms(duration_s(offset_bytes)), duration_ms=silent_ms))
@@ -161,7 +167,7 @@ class Utterance:
         self._abandoned_at_s: float | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._wake_on = _WakeOn.ANYTHING
-        self._room: asyncio.Future[None] | None = None
+        self._room = asyncio.Event()
 
     # ------------------------------------------------------------------- in
 
@@ -206,8 +212,8 @@ class Utterance:
     async def room(self, limit_bytes: int) -> None:
         """Wait until no more than so much waits to be sent, or it is over."""
         while self.unsent_bytes > limit_bytes and not self.over:
-            self._room = self._loop.create_future()
-            await self._room
+            self._room.clear()
+            await self._room.wait()
 
     # ------------------------------------------------------------------ out
 
@@ -288,14 +294,14 @@ class Utterance:
             self._segments.append(segment)
         elif segment.talking_since_s is not None:
             self._end_silence(now_s)
+        self._unheard_since_s = None
         if self._first_sent_s is None:
             self._first_sent_s = now_s
         segment.pacer.sent(len(chunk), now_s)
         self.sent_bytes += len(chunk)
         self._confirm(acknowledged)
         self._unconfirmed.append((number, chunk))
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        self._room.set()
 
     def segment_sealed(self) -> None:
         """The open segment's ``speak_end`` is on the wire."""
@@ -303,28 +309,32 @@ class Utterance:
         if segment is not None:
             segment.sealed = True
 
-    def moved(self, acknowledged: int) -> bool:
-        """The socket is gone, another will come: what LiveAvatar did not confirm is sent again.
+    def moved(self, acknowledged: int, *, acknowledges: bool) -> None:
+        """The socket is gone, another may come: what LiveAvatar did not confirm is sent again.
 
-        A service that never acknowledged is believed to have taken everything.
-
-        Returns:
-            False if it cannot go on: the end was on the wire, too, and was not confirmed.
+        Args:
+            acknowledged: chunks that it confirmed on the connection that is gone.
+            acknowledges: whether it confirms chunks at all; one that never does is believed to
+                have taken everything.
         """
         self._confirm(acknowledged)
-        lost = [chunk for _, chunk in self._unconfirmed] if acknowledged else []
+        lost = [chunk for _, chunk in self._unconfirmed] if acknowledges else []
         self._unconfirmed.clear()
-        if not lost:
-            return True
-        if self.sealed:
-            return False
-        segment = self._open_segment
+        segment = self._segments[-1] if self._segments else None
+        if segment is None or self.over:
+            return
+        if not segment.silent:
+            # Its end may be lost as well: what LiveAvatar has open is sealed anew.
+            segment.sealed = self.sealed = False
         for chunk in reversed(lost):
             self._ready.appendleft(chunk)
             self.sent_bytes -= len(chunk)
-            if segment is not None:
-                segment.pacer.sent(-len(chunk))
-        return True
+            segment.pacer.sent(-len(chunk))
+
+    @property
+    def unfinished_segments(self) -> list[str]:
+        """What LiveAvatar has of it, as far as is known: open or still to be played."""
+        return [segment.id for segment in self._segments if not segment.silent]
 
     # -------------------------------------------------------------- playback
 
@@ -354,7 +364,7 @@ class Utterance:
         self._settle(segment, now_s, whole=not interrupted and not self.over)
         if interrupted:
             self.end(UtteranceOutcome.INTERRUPTED, now_s)
-        elif self.sealed:
+        elif self.sealed and self.silent:
             self.end(UtteranceOutcome.COMPLETED, now_s)
         self.wake()
 
@@ -377,8 +387,7 @@ class Utterance:
         self.outcome.set_result(outcome)
         self._ready.clear()
         self.wake()
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        self._room.set()
 
     def close(self, now_s: float) -> None:
         """Settle what LiveAvatar has not told about, and will not tell any more."""
@@ -451,10 +460,18 @@ class Utterance:
         lead_s = segment.pacer.lead_s(now_s)
         if lead_s > 0:
             return Wait(min(patience_s, lead_s + _INSTANT_S))
+        if segment.talking_since_s is None and self._dry_since_s(now_s) < UNHEARD_PATIENCE_S:
+            return Wait(min(patience_s, UNHEARD_PATIENCE_S))  # talking wakes
         if self._silence is None:
             self._silence = (now_s, self.sent_bytes)
         rest_in_s = self._silence[0] + REST_AFTER_S - now_s
         return Wait(min(patience_s, rest_in_s)) if rest_in_s > _INSTANT_S else Rest()
+
+    def _dry_since_s(self, now_s: float) -> float:
+        """How long ago the avatar must have been done with what was sent, if it began in time."""
+        if self._unheard_since_s is None:
+            self._unheard_since_s = now_s
+        return now_s - self._unheard_since_s
 
     def _patience(self, now_s: float) -> tuple[float, Failure]:
         """For how long more is waited for, and what is wrong if it does not come."""

@@ -201,6 +201,11 @@ class LiteConnection:
         self._check_usable()
         await self._send(self._protocol.speak_end(utterance_id))
 
+    def adopt(self, utterance_id: str) -> None:
+        """Go on with an utterance of an earlier connection; see `ClientProtocol.adopt`."""
+        self._check_usable()
+        self._protocol.adopt(utterance_id)
+
     async def interrupt(self, event_id: str | None = None) -> str:
         """Cut everything sent so far; returns the interrupt's id.
 

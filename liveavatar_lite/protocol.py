@@ -197,6 +197,19 @@ class ClientProtocol:
         self._book.seal(utterance_id)
         return encode_command(SpeakEnd(utterance_id))
 
+    def adopt(self, utterance_id: str) -> None:
+        """Go on with an utterance that an earlier connection of this session left unfinished.
+
+        The service still has it: open, or playing. After this it takes audio and an end here, and
+        events about it are recognised. Sealed ones are sealed again: adopt in their order.
+
+        Raises:
+            ProtocolViolation: another utterance is open here.
+        """
+        self._check_connected("adopting an utterance")
+        self._book.check_open(utterance_id)
+        self._book.adopt(utterance_id)
+
     def interrupt(self, event_id: str | None = None) -> bytes:
         """Cut everything said and queued so far. Legal when nothing plays."""
         self._check_connected("agent.interrupt")

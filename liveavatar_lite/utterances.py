@@ -143,6 +143,12 @@ class UtteranceBook:
         if utterance.playback is Playback.DRY:
             utterance.go(Playback.PLAYING)
 
+    def adopt(self, utterance_id: str) -> None:
+        """An earlier connection of the session opened this utterance, and it is not over."""
+        if utterance_id not in self._all:
+            utterance = self._all[utterance_id] = _Utterance(utterance_id)
+            self._live.append(utterance)
+
     def seal(self, utterance_id: str) -> None:
         """The utterance's speak_end went out.
 

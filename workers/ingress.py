@@ -36,6 +36,8 @@ MAX_SPEAKERS: Final = 8
 """Connections to one session at once."""
 OPEN_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 2.0
+GOODBYE_S: Final = 5.0
+"""How long all connections may take to end when the process goes."""
 PING_S: Final = 20.0
 READ_LIMIT_BYTES: Final = 2 * MAX_FRAME_BYTES
 """Over the protocol's own limit, so that a frame beyond that one can be answered."""
@@ -109,7 +111,10 @@ class Ingress:
         finally:
             self._url = None
             self._server.close()
-            await self._server.wait_closed()
+            try:
+                await asyncio.wait_for(self._server.wait_closed(), GOODBYE_S)
+            except TimeoutError:
+                logger.error("some speakers' connections do not end: left behind")
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         """Let in whoever has a ticket to a session that is owned here, in that very epoch."""

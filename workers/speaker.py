@@ -16,7 +16,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from activities.live import TooManyUtterances
+from activities.live import NameUsed, TooManyUtterances
 from activities.owned import NotReady, OwnedSession, OwnedState
 from activities.utterance import Utterance
 from avatar_sessions.contract.live import (
@@ -146,11 +146,18 @@ class Speaker:
 
     async def _hold_back(self, utterance: Utterance) -> None:
         """Read no more while too much waits; what is cut meanwhile waits for nothing."""
-        while (ahead := self._session.live.unsent_bytes) > MAX_AHEAD_BYTES and not utterance.over:
-            limit = max(0, utterance.unsent_bytes - (ahead - MAX_AHEAD_BYTES))
-            if utterance.unsent_bytes <= limit:
-                return  # others hold it up: they are read by other connections
-            await utterance.room(limit)
+        ahead_bytes = self._session.live.unsent_bytes - MAX_AHEAD_BYTES
+        if ahead_bytes <= 0:
+            return
+        room = asyncio.create_task(
+            utterance.room(max(0, utterance.unsent_bytes - ahead_bytes)), name="room for speech"
+        )
+        gone = asyncio.create_task(self._connection.wait_closed(), name="speaker gone")
+        try:
+            await asyncio.wait({room, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            room.cancel()
+            gone.cancel()
 
     async def _take_text(self, frame: str) -> None:
         if self._extended and '"live.begin"' in frame[:_SHOWN_CHARS]:
@@ -168,7 +175,7 @@ class Speaker:
             self._current = self._adopt(begin)
         except ValidationError as error:
             self._refuse(problems_of(error))
-        except TooManyUtterances as error:
+        except (TooManyUtterances, NameUsed) as error:
             self._refuse(str(error))
 
     def _adopt(self, begin: Begin) -> Utterance | None:
@@ -189,14 +196,14 @@ class Speaker:
         if current is not None and not current.over and not current.finished:
             return current
         utterance_id = _new_id()
-        if event_id is not None and not self._session.live.knows(event_id):
+        if event_id is not None and self._session.live.takes(event_id):
             # A name that we cannot use is still what the client is answered with.
             with contextlib.suppress(ValidationError):
                 utterance_id = _UTTERANCE_ID.validate_python(event_id)
         self._names[utterance_id] = event_id
         try:
             self._current = self._adopt(Begin(utterance_id=utterance_id))
-        except TooManyUtterances as error:
+        except (TooManyUtterances, NameUsed) as error:
             self._refuse(str(error), event_id)
             return None
         return self._current

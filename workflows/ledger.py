@@ -72,6 +72,7 @@ class Ledger:
     """The last few that were over, for whoever looks."""
     _known: OrderedDict[str, Entry] = field(default_factory=OrderedDict)
     _known_live: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    _unfinished: dict[str, UtteranceReport] = field(default_factory=dict)
     _by_outcome: dict[UtteranceOutcome, int] = field(default_factory=dict)
     _count: int = 0
     _sent_ms: int = 0
@@ -196,12 +197,24 @@ class Ledger:
         One that is known is not counted twice: an owner repeats what may not have been taken.
         """
         for line in lines:
+            self._unfinished.pop(line.id, None)
             if line.id in self._known_live:
                 continue
             self._known_live[line.id] = None
             if len(self._known_live) > MAX_KNOWN_COMMANDS:
                 self._known_live.popitem(last=False)
             self._write(line)
+
+    def take_unfinished(self, lines: Iterable[UtteranceReport]) -> None:
+        """Keep the lines of live utterances that the next owner may go on with."""
+        for line in lines:
+            if line.id not in self._known_live and len(self._unfinished) < MAX_WAITING_COMMANDS:
+                self._unfinished[line.id] = line
+
+    def settle(self) -> None:
+        """Write the lines that nobody went on with."""
+        unfinished, self._unfinished = self._unfinished, {}
+        self.take_live(unfinished.values())
 
     def _write(self, report: UtteranceReport) -> None:
         self._count += 1

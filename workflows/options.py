@@ -75,6 +75,9 @@ PROBE: Final = ActivityConfig(
 """Is the owner there? One that does not even take the question within half a second is replaced:
 a takeover costs less than a silence, and a false one loses nothing."""
 
+ASK_AGAIN: Final = timedelta(seconds=3)
+"""Before an owner that could not tell whether anybody speaks is asked again."""
+
 UTTERANCE: Final = ActivityConfig(
     schedule_to_start_timeout=timedelta(seconds=2),
     # A clip of ten minutes, its fetch, and pauses of the provider.

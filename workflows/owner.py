@@ -63,6 +63,7 @@ class Owner:
             kind=command.kind,
             pose=command.pose if isinstance(command, SetPose) else None,
             up_to_order=entry.up_to_order,
+            delayed_s=(workflow.now() - entry.accepted_at).total_seconds(),
         )
         summary = f"{command.kind} {command.pose}" if isinstance(command, SetPose) else command.kind
         try:
@@ -140,10 +141,16 @@ class Owner:
                 self._ledger.drop_accepted_before(said.cut_in_band_at, workflow.now())
             self._life.show_said(self._ledger.latest)
 
-    async def idle_for(self) -> timedelta | None:
-        """For how long nobody has spoken past the workflow; None if that is not to be known."""
+    async def last_asked_at(self, known: datetime) -> datetime | None:
+        """When somebody last spoke past the workflow; None if that is not to be known now.
+
+        Args:
+            known: what the workflow itself knows: right where the owner takes no live speech.
+        """
         owner = self._life.owner
-        if self._life.state is not SessionState.LIVE or owner is None or not owner.speakers:
+        if owner is None or not owner.speakers:
+            return known
+        if self._life.state is not SessionState.LIVE:
             return None
         task = self._task(owner, "tell_idle")
         try:
@@ -151,8 +158,9 @@ class Owner:
         except ActivityError as error:
             if is_cancelled_exception(error):
                 raise
+            self.hint()  # it may be gone
             return None
-        return timedelta(seconds=told.idle_s)
+        return workflow.now() - timedelta(seconds=told.idle_s)
 
     async def stop_feeding(self) -> None:
         """Let it say nothing more."""

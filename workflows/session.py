@@ -190,9 +190,10 @@ class AvatarSession:
 
     async def _check_deadlines(self, request: SessionRequest) -> None:
         if workflow.now() >= self._idle_at(request):
-            idle = await self._owner.idle_for()
-            if idle is not None:
-                self._last_asked_at = max(self._last_asked_at, workflow.now() - idle)
+            asked_at = await self._owner.last_asked_at(self._last_asked_at)
+            # Not to be known now: nobody is sent away for that. It is asked again.
+            again = workflow.now() - timedelta(seconds=request.idle_timeout_s) + options.ASK_AGAIN
+            self._last_asked_at = again if asked_at is None else max(self._last_asked_at, asked_at)
         now = workflow.now()
         if self._life.ends_at is not None and now >= self._life.ends_at:
             self._life.end(Verdict(EndReason.MAX_DURATION))
@@ -294,6 +295,7 @@ class AvatarSession:
             await workflow.wait(self._serving, timeout=options.SERVING_PATIENCE.total_seconds())
         self._ledger.give_up_speaking(workflow.now())
         self._ledger.drop_everything(workflow.now())
+        self._ledger.settle()
         await self._provider.clean_room(self._request)
         self._life.to(verdict.reason.final_state)
         await workflow.wait_condition(workflow.all_handlers_finished)
@@ -376,6 +378,7 @@ class AvatarSession:
             self._ledger.ignore(names.SIGNAL_UTTERANCES, "not from an owner", workflow.now())
             return
         self._ledger.take_live(told.utterances)
+        self._ledger.take_unfinished(told.unfinished)
         self._pose = told.pose or self._pose
         self._last_asked_at = workflow.now()
         self._life.show_said(self._ledger.latest)

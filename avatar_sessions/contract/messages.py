@@ -236,33 +236,36 @@ class Access(Outgoing):
     """If it was asked for, and the owner takes live speech."""
 
 
+Milliseconds = Annotated[int, Field(ge=0, le=10**10)]
+
+
 class SpeechGap(Outgoing):
     """A silence inside an utterance: the avatar had nothing to say."""
 
-    at_ms: int
+    at_ms: Milliseconds
     """How much of the utterance had been played when it began."""
-    duration_ms: int
+    duration_ms: Milliseconds
 
 
 class UtteranceReport(Outgoing):
     """What became of one utterance, as far as LiveAvatar told us."""
 
-    id: str
+    id: Annotated[str, StringConstraints(max_length=200)]
     outcome: UtteranceOutcome
     source: Literal["clip", "live"] = "clip"
     text: Text | None = None
     """The words of live speech, where its speaker told them and the workers do not seal them."""
     sealed_text: Sealed | None = None
     """The same, where the workers seal them (``AVATAR_SESSIONS_SEAL_TEXTS``)."""
-    duration_ms: int = 0
+    duration_ms: Milliseconds = 0
     """Length of the speech that was asked for; of live speech, of what was received."""
-    received_ms: int = 0
+    received_ms: Milliseconds = 0
     """Speech taken in: fetched and decoded, or received from a speaker."""
-    sent_ms: int = 0
+    sent_ms: Milliseconds = 0
     """Speech put on the wire."""
-    played_ms: int = 0
+    played_ms: Milliseconds = 0
     """How long the avatar talked, by LiveAvatar's own signs of its start and end."""
-    heard_ms: int = 0
+    heard_ms: Milliseconds = 0
     """Speech played by the avatar."""
     gaps: list[SpeechGap] = Field(default_factory=list, max_length=100)
     """The first hundred."""
@@ -270,7 +273,7 @@ class UtteranceReport(Outgoing):
     """The task queue of the process that said it."""
     generation: int = 0
     """The LiveAvatar session that said it."""
-    first_audio_ms: int | None = None
+    first_audio_ms: Milliseconds | None = None
     """From the first chunk on the wire until LiveAvatar reported that the avatar talks."""
     started_at: datetime | None = None
     ended_at: datetime | None = None

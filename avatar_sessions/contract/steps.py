@@ -98,7 +98,7 @@ class OwnerReady(Step):
     queue: Annotated[str, StringConstraints(pattern=r"^avatar-owner:[0-9a-f]{12}$")]
     epoch: Epoch
     provider_session_id: str
-    gap_ms: int = 0
+    gap_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 0
     """How long this owner was without the socket, by its own clock."""
     speakers: bool = False
     """Whether it takes live speech."""
@@ -114,7 +114,9 @@ class UtteranceLines(Step):
     """Signal: live utterances that are over; batched by the owner."""
 
     epoch: Epoch
-    utterances: Annotated[list[UtteranceReport], Field(max_length=200)]
+    utterances: Annotated[list[UtteranceReport], Field(max_length=200)] = []
+    unfinished: Annotated[list[UtteranceReport], Field(max_length=200)] = []
+    """Lost with this owner; the next one may go on with them, and tell their line anew."""
     pose: Pose | None = None
     """What a speaker last asked for in band; None: nobody did."""
 
@@ -142,6 +144,8 @@ class DeliverCommand(Step):
     pose: Pose | None = None
     up_to_order: int = 0
     """interrupt, stop_feeding: utterances of this order and below are dropped."""
+    delayed_s: float = 0.0
+    """interrupt: for how long it waited; live speech that began later is not meant."""
 
 
 class Delivered(Step):

@@ -56,9 +56,8 @@ class Owner:
         )
 
 
-@pytest_asyncio.fixture
-async def simulator() -> AsyncIterator[LiveAvatarSimulator]:
-    settings = SimulatorSettings.model_validate(
+def simulator_settings(**overrides: object) -> SimulatorSettings:
+    return SimulatorSettings.model_validate(
         {
             "api_keys": [API_KEY],
             "port": 0,
@@ -67,15 +66,27 @@ async def simulator() -> AsyncIterator[LiveAvatarSimulator]:
             "livekit_api_secret": "an-obviously-fake-livekit-secret-of-32-bytes",
             "start_delay_s": 0.0,
             "connect_delay_s": 0.0,
+            **overrides,
         }
     )
-    async with LiveAvatarSimulator(settings) as simulator:
+
+
+@pytest_asyncio.fixture
+async def simulator() -> AsyncIterator[LiveAvatarSimulator]:
+    async with LiveAvatarSimulator(simulator_settings()) as simulator:
         yield simulator
 
 
 @pytest_asyncio.fixture
 async def owner(simulator: LiveAvatarSimulator) -> AsyncIterator[Owner]:
     """A session started at the simulator, owned and connected."""
+    async with owner_of(simulator) as owner:
+        yield owner
+
+
+@contextlib.asynccontextmanager
+async def owner_of(simulator: LiveAvatarSimulator) -> AsyncIterator[Owner]:
+    """A session started at that simulator, owned and connected."""
     async with LiveAvatar(SecretStr(API_KEY), base_url=simulator.url) as liveavatar:
         minted = await liveavatar.create_token(
             TokenRequest(avatar_id=str(UUID(WAYNE_AVATAR_ID)), is_sandbox=True)
@@ -95,7 +106,7 @@ async def owner(simulator: LiveAvatarSimulator) -> AsyncIterator[Owner]:
             limits=OwnerLimits(),
             on_ready=lambda gap_ms: held.was_ready(gap_ms),
             on_lost=lambda: held.was_lost(),
-            on_line=lambda line: held.lines.append(line),
+            on_line=lambda line, may_go_on: held.lines.append(line),
             on_pose=lambda pose: held.poses.append(pose),
             provider_end=provider_end,
         )
