@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import httpx
 import pytest
@@ -135,12 +135,32 @@ async def test_a_stop_cuts_what_is_said_and_drops_what_waits(ada: Caller) -> Non
     assert after.json()["outcome"] == "completed"
 
 
+class _SlowToBegin(ToneTts):
+    """Hums, and thinks about one of the texts until it is told to go on."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self.go_on = asyncio.Event()
+
+    async def stream(self, text: str) -> AsyncGenerator[bytes, None]:
+        if text == self._text:
+            await self.go_on.wait()
+        async with contextlib.aclosing(super().stream(text)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+
 async def test_texts_are_said_in_the_order_in_which_they_came(product: Product) -> None:
-    texts = [f"number {one}" for one in range(5)]
+    """Also when the voice takes longest over the first of them."""
+    texts = [f"number {one}" for one in range(4)]
+    voice = _SlowToBegin(texts[0])
     session = await product.open()
-    async with Lines(ToneTts(), max_lines=1) as lines:
+    async with Lines(voice, max_lines=1) as lines:
         line = await lines.to(session)
-        await asyncio.gather(*(line.say(text) for text in texts))
+        says = asyncio.gather(*(line.say(text) for text in texts))
+        await until(lambda: making() == len(texts))
+        voice.go_on.set()
+        await says
 
     report = await session.end()
     assert [one.text for one in report.utterances] == texts
@@ -168,6 +188,23 @@ async def test_the_line_closes_when_the_session_ends_by_itself(
     await until(lambda: talking() == [])
     after = await ada.post("/say", {"text": SHORT})
     assert (after.status_code, after.json()["error"]) == (410, "session_over")
+
+
+async def test_a_session_that_ends_does_not_wait_for_a_voice_that_is_still_busy(
+    product: Product,
+) -> None:
+    async with (
+        speech_server(speaks(SECOND, SECOND, waits=True)) as server,
+        speaking(product, server) as ada,
+    ):
+        story = ada.saying("A story.")
+        while not (await ada.line()).utterances:
+            await asyncio.sleep(0.02)
+
+        await ada.http.delete("/api/session")
+
+        assert (await asyncio.wait_for(story, 10)).json()["outcome"] == "cancelled"
+        await asyncio.wait_for(server.left_alone.wait(), 10)
 
 
 async def test_a_backend_that_goes_leaves_its_sessions_to_the_next_one(product: Product) -> None:
