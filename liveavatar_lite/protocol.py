@@ -339,7 +339,7 @@ class ClientProtocol:
             case AudioBufferAppended():
                 self.chunks_acked += 1
                 self._acks_expected = True
-                utterance_id = self._book.appended(*ids)
+                utterance_id = self._book.appended(*ids, now_s)
             case AudioBufferCommitted():
                 utterance_id, changes = self._book.committed(*ids)
             case AudioBufferCleared():

@@ -68,6 +68,7 @@ class _Utterance:
     pcm_bytes: int = 0
     chunks_unanswered: int = 0  # sent, not acknowledged by audio_buffer_appended
     committed: bool = False  # speak_end was acknowledged
+    acked_s: float | None = None  # when its first chunk was acknowledged
     started_s: float = 0.0  # set on PLAYING, by the caller's clock
 
     def go(self, playback: Playback) -> None:
@@ -173,7 +174,9 @@ class UtteranceBook:
 
     # --- what we hear ---------------------------------------------------------------------
 
-    def appended(self, source: str | None, event: str | None, task: str | None) -> str | None:
+    def appended(
+        self, source: str | None, event: str | None, task: str | None, now_s: float
+    ) -> str | None:
         """A chunk was acknowledged. Acks come in order, one a chunk; the first teaches the task."""
         utterance = self._by_id(source, event)
         if utterance is None:
@@ -181,6 +184,8 @@ class UtteranceBook:
         if utterance is None:
             return None
         utterance.chunks_unanswered = max(0, utterance.chunks_unanswered - 1)
+        if utterance.acked_s is None:
+            utterance.acked_s = now_s
         if task is not None:
             known = self._tasks.setdefault(task, utterance)
             if known is not None and known is not utterance:
@@ -261,15 +266,20 @@ class UtteranceBook:
         """The pose left ``talking``: what was playing is over if it was sealed, dry if not.
 
         Servers without speak_* events may talk on from one utterance into the next without a
-        rest between. How long the avatar talked tells how many of the queued ones that were.
+        rest between. How long the avatar talked tells how many of the queued ones that were. Time
+        in which it had run dry does not count: a follower cannot have been said before it was sent.
         """
         utterance = self._playing()
         if utterance is None:
             return []
         spare_s = now_s - utterance.started_s - utterance.pcm_bytes / BYTES_PER_S
+        acknowledges = utterance.acked_s is not None
         changes = self._rest(utterance)
         for follower in [each for each in self._live if each.playback is Playback.QUEUED]:
             length_s = follower.pcm_bytes / BYTES_PER_S
+            if acknowledges:
+                sent_s = now_s if follower.acked_s is None else follower.acked_s
+                spare_s = min(spare_s, now_s - sent_s)
             if not follower.sealed or spare_s < length_s / 2:
                 break
             spare_s -= length_s

@@ -503,3 +503,33 @@ def test_an_hour_of_speech_is_not_remembered_for_ever() -> None:
     assert len(book._all) < 100
     assert len(book._tasks) < 100
     assert not book._live
+
+
+def test_time_in_which_the_avatar_had_run_dry_is_not_the_next_utterances() -> None:
+    """A service without speak_* events rested after a pause inside an utterance; the one that had
+    just been sent was taken to have been said in that pause, and was over before it was heard."""
+    protocol = connected()
+    protocol.speak(bytes(12_000), "first")  # a quarter of a second
+    acked = {"type": "agent.audio_buffer_appended", "event_id": "e"}
+    protocol.receive(json.dumps({**acked, "source_event_id": "first"}), 0.0)
+    pose = {"type": "agent.state_updated", "previous_state": "idle"}
+    protocol.receive(json.dumps({**pose, "new_state": "talking"}), 0.2)
+    protocol.speak_end("first")
+    protocol.speak(bytes(12_000), "second")
+    protocol.speak_end("second")
+    protocol.receive(json.dumps({**acked, "source_event_id": "second"}), 0.9)
+    rested = protocol.receive(json.dumps({**pose, "new_state": "idle"}), 0.95)
+    assert UtteranceOver("first", interrupted=False) in rested
+    assert not any(
+        isinstance(one, UtteranceOver) and one.utterance_id == "second" for one in rested
+    )
+
+
+def test_an_utterance_of_an_earlier_connection_is_gone_on_with() -> None:
+    protocol = connected()
+    protocol.adopt("before")
+    assert protocol.open_utterance == "before"
+    protocol.speak(bytes(4_800), "before")
+    protocol.speak_end("before")
+    ended = {"type": "agent.speak_ended", "event_id": "e", "source_event_id": "before"}
+    assert UtteranceOver("before", interrupted=False) in protocol.receive(json.dumps(ended), 1.0)
