@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import platform as machine
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -237,5 +238,7 @@ async def record_histories(client: Client) -> None:
         if any(one.outcome is UtteranceOutcome.INTERRUPTED for one in report.utterances):
             name += "+interrupted"
         # Stack traces and identities name the machine that recorded.
-        text = history.to_json().replace(f"{ROOT}/", "").replace(f"@{machine.node()}", "@host")
+        text = history.to_json().replace(f"@{machine.node()}", "@host")
+        for folder in (ROOT, sys.base_prefix):
+            text = text.replace(f"{folder}/", "")
         (HISTORIES / f"{name}.json").write_text(text + "\n")
