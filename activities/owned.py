@@ -230,7 +230,7 @@ class OwnedSession:
         self._connection = connection
         self.connects += 1
         self._pose_on_wire = Pose.IDLE
-        self._mouth.last_sent_s = time.monotonic()
+        self._sent()
         try:
             await self._mouth.opened(connection, interrupt=self._interrupt_owed is not None)
         except LiteError as error:
@@ -339,11 +339,6 @@ class OwnedSession:
         """The id of the utterance being spoken."""
         said = self._mouth.speaking
         return None if said is None else said.id
-
-    @property
-    def pose(self) -> str | None:
-        """The avatar's pose, as LiveAvatar told it last."""
-        return self._told_pose
 
     def observe(self, observer: Observer) -> None:
         """Tell this one what happens, until `ignore`."""

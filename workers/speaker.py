@@ -98,8 +98,8 @@ class Speaker:
     async def run(self) -> None:
         """Serve until either side ends it."""
         session = self._session
-        self._push(self._protocol.enter(SessionPhase.NEW))
-        self._push(self._protocol.enter(SessionPhase.CONNECTED))
+        self._put(self._protocol.enter(SessionPhase.NEW))
+        self._put(self._protocol.enter(SessionPhase.CONNECTED))
         self._tell(
             Ready(session_key=session.key, epoch=session.epoch, generation=session.generation)
         )
@@ -167,7 +167,7 @@ class Speaker:
             await self._do(command)
         for reply in self._protocol.replies_to_send():
             self._refusals += 1
-            self._push(reply)
+            self._put(reply)
 
     def _begin(self, frame: str) -> None:
         try:
@@ -321,7 +321,7 @@ class Speaker:
     def gone(self, *, over: bool) -> None:
         """This process lets go of the session."""
         if over:
-            self._push(self._protocol.enter(SessionPhase.CLOSED))
+            self._put(self._protocol.enter(SessionPhase.CLOSED))
         self._close_code = CloseCode.SESSION_OVER if over else CloseCode.MOVED
         self._gone = True
         self._put(None)
@@ -341,14 +341,11 @@ class Speaker:
         )
 
     def _send(self, event: ServerEvent) -> None:
-        self._push(encode_event(event))
+        self._put(encode_event(event))
 
     def _tell(self, message: BaseModel) -> None:
         if self._extended:
-            self._push(message.model_dump_json(exclude_none=True))
-
-    def _push(self, frame: str) -> None:
-        self._put(frame)
+            self._put(message.model_dump_json(exclude_none=True))
 
     def _put(self, frame: str | None) -> None:
         """Queue a frame; None says goodbye. Nobody waits for a client that does not read."""
