@@ -35,9 +35,6 @@ from avatar_sessions.contract.messages import problems_of
 from avatar_sessions.errors import (
     AccessFailed,
     NoAnswer,
-    SessionFailed,
-    SessionNotFound,
-    SessionOver,
     TooManyAwaited,
 )
 from avatar_sessions.live_events import (
@@ -83,7 +80,6 @@ PING_TIMEOUT_S: Final = 10.0
 
 _REFUSALS: Final = frozenset({401, 403, 404, 410})
 _PASSING: Final = (NoAnswer, AccessFailed, TooManyAwaited)
-_NO_SESSION: Final = (SessionOver, SessionFailed, SessionNotFound)
 _CLOSED_STATES: Final = frozenset(
     {SessionState.CLOSING, SessionState.CLOSED, SessionState.DISCONNECTED}
 )
