@@ -196,9 +196,10 @@ class Calls:
                 self.address, f"is overloaded ({error.message})", "ask again later"
             ) from error
         if error.status is RPCStatusCode.INVALID_ARGUMENT and "search attribute" in error.message:
+            wanted = ", ".join(f"{name} ({kind})" for name, kind in SEARCH_ATTRIBUTES.items())
             raise UnexpectedAnswer(
-                f"Temporal: {error.message}: create {', '.join(SEARCH_ATTRIBUTES)} with"
-                " `temporal operator search-attribute create --type Keyword --name ...`"
+                f"Temporal: {error.message}: create {wanted} with"
+                " `temporal operator search-attribute create --type ... --name ...`"
             ) from error
         raise UnexpectedAnswer(f"Temporal: {error.message}") from error
 

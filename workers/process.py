@@ -29,6 +29,10 @@ from workers.wiring import Crew, Role, crew_for, liveavatar_for
 
 logger = logging.getLogger(__name__)
 
+_INDEXED_TYPES: Final = {
+    "Keyword": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
+    "KeywordList": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD_LIST,
+}
 CONNECT_TIMEOUT_S: Final = 30.0
 SHUTDOWN_MARGIN_S: Final = 10.0
 EXIT_PAUSE_S: Final = 0.5
@@ -172,17 +176,17 @@ async def ensure_search_attributes(client: Client) -> None:
         await client.operator_service.add_search_attributes(
             AddSearchAttributesRequest(
                 namespace=client.namespace,
-                search_attributes=dict.fromkeys(
-                    missing, IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
-                ),
+                search_attributes={
+                    name: _INDEXED_TYPES[names.SEARCH_ATTRIBUTES[name]] for name in missing
+                },
             )
         )
     except RPCError as error:
         if error.status is RPCStatusCode.ALREADY_EXISTS:
             return
         commands = "; ".join(
-            f"temporal operator search-attribute create --name {name} --type Keyword"
-            for name in names.SEARCH_ATTRIBUTES
+            f"temporal operator search-attribute create --name {name} --type {kind}"
+            for name, kind in names.SEARCH_ATTRIBUTES.items()
         )
         raise CannotStart(
             f"namespace {client.namespace} lacks search attributes, and they cannot be added from"

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from temporalio import workflow
-from temporalio.common import SearchAttributeKey
+from temporalio.common import SearchAttributeKey, SearchAttributeUpdate
 
 with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract import names
@@ -24,6 +24,10 @@ STATE: Final = SearchAttributeKey.for_keyword(names.SEARCH_ATTRIBUTE_STATE)
 PROVIDER_SESSION_ID: Final = SearchAttributeKey.for_keyword(
     names.SEARCH_ATTRIBUTE_PROVIDER_SESSION_ID
 )
+PROVIDER_SESSIONS: Final = SearchAttributeKey.for_keyword_list(
+    names.SEARCH_ATTRIBUTE_PROVIDER_SESSIONS
+)
+ALERT: Final = SearchAttributeKey.for_keyword(names.SEARCH_ATTRIBUTE_ALERT)
 TENANT: Final = SearchAttributeKey.for_keyword(names.SEARCH_ATTRIBUTE_TENANT)
 
 
@@ -121,12 +125,14 @@ class Life:
         return self.generations[-1] if self.generations else None
 
     def _show(self) -> None:
-        attributes = [STATE.value_set(self.state.value)]
+        attributes: list[SearchAttributeUpdate[Any]] = [STATE.value_set(self.state.value)]
         generation = self.current_generation
         if self.state is SessionState.MINTING and self.tenant is not None:
             attributes.append(TENANT.value_set(self.tenant))
         if self.state is SessionState.STARTING and generation is not None:
             attributes.append(PROVIDER_SESSION_ID.value_set(generation.provider_session_id))
+            ids = [one.provider_session_id for one in self.generations]
+            attributes.append(PROVIDER_SESSIONS.value_set(ids))
         workflow.upsert_search_attributes(attributes)
         workflow.set_current_details(self._details())
 

@@ -97,6 +97,12 @@ class SessionRequest(Incoming):
     """None: LiveAvatar hosts the room."""
     tenant: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
     """Search attribute ``AvatarTenant``."""
+    rotate: bool = True
+    """Go on with a new LiveAvatar session before LiveAvatar's own limit ends one, as long as
+    ``max_duration_s`` allows. False: its limit ends the session."""
+    resume: Literal["resume", "drop"] = "resume"
+    """What becomes of a clip whose owner was lost in the middle: the next one goes on with it, or
+    drops it as ``lost``."""
 
 
 # ---------------------------------------------------------------- commands

@@ -6,13 +6,15 @@ Nothing else in the project formats an id or spells a message's name. No I/O.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Literal
 
 WORKFLOW_TYPE: Final = "AvatarSession"
 WORKFLOW_ID_PREFIX: Final = "avatar-session:"
 
 SESSIONS_TASK_QUEUE: Final = "avatar-sessions"
 """Workflows and the short provisioning activities."""
+JANITOR_TASK_QUEUE: Final = "avatar-janitor"
+"""The janitor's own: a crowd of sessions must not keep it from its work."""
 STREAMS_TASK_QUEUE: Final = "avatar-streams"
 """The hours-long ``stream_audio`` activities: their slots are sessions."""
 OWNER_TASK_QUEUE_PREFIX: Final = "avatar-owner:"
@@ -46,15 +48,23 @@ ACTIVITY_GRANT_SPEAKER: Final = "grant_speaker"
 ACTIVITY_STOP_SESSION: Final = "stop_session"
 ACTIVITY_CLEAN_ROOM: Final = "clean_room"
 
-# Search attributes (all Keyword).
+# Search attributes.
 SEARCH_ATTRIBUTE_STATE: Final = "AvatarState"
 SEARCH_ATTRIBUTE_PROVIDER_SESSION_ID: Final = "AvatarProviderSessionId"
+"""The LiveAvatar session that was opened last."""
+SEARCH_ATTRIBUTE_PROVIDER_SESSIONS: Final = "AvatarProviderSessions"
+"""All of a session's LiveAvatar sessions: what the janitor finds a session's workflow by."""
 SEARCH_ATTRIBUTE_TENANT: Final = "AvatarTenant"
-SEARCH_ATTRIBUTES: Final = (
-    SEARCH_ATTRIBUTE_STATE,
-    SEARCH_ATTRIBUTE_PROVIDER_SESSION_ID,
-    SEARCH_ATTRIBUTE_TENANT,
-)
+SEARCH_ATTRIBUTE_ALERT: Final = "AvatarAlert"
+"""What an operator should look at: set while a cleanup fails, and kept if it failed for good."""
+SEARCH_ATTRIBUTES: Final[dict[str, Literal["Keyword", "KeywordList"]]] = {
+    SEARCH_ATTRIBUTE_STATE: "Keyword",
+    SEARCH_ATTRIBUTE_PROVIDER_SESSION_ID: "Keyword",
+    SEARCH_ATTRIBUTE_PROVIDER_SESSIONS: "KeywordList",
+    SEARCH_ATTRIBUTE_TENANT: "Keyword",
+    SEARCH_ATTRIBUTE_ALERT: "Keyword",
+}
+"""Each with its type, in the words of Temporal's command line."""
 
 WORKFLOW_TASK_TIMEOUT_S: Final = 2.0
 """A workflow task handed to a process that just died is lost for this long.

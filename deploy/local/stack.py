@@ -57,6 +57,11 @@ DYNAMIC_CONFIG = {
     "system.enableCancelActivityWorkerCommand": "true",
 }
 
+_INDEXED_TYPES = {
+    "Keyword": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
+    "KeywordList": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD_LIST,
+}
+
 TEMPORAL_READY_WITHIN_S = 60.0
 LIVEKIT_READY_WITHIN_S = 30.0
 # Temporal waits for long polls and LiveKit for guests; their state is in memory and goes anyway.
@@ -166,8 +171,8 @@ def _temporal_argv(source: Binary, settings: LocalSettings) -> list[str]:
         *("--port", str(settings.temporal_port), "--ui-port", str(settings.temporal_ui_port)),
         *("--namespace", settings.temporal_namespace, "--log-level", "warn"),
     ]
-    for name in SEARCH_ATTRIBUTES:
-        argv += ["--search-attribute", f"{name}=Keyword"]
+    for name, kind in SEARCH_ATTRIBUTES.items():
+        argv += ["--search-attribute", f"{name}={kind}"]
     for key, setting in DYNAMIC_CONFIG.items():
         argv += ["--dynamic-config-value", f"{key}={setting}"]
     return argv
@@ -224,11 +229,12 @@ async def _register_search_attributes(server: TemporalServer) -> None:
     )
     missing = set(SEARCH_ATTRIBUTES) - set(known.custom_attributes)
     if missing:
-        keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
         await client.operator_service.add_search_attributes(
             AddSearchAttributesRequest(
                 namespace=server.namespace,
-                search_attributes=dict.fromkeys(missing, keyword),
+                search_attributes={
+                    name: _INDEXED_TYPES[SEARCH_ATTRIBUTES[name]] for name in missing
+                },
             )
         )
 
