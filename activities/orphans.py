@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import timedelta
+from enum import Enum, auto
 from typing import Final
 
 from temporalio import activity
@@ -19,47 +20,44 @@ DESCRIBE_TIMEOUT_S: Final = 3.0
 STOP_TRIES: Final = 10
 
 
-async def workflow_is_closed(tries: int) -> bool:
-    """Whether the run of this activity's workflow is over for good; in doubt, no.
+class Standing(Enum):
+    """Where the workflow of this activity stands."""
 
-    Args:
-        tries: how often to ask while the server does not answer.
-    """
+    OPEN = auto()
+    CLOSED = auto()  # for good: no cleanup of its own will run
+    UNKNOWN = auto()  # the server did not answer
+
+
+async def standing_of_workflow() -> Standing:
+    """Ask once whether the run of this activity's workflow is over for good."""
     info = activity.info()
     if info.workflow_id is None:
-        return False
+        return Standing.UNKNOWN
     workflow = activity.client().get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id)
-    for number in range(1, tries + 1):
-        try:
-            async with asyncio.timeout(DESCRIBE_TIMEOUT_S):
-                described = await workflow.describe(
-                    rpc_timeout=timedelta(seconds=DESCRIBE_TIMEOUT_S)
-                )
-        except (RPCError, TimeoutError) as error:
-            if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
-                return True
-            logger.warning("workflow cannot be described, try %d", number)
-            if number < tries:
-                await asyncio.sleep(1.0)
-        else:
-            return described.status not in (
-                None,
-                WorkflowExecutionStatus.RUNNING,
-                WorkflowExecutionStatus.CONTINUED_AS_NEW,
-            )
-    return False
+    try:
+        async with asyncio.timeout(DESCRIBE_TIMEOUT_S):
+            described = await workflow.describe(rpc_timeout=timedelta(seconds=DESCRIBE_TIMEOUT_S))
+    except (RPCError, TimeoutError) as error:
+        if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
+            return Standing.CLOSED
+        logger.warning("the workflow cannot be described: %s", type(error).__name__)
+        return Standing.UNKNOWN
+    going_on = (
+        None,
+        WorkflowExecutionStatus.RUNNING,
+        WorkflowExecutionStatus.CONTINUED_AS_NEW,
+    )
+    return Standing.OPEN if described.status in going_on else Standing.CLOSED
 
 
-async def stop_if_terminated(
-    liveavatar: LiveAvatar, provider_session_id: str, *, tries: int = 1
-) -> None:
-    """Stop a session whose workflow runs no cleanup any more; ``tries``: to find that out."""
-    if await workflow_is_closed(tries):
+async def stop_if_terminated(liveavatar: LiveAvatar, provider_session_id: str) -> None:
+    """Stop a session whose workflow runs no cleanup any more; in doubt, do not."""
+    if await standing_of_workflow() is Standing.CLOSED:
         logger.warning("workflow is closed: stopping session %s", provider_session_id)
-        await _stop_for_good(liveavatar, provider_session_id)
+        await stop_for_good(liveavatar, provider_session_id)
 
 
-async def _stop_for_good(liveavatar: LiveAvatar, provider_session_id: str) -> None:
+async def stop_for_good(liveavatar: LiveAvatar, provider_session_id: str) -> None:
     """Stop a session that nobody else will, a few times if need be."""
     for number in range(STOP_TRIES):
         try:

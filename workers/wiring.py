@@ -29,8 +29,8 @@ from workflows.session import AvatarSession
 STICKY_TIMEOUT: Final = timedelta(seconds=2)
 """The first command after a crash of a workflow worker waits this long (10 s by default)."""
 BEAT_THROTTLE: Final = timedelta(seconds=5)
-"""Bounds how long a cancel or a "not found" takes to reach a stream."""
-
+"""Bounds how long a cancel takes to reach a stream by the SDK's own heartbeat."""
+CLIP_BEAT_THROTTLE: Final = timedelta(milliseconds=200)
 
 REPLY_TIMEOUT_S: Final = 15.0
 CALL_TIMEOUT_S: Final = 20.0
@@ -54,6 +54,8 @@ class Crew:
     owned: OwnedSessions
     ingress: Ingress | None = None
     """Where speakers reach the sessions; for processes that own some."""
+    streaming: Streaming | None = None
+    """What owns them; to be closed when the workers are."""
 
 
 PASSED_THROUGH: Final = (
@@ -97,13 +99,17 @@ def crew_for(role: Role, client: Client, settings: WorkerSettings, liveavatar: L
     owned = OwnedSessions()
     workers: list[Worker] = []
     ingress: Ingress | None = None
+    streaming: Streaming | None = None
     if role in (Role.ALL, Role.STREAMS):
         tickets = Tickets(settings.ticket_ttl_s)
         ingress = Ingress(_ingress_settings(settings), owned, tickets)
-        workers += _owner_workers(client, settings, liveavatar, seal, owned, tickets, ingress)
+        # Unique per process start: a restarted process must not get its predecessor's commands.
+        queue = names.owner_task_queue(uuid.uuid4().hex[:12])
+        streaming = _streaming(settings, liveavatar, seal, owned, tickets, ingress, queue)
+        workers += _owner_workers(client, settings, streaming, queue)
     if role in (Role.ALL, Role.SESSIONS):
         workers.append(_sessions_worker(client, settings, liveavatar, seal))
-    return Crew(workers=workers, owned=owned, ingress=ingress)
+    return Crew(workers=workers, owned=owned, ingress=ingress, streaming=streaming)
 
 
 def _sessions_worker(
@@ -130,22 +136,20 @@ def _sessions_worker(
     )
 
 
-def _owner_workers(
-    client: Client,
+def _streaming(
     settings: WorkerSettings,
     liveavatar: LiveAvatar,
     seal: Seal,
     owned: OwnedSessions,
     tickets: Tickets,
     ingress: Ingress,
-) -> list[Worker]:
-    # Unique per process start: a restarted process must not get its predecessor's commands.
-    queue = names.owner_task_queue(uuid.uuid4().hex[:12])
+    queue: str,
+) -> Streaming:
     policy = ClipPolicy(
         folder=settings.clip_folder,
         allow_private_addresses=settings.clip_allow_private_addresses,
     )
-    streaming = Streaming(
+    return Streaming(
         owned=owned,
         clips=Clips(policy, seal),
         liveavatar=liveavatar,
@@ -155,14 +159,21 @@ def _owner_workers(
         tickets=tickets,
         ingress_url=lambda: ingress.url,
         seal_texts=settings.seal_texts,
+        unsupervised_limit_s=settings.unsupervised_s,
     )
+
+
+def _owner_workers(
+    client: Client, settings: WorkerSettings, streaming: Streaming, queue: str
+) -> list[Worker]:
     streams = Worker(
         client,
         task_queue=names.STREAMS_TASK_QUEUE,
         activities=[streaming.stream_audio],
         max_concurrent_activities=settings.max_sessions,
         max_heartbeat_throttle_interval=BEAT_THROTTLE,
-        graceful_shutdown_timeout=timedelta(seconds=settings.drain_timeout_s),
+        # Sessions are handed over at once; this is for what hangs.
+        graceful_shutdown_timeout=timedelta(seconds=settings.drain_timeout_s / 2),
     )
     inbox = Worker(
         client,
@@ -170,7 +181,8 @@ def _owner_workers(
         activities=[streaming.deliver_command, streaming.speak, streaming.grant_speaker],
         # An utterance holds a slot while it lasts; commands need theirs at once.
         max_concurrent_activities=2 * settings.max_sessions + 50,
-        max_heartbeat_throttle_interval=BEAT_THROTTLE,
+        # How far a clip has come is told at each chunk: a dead owner's word must not be old.
+        max_heartbeat_throttle_interval=CLIP_BEAT_THROTTLE,
         graceful_shutdown_timeout=timedelta(seconds=2),
     )
     return [streams, inbox]

@@ -69,11 +69,12 @@ DELIVER: Final = ActivityConfig(
 
 PROBE: Final = ActivityConfig(
     schedule_to_start_timeout=timedelta(milliseconds=500),
-    start_to_close_timeout=timedelta(seconds=2),
+    start_to_close_timeout=timedelta(seconds=1),
     retry_policy=RetryPolicy(maximum_attempts=1),
 )
-"""Is the owner there? One that does not even take the question within half a second is replaced:
-a takeover costs less than a silence, and a false one loses nothing."""
+"""Is the owner there? One that does not take the question within half a second, or took it and does
+not answer within a second (it is stopped), is replaced: a takeover costs less than a silence, and a
+false one loses nothing."""
 
 ASK_AGAIN: Final = timedelta(seconds=3)
 """Before an owner that could not tell whether anybody speaks is asked again."""
@@ -82,11 +83,13 @@ UTTERANCE: Final = ActivityConfig(
     schedule_to_start_timeout=timedelta(seconds=2),
     # A clip of ten minutes, its fetch, and pauses of the provider.
     start_to_close_timeout=timedelta(minutes=15),
-    heartbeat_timeout=timedelta(seconds=STREAM_HEARTBEAT_S),
+    # It beats each second: whoever listens to a dead owner hears the silence first.
+    heartbeat_timeout=timedelta(seconds=3),
     retry_policy=RetryPolicy(maximum_attempts=1),
     cancellation_type=ActivityCancellationType.TRY_CANCEL,
 )
-"""On the owner's private queue: lasts as long as the avatar speaks. Never repeated by itself."""
+"""On the owner's private queue: lasts as long as the avatar speaks. Never repeated by the server;
+the workflow goes on with it at the next owner, from where the last heartbeat says."""
 
 CLEANUP: Final = ActivityConfig(
     task_queue=names.SESSIONS_TASK_QUEUE,

@@ -86,7 +86,8 @@ class AvatarSession:
         self._life = Life(key, tenant, requested_at=info.workflow_start_time)
         self._ledger = Ledger(default_ttl=timedelta(seconds=ttl_s))
         self._provider = Provider(self._life)
-        self._owner = Owner(self._life, self._ledger, self._provider)
+        resumes = self._request is None or self._request.resume == "resume"
+        self._owner = Owner(self._life, self._ledger, self._provider, resumes=resumes)
         self._last_asked_at = info.workflow_start_time
         self._awaited_speaks = 0
         self._pose = Pose.IDLE

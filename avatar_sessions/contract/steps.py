@@ -83,6 +83,7 @@ class StreamAudio(Step):
 class StreamEnd(StrEnum):
     RELEASED = "released"  # the workflow asked for it
     PROVIDER_CLOSED = "provider_closed"  # LiveAvatar closed the socket or ended the session
+    REPLACED = "replaced"  # another owner holds the session; nobody waits for this result
 
 
 class StreamResult(Step):
@@ -163,12 +164,29 @@ class SpeakClip(Step):
     order: int
     """Position among the session's utterances, from 1."""
     clip: Clip
+    offset_bytes: Annotated[int, Field(ge=0, multiple_of=2)] = 0
+    """What an owner before this one has said of it."""
+    dry_at: datetime | None = None
+    """With an offset: when the avatar ran, or runs, out of what it was given."""
+
+
+class ClipCursor(Step):
+    """How far a clip has come: heartbeat details of ``speak``, for the next owner."""
+
+    generation: int
+    sent_bytes: Annotated[int, Field(ge=0, multiple_of=2)]
+    """On the wire to that generation's LiveAvatar session, which plays it by itself."""
+    heard_bytes: Annotated[int, Field(ge=0, multiple_of=2)]
+    dry_at: datetime
+    """When the avatar will have played all that was sent."""
 
 
 class SaidClip(Step):
     """What became of a clip."""
 
     report: UtteranceReport
+    left_at: ClipCursor | None = None
+    """The owner let go of the session in the middle: the next one may go on from here."""
     cut_in_band_at: datetime | None = None
     """A speaker interrupted it past the workflow: what was asked for before that is meant, too."""
 
@@ -230,6 +248,7 @@ class OwnerBeat(Step):
     epoch: Epoch
     queue: str
     state: str
+    """Of the socket; ``UNSUPERVISED`` never stands here, for then no heartbeat arrives."""
     speaking: str | None = None
     spoken_ms: int = 0
     connects: int = 0
