@@ -54,7 +54,8 @@ class ClipOrder:
     offset_bytes: int = 0
     """What an owner before this one has said of it; even."""
     dry_at: datetime | None = None
-    """With an offset: when the avatar has played all of that."""
+    """With an offset: when the avatar has played all of that. None: another LiveAvatar session had
+    it, and this one knows nothing of it."""
 
 
 class ClipSpeech:
@@ -158,6 +159,7 @@ class ClipSpeech:
             order=clip.order,
             max_lead_s=self._max_lead_s,
             offset_bytes=clip.offset_bytes,
+            inherited=clip.dry_at is not None,
             unplayed_s=max(0.0, left_s),
             silent_ms=round(max(0.0, -left_s) * 1000),
         )

@@ -335,6 +335,8 @@ class OwnedSession:
             return
         over = self.state is OwnedState.LETTING_GO or not moving
         self._moving = not over
+        for utterance in self._mouth.utterances:
+            self.progressed(utterance)  # from where the next owner goes on
         for observer in list(self._observers):
             observer.gone(over=over)
         outcome = (

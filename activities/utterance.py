@@ -118,6 +118,7 @@ class Utterance:
         source: Literal["clip", "live"] = "clip",
         text: str | None = None,
         offset_bytes: int = 0,
+        inherited: bool = True,
         unplayed_s: float = 0.0,
         silent_ms: int = 0,
     ) -> None:
@@ -130,6 +131,7 @@ class Utterance:
             source: where it comes from.
             text: its words, for the ledger.
             offset_bytes: what an earlier owner has sent of it.
+            inherited: LiveAvatar has what was sent; False: another session of it had.
             unplayed_s: how much of that the avatar has still to play.
             silent_ms: how long the avatar had nothing to say since then.
         """
@@ -147,7 +149,7 @@ class Utterance:
         self.writer: object | None = None
         self.asked_s: float | None = None
         self.cut_in_band_at: datetime | None = None
-        self.inherited = offset_bytes > 0
+        self.inherited = inherited and offset_bytes > 0
         self.left_unplayed_s = 0.0
         self.began_at_s = time.monotonic()
         self._began_at = datetime.now(UTC)
@@ -172,7 +174,7 @@ class Utterance:
         self._ended_at_s: float | None = None
         self._last_written_s: float | None = None
         self._abandoned_at_s: float | None = None
-        if offset_bytes:
+        if self.inherited:
             # What LiveAvatar has of it is open there, and goes on.
             segment = _Segment(utterance_id, Pacer(max_lead_s=max_lead_s), self.began_at_s)
             segment.pacer.start(self.began_at_s)
