@@ -11,7 +11,6 @@ import logging
 import secrets
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,7 +18,6 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final, Protocol, assert_never
 
-from liveavatar_lite.audio import duration_s
 from liveavatar_lite.messages import (
     AgentState,
     Command,
@@ -36,10 +34,11 @@ from liveavatar_lite.models import SessionEndReason
 
 from .credits import Account, pro_rated
 from .faults import Faults
-from .ledger import CommandLine, RoomKind, SessionLine, UtteranceLine
-from .playback import Cleared, Playback, PlaybackEvent, PlaybackTimes, Utterance
+from .ledger import RoomKind, SessionLine
+from .playback import Cleared, Playback, PlaybackEvent, PlaybackTimes
 from .settings import AtLimit, SimulatorSettings
 from .signals import Signals
+from .tape import Tape, ms_of, utterance_line
 from .wire import TokenRequest
 
 log = logging.getLogger(__name__)
@@ -104,17 +103,6 @@ class Socket(Protocol):
         """Cut the connection without a goodbye."""
 
 
-_COMMAND_TYPES: Final[dict[type[Command], str]] = {
-    Speak: "agent.speak",
-    SpeakEnd: "agent.speak_end",
-    Interrupt: "agent.interrupt",
-    StartListening: "agent.start_listening",
-    StopListening: "agent.stop_listening",
-    KeepAlive: "session.keep_alive",
-    Start: "start",
-}
-
-
 class Session:
     """A session from its token to its end."""
 
@@ -152,7 +140,7 @@ class Session:
         self._credits_charged = Decimal(0)
         self._avatar: Avatar | None = None
         self._socket: Socket | None = None
-        self._tape: deque[CommandLine] = deque(maxlen=settings.tape_length)
+        self._tape = Tape(settings.tape_length)
         self._tasks: list[asyncio.Task[None]] = []
         self._arrival: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -378,7 +366,7 @@ class Session:
     def handle(self, command: Command) -> None:
         """Do what a client asks. Its acknowledgement goes to whoever is connected."""
         self.touch()
-        self._write_tape(command)
+        self._tape.command(command, after_s=time.monotonic() - self._started_s)
         if self._phase is not SessionPhase.LIVE:
             return
         self._catch_up()
@@ -401,17 +389,6 @@ class Session:
                 pass
             case _:
                 assert_never(command)
-
-    def _write_tape(self, command: Command) -> None:
-        pcm = command.audio if isinstance(command, Speak | SpeakEnd) else None
-        self._tape.append(
-            CommandLine(
-                type=_COMMAND_TYPES[type(command)],
-                at_ms=round((time.monotonic() - self._started_s) * 1000),
-                event_id=None if isinstance(command, Start) else command.event_id,
-                pcm_ms=None if pcm is None else _ms(len(pcm)),
-            )
-        )
 
     # --- playback ---------------------------------------------------------------------------------
 
@@ -474,7 +451,7 @@ class Session:
         heard = self._playback.playing
         if faults.dropped_sockets == 0 or heard is None or self._socket is None:
             return
-        if _ms(heard.played_bytes) >= faults.drop_after_ms and faults.take("dropped_sockets"):
+        if ms_of(heard.played_bytes) >= faults.drop_after_ms and faults.take("dropped_sockets"):
             self._socket.drop()
 
     def _playback_times(self) -> PlaybackTimes:
@@ -519,20 +496,7 @@ class Session:
             sockets_total=self.sockets_total,
             room=self.room,
             room_kind=self.room_kind,
-            commands=list(self._tape),
+            commands=self._tape.commands,
             commands_ignored=self.commands_ignored,
-            utterances=[_utterance_line(each) for each in self._playback.utterances],
+            utterances=[utterance_line(each) for each in self._playback.utterances],
         )
-
-
-def _ms(pcm_bytes: int) -> float:
-    return round(duration_s(pcm_bytes) * 1000, 3)
-
-
-def _utterance_line(utterance: Utterance) -> UtteranceLine:
-    return UtteranceLine(
-        event_id=utterance.event_id,
-        sent_ms=_ms(utterance.sent_bytes),
-        played_ms=_ms(utterance.played_bytes),
-        outcome=utterance.state.value,
-    )
