@@ -102,6 +102,13 @@ class Socket(Protocol):
     def drop(self) -> None:
         """Cut the connection without a goodbye."""
 
+    @property
+    def silent(self) -> bool:
+        """Whether it has fallen silent."""
+
+    def fall_silent(self) -> None:
+        """Read and send nothing more, and stay open."""
+
 
 class Session:
     """A session from its token to its end."""
@@ -279,7 +286,7 @@ class Session:
             elif reason is None:
                 self._charge_period()
             elif reason is SessionEndReason.MAX_DURATION_REACHED and self._freezes():
-                self._freeze()
+                self.freeze()
             else:
                 self._leave_by_itself(reason)
                 return
@@ -306,12 +313,16 @@ class Session:
             return not self.request.is_sandbox
         return at_limit is AtLimit.FREEZE
 
-    def _freeze(self) -> None:
+    def freeze(self) -> None:
+        """Billing ends and nothing more is acknowledged, told or heard; socket and avatar stay.
+
+        Only from phase live.
+        """
         self._catch_up()
         self._stop_billing(SessionEndReason.MAX_DURATION_REACHED)
         self.become(SessionPhase.FROZEN)
         self._playback.cut()
-        log.info("session %s is frozen: its time is over", self.session_id)
+        log.info("session %s is frozen", self.session_id)
 
     def _leave_by_itself(self, reason: SessionEndReason) -> None:
         if self._ending is None:
@@ -356,6 +367,13 @@ class Session:
         if self._socket is socket:
             self._socket = None
             self._alone_since_s = time.monotonic()
+
+    def drop_socket(self) -> bool:
+        """Cut the client's connection; whether there was one."""
+        if self._socket is None:
+            return False
+        self._socket.drop()
+        return True
 
     def _send(self, event: ServerEvent) -> None:
         if self._socket is not None:
@@ -406,7 +424,7 @@ class Session:
             pcm, events = self._playback.advance(time.monotonic())
             for event in events:
                 self._tell(event)
-            self._drop_if_asked()
+            self._break_socket_if_asked()
             if self._avatar is not None and self.arrived.is_set():
                 await self._avatar.play(pcm, self._playback.pose)
 
@@ -418,7 +436,7 @@ class Session:
         while True:
             self._asked.clear()
             self._catch_up()
-            self._drop_if_asked()
+            self._break_socket_if_asked()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._nothing_due_for_s()):
                     await self._asked.wait()
@@ -430,8 +448,10 @@ class Session:
         wait_s = due_s - time.monotonic()
         if self._playback.playing is None:
             return wait_s
-        # A socket may have to be dropped in the middle of what is heard.
-        return min(wait_s, 1 / self._settings.fps if self._faults().dropped_sockets else LOOK_S)
+        # A socket may have to be broken in the middle of what is heard.
+        faults = self._faults()
+        asked = faults.dropped_sockets or faults.black_holes
+        return min(wait_s, 1 / self._settings.fps if asked else LOOK_S)
 
     def _catch_up(self) -> None:
         """Let time pass up to now where nobody watches; `_play` does where somebody does."""
@@ -440,19 +460,25 @@ class Session:
                 self._tell(event)
 
     def _tell(self, event: PlaybackEvent) -> None:
+        if self._phase is not SessionPhase.LIVE:
+            return  # a frozen session was heard to say nothing, not even that it is silent now
         if isinstance(event, Cleared) and self._avatar is not None:
             self._avatar.hush()
         message = self._signals.of(event, no_speech_events=self._faults().no_speech_events)
         if message is not None:
             self._send(message)
 
-    def _drop_if_asked(self) -> None:
+    def _break_socket_if_asked(self) -> None:
         faults = self._faults()
-        heard = self._playback.playing
-        if faults.dropped_sockets == 0 or heard is None or self._socket is None:
+        heard, socket = self._playback.playing, self._socket
+        if heard is None or socket is None or socket.silent:
             return
-        if ms_of(heard.played_bytes) >= faults.drop_after_ms and faults.take("dropped_sockets"):
-            self._socket.drop()
+        if ms_of(heard.played_bytes) < faults.drop_after_ms:
+            return
+        if faults.take("dropped_sockets"):
+            socket.drop()
+        elif faults.take("black_holes"):
+            socket.fall_silent()
 
     def _playback_times(self) -> PlaybackTimes:
         settings = self._settings
