@@ -1,10 +1,15 @@
-"""Sessions whose workflow was terminated: found by asking, and stopped by whoever holds them."""
+"""Sessions that no workflow will stop: found by asking, and stopped by whoever holds them.
+
+A workflow that was terminated runs no cleanup. One that gave up an attempt of ours (its
+heartbeats did not arrive) hears nothing of what the attempt began later.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from datetime import timedelta
+from enum import Enum
 from typing import Final
 
 from temporalio import activity
@@ -25,29 +30,7 @@ async def workflow_is_closed(tries: int) -> bool:
     Args:
         tries: how often to ask while the server does not answer.
     """
-    info = activity.info()
-    if info.workflow_id is None:
-        return False
-    workflow = activity.client().get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id)
-    for number in range(1, tries + 1):
-        try:
-            async with asyncio.timeout(DESCRIBE_TIMEOUT_S):
-                described = await workflow.describe(
-                    rpc_timeout=timedelta(seconds=DESCRIBE_TIMEOUT_S)
-                )
-        except (RPCError, TimeoutError) as error:
-            if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
-                return True
-            logger.warning("workflow cannot be described, try %d", number)
-            if number < tries:
-                await asyncio.sleep(1.0)
-        else:
-            return described.status not in (
-                None,
-                WorkflowExecutionStatus.RUNNING,
-                WorkflowExecutionStatus.CONTINUED_AS_NEW,
-            )
-    return False
+    return await _standing(tries) is _Standing.CLOSED
 
 
 async def stop_if_terminated(
@@ -57,6 +40,59 @@ async def stop_if_terminated(
     if await workflow_is_closed(tries):
         logger.warning("workflow is closed: stopping session %s", provider_session_id)
         await _stop_for_good(liveavatar, provider_session_id)
+
+
+async def stop_if_unwanted(
+    liveavatar: LiveAvatar, provider_session_id: str, *, tries: int = 2
+) -> None:
+    """Stop a session that this attempt has, or may have, begun, if nobody hears of it any more.
+
+    Its workflow is closed, or has given this attempt up and opened another session meanwhile.
+    """
+    standing = await _standing(tries)
+    if standing is not _Standing.WANTED:
+        logger.warning("%s: stopping session %s", standing.value, provider_session_id)
+        await _stop_for_good(liveavatar, provider_session_id)
+
+
+class _Standing(Enum):
+    """How this attempt stands with its workflow, in words for the log."""
+
+    WANTED = "the workflow waits for this attempt"
+    GIVEN_UP = "the workflow has given this attempt up"
+    CLOSED = "the workflow is closed"
+
+
+async def _standing(tries: int) -> _Standing:
+    """Ask the server; in doubt, this attempt is wanted."""
+    info = activity.info()
+    if info.workflow_id is None:
+        return _Standing.WANTED
+    workflow = activity.client().get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id)
+    for number in range(1, tries + 1):
+        try:
+            async with asyncio.timeout(DESCRIBE_TIMEOUT_S):
+                described = await workflow.describe(
+                    rpc_timeout=timedelta(seconds=DESCRIBE_TIMEOUT_S)
+                )
+        except (RPCError, TimeoutError) as error:
+            if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
+                return _Standing.CLOSED
+            logger.warning("workflow cannot be described, try %d", number)
+            if number < tries:
+                await asyncio.sleep(1.0)
+        else:
+            if described.status not in (
+                None,
+                WorkflowExecutionStatus.RUNNING,
+                WorkflowExecutionStatus.CONTINUED_AS_NEW,
+            ):
+                return _Standing.CLOSED
+            pending = described.raw_description.pending_activities
+            mine = (info.activity_id, info.attempt)
+            wanted = mine in [(one.activity_id, one.attempt) for one in pending]
+            return _Standing.WANTED if wanted else _Standing.GIVEN_UP
+    return _Standing.WANTED
 
 
 async def _stop_for_good(liveavatar: LiveAvatar, provider_session_id: str) -> None:

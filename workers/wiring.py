@@ -30,11 +30,13 @@ STICKY_TIMEOUT: Final = timedelta(seconds=2)
 """The first command after a crash of a workflow worker waits this long (10 s by default)."""
 BEAT_THROTTLE: Final = timedelta(seconds=5)
 """Bounds how long a cancel or a "not found" takes to reach a stream."""
+CALL_BEAT_THROTTLE: Final = timedelta(seconds=1)
+"""Calls last seconds and are missed after four: their beats must not be saved up."""
 
 
 REPLY_TIMEOUT_S: Final = 15.0
 CALL_TIMEOUT_S: Final = 20.0
-"""A start is live in one to three seconds; its activity may take 25 s."""
+"""A start is live in one to three seconds; its activity may take 40 s."""
 
 
 class Role(StrEnum):
@@ -63,7 +65,9 @@ PASSED_THROUGH: Final = (
     "pydantic_core",
     "annotated_types",
     "workflows.accounts",
+    "workflows.alerts",
     "workflows.calls",
+    "workflows.cleanup",
     "workflows.failures",
     "workflows.ledger",
     "workflows.life",
@@ -126,6 +130,7 @@ def _sessions_worker(
         activities=activities,
         workflow_runner=workflow_runner(),
         sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
+        max_heartbeat_throttle_interval=CALL_BEAT_THROTTLE,
         graceful_shutdown_timeout=timedelta(seconds=settings.drain_timeout_s),
     )
 
