@@ -14,6 +14,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities import failures
+from activities.beats import beating
 from avatar_sessions.contract import names
 from avatar_sessions.contract.steps import (
     CleanedRoom,
@@ -52,7 +53,7 @@ class Rooms:
     async def create_room(self, step: CreateRoom) -> CreatedRoom:
         """Create a room (again: the same room) and the avatar's token for it."""
         server = self._required()
-        async with self._api(server) as livekit:
+        async with beating(), self._api(server) as livekit:
             try:
                 await livekit.room.create_room(
                     api.CreateRoomRequest(
@@ -83,7 +84,7 @@ class Rooms:
     @activity.defn(name=names.ACTIVITY_CLEAN_ROOM)
     async def clean_room(self, step: CleanRoom) -> CleanedRoom:
         """Delete the room, or make sure that the avatar has left it. Gone already is clean."""
-        async with self._api(self._required()) as livekit:
+        async with beating(), self._api(self._required()) as livekit:
             try:
                 if step.delete:
                     await livekit.room.delete_room(api.DeleteRoomRequest(room=step.room))

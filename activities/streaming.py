@@ -18,7 +18,7 @@ from activities.clip_speech import ClipOrder
 from activities.clips import Clips
 from activities.holding import Ack, Holding, Lease
 from activities.news import News
-from activities.orphans import Standing, standing_of_workflow, stop_for_good, stop_if_terminated
+from activities.orphans import Standing, standing_of_attempt, stop_for_good, stop_if_terminated
 from activities.owned import (
     NotReady,
     OwnedSession,
@@ -256,7 +256,7 @@ class Streaming:
         """
         answered_since_s: float | None = None
         while holding.orphaned and not holding.running.done():
-            standing = await standing_of_workflow()
+            standing = await standing_of_attempt()
             if not holding.orphaned:
                 return
             if standing is Standing.CLOSED:
@@ -264,7 +264,7 @@ class Streaming:
                 await holding.session.close()
                 await stop_for_good(self._liveavatar, step.provider_session_id)
                 break
-            if standing is Standing.OPEN:
+            if standing is not Standing.UNKNOWN:
                 answered_since_s = answered_since_s or time.monotonic()
                 if time.monotonic() - answered_since_s > SUCCESSOR_PATIENCE_S:
                     break

@@ -31,10 +31,12 @@ STICKY_TIMEOUT: Final = timedelta(seconds=2)
 BEAT_THROTTLE: Final = timedelta(seconds=5)
 """Bounds how long a cancel takes to reach a stream by the SDK's own heartbeat."""
 CLIP_BEAT_THROTTLE: Final = timedelta(milliseconds=200)
+CALL_BEAT_THROTTLE: Final = timedelta(seconds=1)
+"""Calls last seconds and are missed after four: their beats must not be saved up."""
 
 REPLY_TIMEOUT_S: Final = 15.0
 CALL_TIMEOUT_S: Final = 20.0
-"""A start is live in one to three seconds; its activity may take 25 s."""
+"""A start is live in one to three seconds; its activity may take 40 s."""
 
 
 class Role(StrEnum):
@@ -65,7 +67,9 @@ PASSED_THROUGH: Final = (
     "pydantic_core",
     "annotated_types",
     "workflows.accounts",
+    "workflows.alerts",
     "workflows.calls",
+    "workflows.cleanup",
     "workflows.failures",
     "workflows.ledger",
     "workflows.life",
@@ -132,6 +136,7 @@ def _sessions_worker(
         activities=activities,
         workflow_runner=workflow_runner(),
         sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
+        max_heartbeat_throttle_interval=CALL_BEAT_THROTTLE,
         graceful_shutdown_timeout=timedelta(seconds=settings.drain_timeout_s),
     )
 

@@ -20,6 +20,8 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.steps import ErrorType
 
 Details = TypeVar("Details", bound=BaseModel)
+WORKER_SHUTDOWN = "WorkerShutdown"
+"""The SDK's own: an activity was cut because its worker went away."""
 
 
 def failure_of(error: ActivityError) -> Failure:
@@ -37,6 +39,10 @@ def failure_of(error: ActivityError) -> Failure:
         inner = cause.cause
         if isinstance(inner, ApplicationError):
             return failure_of_application_error(inner)
+        if cause.type is TimeoutType.HEARTBEAT:
+            return Failure(
+                type="WorkerLost", message=f"the worker died or hung during {error.activity_type}"
+            )
         return Failure(
             type="ActivityTimedOut", message=f"{error.activity_type} ran into {kind} timeout"
         )
@@ -99,9 +105,28 @@ def retry_delay(error: ActivityError) -> timedelta | None:
     return cause.next_retry_delay or timedelta(0)
 
 
+def turn_awaited(error: ActivityError) -> str | None:
+    """What a call waits for, in words, if nothing but its turn is missing; None: something else."""
+    if retry_delay(error) is None:
+        return None
+    return _TURNS.get(failure_of(error).type)
+
+
+_TURNS = {
+    "ConcurrencyLimit": "a free LiveAvatar session: the plan's limit is reached",
+    "RateLimited": "LiveAvatar's rate limit: there were too many calls",
+}
+
+
 def start_outcome_unknown(error: ActivityError) -> bool:
-    """Whether ``/start`` may have begun billing without our knowing."""
+    """Whether ``/start`` may have begun billing without our knowing.
+
+    That is so when its reply was lost, and when its worker was: it died or hung (no heartbeats), or
+    was shut down before the reply came.
+    """
+    cause = error.cause
+    if isinstance(cause, TimeoutError):
+        return cause.type is not TimeoutType.SCHEDULE_TO_START
     return is_type(error, ErrorType.START_OUTCOME_UNKNOWN) or (
-        isinstance(error.cause, TimeoutError)
-        and error.cause.type is not TimeoutType.SCHEDULE_TO_START
+        isinstance(cause, ApplicationError) and cause.type == WORKER_SHUTDOWN
     )

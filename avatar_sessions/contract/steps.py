@@ -54,6 +54,10 @@ class MintedSession(Step):
 class StartSession(Step):
     provider_session_id: str
     session_token: Sealed
+    after_s: float = 0.0
+    """Wait so long before asking: LiveAvatar said that later is better."""
+    patience_s: float = 0.0
+    """Ask again for so long while LiveAvatar has no free session, or too many calls to answer."""
 
 
 class StartedSession(Step):
@@ -216,8 +220,13 @@ class StopSession(Step):
 class StoppedSession(Step):
     stop: Literal["stopped", "already_gone"]
     stopped_at: datetime
+    """When it was confirmed, by the worker's clock."""
     provider_end_reason: str | None = None
     credits_consumed: float | None = None
+    ended_at: datetime | None = None
+    """When it ended by LiveAvatar's books: then it cannot begin any more."""
+    ran_s: float | None = None
+    """How long it ran by LiveAvatar's books, 0 if they have never heard of it; None: not known."""
 
 
 class CleanRoom(Step):
