@@ -335,6 +335,7 @@ class OwnedSession:
             return
         over = self.state is OwnedState.LETTING_GO or not moving
         self._moving = not over
+        self._mouth.take_stock()
         for utterance in self._mouth.utterances:
             self.progressed(utterance)  # from where the next owner goes on
         for observer in list(self._observers):
@@ -567,6 +568,16 @@ class OwnedSession:
         if self.state not in (OwnedState.LETTING_GO, OwnedState.CLOSED):
             self._to(OwnedState.LETTING_GO)
         self._released.set()
+        return CommandOutcome.SENT
+
+    async def retire(self, patience_s: float) -> CommandOutcome:
+        """Finish what is being said, and begin nothing more: the next generation will."""
+        await self._mouth.retire(patience_s)
+        return CommandOutcome.SENT
+
+    async def hand_over(self) -> CommandOutcome:
+        """Let go of a session that another goes on with; what is not said is told as left off."""
+        await self.close(moving=True)
         return CommandOutcome.SENT
 
     def _usable(self) -> LiteConnection:

@@ -89,9 +89,8 @@ class Rooms:
                 if step.delete:
                     await livekit.room.delete_room(api.DeleteRoomRequest(room=step.room))
                 else:
-                    await livekit.room.remove_participant(
-                        api.RoomParticipantIdentity(room=step.room, identity=step.avatar_identity)
-                    )
+                    for identity in (*step.earlier, step.avatar_identity):
+                        await _remove(livekit, step.room, identity)
             except ServerError as error:
                 if error.code != ServerErrorCode.NOT_FOUND:
                     raise _refused("clean the room", error) from error
@@ -134,6 +133,17 @@ class Rooms:
             )
         )
         return SecretStr(token.to_jwt())
+
+
+async def _remove(livekit: api.LiveKitAPI, room: str, identity: str) -> None:
+    """Put somebody out of a room, who may have left it."""
+    try:
+        await livekit.room.remove_participant(
+            api.RoomParticipantIdentity(room=room, identity=identity)
+        )
+    except ServerError as error:
+        if error.code != ServerErrorCode.NOT_FOUND:
+            raise
 
 
 def _refused(what: str, error: Exception) -> ApplicationError:

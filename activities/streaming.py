@@ -399,6 +399,10 @@ async def _do(session: OwnedSession, step: DeliverCommand) -> CommandOutcome:
             return await session.keep_alive()
         case "stop_feeding":
             return session.stop_feeding(step.up_to_order)
+        case "retire":
+            return await session.retire(step.patience_s)
+        case "hand_over":
+            return await session.hand_over()
         case "tell_idle":
             raise AssertionError("answered before")
 

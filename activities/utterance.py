@@ -105,6 +105,7 @@ class Utterance:
         began_at_s: when it was asked for here, by the process's monotonic clock.
         cut_in_band_at: when a speaker interrupted it.
         inherited: an earlier owner has begun it, and LiveAvatar has not heard of it from this one.
+        last_heard_s: when LiveAvatar was heard last; None before anything of it was sent.
         left_unplayed_s: when it was closed, what the avatar had still to play.
         asked_s: how long it is as a whole; None where only its end tells.
     """
@@ -174,6 +175,7 @@ class Utterance:
         self._ended_at_s: float | None = None
         self._last_written_s: float | None = None
         self._abandoned_at_s: float | None = None
+        self.last_heard_s: float | None = None
         if self.inherited:
             # What LiveAvatar has of it is open there, and goes on.
             segment = _Segment(utterance_id, Pacer(max_lead_s=max_lead_s), self.began_at_s)
@@ -414,6 +416,9 @@ class Utterance:
             now_s = min(now_s, (self._ended_at_s or now_s) + CUT_LATENCY_S)
         completed = self.over and self.outcome.result() is UtteranceOutcome.COMPLETED
         self.left_unplayed_s = max(self.left_unplayed_s, self.to_play_s(now_s))
+        lost = self.over and self.outcome.result() is UtteranceOutcome.LOST
+        if lost and self.last_heard_s is not None:
+            now_s = min(now_s, self.last_heard_s)  # it may have frozen since
         for segment in self._segments:
             if not segment.silent:
                 self._settle(segment, now_s, whole=completed)
@@ -424,7 +429,12 @@ class Utterance:
         return self._heard_before_s + sum(playing)
 
     def played_bytes(self, now_s: float) -> int:
-        """The same as a position."""
+        """The same as a position, and for certain: as of when LiveAvatar was heard last.
+
+        What comes after is kept by whoever may have to bring it again.
+        """
+        if self.last_heard_s is not None:
+            now_s = min(now_s, self.last_heard_s)
         position = round(self.heard_s(now_s) * BYTES_PER_S / SAMPLE_BYTES) * SAMPLE_BYTES
         return min(self.sent_bytes, position)
 

@@ -32,7 +32,7 @@ TINY_BYTES: Final = 960
 """20 ms. Less than that waits a moment for more: a frame costs the same whatever it carries."""
 TINY_WAIT_S: Final = 0.02
 MAX_UNPLAYED_BYTES: Final = 480_000
-"""Ten seconds: the most that is kept of speech that was sent on and not played, as far as is known."""
+"""Ten seconds: the most that is kept of speech that was sent on and, it seems, not played."""
 ANSWER_S: Final = 10.0
 """How long the owner may take to say where an utterance goes on."""
 

@@ -71,11 +71,13 @@ PASSED_THROUGH: Final = (
     "workflows.calls",
     "workflows.cleanup",
     "workflows.failures",
+    "workflows.generations",
     "workflows.ledger",
     "workflows.life",
     "workflows.options",
     "workflows.owner",
     "workflows.provider",
+    "workflows.streams",
 )
 """Modules that the sandbox need not load anew for each session: they keep no state of their own
 and do no I/O (import-linter sees to that). Loading them took a third of a session's first step."""

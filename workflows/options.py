@@ -138,7 +138,26 @@ MAX_GENERATIONS: Final = 3
 """How many LiveAvatar sessions one start may open when replies to ``/start`` are lost."""
 
 PROBE_PAUSE: Final = timedelta(seconds=1)
-"""Between two tries to reach an owner that did not answer."""
+PROBE_PAUSE_MAX: Final = timedelta(seconds=5)
+"""Between two tries to reach an owner that did not answer; doubled each time."""
+
+ROTATE_AHEAD: Final = timedelta(seconds=30)
+"""How long before LiveAvatar's limit the next generation is opened, or a third of the limit: two
+are billed meanwhile, and the one that speaks has so long to come to an utterance's end."""
+ROTATE_AGAIN: Final = timedelta(seconds=5)
+"""After a next generation that could not be had."""
+HAND_OVER_MARGIN: Final = timedelta(seconds=3)
+"""Before LiveAvatar's limit the other one takes over in any case."""
+RETIRE_MARGIN: Final = timedelta(seconds=2)
+WORTH_A_GENERATION: Final = timedelta(seconds=5)
+"""With less time left, no other LiveAvatar session is opened."""
+SHORT_LIFE: Final = timedelta(seconds=30)
+MAX_SHORT_LIVES: Final = 3
+"""So many LiveAvatar sessions in a row may end soon after their start; one more ends ours."""
+STOP_PATIENCE: Final = timedelta(seconds=3)
+"""How long the next generation waits for the stop of one that is lost."""
+RECOVERY_PAUSE_MAX: Final = timedelta(seconds=10)
+"""Between two tries to open the next generation; doubled each time."""
 
 RECOVERY_PATIENCE: Final = timedelta(seconds=180)
 """How long a session may be without an owner: LiveAvatar ends an abandoned one after about

@@ -96,7 +96,9 @@ class Owner:
             return None
 
     def _task(
-        self, owner: OwnerReady, kind: Literal["keep_alive", "stop_feeding", "tell_idle"]
+        self,
+        owner: OwnerReady,
+        kind: Literal["keep_alive", "stop_feeding", "tell_idle", "retire", "hand_over"],
     ) -> DeliverCommand:
         return DeliverCommand(
             session_key=self._life.session_key,
@@ -224,6 +226,32 @@ class Owner:
         except ActivityError as error:
             workflow.logger.warning("the owner did not answer: %s", failure_of(error).message)
 
+    async def retire(self, patience: timedelta) -> None:
+        """Let it finish what is being said, and begin nothing more."""
+        owner = self._present
+        task = self._task(owner, "retire").model_copy(
+            update={"patience_s": patience.total_seconds()}
+        )
+        config = options.DELIVER.copy()
+        config["start_to_close_timeout"] = patience + options.RETIRE_MARGIN
+        try:
+            await self._call(owner, task, "finish what is being said", config)
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            workflow.logger.warning("the owner did not retire: %s", failure_of(error).message)
+
+    async def hand_over(self) -> None:
+        """Let it go: what it has not said is said by another."""
+        owner = self._present
+        task = self._task(owner, "hand_over")
+        try:
+            await self._call(owner, task, "hand over to the next generation")
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            workflow.logger.warning("the owner did not hand over: %s", failure_of(error).message)
+
     async def mend(self) -> None:
         """Where an owner is lost, or said to be: ask it, replace it, and in the end give up."""
         while True:
@@ -231,16 +259,18 @@ class Owner:
                 lambda: self._life.state is SessionState.RECOVERING or self._hinted
             )
             give_up_at = workflow.now() + options.RECOVERY_PATIENCE
+            pause = options.PROBE_PAUSE
             await self._probe()
             while self._life.state is SessionState.RECOVERING:
                 try:
                     await workflow.wait_condition(
                         lambda: self._life.state is not SessionState.RECOVERING,
-                        timeout=options.PROBE_PAUSE,
+                        timeout=pause,
                         timeout_summary="before asking the owner again",
                     )
                 except TimeoutError:
                     await self._probe()
+                pause = min(2 * pause, options.PROBE_PAUSE_MAX)
                 if workflow.now() >= give_up_at:
                     message = f"no owner for {options.RECOVERY_PATIENCE.total_seconds():g} s"
                     failure = Failure(type="OwnerLost", message=message)
@@ -251,8 +281,8 @@ class Owner:
         """Ask the owner whether it is there. One that is silent is replaced, once."""
         self._hinted = False
         owner = self._present
-        if self._replaced == owner.epoch:
-            return
+        if self._replaced == owner.epoch or self._provider.stream is None:
+            return  # another is on its way, or another generation
         task = self._task(owner, "keep_alive")
         try:
             await self._call(owner, task, "is the owner there?", options.PROBE)

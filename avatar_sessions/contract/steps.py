@@ -145,10 +145,14 @@ class DeliverCommand(Step):
     session_key: str
     epoch: Epoch
     command_id: str
-    kind: Literal["interrupt", "set_pose", "keep_alive", "stop_feeding", "tell_idle"]
+    kind: Literal[
+        "interrupt", "set_pose", "keep_alive", "stop_feeding", "tell_idle", "retire", "hand_over"
+    ]
     pose: Pose | None = None
     up_to_order: int = 0
     """interrupt, stop_feeding: utterances of this order and below are dropped."""
+    patience_s: float = 0.0
+    """retire: how long an utterance that is being said may take to its end."""
     delayed_s: float = 0.0
     """interrupt: for how long it waited; live speech that began later is not meant."""
 
@@ -232,6 +236,8 @@ class StoppedSession(Step):
 class CleanRoom(Step):
     room: str
     avatar_identity: str
+    earlier: list[str] = []
+    """Avatars of earlier generations, which should be gone."""
     delete: bool
 
 
