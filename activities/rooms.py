@@ -14,6 +14,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities import failures
+from activities.room_marks import PRODUCT, RoomMark, mark_on
 from avatar_sessions.contract import names
 from avatar_sessions.contract.steps import (
     CleanedRoom,
@@ -40,6 +41,17 @@ class LiveKitServer:
     api_secret: SecretStr
 
 
+def livekit_api(server: LiveKitServer) -> api.LiveKitAPI:
+    """The server's room service; every call is bounded."""
+    return api.LiveKitAPI(
+        server.url,
+        server.api_key,
+        server.api_secret.get_secret_value(),
+        timeout=CALL_TIMEOUT,
+        failover=False,
+    )
+
+
 class Rooms:
     """LiveKit's room service as activities."""
 
@@ -50,13 +62,20 @@ class Rooms:
 
     @activity.defn(name=names.ACTIVITY_CREATE_ROOM)
     async def create_room(self, step: CreateRoom) -> CreatedRoom:
-        """Create a room (again: the same room) and the avatar's token for it."""
+        """Create a room (again: the same room) and the avatar's token for it.
+
+        A room that is made here bears our mark, by which the janitor finds it. One that somebody
+        else made keeps what stands on it, and is never the janitor's.
+        """
         server = self._required()
-        async with self._api(server) as livekit:
+        async with livekit_api(server) as livekit:
             try:
                 await livekit.room.create_room(
                     api.CreateRoomRequest(
-                        name=step.room, empty_timeout=EMPTY_ROOM_TIMEOUT_S, departure_timeout=60
+                        name=step.room,
+                        empty_timeout=EMPTY_ROOM_TIMEOUT_S,
+                        departure_timeout=60,
+                        metadata=await _mark(livekit, step),
                     )
                 )
             except (ServerError, aiohttp.ClientError, TimeoutError) as error:
@@ -83,7 +102,7 @@ class Rooms:
     @activity.defn(name=names.ACTIVITY_CLEAN_ROOM)
     async def clean_room(self, step: CleanRoom) -> CleanedRoom:
         """Delete the room, or make sure that the avatar has left it. Gone already is clean."""
-        async with self._api(self._required()) as livekit:
+        async with livekit_api(self._required()) as livekit:
             try:
                 if step.delete:
                     await livekit.room.delete_room(api.DeleteRoomRequest(room=step.room))
@@ -107,15 +126,6 @@ class Rooms:
             )
         return self._server
 
-    def _api(self, server: LiveKitServer) -> api.LiveKitAPI:
-        return api.LiveKitAPI(
-            server.url,
-            server.api_key,
-            server.api_secret.get_secret_value(),
-            timeout=CALL_TIMEOUT,
-            failover=False,
-        )
-
     def _token(self, server: LiveKitServer, room: str, identity: str, valid_s: float) -> SecretStr:
         """A token to publish and subscribe in one room (grants as in LiveAvatar's starter)."""
         token = (
@@ -133,6 +143,29 @@ class Rooms:
             )
         )
         return SecretStr(token.to_jwt())
+
+
+async def _mark(livekit: api.LiveKitAPI, step: CreateRoom) -> str:
+    """The room's metadata to be; nothing, which changes nothing, for a room of somebody else.
+
+    The room of an earlier session of ours is taken over: it lives on for this one.
+    """
+    info = activity.info()
+    found = await livekit.room.list_rooms(api.ListRoomsRequest(names=[step.room]))
+    for room in found.rooms:
+        earlier = mark_on(room.metadata)
+        if earlier is None or earlier.namespace != info.namespace:
+            return ""
+    assert info.workflow_id is not None
+    assert info.workflow_run_id is not None
+    mark = RoomMark(
+        made_by=PRODUCT,
+        namespace=info.namespace,
+        workflow_id=info.workflow_id,
+        run_id=info.workflow_run_id,
+        avatar_identity=step.avatar_identity,
+    )
+    return mark.model_dump_json()
 
 
 def _refused(what: str, error: Exception) -> ApplicationError:
