@@ -70,14 +70,7 @@ class Rooms:
         server = self._required()
         async with livekit_api(server) as livekit:
             try:
-                await livekit.room.create_room(
-                    api.CreateRoomRequest(
-                        name=step.room,
-                        empty_timeout=EMPTY_ROOM_TIMEOUT_S,
-                        departure_timeout=60,
-                        metadata=await _mark(livekit, step),
-                    )
-                )
+                await _create_marked(livekit, step)
             except (ServerError, aiohttp.ClientError, TimeoutError) as error:
                 raise _refused("create the room", error) from error
         token = self._token(server, step.room, step.avatar_identity, step.max_duration_s)
@@ -145,17 +138,13 @@ class Rooms:
         return SecretStr(token.to_jwt())
 
 
-async def _mark(livekit: api.LiveKitAPI, step: CreateRoom) -> str:
-    """The room's metadata to be; nothing, which changes nothing, for a room of somebody else.
+async def _create_marked(livekit: api.LiveKitAPI, step: CreateRoom) -> None:
+    """Make the room; mark it, unless it is somebody else's.
 
-    The room of an earlier session of ours is taken over: it lives on for this one.
+    The room of an earlier session of ours is taken over: it lives on for this one. While somebody
+    is in it, LiveKit keeps its metadata whatever a second creation says (measured): it is changed.
     """
     info = activity.info()
-    found = await livekit.room.list_rooms(api.ListRoomsRequest(names=[step.room]))
-    for room in found.rooms:
-        earlier = mark_on(room.metadata)
-        if earlier is None or earlier.namespace != info.namespace:
-            return ""
     assert info.workflow_id is not None
     assert info.workflow_run_id is not None
     mark = RoomMark(
@@ -164,8 +153,21 @@ async def _mark(livekit: api.LiveKitAPI, step: CreateRoom) -> str:
         workflow_id=info.workflow_id,
         run_id=info.workflow_run_id,
         avatar_identity=step.avatar_identity,
+    ).model_dump_json()
+    found = (await livekit.room.list_rooms(api.ListRoomsRequest(names=[step.room]))).rooms
+    await livekit.room.create_room(
+        api.CreateRoomRequest(
+            name=step.room,
+            empty_timeout=EMPTY_ROOM_TIMEOUT_S,
+            departure_timeout=60,
+            metadata="" if found else mark,
+        )
     )
-    return mark.model_dump_json()
+    earlier = mark_on(found[0].metadata) if found else None
+    if earlier is not None and earlier.namespace == info.namespace:
+        await livekit.room.update_room_metadata(
+            api.UpdateRoomMetadataRequest(room=step.room, metadata=mark)
+        )
 
 
 def _refused(what: str, error: Exception) -> ApplicationError:
