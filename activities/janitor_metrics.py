@@ -44,9 +44,10 @@ class JanitorMetrics:
         self._stopped.add(sessions.get(Decision.STOPPED, 0))
         self._deleted.add(finding.totals.rooms_by_decision.get(Decision.DELETED, 0))
         self._failures.add(finding.totals.count(Decision.FAILED) + len(finding.problems))
-        self._found.set(finding.totals.sessions)
-        self._strangers.set(
-            sessions.get(Decision.STRANGER, 0) + sessions.get(Decision.TOO_YOUNG, 0)
-        )
+        if not finding.problems:  # what was not seen is not zero
+            self._found.set(finding.totals.sessions)
+            self._strangers.set(
+                sessions.get(Decision.STRANGER, 0) + sessions.get(Decision.TOO_YOUNG, 0)
+            )
         if finding.succeeded:
             self._success.set(finding.ended_at.timestamp())
