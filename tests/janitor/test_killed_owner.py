@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -83,6 +84,20 @@ async def findings(world: World) -> list[JanitorFinding]:
     return told
 
 
+async def findings_with(world: World, provider_id: str) -> list[JanitorFinding]:
+    """The same, once the round that stopped this session is over and visible."""
+    give_up = time.monotonic() + 30
+    while True:
+        rounds = await findings(world)
+        lines = [line for one in rounds for line in one.sessions]
+        if (provider_id, Decision.STOPPED) in [
+            (line.provider_session_id, line.decision) for line in lines
+        ]:
+            return rounds
+        assert time.monotonic() < give_up
+        await asyncio.sleep(0.5)
+
+
 @pytest.mark.timeout(180)
 async def test_terminated_and_killed_at_once_is_stopped_in_time(
     world: World, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
@@ -135,12 +150,12 @@ async def test_terminated_and_killed_at_once_is_stopped_in_time(
                     assert time.monotonic() < give_up
             await world.client.get_workflow_handle(other.workflow_id).terminate("test")
             await until(lambda: not liveavatar.sessions[other_id].billing, PROMISED_S)
+            rounds = await findings_with(world, other_id)
             janitor.send_signal(signal.SIGTERM)
             await until(lambda: janitor.poll() is not None, 40)
     print(f"stopped {took_s:.1f} s after it was terminated")
     assert janitor.returncode == 0
     assert "Traceback" not in logs[2].read_text()
-    rounds = await findings(world)
     acted = [
         (line.provider_session_id, line.decision)
         for one in rounds
