@@ -212,6 +212,9 @@ class Mouth:
         async with self.wire:
             if utterance.over or connection is not self.connection:
                 return
+            if utterance.inherited:
+                connection.adopt(utterance.segment_id)
+                utterance.inherited = False
             if isinstance(step, Send):
                 await connection.speak(step.chunk, utterance.segment_id)
                 now_s = time.monotonic()
@@ -230,7 +233,7 @@ class Mouth:
             self.last_sent_s = time.monotonic()
             if isinstance(step, Seal):
                 utterance.sealed = True
-                if utterance.silent:  # nothing of it is left to be heard, or there never was
+                if utterance.silent or utterance.is_done(time.monotonic()):
                     utterance.end(UtteranceOutcome.COMPLETED, time.monotonic())
 
     async def _until_it_is_gone(self, connection: LiteConnection, error: LiteError) -> None:

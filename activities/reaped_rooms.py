@@ -26,7 +26,6 @@ class RoomReaping:
 
     async def reap(self, round_: Round) -> list[RoomFinding]:
         """Judge every room that bears our mark and this namespace."""
-        round_.progress = "rooms"
         async with livekit_api(self._server) as livekit:
             try:
                 listed = await livekit.room.list_rooms(api.ListRoomsRequest())

@@ -34,7 +34,6 @@ class SessionReaping:
         findings: list[SessionFinding] = []
         for begin in range(0, len(entries), BATCH):
             batch = entries[begin : begin + BATCH]
-            round_.progress = f"session {begin + 1} of {len(entries)}"
             findings += await self._settle(round_, batch)
         strangers = {
             one.provider_session_id
@@ -52,7 +51,6 @@ class SessionReaping:
         """All active sessions, and whether these are all."""
         entries: dict[str, SessionEntry] = {}
         for page in range(1, MAX_PAGES + 1):
-            round_.progress = f"page {page} of LiveAvatar's sessions"
             try:
                 if round_.time_is_up:
                     raise Unanswered(NO_TIME_LEFT)

@@ -6,16 +6,15 @@ or could not be asked, is left alone and told.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from temporalio import activity
 
+from activities.beats import beating
 from activities.janitor_metrics import JanitorMetrics
 from activities.reaped_rooms import RoomReaping
 from activities.reaped_sessions import SessionReaping
@@ -38,7 +37,6 @@ from liveavatar_lite import LiveAvatar
 
 logger = logging.getLogger(__name__)
 
-BEAT_S: Final = 2.0
 _RANK: Final = {decision: rank for rank, decision in enumerate(Decision)}
 
 Line = TypeVar("Line", SessionFinding, RoomFinding)
@@ -65,7 +63,7 @@ class Reaping:
         """Make one round, of about a minute at most, and tell all of it."""
         started_at = datetime.now(UTC)
         round_ = Round(activity.client(), self._rules.with_care(asked))
-        async with _beating(round_):
+        async with beating():
             sessions = await self._sessions.reap(round_)
             rooms = [] if self._rooms is None else await self._rooms.reap(round_)
         finding = self._finding(round_, started_at, sessions, rooms)
@@ -103,24 +101,6 @@ class Reaping:
 def _foremost(lines: Sequence[Line]) -> list[Line]:
     """What somebody should see first, as many as a history should hold."""
     return sorted(lines, key=lambda one: _RANK[one.decision])[:MAX_LINES]
-
-
-@contextlib.asynccontextmanager
-async def _beating(round_: Round) -> AsyncIterator[None]:
-    """Tell the server all along that this process lives."""
-
-    async def beat() -> None:
-        while True:
-            activity.heartbeat(round_.progress)
-            await asyncio.sleep(BEAT_S)
-
-    beating = asyncio.create_task(beat(), name="janitor's heartbeat")
-    try:
-        yield
-    finally:
-        beating.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await beating
 
 
 def _log(finding: JanitorFinding) -> None:

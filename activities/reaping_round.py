@@ -54,8 +54,6 @@ class Round:
 
     client: Client
     rules: ReapingRules
-    progress: str = "begins"
-    """For the heartbeat: what is being looked at."""
     problems: list[str] = field(default_factory=list)
     _ends_at: float = field(default_factory=lambda: time.monotonic() + ROUND_TIME_S)
 

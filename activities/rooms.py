@@ -14,6 +14,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities import failures
+from activities.beats import beating
 from activities.room_marks import PRODUCT, RoomMark, mark_on
 from avatar_sessions.contract import names
 from avatar_sessions.contract.steps import (
@@ -68,7 +69,7 @@ class Rooms:
         else made keeps what stands on it, and is never the janitor's.
         """
         server = self._required()
-        async with livekit_api(server) as livekit:
+        async with beating(), livekit_api(server) as livekit:
             try:
                 await _create_marked(livekit, step)
             except (ServerError, aiohttp.ClientError, TimeoutError) as error:
@@ -95,7 +96,7 @@ class Rooms:
     @activity.defn(name=names.ACTIVITY_CLEAN_ROOM)
     async def clean_room(self, step: CleanRoom) -> CleanedRoom:
         """Delete the room, or make sure that the avatar has left it. Gone already is clean."""
-        async with livekit_api(self._required()) as livekit:
+        async with beating(), livekit_api(self._required()) as livekit:
             try:
                 if step.delete:
                     await livekit.room.delete_room(api.DeleteRoomRequest(room=step.room))

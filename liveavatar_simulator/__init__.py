@@ -6,7 +6,9 @@ demand. It is no LiveAvatar: what is assumed rather than known stands in `docs/s
 
 from .avatar import RoomUnreachable
 from .faults import Faults
-from .ledger import CommandLine, Ledger, SessionLine, UtteranceLine
+from .heard import Heard
+from .ledger import CommandLine, Ledger, SessionLine, SilenceLine, SocketLine, UtteranceLine
+from .refusals import Refusal
 from .server import PortInUse
 from .session import Session, SessionPhase
 from .settings import (
@@ -26,14 +28,18 @@ __all__ = [
     "CommandLine",
     "Correlation",
     "Faults",
+    "Heard",
     "Ledger",
     "LiveAvatarSimulator",
     "PortInUse",
+    "Refusal",
     "RoomUnreachable",
     "Session",
     "SessionLine",
     "SessionPhase",
+    "SilenceLine",
     "SimulatorSettings",
+    "SocketLine",
     "SpeechSignals",
     "UtteranceLine",
 ]

@@ -58,6 +58,16 @@ def concurrency_limit() -> Refusal:
     return Refusal(403, 4003, "Session concurrency limit reached")
 
 
+def not_running() -> Refusal:
+    """400: only a session that runs can be ended or frozen from the service's side."""
+    return bad_request("Session is not running")
+
+
+def not_recorded() -> Refusal:
+    """404: nothing of what was heard of the session is kept."""
+    return Refusal(404, 4004, "No sound of the session is kept: set record_heard_s")
+
+
 def session_not_found() -> Refusal:
     """404."""
     return Refusal(404, 4004, "Session not found")

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
+from liveavatar_lite.models import SessionEndReason
+
 from .avatar import HostedRooms
 from .face import Face
 from .faults import Faults
+from .heard import Heard
 from .ledger import Ledger
 from .media import MediaServer
 from .rest import create_app
@@ -92,6 +95,37 @@ class LiveAvatarSimulator:
     @faults.setter
     def faults(self, faults: Faults) -> None:
         self._service.faults = faults
+
+    async def end_session(
+        self, session_id: str, reason: SessionEndReason = SessionEndReason.SERVER_ERROR
+    ) -> None:
+        """End a session from the service's side; one that has ended stays as it is.
+
+        Raises:
+            Refusal: it is unknown, or was never started.
+        """
+        await self._service.started(session_id).end(reason)
+
+    def freeze_session(self, session_id: str) -> None:
+        """Let a session fall silent as at the maximum duration of a paid one: billing ends, socket
+        and avatar stay. Safe to repeat.
+
+        Raises:
+            Refusal: it is unknown, or does not run.
+        """
+        self._service.freeze(session_id)
+
+    def drop_sockets(self) -> int:
+        """Cut every media socket at once (1006); returns how many there were."""
+        return self._service.drop_sockets()
+
+    def heard(self, session_id: str) -> Heard:
+        """What was heard of a session up to now, or to its end; see ``record_heard_s``.
+
+        Raises:
+            Refusal: it is unknown, was never started, is not recorded, or no longer kept.
+        """
+        return self._service.heard(session_id)
 
     def ledger(self) -> Ledger:
         """The same as ``GET /simulator/ledger``."""

@@ -38,8 +38,13 @@ class WorkerSettings(BaseSettings):
     """How far speech is sent ahead of what is heard."""
     keep_alive_s: float = Field(default=60.0, ge=5, le=240, alias="AVATAR_SESSIONS_KEEP_ALIVE_S")
     drain_timeout_s: float = Field(
-        default=10.0, ge=0, le=3600, alias="AVATAR_SESSIONS_DRAIN_TIMEOUT_S"
+        default=9.0, ge=1, le=3600, alias="AVATAR_SESSIONS_DRAIN_TIMEOUT_S"
     )
+    """From a signal until the process is gone, whatever hangs."""
+    unsupervised_s: float = Field(
+        default=120.0, ge=15, le=3600, alias="AVATAR_SESSIONS_UNSUPERVISED_S"
+    )
+    """For how long live speech goes on while Temporal does not answer."""
     ingress_host: str = Field(default="127.0.0.1", alias="AVATAR_SESSIONS_INGRESS_HOST")
     """Where live speech is taken: loopback, unless speakers are on other machines."""
     ingress_port: int = Field(default=0, ge=0, le=65535, alias="AVATAR_SESSIONS_INGRESS_PORT")

@@ -24,8 +24,6 @@ with workflow.unsafe.imports_passed_through():
     )
     from avatar_sessions.contract.states import EndReason, SessionState
     from avatar_sessions.contract.steps import (
-        CleanedRoom,
-        CleanRoom,
         CreatedRoom,
         CreateRoom,
         Epoch,
@@ -38,15 +36,14 @@ with workflow.unsafe.imports_passed_through():
         OwnerReady,
         StartedSession,
         StartSession,
-        StoppedSession,
-        StopSession,
         StreamAudio,
         StreamResult,
     )
 
 from workflows import options
 from workflows.calls import call
-from workflows.failures import failure_of, retry_delay, start_outcome_unknown
+from workflows.cleanup import Cleanup
+from workflows.failures import failure_of, retry_delay, start_outcome_unknown, turn_awaited
 from workflows.life import Generation, Life
 
 AGENT_IDENTITY = "agent"
@@ -67,8 +64,7 @@ class Provider:
         self._room_asked_for: str | None = None
         self._streams = 0
         self._streaming: asyncio.Task[StreamResult] | None = None
-        self._problems: list[str] = []
-        self._room_clean = True
+        self._cleanup = Cleanup(life)
         self.problem: str | None = None
         """What went wrong last, for the person who reads the report."""
 
@@ -91,9 +87,12 @@ class Provider:
                 if not start_outcome_unknown(error):
                     raise
                 self.problem = failure_of(error).message
-                # Stopped once more at the end: the start may have landed after this stop.
+                if self._life.verdict is not None:
+                    raise  # the end stops it
                 await self._stop(generation, "USER_CLOSED")
-                if attempt == options.MAX_GENERATIONS or self._life.verdict is not None:
+                # The start may have landed after this stop.
+                self._cleanup.doubt(generation)
+                if attempt == options.MAX_GENERATIONS:
                     raise
             else:
                 return
@@ -114,55 +113,100 @@ class Provider:
                 max_duration_s=limit_s,
             ),
             CreatedRoom,
-            options.SHORT_CALL,
+            options.CREATE_ROOM,
             summary=f"create room {name}",
         )
 
     async def _mint(self, request: SessionRequest) -> MintedSession:
+        """Get a session token; again if LiveAvatar says that there are too many calls."""
+        self._check_wanted()
         self._life.to(SessionState.MINTING)
-        return await call(
-            names.ACTIVITY_MINT_TOKEN,
-            MintToken(request=request, room=self._room),
-            MintedSession,
-            options.SHORT_CALL,
-            summary="mint LITE token",
-        )
+        pause = options.TURN_PAUSE
+        while True:
+            try:
+                minted = await call(
+                    names.ACTIVITY_MINT_TOKEN,
+                    MintToken(request=request, room=self._room),
+                    MintedSession,
+                    options.SHORT_CALL,
+                    summary="mint LITE token",
+                )
+            except ActivityError as error:
+                if self._await_turn(error) is None:
+                    raise
+                delay = max(retry_delay(error) or pause, pause)
+                await workflow.sleep(delay, summary="before asking for a token again")
+                pause = min(2 * pause, options.TURN_PAUSE_MAX)
+            else:
+                self._life.wait_for(None)
+                return minted
+
+    def _await_turn(self, error: ActivityError) -> str | None:
+        """Show what a call waits for, if nothing but its turn is missing; None: something else."""
+        turn = turn_awaited(error)
+        if turn is not None:
+            self.problem = failure_of(error).message
+            self._life.wait_for(turn)
+        return turn
 
     async def _start_with_patience(self, generation: Generation, minted: MintedSession) -> None:
-        """Start, again if LiveAvatar said that nothing was billed and that later is better."""
+        """Start, again if LiveAvatar said that nothing was billed and that later is better.
+
+        A turn is waited for until the session's start timeout; inside the activity, for that
+        costs no events. The first try has no patience: so the wait is known, and shown, at once.
+        """
         self._check_wanted()
         self._life.to(SessionState.STARTING)
-        pause = options.START_PAUSE
-        for tries in range(1, options.START_TRIES + 1):
+        tries, pause = 1, options.START_PAUSE
+        after, patience = timedelta(0), timedelta(0)
+        while True:
             try:
-                await self._start(generation, minted)
+                await self._start(generation, minted, after, patience)
             except ActivityError as error:
                 if is_cancelled_exception(error) or start_outcome_unknown(error):
                     raise
                 generation.started_at = None  # refused: not billed
                 self.problem = failure_of(error).message
                 delay = retry_delay(error)
+                if self._await_turn(error) is not None:
+                    after, patience = delay or timedelta(0), options.TURN_PATIENCE
+                    if after > patience:
+                        await workflow.sleep(after, summary="LiveAvatar asked for this pause")
+                        after = timedelta(0)
+                    continue
                 if delay is None or tries == options.START_TRIES:
                     raise
+                after, patience = timedelta(0), timedelta(0)
                 await workflow.sleep(delay or pause, summary="before starting again")
-                pause *= 2
+                tries, pause = tries + 1, 2 * pause
             else:
+                self._life.wait_for(None)
                 return
 
-    async def _start(self, generation: Generation, minted: MintedSession) -> None:
+    async def _start(
+        self,
+        generation: Generation,
+        minted: MintedSession,
+        after: timedelta,
+        patience: timedelta,
+    ) -> None:
         self._check_wanted()
         # The id is recorded in the same step that begins billing: never a session unknown.
         generation.started_at = workflow.now()
-        self._started = await call(
+        started = await call(
             names.ACTIVITY_START_SESSION,
             StartSession(
                 provider_session_id=generation.provider_session_id,
                 session_token=minted.session_token,
+                after_s=after.total_seconds(),
+                patience_s=patience.total_seconds(),
             ),
             StartedSession,
             options.START_CALL,
             summary=f"start session (generation {generation.number})",
         )
+        self._started = started
+        generation.began, generation.started_at = True, started.started_at
 
     def _check_wanted(self) -> None:
         if self._life.verdict is not None:
@@ -326,54 +370,17 @@ class Provider:
 
     async def stop(self, reason: EndReason) -> None:
         """Stop every generation that may be billed."""
-        for generation in self._life.generations:
-            if generation.started_at is not None:
-                await self._stop(generation, STOP_REASONS.get(reason, "USER_CLOSED"))
+        await self._cleanup.stop_all(STOP_REASONS.get(reason, "USER_CLOSED"))
 
     async def _stop(self, generation: Generation, reason: str) -> None:
-        """Stop one generation, and remember the first confirmation."""
-        try:
-            stopped: StoppedSession = await call(
-                names.ACTIVITY_STOP_SESSION,
-                StopSession(provider_session_id=generation.provider_session_id, reason=reason),
-                StoppedSession,
-                options.CLEANUP,
-                summary=f"stop session (generation {generation.number})",
-            )
-        except ActivityError as error:
-            if is_cancelled_exception(error):
-                raise  # the end came: it stops all generations itself
-            self._problems.append(
-                f"LiveAvatar session {generation.provider_session_id} may still be billed:"
-                f" {failure_of(error).message}"
-            )
-            generation.report = _generation_report(generation, None)
-            return
-        earlier = generation.report
-        if earlier is None or earlier.stop != "stopped":
-            generation.report = _generation_report(generation, stopped)
+        """Stop one generation, and remember what it cost."""
+        await self._cleanup.stop(generation, reason)
 
     async def clean_room(self, request: SessionRequest | None) -> None:
         """Leave no room of our own behind; a hosted one goes with its session."""
         if self._room_asked_for is None or request is None or request.room is None:
             return
-        try:
-            await call(
-                names.ACTIVITY_CLEAN_ROOM,
-                CleanRoom(
-                    room=self._room_asked_for,
-                    avatar_identity=request.room.avatar_identity,
-                    delete=request.room.delete_at_end,
-                ),
-                CleanedRoom,
-                options.CLEANUP,
-                summary=f"clean room {self._room_asked_for}",
-            )
-        except ActivityError as error:
-            self._room_clean = False
-            self._problems.append(
-                f"room {self._room_asked_for} may still exist: {failure_of(error).message}"
-            )
+        await self._cleanup.clean_room(self._room_asked_for, request)
 
     # --------------------------------------------------------------- report
 
@@ -381,7 +388,9 @@ class Provider:
         """When the last generation was stopped, by our clock."""
         reports = [one.report for one in self._life.generations if one.report is not None]
         stopped = [one.stopped_at for one in reports if one.stopped_at is not None]
-        return max(stopped, default=now)
+        silent_at = max(stopped, default=now)
+        # LiveAvatar's clock is not ours.
+        return max(silent_at, self._life.live_at) if self._life.live_at else silent_at
 
     def generation_reports(self) -> list[GenerationReport]:
         """All generations, also those that never began to be billed."""
@@ -393,28 +402,7 @@ class Provider:
 
     def cleanup_report(self) -> CleanupReport:
         """What is left behind: nothing, if all went well."""
-        unconfirmed = any(
-            one.report is not None and one.report.stop == "unconfirmed"
-            for one in self._life.generations
-        )
-        return CleanupReport(
-            provider_stopped=not unconfirmed, room_clean=self._room_clean, problems=self._problems
-        )
-
-
-def _generation_report(generation: Generation, stopped: StoppedSession | None) -> GenerationReport:
-    at = stopped.stopped_at if stopped is not None else workflow.now()
-    started_at = generation.started_at
-    return GenerationReport(
-        number=generation.number,
-        provider_session_id=generation.provider_session_id,
-        started_at=started_at,
-        stopped_at=at if stopped is not None else None,
-        billed_s=round(max(0.0, (at - started_at).total_seconds()), 3) if started_at else 0.0,
-        stop="unconfirmed" if stopped is None else stopped.stop,
-        provider_end_reason=stopped.provider_end_reason if stopped else None,
-        credits_consumed=stopped.credits_consumed if stopped else None,
-    )
+        return self._cleanup.report()
 
 
 def _limit(request: SessionRequest, started: StartedSession) -> timedelta:

@@ -86,7 +86,8 @@ class AvatarSession:
         self._life = Life(key, tenant, requested_at=info.workflow_start_time)
         self._ledger = Ledger(default_ttl=timedelta(seconds=ttl_s))
         self._provider = Provider(self._life)
-        self._owner = Owner(self._life, self._ledger, self._provider)
+        resumes = self._request is None or self._request.resume == "resume"
+        self._owner = Owner(self._life, self._ledger, self._provider, resumes=resumes)
         self._last_asked_at = info.workflow_start_time
         self._awaited_speaks = 0
         self._pose = Pose.IDLE
@@ -144,9 +145,11 @@ class AvatarSession:
                 timeout_summary="the avatar must be live by now",
             )
         except TimeoutError:
-            message = f"not live within {request.start_timeout_s:g} s, still {self._life.state}" + (
-                "" if self._provider.problem is None else f": {self._provider.problem}"
-            )
+            message = f"not live within {request.start_timeout_s:g} s, still {self._life.state}"
+            if self._life.awaited is not None:
+                message += f", waiting for {self._life.awaited}"
+            if self._provider.problem is not None:
+                message += f": {self._provider.problem}"
             failure = Failure(type="StartTimeout", message=message)
             self._life.end(Verdict(EndReason.START_TIMEOUT, failure))
 
@@ -286,7 +289,9 @@ class AvatarSession:
             await self._owner.stop_feeding()
         elif self._opening is not None:
             await workflow.wait([self._opening])
-        await self._provider.stop(verdict.reason)
+        stopping = asyncio.create_task(self._provider.stop(verdict.reason), name="stop")
+        # A stop that fails must keep neither the room nor those who wait for an answer.
+        await workflow.wait_condition(lambda: stopping.done() or self._life.alert is not None)
         if self._opening is not None:
             await self._release(self._opening)
         for task in self._serving:
@@ -297,6 +302,7 @@ class AvatarSession:
         self._ledger.drop_everything(workflow.now())
         self._ledger.settle()
         await self._provider.clean_room(self._request)
+        await stopping
         self._life.to(verdict.reason.final_state)
         await workflow.wait_condition(workflow.all_handlers_finished)
 

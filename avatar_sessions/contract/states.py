@@ -122,3 +122,10 @@ class UtteranceOutcome(StrEnum):
     EXPIRED = "expired"  # waited for the avatar longer than its time to live
     LOST = "lost"  # the owner or the socket died while it was spoken
     CANCELLED = "cancelled"  # the session ended first
+
+
+class Alert(StrEnum):
+    """What an operator must look at: the search attribute ``AvatarAlert`` in words."""
+
+    PROVIDER_NOT_STOPPED = "provider_not_stopped"  # LiveAvatar may be billing, and cannot be told
+    ROOM_NOT_CLEAN = "room_not_clean"  # a room of our own may still exist, or hold the avatar
