@@ -133,6 +133,9 @@ async def _shut_down(crew: Crew, running: list[asyncio.Task[None]], drain_timeou
 
     A worker's own shutdown waits for its activities without end.
     """
+    for worker, task in zip(crew.workers, running, strict=True):
+        if not worker.is_running:
+            task.cancel()  # stopped while it starts: a shutdown would not reach it
     try:
         async with asyncio.timeout(max(1.0, drain_timeout_s - EXIT_PAUSE_S)):
             streams, others = crew.workers[:1], crew.workers[1:]
