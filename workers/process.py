@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, NoReturn
 
+from opentelemetry.metrics import Meter
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import (
     AddSearchAttributesRequest,
@@ -22,8 +23,9 @@ from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError, RPCStatusCode
 
 from avatar_sessions.contract import names
+from workers.janitor_schedule import keeping_schedule
 from workers.settings import WorkerSettings
-from workers.telemetry import tracing
+from workers.telemetry import metering, tracing
 from workers.wiring import Crew, Role, crew_for, liveavatar_for
 
 logger = logging.getLogger(__name__)
@@ -58,16 +60,27 @@ async def run(role: Role, settings: WorkerSettings) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)
-    with tracing(settings.otlp_endpoint) as interceptors:
+    endpoint = settings.otlp_endpoint
+    with tracing(endpoint) as interceptors, metering(endpoint) as meter:
         client = await connect(interceptors)
         await ensure_search_attributes(client)
-        await _work(role, client, settings, stop)
+        await _work(role, client, settings, meter, stop)
 
 
-async def _work(role: Role, client: Client, settings: WorkerSettings, stop: asyncio.Event) -> None:
+async def _work(
+    role: Role, client: Client, settings: WorkerSettings, meter: Meter, stop: asyncio.Event
+) -> None:
+    schedule = (
+        keeping_schedule(client, settings.janitor_interval_s)
+        if role.sweeps
+        else contextlib.nullcontext()
+    )
     async with (
         liveavatar_for(settings) as liveavatar,
-        working(crew_for(role, client, settings, liveavatar), settings.drain_timeout_s) as failed,
+        working(
+            crew_for(role, client, settings, liveavatar, meter), settings.drain_timeout_s
+        ) as failed,
+        schedule,
     ):
         logger.info("ready: role %s, pid %d", role, os.getpid())
         print(f"worker ready: role {role}", flush=True)
@@ -120,6 +133,9 @@ async def _shut_down(crew: Crew, running: list[asyncio.Task[None]], drain_timeou
 
     A worker's own shutdown waits for its activities without end.
     """
+    for worker, task in zip(crew.workers, running, strict=True):
+        if not worker.is_running:
+            task.cancel()  # stopped while it starts: a shutdown would not reach it
     try:
         async with asyncio.timeout(max(1.0, drain_timeout_s - EXIT_PAUSE_S)):
             streams, others = crew.workers[:1], crew.workers[1:]

@@ -9,13 +9,17 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Final
 
+from opentelemetry.metrics import Meter, NoOpMeterProvider
 from temporalio.client import Client
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.clips import ClipPolicy, Clips
+from activities.janitor_metrics import JanitorMetrics
 from activities.owned import OwnedSessions, OwnerLimits
 from activities.provisioning import Provisioning
+from activities.reaping import Reaping
+from activities.reaping_round import ReapingRules
 from activities.rooms import LiveKitServer, Rooms
 from activities.streaming import Streaming
 from activities.tickets import Tickets
@@ -24,6 +28,7 @@ from avatar_sessions.seal import Seal
 from liveavatar_lite import LiveAvatar
 from workers.ingress import Ingress, IngressSettings
 from workers.settings import WorkerSettings
+from workflows.janitor import AvatarJanitor
 from workflows.session import AvatarSession
 
 STICKY_TIMEOUT: Final = timedelta(seconds=2)
@@ -45,7 +50,12 @@ class Role(StrEnum):
     ALL = "all"
     SESSIONS = "sessions"  # workflows and short calls
     STREAMS = "streams"  # owns sessions
-    JANITOR = "janitor"  # reaps what nobody knows of; has no duties yet
+    JANITOR = "janitor"  # ends what nobody lives in any more
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether it is among the janitor's processes."""
+        return self in (Role.ALL, Role.JANITOR)
 
 
 @dataclass
@@ -99,8 +109,14 @@ def liveavatar_for(settings: WorkerSettings) -> LiveAvatar:
     )
 
 
-def crew_for(role: Role, client: Client, settings: WorkerSettings, liveavatar: LiveAvatar) -> Crew:
-    """Build the workers of a role."""
+def crew_for(
+    role: Role,
+    client: Client,
+    settings: WorkerSettings,
+    liveavatar: LiveAvatar,
+    meter: Meter | None = None,
+) -> Crew:
+    """Build the workers of a role; ``meter``: where their metrics go, if anywhere."""
     seal = Seal(settings.seal_keys)
     owned = OwnedSessions()
     workers: list[Worker] = []
@@ -115,6 +131,12 @@ def crew_for(role: Role, client: Client, settings: WorkerSettings, liveavatar: L
         workers += _owner_workers(client, settings, streaming, queue)
     if role in (Role.ALL, Role.SESSIONS):
         workers.append(_sessions_worker(client, settings, liveavatar, seal))
+    if role.sweeps:
+        workers.append(
+            _janitor_worker(
+                client, settings, liveavatar, meter or NoOpMeterProvider().get_meter(__name__)
+            )
+        )
     return Crew(workers=workers, owned=owned, ingress=ingress, streaming=streaming)
 
 
@@ -140,6 +162,31 @@ def _sessions_worker(
         sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
         max_heartbeat_throttle_interval=CALL_BEAT_THROTTLE,
         graceful_shutdown_timeout=timedelta(seconds=settings.drain_timeout_s),
+    )
+
+
+def _janitor_worker(
+    client: Client, settings: WorkerSettings, liveavatar: LiveAvatar, meter: Meter
+) -> Worker:
+    rules = ReapingRules(
+        dry_run=settings.janitor_dry_run,
+        owns_key=settings.janitor_owns_key,
+        grace_s=settings.janitor_grace_s,
+    )
+    reaping = Reaping(liveavatar, _livekit(settings), rules, JanitorMetrics(meter))
+    return Worker(
+        client,
+        task_queue=names.JANITOR_TASK_QUEUE,
+        workflows=[AvatarJanitor],
+        activities=[reaping.reap],
+        workflow_runner=workflow_runner(),
+        # One round is due at a time, and somebody may ask for another by hand.
+        max_concurrent_activities=4,
+        max_cached_workflows=10,
+        sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
+        max_heartbeat_throttle_interval=BEAT_THROTTLE,
+        # A round that is cut is made anew, by another janitor or at the next time.
+        graceful_shutdown_timeout=timedelta(seconds=min(2.0, settings.drain_timeout_s)),
     )
 
 
