@@ -174,3 +174,11 @@ MAX_AWAITED_SPEAKS: Final = 6
 
 DURATION_WITHOUT_A_LIMIT: Final = timedelta(hours=1)
 """When neither the request nor LiveAvatar names a limit."""
+
+HISTORY_ROOM: Final = 0.8
+HISTORY_END: Final = 0.95
+"""Of the server's own limits, beyond which it ends a workflow without its cleanup: commands are
+refused then, and the session ends."""
+MAX_HISTORY_EVENTS: Final = 51_200
+MAX_HISTORY_BYTES: Final = 50 * 1024 * 1024
+"""Temporal's defaults (``limit.historyCount.error``, ``limit.historySize.error``)."""
