@@ -22,6 +22,13 @@ logger = logging.getLogger(__name__)
 
 DESCRIBE_TIMEOUT_S: Final = 3.0
 STOP_TRIES: Final = 10
+UNWANTED_TRIES: Final = 20
+_NOT_TO_BE_TOLD: Final = (
+    RPCStatusCode.PERMISSION_DENIED,
+    RPCStatusCode.UNAUTHENTICATED,
+    RPCStatusCode.UNIMPLEMENTED,
+)
+"""The server's refusals that asking again does not change."""
 
 
 async def workflow_is_closed(tries: int) -> bool:
@@ -42,14 +49,13 @@ async def stop_if_terminated(
         await _stop_for_good(liveavatar, provider_session_id)
 
 
-async def stop_if_unwanted(
-    liveavatar: LiveAvatar, provider_session_id: str, *, tries: int = 2
-) -> None:
+async def stop_if_unwanted(liveavatar: LiveAvatar, provider_session_id: str) -> None:
     """Stop a session that this attempt has, or may have, begun, if nobody hears of it any more.
 
     Its workflow is closed, or has given this attempt up and opened another session meanwhile.
+    Asks for long: while the server does not answer, nobody can be told of the session either.
     """
-    standing = await _standing(tries)
+    standing = await _standing(UNWANTED_TRIES)
     if standing is not _Standing.WANTED:
         logger.warning("%s: stopping session %s", standing.value, provider_session_id)
         await _stop_for_good(liveavatar, provider_session_id)
@@ -79,6 +85,8 @@ async def _standing(tries: int) -> _Standing:
             if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
                 return _Standing.CLOSED
             logger.warning("workflow cannot be described, try %d", number)
+            if isinstance(error, RPCError) and error.status in _NOT_TO_BE_TOLD:
+                break
             if number < tries:
                 await asyncio.sleep(1.0)
         else:
