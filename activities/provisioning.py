@@ -28,9 +28,11 @@ from avatar_sessions.contract.steps import (
 )
 from avatar_sessions.seal import Seal
 from liveavatar_lite import (
+    DurationOverPlan,
     LiteError,
     LiveAvatar,
     LiveKitConfig,
+    MintedToken,
     OutcomeUnknown,
     SessionEndReason,
     SessionEntry,
@@ -68,7 +70,7 @@ class Provisioning:
         async with beating():
             try:
                 async with asyncio.timeout(MINT_TIMEOUT_S):
-                    minted = await self._liveavatar.create_token(self._token_request(step))
+                    minted = await self._create_token(step)
             except (LiteError, TimeoutError) as error:
                 told = _in_words(error, "/v1/sessions/token", MINT_TIMEOUT_S)
                 raise failures.application_error(told) from error
@@ -76,6 +78,17 @@ class Provisioning:
             provider_session_id=minted.session_id,
             session_token=self._seal.seal(minted.session_token),
         )
+
+    async def _create_token(self, step: MintToken) -> MintedToken:
+        asked = self._token_request(step)
+        try:
+            return await self._liveavatar.create_token(asked)
+        except DurationOverPlan as error:
+            if not step.request.rotate:
+                raise
+            # One session cannot last that long: the next ones go on.
+            shorter = asked.model_copy(update={"max_session_duration": error.maximum_s})
+            return await self._liveavatar.create_token(shorter)
 
     def _token_request(self, step: MintToken) -> TokenRequest:
         request = step.request

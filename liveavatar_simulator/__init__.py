@@ -6,7 +6,8 @@ demand. It is no LiveAvatar: what is assumed rather than known stands in `docs/s
 
 from .avatar import RoomUnreachable
 from .faults import Faults
-from .ledger import CommandLine, Ledger, SessionLine, UtteranceLine
+from .heard import Heard
+from .ledger import CommandLine, Ledger, SessionLine, SilenceLine, SocketLine, UtteranceLine
 from .refusals import Refusal
 from .server import PortInUse
 from .session import Session, SessionPhase
@@ -27,6 +28,7 @@ __all__ = [
     "CommandLine",
     "Correlation",
     "Faults",
+    "Heard",
     "Ledger",
     "LiveAvatarSimulator",
     "PortInUse",
@@ -35,7 +37,9 @@ __all__ = [
     "Session",
     "SessionLine",
     "SessionPhase",
+    "SilenceLine",
     "SimulatorSettings",
+    "SocketLine",
     "SpeechSignals",
     "UtteranceLine",
 ]

@@ -20,6 +20,7 @@ from . import refusals
 from .avatar import HOSTED_IDENTITY, HostedRooms, LiveKitAvatar, RoomUnreachable
 from .credits import Account
 from .faults import Faults
+from .heard import Heard
 from .ledger import Ledger
 from .rates import over_limit_headers
 from .refusals import ReplyLost
@@ -57,6 +58,7 @@ class LiveAvatarService:
         self._rooms = rooms
         self._minted = 0
         self._forgotten_started = 0
+        self._peak_open = 0
 
     # --- calls ------------------------------------------------------------------------------------
 
@@ -86,6 +88,7 @@ class LiveAvatarService:
         self.sessions[session.session_id] = session
         self._minted += 1
         self._forget_old()
+        self._forget_old_records()
         if self.faults.take("lost_token_replies"):
             raise ReplyLost
         return session, self.tokens.mint(session)
@@ -111,6 +114,7 @@ class LiveAvatarService:
         else:
             if session.phase is SessionPhase.STARTING:
                 session.go_live(avatar, arrival)
+                self._peak_open = max(self._peak_open, self._open)
             elif avatar is not None and arrival is not None:
                 arrival.close()
                 await avatar.leave()
@@ -179,6 +183,17 @@ class LiveAvatarService:
             raise refusals.not_running()
         return session
 
+    def heard(self, session_id: str) -> Heard:
+        """What was heard of a session.
+
+        Raises:
+            Refusal: it is unknown, was never started, is not recorded, or no longer kept.
+        """
+        heard = self.started(session_id).heard()
+        if heard is None:
+            raise refusals.not_recorded()
+        return heard
+
     def drop_sockets(self) -> int:
         """Cut every socket of every session at once; returns how many there were."""
         return sum(session.drop_socket() for session in self.sessions.values())
@@ -191,13 +206,14 @@ class LiveAvatarService:
         """Totals and sessions."""
         sessions = list(self.sessions.values())
         started = [each for each in sessions if each.started_at is not None]
-        open_ = sum(each.billing for each in started)
+        open_ = self._open
         total = len(started) + self._forgotten_started
         return Ledger(
             minted=self._minted,
             started=total,
             stopped=total - open_,
             open=open_,
+            peak_open=self._peak_open,
             sessions=[each.line() for each in sessions],
         )
 
@@ -207,6 +223,10 @@ class LiveAvatarService:
         await asyncio.gather(*(each.end(SessionEndReason.SERVER_ERROR) for each in running))
 
     # --- inside -----------------------------------------------------------------------------------
+
+    @property
+    def _open(self) -> int:
+        return sum(each.billing for each in self.sessions.values())
 
     def _limit_rate(self, fault: str) -> None:
         if self.faults.take(fault):
@@ -263,6 +283,15 @@ class LiveAvatarService:
         await self._rooms.create(room)
         avatar.owns(self._rooms, room)
         return access, avatar, avatar.join(url, self._rooms.token(room, HOSTED_IDENTITY))
+
+    def _forget_old_records(self) -> None:
+        """Bound what the sound of ended sessions takes; that of running ones is bounded by each."""
+        room_bytes = self._settings.heard_total_mb * 1_000_000
+        for session in reversed(self.sessions.values()):
+            if session.record is not None and session.phase is SessionPhase.ENDED:
+                room_bytes -= session.record.sound_bytes
+                if room_bytes < 0:
+                    session.record = None
 
     def _forget_old(self) -> None:
         excess = len(self.sessions) - self._settings.sessions_kept

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final, Protocol, assert_never
@@ -34,6 +34,7 @@ from liveavatar_lite.models import SessionEndReason
 
 from .credits import Account, pro_rated
 from .faults import Faults
+from .heard import Heard, HeardRecord
 from .ledger import RoomKind, SessionLine
 from .playback import Cleared, Playback, PlaybackEvent, PlaybackTimes
 from .settings import AtLimit, SimulatorSettings
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.5
 """How often an avatar that talks and is not seen looks for new faults."""
+RECORD_LOOK_S: Final = 2.0
+"""How much sound is recorded at once, at most, where nobody is seen."""
 
 
 class SessionPhase(StrEnum):
@@ -91,7 +94,13 @@ class Avatar(Protocol):
 
 
 class Socket(Protocol):
-    """A client's connection to the session."""
+    """A client's connection to the session.
+
+    Attributes:
+        number: which of the session's sockets it is, from 1; set when it is attached.
+    """
+
+    number: int
 
     def send(self, event: ServerEvent) -> None:
         """Queue an event; never waits."""
@@ -135,6 +144,8 @@ class Session:
         self.end_reason: SessionEndReason | None = None
         self.room: str | None = None
         self.room_kind: RoomKind = "none"
+        self.record: HeardRecord | None = None
+        """What was heard; None: it is not recorded, or no longer kept."""
         self.arrived = asyncio.Event()
         """Set when the avatar is in its room, or none is to come."""
         self.commands_ignored = 0
@@ -194,7 +205,10 @@ class Session:
         now_s = time.monotonic()
         self._started_s = self._active_s = self._alone_since_s = now_s
         seen = avatar is not None
-        self._playback = Playback(self._playback_times(), now_s=now_s, audible=seen)
+        if self._settings.record_heard_s > 0:
+            self.record = HeardRecord(self.started_at, self._settings.record_heard_s)
+        audible = seen or self.record is not None
+        self._playback = Playback(self._playback_times(), now_s=now_s, audible=audible)
         self._avatar = avatar
         name = f"session-{self.session_id[:8]}"
         play = self._play() if seen else self._play_unseen()
@@ -357,6 +371,8 @@ class Session:
         """Take a client's connection; the one it replaces is handed back to be closed."""
         replaced, self._socket = self._socket, socket
         self.sockets_total += 1
+        socket.number = self.sockets_total
+        self._tape.socket_opened(socket.number)
         return replaced
 
     def detach(self, socket: Socket) -> None:
@@ -364,6 +380,7 @@ class Session:
 
         What was said goes on; unless somebody returns the session is a zombie.
         """
+        self._tape.socket_closed(socket.number)
         if self._socket is socket:
             self._socket = None
             self._alone_since_s = time.monotonic()
@@ -381,10 +398,14 @@ class Session:
 
     # --- commands ---------------------------------------------------------------------------------
 
-    def handle(self, command: Command) -> None:
-        """Do what a client asks. Its acknowledgement goes to whoever is connected."""
+    def handle(self, command: Command, socket: Socket) -> None:
+        """Do what a client asks by this socket.
+
+        Its acknowledgement goes to whoever is connected.
+        """
         self.touch()
-        self._tape.command(command, after_s=time.monotonic() - self._started_s)
+        after_s = time.monotonic() - self._started_s
+        self._tape.command(command, after_s=after_s, socket=socket.number)
         if self._phase is not SessionPhase.LIVE:
             return
         self._catch_up()
@@ -421,9 +442,7 @@ class Session:
             await asyncio.sleep(max(-late_s, 0))
             if late_s > 1:
                 next_s = time.monotonic()  # the machine slept: do not run after what is gone
-            pcm, events = self._playback.advance(time.monotonic())
-            for event in events:
-                self._tell(event)
+            pcm = self._pass_time()
             self._break_socket_if_asked()
             if self._avatar is not None and self.arrived.is_set():
                 await self._avatar.play(pcm, self._playback.pose)
@@ -443,9 +462,12 @@ class Session:
 
     def _nothing_due_for_s(self) -> float | None:
         due_s = self._playback.due_s()
+        record_s = None if self.record is None else RECORD_LOOK_S
         if due_s is None:
-            return None
+            return record_s
         wait_s = due_s - time.monotonic()
+        if record_s is not None:
+            wait_s = min(wait_s, record_s)
         if self._playback.playing is None:
             return wait_s
         # A socket may have to be broken in the middle of what is heard.
@@ -455,9 +477,17 @@ class Session:
 
     def _catch_up(self) -> None:
         """Let time pass up to now where nobody watches; `_play` does where somebody does."""
-        if self._avatar is None and self._phase is SessionPhase.LIVE:
-            for event in self._playback.advance(time.monotonic())[1]:
-                self._tell(event)
+        if self._avatar is None and self._phase in (SessionPhase.LIVE, SessionPhase.FROZEN):
+            self._pass_time()
+
+    def _pass_time(self) -> bytes:
+        """Up to now: what was heard meanwhile is recorded and returned, what happened is told."""
+        pcm, events = self._playback.advance(time.monotonic())
+        if self.record is not None:
+            self.record.add(pcm)
+        for event in events:
+            self._tell(event)
+        return pcm
 
     def _tell(self, event: PlaybackEvent) -> None:
         if self._phase is not SessionPhase.LIVE:
@@ -505,6 +535,11 @@ class Session:
             return Decimal(0)
         return pro_rated(self.lasted_s, self._settings.credit_period_s)
 
+    def heard(self) -> Heard | None:
+        """What was heard up to now; None: it is not recorded, or no longer kept."""
+        self._catch_up()
+        return None if self.record is None else self.record.heard()
+
     def line(self) -> SessionLine:
         """The session as the ledger shows it."""
         self._catch_up()
@@ -520,9 +555,14 @@ class Session:
             credits_consumed=self.credits_consumed,
             sockets_open=0 if self._socket is None else 1,
             sockets_total=self.sockets_total,
+            sockets=self._tape.sockets,
             room=self.room,
             room_kind=self.room_kind,
             commands=self._tape.commands,
             commands_ignored=self.commands_ignored,
-            utterances=[utterance_line(each) for each in self._playback.utterances],
+            utterances=[utterance_line(each, self._date_of) for each in self._playback.utterances],
         )
+
+    def _date_of(self, at_s: float) -> datetime:
+        started_at = self.started_at or self.minted_at
+        return started_at + timedelta(seconds=at_s - self._started_s)

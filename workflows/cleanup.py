@@ -91,13 +91,21 @@ class Cleanup:
 
     # ----------------------------------------------------------------- room
 
-    async def clean_room(self, room: str, request: SessionRequest) -> None:
-        """Leave no room of our own behind; a hosted one goes with its session."""
+    async def clean_room(self, room: str, identities: list[str], request: SessionRequest) -> None:
+        """Leave no room of our own behind; a hosted one goes with its session.
+
+        Args:
+            room: its name.
+            identities: the avatars that were sent there.
+            request: whose room it is.
+        """
         assert request.room is not None
-        identity, delete = request.room.avatar_identity, request.room.delete_at_end
+        identity, delete = identities[-1], request.room.delete_at_end
         cleaned = await self._until_done(
             names.ACTIVITY_CLEAN_ROOM,
-            CleanRoom(room=room, avatar_identity=identity, delete=delete),
+            CleanRoom(
+                room=room, avatar_identity=identity, earlier=identities[-3:-1], delete=delete
+            ),
             CleanedRoom,
             alerts.room_left(room, identity, delete=delete),
             summary=f"clean room {room}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import (
@@ -13,9 +14,12 @@ from temporalio.exceptions import (
 )
 
 with workflow.unsafe.imports_passed_through():
+    from pydantic import BaseModel
+
     from avatar_sessions.contract.messages import Failure
     from avatar_sessions.contract.steps import ErrorType
 
+Details = TypeVar("Details", bound=BaseModel)
 WORKER_SHUTDOWN = "WorkerShutdown"
 """The SDK's own: an activity was cut because its worker went away."""
 
@@ -60,18 +64,37 @@ def is_type(error: ActivityError, wanted: ErrorType) -> bool:
 
 def never_reached_owner(error: ActivityError) -> bool:
     """Whether nobody acted on a task for the owner: its queue is silent, or it owns no more."""
-    return is_type(error, ErrorType.NOT_OWNER) or is_silent(error)
+    return is_type(error, ErrorType.NOT_OWNER) or _is_silent(error)
 
 
-def is_silent(error: ActivityError) -> bool:
+def _is_silent(error: ActivityError) -> bool:
     """Whether nobody even took the task: no process polls that queue any more."""
     cause = error.cause
     return isinstance(cause, TimeoutError) and cause.type is TimeoutType.SCHEDULE_TO_START
 
 
+def timed_out(error: ActivityError) -> bool:
+    """Whether a task was not taken, or taken and not answered, in its time."""
+    return isinstance(error.cause, TimeoutError)
+
+
+def is_heartbeat_timeout(error: ActivityError) -> bool:
+    """Whether whoever did it has fallen silent."""
+    cause = error.cause
+    return isinstance(cause, TimeoutError) and cause.type is TimeoutType.HEARTBEAT
+
+
+def last_heartbeat(error: ActivityError, kind: type[Details]) -> Details | None:
+    """What an activity that timed out had told last, if it had told anything."""
+    cause = error.cause
+    if not isinstance(cause, TimeoutError) or not cause.last_heartbeat_details:
+        return None
+    return kind.model_validate(cause.last_heartbeat_details[0])
+
+
 def no_answer(error: ActivityError) -> bool:
     """Whether an owner may simply be gone, or slow: the same command may be given again."""
-    return never_reached_owner(error) or isinstance(error.cause, TimeoutError)
+    return never_reached_owner(error) or timed_out(error)
 
 
 def retry_delay(error: ActivityError) -> timedelta | None:

@@ -17,8 +17,13 @@ from temporalio.common import SearchAttributeKey, SearchAttributeUpdate
 with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract import names
     from avatar_sessions.contract.messages import Failure, GenerationReport, UtteranceReport
+    from avatar_sessions.contract.states import (
+        BEFORE_LIVE,
+        EndReason,
+        SessionState,
+        checked_transition,
+    )
     from avatar_sessions.contract.states import Alert as AlertWord
-    from avatar_sessions.contract.states import EndReason, SessionState, checked_transition
     from avatar_sessions.contract.steps import OwnerReady
 
 from workflows.alerts import Alert
@@ -32,6 +37,8 @@ PROVIDER_SESSIONS: Final = SearchAttributeKey.for_keyword_list(
 )
 ALERT: Final = SearchAttributeKey.for_keyword(names.SEARCH_ATTRIBUTE_ALERT)
 TENANT: Final = SearchAttributeKey.for_keyword(names.SEARCH_ATTRIBUTE_TENANT)
+MAX_SHOWN_GENERATIONS: Final = 20
+"""Earlier ones are over for long; a search attribute has its size."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,10 @@ class Life:
     owner: OwnerReady | None = None
     live_at: datetime | None = None
     ends_at: datetime | None = None
+    speaks: Generation | None = None
+    """The generation that speaks; None before the first one."""
+    switching: bool = False
+    """Between two generations: for a moment nobody is spoken to."""
     takeovers: int = 0
     reconnects: int = 0
     gaps: timedelta = timedelta(0)
@@ -90,6 +101,7 @@ class Life:
     alerts: dict[str, Alert] = field(default_factory=dict)
     """By what is left behind: a LiveAvatar session's id, or a room's name."""
     _recovering_since: datetime | None = None
+    _generations_shown: int = 0
     _state_since: datetime = field(init=False)
 
     def __post_init__(self) -> None:
@@ -178,26 +190,47 @@ class Life:
         if self.owner is not None and tuple(ready.epoch) < tuple(self.owner.epoch):
             return False
         if self.owner is not None and tuple(ready.epoch) > tuple(self.owner.epoch):
-            self.takeovers += 1
+            same = ready.provider_session_id == self.owner.provider_session_id
+            self.takeovers += same  # the next generation's owner is nobody's successor
         elif self.owner is not None and ready.gap_ms:
             self.reconnects += 1
         self.owner = ready
         return True
 
+    def switch_to(self, generation: Generation, ready: OwnerReady | None) -> None:
+        """The next generation speaks from now on; without an owner, once it has one."""
+        self.speaks = generation
+        if ready is not None:
+            self.owned_by(ready)
+        if ready is None and self.state is SessionState.LIVE:
+            self.to(SessionState.RECOVERING)
+        elif ready is not None and self.state is SessionState.RECOVERING:
+            self.to(SessionState.LIVE)
+        else:
+            workflow.set_current_details(self._details())
+
+    def begin_step(self, wanted: SessionState) -> None:
+        """A step of a start: the session's own state only for the first generation."""
+        if self.state in BEFORE_LIVE:
+            self.to(wanted)
+        else:
+            self._show()
+
     @property
     def current_generation(self) -> Generation | None:
-        """The generation opened last."""
-        return self.generations[-1] if self.generations else None
+        """The generation that speaks, or the one being opened."""
+        return self.speaks or (self.generations[-1] if self.generations else None)
 
     def _show(self) -> None:
         attributes: list[SearchAttributeUpdate[Any]] = [STATE.value_set(self.state.value)]
-        generation = self.current_generation
         if self.state is SessionState.MINTING and self.tenant is not None:
             attributes.append(TENANT.value_set(self.tenant))
-        if self.state is SessionState.STARTING and generation is not None:
-            attributes.append(PROVIDER_SESSION_ID.value_set(generation.provider_session_id))
+        if len(self.generations) > self._generations_shown:
+            # With the newest of all: what may be billed must be found by its id.
+            self._generations_shown = len(self.generations)
             ids = [one.provider_session_id for one in self.generations]
-            attributes.append(PROVIDER_SESSIONS.value_set(ids))
+            attributes.append(PROVIDER_SESSION_ID.value_set(ids[-1]))
+            attributes.append(PROVIDER_SESSIONS.value_set(ids[-MAX_SHOWN_GENERATIONS:]))
         workflow.upsert_search_attributes(attributes)
         workflow.set_current_details(self._details())
 

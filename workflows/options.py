@@ -93,11 +93,12 @@ DELIVER: Final = ActivityConfig(
 
 PROBE: Final = ActivityConfig(
     schedule_to_start_timeout=timedelta(milliseconds=500),
-    start_to_close_timeout=timedelta(seconds=2),
+    start_to_close_timeout=timedelta(seconds=1),
     retry_policy=RetryPolicy(maximum_attempts=1),
 )
-"""Is the owner there? One that does not even take the question within half a second is replaced:
-a takeover costs less than a silence, and a false one loses nothing."""
+"""Is the owner there? One that does not take the question within half a second, or took it and does
+not answer within a second (it is stopped), is replaced: a takeover costs less than a silence, and a
+false one loses nothing."""
 
 ASK_AGAIN: Final = timedelta(seconds=3)
 """Before an owner that could not tell whether anybody speaks is asked again."""
@@ -106,11 +107,13 @@ UTTERANCE: Final = ActivityConfig(
     schedule_to_start_timeout=timedelta(seconds=2),
     # A clip of ten minutes, its fetch, and pauses of the provider.
     start_to_close_timeout=timedelta(minutes=15),
-    heartbeat_timeout=timedelta(seconds=STREAM_HEARTBEAT_S),
+    # It beats each second: whoever listens to a dead owner hears the silence first.
+    heartbeat_timeout=timedelta(seconds=3),
     retry_policy=RetryPolicy(maximum_attempts=1),
     cancellation_type=ActivityCancellationType.TRY_CANCEL,
 )
-"""On the owner's private queue: lasts as long as the avatar speaks. Never repeated by itself."""
+"""On the owner's private queue: lasts as long as the avatar speaks. Never repeated by the server;
+the workflow goes on with it at the next owner, from where the last heartbeat says."""
 
 CLEANUP: Final = ActivityConfig(
     task_queue=names.SESSIONS_TASK_QUEUE,
@@ -137,7 +140,26 @@ MAX_GENERATIONS: Final = 3
 """How many LiveAvatar sessions one start may open when replies to ``/start`` are lost."""
 
 PROBE_PAUSE: Final = timedelta(seconds=1)
-"""Between two tries to reach an owner that did not answer."""
+PROBE_PAUSE_MAX: Final = timedelta(seconds=5)
+"""Between two tries to reach an owner that did not answer; doubled each time."""
+
+ROTATE_AHEAD: Final = timedelta(seconds=30)
+"""How long before LiveAvatar's limit the next generation is opened, or a third of the limit: two
+are billed meanwhile, and the one that speaks has so long to come to an utterance's end."""
+ROTATE_AGAIN: Final = timedelta(seconds=5)
+"""After a next generation that could not be had."""
+HAND_OVER_MARGIN: Final = timedelta(seconds=3)
+"""Before LiveAvatar's limit the other one takes over in any case."""
+RETIRE_MARGIN: Final = timedelta(seconds=2)
+WORTH_A_GENERATION: Final = timedelta(seconds=5)
+"""With less time left, no other LiveAvatar session is opened."""
+SHORT_LIFE: Final = timedelta(seconds=30)
+MAX_SHORT_LIVES: Final = 3
+"""So many LiveAvatar sessions in a row may end soon after their start; one more ends ours."""
+STOP_PATIENCE: Final = timedelta(seconds=3)
+"""How long the next generation waits for the stop of one that is lost."""
+RECOVERY_PAUSE_MAX: Final = timedelta(seconds=10)
+"""Between two tries to open the next generation; doubled each time."""
 
 RECOVERY_PATIENCE: Final = timedelta(seconds=180)
 """How long a session may be without an owner: LiveAvatar ends an abandoned one after about

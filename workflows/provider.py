@@ -36,8 +36,6 @@ with workflow.unsafe.imports_passed_through():
         OwnerReady,
         StartedSession,
         StartSession,
-        StreamAudio,
-        StreamResult,
     )
 
 from workflows import options
@@ -45,8 +43,11 @@ from workflows.calls import call
 from workflows.cleanup import Cleanup
 from workflows.failures import failure_of, retry_delay, start_outcome_unknown, turn_awaited
 from workflows.life import Generation, Life
+from workflows.streams import Numbers, Stream
 
 AGENT_IDENTITY = "agent"
+GENERATION_MARK = "-generation-"
+"""Between the avatar's name and a number, from the second generation of a session on."""
 STOP_REASONS = {
     EndReason.IDLE_TIMEOUT: "IDLE_TIMEOUT",
     EndReason.MAX_DURATION: "MAX_DURATION_REACHED",
@@ -59,30 +60,39 @@ class Provider:
 
     def __init__(self, life: Life) -> None:
         self._life = life
-        self._started: StartedSession | None = None
+        self.stream: Stream | None = None
+        """The generation that speaks; None before the first one, and between two."""
+        self.successor: Stream | None = None
+        """A generation that is there and waits to take over."""
         self._room: CreatedRoom | None = None
         self._room_asked_for: str | None = None
-        self._streams = 0
-        self._streaming: asyncio.Task[StreamResult] | None = None
+        self._identities: list[str] = []
+        self._numbers = Numbers()
+        self._starting = False
         self._cleanup = Cleanup(life)
         self.problem: str | None = None
         """What went wrong last, for the person who reads the report."""
 
     # ---------------------------------------------------------------- start
 
-    async def open(self, request: SessionRequest) -> None:
-        """Mint and start, until one start's outcome is known.
+    async def open(self, request: SessionRequest, *, patient: bool = True) -> Stream:
+        """Open the next generation: mint and start, until one start's outcome is known.
+
+        Args:
+            request: what the session was asked for with.
+            patient: wait for a turn where LiveAvatar says that there is none now.
 
         Raises:
             ActivityError: LiveAvatar or LiveKit refused, or could not be reached in time.
+            asyncio.CancelledError: the session ends.
         """
         if request.room is not None:
-            await self._create_room(request)
+            await self._enter_room(request)
         for attempt in range(1, options.MAX_GENERATIONS + 1):
-            minted = await self._mint(request)
+            minted = await self._mint(request, patient=patient)
             generation = self._life.mint(minted.provider_session_id)
             try:
-                await self._start_with_patience(generation, minted)
+                started = await self._start_with_patience(generation, minted, patient=patient)
             except ActivityError as error:
                 if not start_outcome_unknown(error):
                     raise
@@ -95,10 +105,20 @@ class Provider:
                 if attempt == options.MAX_GENERATIONS:
                     raise
             else:
-                return
+                self._check_wanted()
+                return Stream(self._life.session_key, self._numbers, generation, started)
+        raise AssertionError("unreachable")
 
-    async def _create_room(self, request: SessionRequest) -> None:
+    async def _enter_room(self, request: SessionRequest) -> None:
+        """Create the room of our own, or get the next avatar's access to it.
+
+        Each generation's avatar has its own name: two of one name would put each other out.
+        """
         assert request.room is not None
+        identity = request.room.avatar_identity
+        if self._identities:
+            identity += f"{GENERATION_MARK}{len(self._identities) + 1}"
+        self._identities.append(identity)
         name = request.room.name or names.default_room_name(
             self._life.session_key, workflow.info().run_id
         )
@@ -109,18 +129,18 @@ class Provider:
             CreateRoom(
                 session_key=self._life.session_key,
                 room=name,
-                avatar_identity=request.room.avatar_identity,
+                avatar_identity=identity,
                 max_duration_s=limit_s,
             ),
             CreatedRoom,
             options.CREATE_ROOM,
-            summary=f"create room {name}",
+            summary=f"room {name} for {identity}",
         )
 
-    async def _mint(self, request: SessionRequest) -> MintedSession:
+    async def _mint(self, request: SessionRequest, *, patient: bool) -> MintedSession:
         """Get a session token; again if LiveAvatar says that there are too many calls."""
         self._check_wanted()
-        self._life.to(SessionState.MINTING)
+        self._life.begin_step(SessionState.MINTING)
         pause = options.TURN_PAUSE
         while True:
             try:
@@ -132,7 +152,7 @@ class Provider:
                     summary="mint LITE token",
                 )
             except ActivityError as error:
-                if self._await_turn(error) is None:
+                if not patient or self._await_turn(error) is None:
                     raise
                 delay = max(retry_delay(error) or pause, pause)
                 await workflow.sleep(delay, summary="before asking for a token again")
@@ -149,25 +169,29 @@ class Provider:
             self._life.wait_for(turn)
         return turn
 
-    async def _start_with_patience(self, generation: Generation, minted: MintedSession) -> None:
+    async def _start_with_patience(
+        self, generation: Generation, minted: MintedSession, *, patient: bool
+    ) -> StartedSession:
         """Start, again if LiveAvatar said that nothing was billed and that later is better.
 
         A turn is waited for until the session's start timeout; inside the activity, for that
         costs no events. The first try has no patience: so the wait is known, and shown, at once.
         """
         self._check_wanted()
-        self._life.to(SessionState.STARTING)
+        self._life.begin_step(SessionState.STARTING)
         tries, pause = 1, options.START_PAUSE
         after, patience = timedelta(0), timedelta(0)
         while True:
             try:
-                await self._start(generation, minted, after, patience)
+                started = await self._start(generation, minted, after, patience)
             except ActivityError as error:
                 if is_cancelled_exception(error) or start_outcome_unknown(error):
                     raise
                 generation.started_at = None  # refused: not billed
                 self.problem = failure_of(error).message
                 delay = retry_delay(error)
+                if not patient and turn_awaited(error) is not None:
+                    raise
                 if self._await_turn(error) is not None:
                     after, patience = delay or timedelta(0), options.TURN_PATIENCE
                     if after > patience:
@@ -181,7 +205,7 @@ class Provider:
                 tries, pause = tries + 1, 2 * pause
             else:
                 self._life.wait_for(None)
-                return
+                return started
 
     async def _start(
         self,
@@ -189,98 +213,64 @@ class Provider:
         minted: MintedSession,
         after: timedelta,
         patience: timedelta,
-    ) -> None:
+    ) -> StartedSession:
         self._check_wanted()
         # The id is recorded in the same step that begins billing: never a session unknown.
         generation.started_at = workflow.now()
-        started = await call(
-            names.ACTIVITY_START_SESSION,
-            StartSession(
-                provider_session_id=generation.provider_session_id,
-                session_token=minted.session_token,
-                after_s=after.total_seconds(),
-                patience_s=patience.total_seconds(),
-            ),
-            StartedSession,
-            options.START_CALL,
-            summary=f"start session (generation {generation.number})",
-        )
-        self._started = started
+        self._starting = True
+        try:
+            started = await call(
+                names.ACTIVITY_START_SESSION,
+                StartSession(
+                    provider_session_id=generation.provider_session_id,
+                    session_token=minted.session_token,
+                    after_s=after.total_seconds(),
+                    patience_s=patience.total_seconds(),
+                ),
+                StartedSession,
+                options.START_CALL,
+                summary=f"start session (generation {generation.number})",
+            )
+        finally:
+            self._starting = False
         generation.began, generation.started_at = True, started.started_at
+        return started
 
     def _check_wanted(self) -> None:
         if self._life.verdict is not None:
             raise asyncio.CancelledError("the session ends: billing must not begin")
 
-    # --------------------------------------------------------------- stream
+    # -------------------------------------------------------------- streams
 
     def takes(self, identity: str | None, request: SessionRequest | None) -> bool:
         """Whether a viewer's name in a room of our own is somebody else's already."""
         room = request.room if request is not None else None
-        return room is not None and identity in (room.avatar_identity, AGENT_IDENTITY)
+        if room is None or identity is None:
+            return False
+        avatar, _, number = identity.partition(GENERATION_MARK)
+        return identity == AGENT_IDENTITY or (
+            avatar == room.avatar_identity and (not number or number.isdigit())
+        )
 
     def streams_to(self, ready: OwnerReady) -> bool:
         """Whether a signal speaks of the stream that runs now, and not of another or of none."""
-        started = self._started
-        return (
-            started is not None
-            and ready.epoch[0] == self._streams
-            and ready.provider_session_id == started.provider_session_id
-        )
+        return self.stream is not None and self.stream.is_held_by(ready)
+
+    def announces(self, ready: OwnerReady) -> bool:
+        """Whether a signal comes from the next generation's owner; remembered if so."""
+        if self.successor is None or not self.successor.is_held_by(ready):
+            return False
+        self.successor.ready = ready
+        return True
 
     def streamed(self, epoch: Epoch) -> bool:
         """Whether an owner of this session has had that epoch, or may."""
-        return 1 <= epoch[0] <= self._streams
-
-    async def stream(self, request: SessionRequest) -> StreamResult:
-        """Have an owner hold the session until it ends.
-
-        Raises:
-            ActivityError: no owner could be had, or the socket could not be got back.
-        """
-        started, generation = self._started, self._life.current_generation
-        assert started is not None
-        assert generation is not None
-        limit = _limit(request, started)
-        self._life.ends_at = started.started_at + limit
-        self._life.to(SessionState.CONNECTING)
-        self._streams += 1
-        while True:
-            streaming = asyncio.create_task(
-                self._stream_once(started, generation, limit), name=f"stream {self._streams}"
-            )
-            self._streaming = streaming
-            try:
-                return await streaming
-            except (ActivityError, asyncio.CancelledError) as error:
-                if self._streaming is streaming or not is_cancelled_exception(error):
-                    streaming.cancel()
-                    raise
-            self._streams += 1
-
-    async def _stream_once(
-        self, started: StartedSession, generation: Generation, limit: timedelta
-    ) -> StreamResult:
-        return await call(
-            names.ACTIVITY_STREAM_AUDIO,
-            StreamAudio(
-                session_key=self._life.session_key,
-                provider_session_id=started.provider_session_id,
-                generation=generation.number,
-                stream=self._streams,
-                ws_url=started.ws_url,
-            ),
-            StreamResult,
-            options.STREAM,
-            summary="stream audio: own the session",
-            start_to_close_timeout=limit + options.STREAM_MARGIN,
-        )
+        return self._numbers.had(epoch)
 
     def replace_owner(self) -> None:
         """Let another owner take over: the present one does not answer."""
-        streaming, self._streaming = self._streaming, None
-        if streaming is not None:
-            streaming.cancel()
+        if self.stream is not None:
+            self.stream.replace()
 
     async def access(self, request: Attach) -> Access:
         """Access to the room for a viewer and for an agent, and to the owner for a speaker.
@@ -316,8 +306,9 @@ class Provider:
         )
 
     async def _room_access(self, request: Attach) -> Access:
-        started = self._started
-        assert started is not None
+        stream = self.stream
+        assert stream is not None, "LIVE has one"
+        started = stream.started
         if self._room is None:
             return self._hosted_access(started)
         viewer = request.viewer_identity or f"viewer-{workflow.uuid4().hex[:8]}"
@@ -370,7 +361,16 @@ class Provider:
 
     async def stop(self, reason: EndReason) -> None:
         """Stop every generation that may be billed."""
-        await self._cleanup.stop_all(STOP_REASONS.get(reason, "USER_CLOSED"))
+        word = STOP_REASONS.get(reason, "USER_CLOSED")
+        await self._cleanup.stop_all(word)
+        if self._starting:
+            # A /start under way is waited for: its reply tells what there is to stop.
+            await workflow.wait_condition(lambda: not self._starting)
+            await self._cleanup.stop_all(word)
+
+    async def stop_generation(self, generation: Generation) -> None:
+        """Stop a generation that speaks no more."""
+        await self._stop(generation, "USER_CLOSED")
 
     async def _stop(self, generation: Generation, reason: str) -> None:
         """Stop one generation, and remember what it cost."""
@@ -380,7 +380,7 @@ class Provider:
         """Leave no room of our own behind; a hosted one goes with its session."""
         if self._room_asked_for is None or request is None or request.room is None:
             return
-        await self._cleanup.clean_room(self._room_asked_for, request)
+        await self._cleanup.clean_room(self._room_asked_for, self._identities, request)
 
     # --------------------------------------------------------------- report
 
@@ -403,13 +403,3 @@ class Provider:
     def cleanup_report(self) -> CleanupReport:
         """What is left behind: nothing, if all went well."""
         return self._cleanup.report()
-
-
-def _limit(request: SessionRequest, started: StartedSession) -> timedelta:
-    """The session's own limit, or LiveAvatar's, whichever is shorter."""
-    limits = [
-        timedelta(seconds=seconds)
-        for seconds in (request.max_duration_s, started.max_duration_s)
-        if seconds is not None
-    ]
-    return min(limits, default=options.DURATION_WITHOUT_A_LIMIT)

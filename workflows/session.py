@@ -48,13 +48,12 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.steps import (
         OwnerReady,
         OwnerRecovering,
-        StreamEnd,
-        StreamResult,
         UtteranceLines,
     )
 
 from workflows import accounts, options
 from workflows.failures import failure_of, never_reached_owner
+from workflows.generations import Generations
 from workflows.ledger import AnyCommand, Entry, Ledger
 from workflows.life import Life, Verdict
 from workflows.owner import Owner
@@ -64,7 +63,6 @@ Message = TypeVar("Message", bound=BaseModel)
 
 WITH_STREAM = frozenset({SessionState.CONNECTING, SessionState.LIVE, SessionState.RECOVERING})
 ID_CONFLICT = "this id was given to another command before"
-MAX_DURATION_REACHED = "MAX_DURATION_REACHED"
 
 
 @workflow.defn(name=names.WORKFLOW_TYPE)
@@ -86,7 +84,9 @@ class AvatarSession:
         self._life = Life(key, tenant, requested_at=info.workflow_start_time)
         self._ledger = Ledger(default_ttl=timedelta(seconds=ttl_s))
         self._provider = Provider(self._life)
-        self._owner = Owner(self._life, self._ledger, self._provider)
+        resumes = self._request is None or self._request.resume == "resume"
+        self._owner = Owner(self._life, self._ledger, self._provider, resumes=resumes)
+        self._generations = Generations(self._life, self._provider, self._owner)
         self._last_asked_at = info.workflow_start_time
         self._awaited_speaks = 0
         self._pose = Pose.IDLE
@@ -205,12 +205,8 @@ class AvatarSession:
     # ------------------------------------------------------------- the parts
 
     async def _open(self, request: SessionRequest) -> None:
-        """Mint, start, stream: lasts as long as an owner holds the session."""
-        await self._provider.open(request)
-        if self._life.verdict is not None:
-            return
-        result = await self._provider.stream(request)
-        self._life.end(_verdict_on(result))
+        """Mint, start, stream, one generation after the other: lasts as long as the session."""
+        self._life.end(await self._generations.live_through(request))
 
     async def _dispatch(self) -> None:
         """Hand waiting commands on, in order, while the avatar is live."""
@@ -270,7 +266,7 @@ class AvatarSession:
 
     @property
     def _live(self) -> bool:
-        return self._life.state is SessionState.LIVE
+        return self._life.state is SessionState.LIVE and not self._life.switching
 
     # ------------------------------------------------------------------ end
 
@@ -348,6 +344,8 @@ class AvatarSession:
         """From an owner: connected, and taking commands."""
         ready = self._understand(names.SIGNAL_OWNER_READY, OwnerReady, messages)
         if ready is None:
+            return
+        if self._life.state in WITH_STREAM and self._provider.announces(ready):
             return
         if self._life.state not in WITH_STREAM or not self._provider.streams_to(ready):
             self._ledger.ignore(names.SIGNAL_OWNER_READY, "not the owner", workflow.now())
@@ -513,17 +511,6 @@ class AvatarSession:
     def status(self) -> SessionStatus:
         """Where the session stands."""
         return accounts.status(self._life, self._ledger, self._pose)
-
-
-def _verdict_on(result: StreamResult) -> Verdict:
-    """What it means that the stream ended by itself."""
-    if result.end is StreamEnd.RELEASED:
-        return Verdict(EndReason.REQUESTED)
-    if result.provider_end_reason == MAX_DURATION_REACHED:
-        return Verdict(EndReason.MAX_DURATION)
-    told = result.provider_end_reason or f"it closed the WebSocket with code {result.close_code}"
-    failure = Failure(type="ProviderEnded", message=f"LiveAvatar ended the session: {told}")
-    return Verdict(EndReason.PROVIDER_ENDED, failure)
 
 
 def _refused(failure: Failure) -> ApplicationError:

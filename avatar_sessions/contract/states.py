@@ -27,7 +27,10 @@ TRANSITIONS: Final[dict[SessionState, frozenset[SessionState]]] = {
         # back to MINTING: the outcome of /start is unknown, the next generation opens
         {SessionState.CONNECTING, SessionState.MINTING, SessionState.ENDING}
     ),
-    SessionState.CONNECTING: frozenset({SessionState.LIVE, SessionState.ENDING}),
+    SessionState.CONNECTING: frozenset(
+        # back to MINTING: LiveAvatar ended the session before it was live, the next one opens
+        {SessionState.LIVE, SessionState.MINTING, SessionState.ENDING}
+    ),
     SessionState.LIVE: frozenset({SessionState.RECOVERING, SessionState.ENDING}),
     SessionState.RECOVERING: frozenset({SessionState.LIVE, SessionState.ENDING}),
     SessionState.ENDING: frozenset({SessionState.ENDED, SessionState.FAILED}),
