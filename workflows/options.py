@@ -131,6 +131,8 @@ CLEANUP_QUIET: Final = timedelta(seconds=20)
 """The first stretch: what fails for longer is an alert."""
 CLEANUP_STRETCH: Final = timedelta(minutes=5)
 """The longest: how old the error may be that the alert shows."""
+CLEANUP_PAUSE_MAX: Final = timedelta(minutes=5)
+"""What is believed of a ``Retry-After``: meanwhile it bills."""
 CLEANUP_PATIENCE: Final = timedelta(minutes=30)
 """Outlives an outage of half an hour, then the report shows what is left."""
 
