@@ -143,6 +143,9 @@ PROBE_PAUSE: Final = timedelta(seconds=1)
 PROBE_PAUSE_MAX: Final = timedelta(seconds=5)
 """Between two tries to reach an owner that did not answer; doubled each time."""
 
+SUCCESSOR_PATIENCE: Final = timedelta(seconds=4)
+"""How long an owner's successor may take to be ready before yet another is called; doubled each
+time."""
 ROTATE_AHEAD: Final = timedelta(seconds=30)
 """How long before LiveAvatar's limit the next generation is opened, or a third of the limit: two
 are billed meanwhile, and the one that speaks has so long to come to an utterance's end."""

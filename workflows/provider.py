@@ -256,6 +256,11 @@ class Provider:
         """Whether a signal speaks of the stream that runs now, and not of another or of none."""
         return self.stream is not None and self.stream.is_held_by(ready)
 
+    def streams_session(self, provider_session_id: str) -> bool:
+        """Whether this LiveAvatar session is the one that is held now, or should be."""
+        stream = self.stream
+        return stream is not None and stream.started.provider_session_id == provider_session_id
+
     def announces(self, ready: OwnerReady) -> bool:
         """Whether a signal comes from the next generation's owner; remembered if so."""
         if self.successor is None or not self.successor.is_held_by(ready):
