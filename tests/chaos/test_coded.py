@@ -158,5 +158,5 @@ def test_random_cuts_are_counted_exactly() -> None:
     ],
 )
 def test_what_cannot_be_coded_is_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="speech has|at least"):
+    with pytest.raises(ValueError, match=r"speech has|at least"):
         Code(**wrong)
