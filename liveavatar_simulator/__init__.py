@@ -7,6 +7,7 @@ demand. It is no LiveAvatar: what is assumed rather than known stands in `docs/s
 from .avatar import RoomUnreachable
 from .faults import Faults
 from .ledger import CommandLine, Ledger, SessionLine, UtteranceLine
+from .refusals import Refusal
 from .server import PortInUse
 from .session import Session, SessionPhase
 from .settings import (
@@ -29,6 +30,7 @@ __all__ = [
     "Ledger",
     "LiveAvatarSimulator",
     "PortInUse",
+    "Refusal",
     "RoomUnreachable",
     "Session",
     "SessionLine",

@@ -53,18 +53,21 @@ class MediaSocket:
         self._settings = settings
         self._protocol = ServerProtocol(dialect=settings.state_names)
         self._outbox: asyncio.Queue[str] = asyncio.Queue(QUEUE_FRAMES)
+        self._silent = False
 
-    async def run(self, *, connects: bool) -> None:
+    async def run(self, *, connects: bool, falls_silent: bool) -> None:
         """Serve until the connection is gone.
 
         Args:
             connects: False: state connected is never reached.
+            falls_silent: nothing is read and nothing sent after state connected.
         """
         name = f"socket-{self._session.session_id[:8]}"
         self._push(self._protocol.enter(SocketPhase.NEW))
         helpers = [asyncio.create_task(self._write(), name=f"{name}-write")]
         if connects:
-            helpers.append(asyncio.create_task(self._become_connected(), name=f"{name}-connect"))
+            becoming = self._become_connected(falls_silent=falls_silent)
+            helpers.append(asyncio.create_task(becoming, name=f"{name}-connect"))
         try:
             await self._read()
         except ConnectionClosed:
@@ -81,6 +84,9 @@ class MediaSocket:
 
     async def close(self, code: int, reason: str = "") -> None:
         """Tell that the session is over, and close. Bounded."""
+        if self._silent:
+            self.drop()
+            return
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 if self._protocol.phase is not SocketPhase.CLOSED:
@@ -96,8 +102,29 @@ class MediaSocket:
         """Cut the connection without a closing handshake: the client sees 1006."""
         self._connection.transport.abort()
 
+    @property
+    def silent(self) -> bool:
+        """Whether it has fallen silent."""
+        return self._silent
+
+    def fall_silent(self) -> None:
+        """Read nothing more, not even that the client goes, and send nothing more.
+
+        What the client still sends stays in the buffers of the operating system.
+        """
+        self._silent = True
+        self._connection.transport.pause_reading()
+        while not self._outbox.empty():
+            self._outbox.get_nowait()
+
     async def _read(self) -> None:
-        async for frame in self._connection:
+        while True:
+            frame = await self._connection.recv()
+            if self._silent:
+                # Taking a frame may have made the library read on.
+                self._connection.transport.pause_reading()
+                await self._connection.wait_closed()
+                return
             before = self._protocol.dropped_commands
             for command in self._protocol.receive(frame):
                 self._session.handle(command)
@@ -120,12 +147,17 @@ class MediaSocket:
         while not self._outbox.empty():
             await self._connection.send(self._outbox.get_nowait())
 
-    async def _become_connected(self) -> None:
+    async def _become_connected(self, *, falls_silent: bool) -> None:
         await asyncio.sleep(self._settings.connect_delay_s)
         await self._session.arrived.wait()
         self._push(self._protocol.enter(SocketPhase.CONNECTED))
+        if falls_silent:
+            await self._flush()
+            self.fall_silent()
 
     def _push(self, frame: str) -> None:
+        if self._silent:
+            return
         try:
             self._outbox.put_nowait(frame)
         except asyncio.QueueFull:
@@ -197,6 +229,10 @@ class MediaServer:
         try:
             if replaced is not None:
                 await replaced.close(1000, "replaced by a newer connection")
-            await socket.run(connects=not self._faults().take("never_connected"))
+            faults = self._faults()
+            await socket.run(
+                connects=not faults.take("never_connected"),
+                falls_silent=faults.take("black_holes_at_once"),
+            )
         finally:
             session.detach(socket)

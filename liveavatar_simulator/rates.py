@@ -43,13 +43,22 @@ class RateLimits:
         route = _UUID.sub("{id}", request.url.path)
         of = (_caller(request), request.method, route)
         calls = self._calls[of] = self._calls.get(of, 0) + 1
-        headers = {
-            "X-RateLimit-Limit": str(self._limit),
-            "X-RateLimit-Remaining": str(max(self._limit - calls, 0)),
-            "X-RateLimit-Reset": str(WINDOW_S),
-        }
-        allowed = calls <= self._limit
-        return Verdict(allowed, headers if allowed else headers | {"Retry-After": str(WINDOW_S)})
+        if calls > self._limit:
+            return Verdict(False, over_limit_headers(self._limit, WINDOW_S))
+        return Verdict(True, _headers(self._limit, self._limit - calls, WINDOW_S))
+
+
+def over_limit_headers(calls_per_s: int, retry_after_s: int) -> dict[str, str]:
+    """What a reply with status 429 carries."""
+    return _headers(calls_per_s, 0, retry_after_s) | {"Retry-After": str(retry_after_s)}
+
+
+def _headers(limit: int, remaining: int, reset_s: int) -> dict[str, str]:
+    return {
+        "X-RateLimit-Limit": str(limit),
+        "X-RateLimit-Remaining": str(remaining),
+        "X-RateLimit-Reset": str(reset_s),
+    }
 
 
 def _caller(request: Request) -> str:

@@ -58,6 +58,11 @@ def concurrency_limit() -> Refusal:
     return Refusal(403, 4003, "Session concurrency limit reached")
 
 
+def not_running() -> Refusal:
+    """400: only a session that runs can be ended or frozen from the service's side."""
+    return bad_request("Session is not running")
+
+
 def session_not_found() -> Refusal:
     """404."""
     return Refusal(404, 4004, "Session not found")

@@ -21,7 +21,7 @@ from liveavatar_lite.models import SessionEndReason
 
 from . import refusals
 from .faults import Faults
-from .ledger import Ledger
+from .ledger import Ledger, SessionLine
 from .rates import RateLimits
 from .refusals import Refusal, ReplyLost
 from .service import LiveAvatarService
@@ -30,6 +30,7 @@ from .settings import CATALOGUE, SimulatorSettings
 from .wire import (
     AvatarEntry,
     EndedSessionEntry,
+    EndRequest,
     KeepAliveRequest,
     SessionEntry,
     StopRequest,
@@ -156,7 +157,8 @@ def _limit_rates(app: FastAPI, calls_per_s: int) -> None:
             body = {"code": refusal.code, "data": None, "message": refusal.message}
             return JSONResponse(body, refusal.status, refusal.headers)
         response = await call_next(request)
-        response.headers.update(verdict.headers)
+        for name, value in verdict.headers.items():
+            response.headers.setdefault(name, value)  # a 429 on demand has its own
         return response
 
 
@@ -234,6 +236,7 @@ def _add_listing(app: FastAPI, service: LiveAvatarService, callers: Callers) -> 
         page_size: Annotated[int, Query(ge=1, le=100)] = 20,
         avatar_id: UUID | None = None,
     ) -> Reply:
+        service.check_listing()
         wanted = [
             session
             for session in reversed(service.sessions.values())
@@ -246,6 +249,7 @@ def _add_listing(app: FastAPI, service: LiveAvatarService, callers: Callers) -> 
 
     @app.get("/v1/sessions/{session_id}", dependencies=with_key)
     async def get_session(session_id: UUID) -> Reply:
+        service.check_listing()
         session = service.find(str(session_id))
         if session is None:
             raise refusals.session_not_found()
@@ -327,3 +331,17 @@ def _add_simulator(app: FastAPI, service: LiveAvatarService) -> None:
     async def set_faults(faults: Faults) -> Faults:
         service.faults = faults
         return faults
+
+    @app.post("/simulator/sessions/{session_id}/end")
+    async def end_session(session_id: UUID, body: EndRequest | None = None) -> SessionLine:
+        session = service.started(str(session_id))
+        await session.end(SessionEndReason((body or EndRequest()).reason))
+        return session.line()
+
+    @app.post("/simulator/sessions/{session_id}/freeze")
+    async def freeze_session(session_id: UUID) -> SessionLine:
+        return service.freeze(str(session_id)).line()
+
+    @app.post("/simulator/sockets/drop")
+    async def drop_sockets() -> dict[str, int]:
+        return {"dropped": service.drop_sockets()}

@@ -21,6 +21,7 @@ from .avatar import HOSTED_IDENTITY, HostedRooms, LiveKitAvatar, RoomUnreachable
 from .credits import Account
 from .faults import Faults
 from .ledger import Ledger
+from .rates import over_limit_headers
 from .refusals import ReplyLost
 from .session import Session, SessionPhase
 from .settings import CATALOGUE, SimulatorSettings
@@ -63,8 +64,10 @@ class LiveAvatarService:
         """A session that is not started, and its token.
 
         Raises:
-            Refusal: it could never be started like this.
+            Refusal: it could never be started like this, or a fault was asked for.
+            ReplyLost: it is minted, and the caller is not to hear of it.
         """
+        self._limit_rate("rate_limited_tokens")
         if self.faults.take("token_failures"):
             raise refusals.injected(self.faults.token_failure_status)
         maximum_s = self._check_avatar(request)
@@ -83,6 +86,8 @@ class LiveAvatarService:
         self.sessions[session.session_id] = session
         self._minted += 1
         self._forget_old()
+        if self.faults.take("lost_token_replies"):
+            raise ReplyLost
         return session, self.tokens.mint(session)
 
     async def start(self, session: Session) -> Access:
@@ -92,6 +97,7 @@ class LiveAvatarService:
             Refusal: it may not start, or could not; nothing is billed.
             ReplyLost: it runs, and the caller is not to hear of it.
         """
+        self._limit_rate("rate_limited_starts")
         if self.faults.take("start_failures"):
             raise refusals.injected(self.faults.start_failure_status)
         self._check_may_start(session)
@@ -123,16 +129,59 @@ class LiveAvatarService:
 
         Raises:
             Refusal: it was never started, or a fault was asked for.
+            ReplyLost: it is stopped, and the caller is not to hear of it.
         """
+        self._limit_rate("rate_limited_stops")
         if self.faults.take("stop_failures"):
             raise refusals.injected(self.faults.stop_failure_status)
         if session.phase is SessionPhase.MINTED:
             raise refusals.session_not_found()
         await session.end(reason)
+        if self.faults.take("lost_stop_replies"):
+            raise ReplyLost
+
+    def check_listing(self) -> None:
+        """Before sessions are shown.
+
+        Raises:
+            Refusal: a fault was asked for.
+        """
+        if self.faults.take("list_failures"):
+            raise refusals.injected(self.faults.list_failure_status)
 
     def find(self, session_id: str) -> Session | None:
         """The session of this id, whatever its phase."""
         return self.sessions.get(session_id)
+
+    def started(self, session_id: str) -> Session:
+        """The session of this id, running or ended.
+
+        Raises:
+            Refusal: it is unknown, or was never started.
+        """
+        session = self.find(session_id)
+        if session is None:
+            raise refusals.session_not_found()
+        if session.started_at is None:
+            raise refusals.not_running()
+        return session
+
+    def freeze(self, session_id: str) -> Session:
+        """Let a session fall silent as at the maximum duration of a paid one. Safe to repeat.
+
+        Raises:
+            Refusal: it is unknown, or does not run.
+        """
+        session = self.started(session_id)
+        if session.phase is SessionPhase.LIVE:
+            session.freeze()
+        elif session.phase is not SessionPhase.FROZEN:
+            raise refusals.not_running()
+        return session
+
+    def drop_sockets(self) -> int:
+        """Cut every socket of every session at once; returns how many there were."""
+        return sum(session.drop_socket() for session in self.sessions.values())
 
     def credits_left(self) -> Decimal:
         """The balance, with what running sessions have been charged taken off."""
@@ -158,6 +207,11 @@ class LiveAvatarService:
         await asyncio.gather(*(each.end(SessionEndReason.SERVER_ERROR) for each in running))
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _limit_rate(self, fault: str) -> None:
+        if self.faults.take(fault):
+            limit = self._settings.calls_per_s or 1
+            raise refusals.rate_limited(over_limit_headers(limit, self.faults.retry_after_s))
 
     def _check_avatar(self, request: TokenRequest) -> int:
         if request.is_sandbox:

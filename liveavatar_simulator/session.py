@@ -11,7 +11,6 @@ import logging
 import secrets
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,7 +18,6 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final, Protocol, assert_never
 
-from liveavatar_lite.audio import duration_s
 from liveavatar_lite.messages import (
     AgentState,
     Command,
@@ -36,10 +34,11 @@ from liveavatar_lite.models import SessionEndReason
 
 from .credits import Account, pro_rated
 from .faults import Faults
-from .ledger import CommandLine, RoomKind, SessionLine, UtteranceLine
-from .playback import Cleared, Playback, PlaybackEvent, PlaybackTimes, Utterance
+from .ledger import RoomKind, SessionLine
+from .playback import Cleared, Playback, PlaybackEvent, PlaybackTimes
 from .settings import AtLimit, SimulatorSettings
 from .signals import Signals
+from .tape import Tape, ms_of, utterance_line
 from .wire import TokenRequest
 
 log = logging.getLogger(__name__)
@@ -103,16 +102,12 @@ class Socket(Protocol):
     def drop(self) -> None:
         """Cut the connection without a goodbye."""
 
+    @property
+    def silent(self) -> bool:
+        """Whether it has fallen silent."""
 
-_COMMAND_TYPES: Final[dict[type[Command], str]] = {
-    Speak: "agent.speak",
-    SpeakEnd: "agent.speak_end",
-    Interrupt: "agent.interrupt",
-    StartListening: "agent.start_listening",
-    StopListening: "agent.stop_listening",
-    KeepAlive: "session.keep_alive",
-    Start: "start",
-}
+    def fall_silent(self) -> None:
+        """Read and send nothing more, and stay open."""
 
 
 class Session:
@@ -152,7 +147,7 @@ class Session:
         self._credits_charged = Decimal(0)
         self._avatar: Avatar | None = None
         self._socket: Socket | None = None
-        self._tape: deque[CommandLine] = deque(maxlen=settings.tape_length)
+        self._tape = Tape(settings.tape_length)
         self._tasks: list[asyncio.Task[None]] = []
         self._arrival: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -291,7 +286,7 @@ class Session:
             elif reason is None:
                 self._charge_period()
             elif reason is SessionEndReason.MAX_DURATION_REACHED and self._freezes():
-                self._freeze()
+                self.freeze()
             else:
                 self._leave_by_itself(reason)
                 return
@@ -318,12 +313,16 @@ class Session:
             return not self.request.is_sandbox
         return at_limit is AtLimit.FREEZE
 
-    def _freeze(self) -> None:
+    def freeze(self) -> None:
+        """Billing ends and nothing more is acknowledged, told or heard; socket and avatar stay.
+
+        Only from phase live.
+        """
         self._catch_up()
         self._stop_billing(SessionEndReason.MAX_DURATION_REACHED)
         self.become(SessionPhase.FROZEN)
         self._playback.cut()
-        log.info("session %s is frozen: its time is over", self.session_id)
+        log.info("session %s is frozen", self.session_id)
 
     def _leave_by_itself(self, reason: SessionEndReason) -> None:
         if self._ending is None:
@@ -369,6 +368,13 @@ class Session:
             self._socket = None
             self._alone_since_s = time.monotonic()
 
+    def drop_socket(self) -> bool:
+        """Cut the client's connection; whether there was one."""
+        if self._socket is None:
+            return False
+        self._socket.drop()
+        return True
+
     def _send(self, event: ServerEvent) -> None:
         if self._socket is not None:
             self._socket.send(event)
@@ -378,7 +384,7 @@ class Session:
     def handle(self, command: Command) -> None:
         """Do what a client asks. Its acknowledgement goes to whoever is connected."""
         self.touch()
-        self._write_tape(command)
+        self._tape.command(command, after_s=time.monotonic() - self._started_s)
         if self._phase is not SessionPhase.LIVE:
             return
         self._catch_up()
@@ -402,17 +408,6 @@ class Session:
             case _:
                 assert_never(command)
 
-    def _write_tape(self, command: Command) -> None:
-        pcm = command.audio if isinstance(command, Speak | SpeakEnd) else None
-        self._tape.append(
-            CommandLine(
-                type=_COMMAND_TYPES[type(command)],
-                at_ms=round((time.monotonic() - self._started_s) * 1000),
-                event_id=None if isinstance(command, Start) else command.event_id,
-                pcm_ms=None if pcm is None else _ms(len(pcm)),
-            )
-        )
-
     # --- playback ---------------------------------------------------------------------------------
 
     async def _play(self) -> None:
@@ -429,7 +424,7 @@ class Session:
             pcm, events = self._playback.advance(time.monotonic())
             for event in events:
                 self._tell(event)
-            self._drop_if_asked()
+            self._break_socket_if_asked()
             if self._avatar is not None and self.arrived.is_set():
                 await self._avatar.play(pcm, self._playback.pose)
 
@@ -441,7 +436,7 @@ class Session:
         while True:
             self._asked.clear()
             self._catch_up()
-            self._drop_if_asked()
+            self._break_socket_if_asked()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._nothing_due_for_s()):
                     await self._asked.wait()
@@ -453,8 +448,10 @@ class Session:
         wait_s = due_s - time.monotonic()
         if self._playback.playing is None:
             return wait_s
-        # A socket may have to be dropped in the middle of what is heard.
-        return min(wait_s, 1 / self._settings.fps if self._faults().dropped_sockets else LOOK_S)
+        # A socket may have to be broken in the middle of what is heard.
+        faults = self._faults()
+        asked = faults.dropped_sockets or faults.black_holes
+        return min(wait_s, 1 / self._settings.fps if asked else LOOK_S)
 
     def _catch_up(self) -> None:
         """Let time pass up to now where nobody watches; `_play` does where somebody does."""
@@ -463,19 +460,25 @@ class Session:
                 self._tell(event)
 
     def _tell(self, event: PlaybackEvent) -> None:
+        if self._phase is not SessionPhase.LIVE:
+            return  # a frozen session was heard to say nothing, not even that it is silent now
         if isinstance(event, Cleared) and self._avatar is not None:
             self._avatar.hush()
         message = self._signals.of(event, no_speech_events=self._faults().no_speech_events)
         if message is not None:
             self._send(message)
 
-    def _drop_if_asked(self) -> None:
+    def _break_socket_if_asked(self) -> None:
         faults = self._faults()
-        heard = self._playback.playing
-        if faults.dropped_sockets == 0 or heard is None or self._socket is None:
+        heard, socket = self._playback.playing, self._socket
+        if heard is None or socket is None or socket.silent:
             return
-        if _ms(heard.played_bytes) >= faults.drop_after_ms and faults.take("dropped_sockets"):
-            self._socket.drop()
+        if ms_of(heard.played_bytes) < faults.drop_after_ms:
+            return
+        if faults.take("dropped_sockets"):
+            socket.drop()
+        elif faults.take("black_holes"):
+            socket.fall_silent()
 
     def _playback_times(self) -> PlaybackTimes:
         settings = self._settings
@@ -519,20 +522,7 @@ class Session:
             sockets_total=self.sockets_total,
             room=self.room,
             room_kind=self.room_kind,
-            commands=list(self._tape),
+            commands=self._tape.commands,
             commands_ignored=self.commands_ignored,
-            utterances=[_utterance_line(each) for each in self._playback.utterances],
+            utterances=[utterance_line(each) for each in self._playback.utterances],
         )
-
-
-def _ms(pcm_bytes: int) -> float:
-    return round(duration_s(pcm_bytes) * 1000, 3)
-
-
-def _utterance_line(utterance: Utterance) -> UtteranceLine:
-    return UtteranceLine(
-        event_id=utterance.event_id,
-        sent_ms=_ms(utterance.sent_bytes),
-        played_ms=_ms(utterance.played_bytes),
-        outcome=utterance.state.value,
-    )

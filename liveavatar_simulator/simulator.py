@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
+from liveavatar_lite.models import SessionEndReason
+
 from .avatar import HostedRooms
 from .face import Face
 from .faults import Faults
@@ -92,6 +94,29 @@ class LiveAvatarSimulator:
     @faults.setter
     def faults(self, faults: Faults) -> None:
         self._service.faults = faults
+
+    async def end_session(
+        self, session_id: str, reason: SessionEndReason = SessionEndReason.SERVER_ERROR
+    ) -> None:
+        """End a session from the service's side; one that has ended stays as it is.
+
+        Raises:
+            Refusal: it is unknown, or was never started.
+        """
+        await self._service.started(session_id).end(reason)
+
+    def freeze_session(self, session_id: str) -> None:
+        """Let a session fall silent as at the maximum duration of a paid one: billing ends, socket
+        and avatar stay. Safe to repeat.
+
+        Raises:
+            Refusal: it is unknown, or does not run.
+        """
+        self._service.freeze(session_id)
+
+    def drop_sockets(self) -> int:
+        """Cut every media socket at once (1006); returns how many there were."""
+        return self._service.drop_sockets()
 
     def ledger(self) -> Ledger:
         """The same as ``GET /simulator/ledger``."""

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, Field, PlainSerializer, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SecretStr
 
 SUCCESS_CODE = 1000
 """Seen in real traffic, though the OpenAPI document's default is 100; the web SDK takes no
@@ -112,6 +112,14 @@ class StopRequest(BaseModel):
 
     session_id: UUID | None = None
     reason: EndReason = "UNKNOWN"
+
+
+class EndRequest(BaseModel):
+    """Body of the simulator's own ``POST /simulator/sessions/{id}/end``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: EndReason = "SERVER_ERROR"
 
 
 class KeepAliveRequest(BaseModel):

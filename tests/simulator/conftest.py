@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
@@ -140,3 +142,9 @@ def tone(seconds: float, *, loudness: float = 0.3, hertz: float = 330.0) -> byte
     at_s = np.arange(round(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     wave = np.sin(2 * np.pi * hertz * at_s) * loudness * 32767
     return wave.astype("<i2").tobytes()
+
+
+def speak_frame(pcm: bytes, event_id: str) -> str:
+    """``agent.speak`` as it goes over the wire."""
+    audio = base64.b64encode(pcm).decode()
+    return json.dumps({"type": "agent.speak", "event_id": event_id, "audio": audio})
