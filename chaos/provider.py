@@ -26,8 +26,7 @@ READY_WITHIN_S: Final = 60.0
 CALL_TIMEOUT_S: Final = 15.0
 RECORD_S: Final = 300
 """How much of each session's sound is kept."""
-FAKE_LIVEKIT_SECRET: Final = "an-obviously-fake-livekit-secret-of-32-bytes"
-LONGEST_STOP_S: Final = 10.0
+FAKE_LIVEKIT_KEY: Final = "an-obviously-fake-livekit-secret-of-32-bytes"
 
 
 class Simulated:
@@ -126,7 +125,9 @@ async def start_simulator(
     name: str,
     api_key: SecretStr,
     ports: tuple[int, int],
-    public_host: str = LOOPBACK,
+    *,
+    public_host: str,
+    at_once: int,
 ) -> Simulated:
     """Start one; its delays are the measured ones, and nobody is in any room.
 
@@ -136,6 +137,7 @@ async def start_simulator(
         api_key: the one it takes.
         ports: for REST and for the media WebSockets.
         public_host: what its media host is called in a ``ws_url``.
+        at_once: sessions that may run at once.
     """
     url = f"http://{LOOPBACK}:{ports[0]}"
     await supervisor.start(
@@ -150,10 +152,10 @@ async def start_simulator(
                 "SIMULATOR_JOIN_ROOMS": "false",
                 "SIMULATOR_PUBLIC_HOST": public_host,
                 "SIMULATOR_CREDITS": "1000000",
-                "SIMULATOR_CONCURRENCY_LIMIT": "1000",
+                "SIMULATOR_CONCURRENCY_LIMIT": str(at_once),
                 "SIMULATOR_TAPE_LENGTH": "10000",
                 "SIMULATOR_RECORD_HEARD_S": str(RECORD_S),
-                "LIVEKIT_API_SECRET": FAKE_LIVEKIT_SECRET,
+                "LIVEKIT_API_SECRET": FAKE_LIVEKIT_KEY,
             },
             without=("SIMULATOR_", "LIVEKIT_"),
             cwd=ROOT,

@@ -27,6 +27,7 @@ from avatar_sessions import (
     SessionRequest,
     UtteranceReport,
 )
+from avatar_sessions.contract.states import UtteranceOutcome
 from chaos.coded import RATE_HZ, SAMPLES_PER_MS, Code, Hearing
 from chaos.errors import Never
 from chaos.world import World
@@ -51,6 +52,10 @@ class Speech:
     code: Code
     source: str
     saying: asyncio.Task[UtteranceReport]
+    must_be: UtteranceOutcome | None = UtteranceOutcome.COMPLETED
+    """How it must end; None: in any way."""
+    measured: bool = False
+    """Whether its longest silence is what the run measures."""
     report: UtteranceReport | None = None
     error: str | None = None
     hearing: Hearing | None = None
@@ -99,15 +104,14 @@ class Run:
         """How long two sessions of one key may be billed at once."""
         self.known_before: set[str] = set()
         """Provider sessions that were there before this run."""
-        self.heard_whole = True
-        """Whether speech that was said live must be heard without loss."""
+        self.started_at_s = time.time()
 
     # ------------------------------------------------------------- sessions
 
     async def start(self, **request: object) -> Session:
         """Start a session, and wait for nothing."""
         key = f"{self.name}-{uuid.uuid4().hex[:8]}"
-        session = await self.world.sessions.start(key, _request(**request))
+        session = await self.world.sessions.start(key, session_request(**request))
         self.patients[key] = Patient(session)
         return session
 
@@ -192,7 +196,13 @@ class Run:
         return speech
 
     async def said(self, *speeches: Speech) -> None:
-        """Wait until they are over; one that is not, in time, is a problem."""
+        """Wait until they are over, and measure the silences in them."""
+        for speech in speeches:
+            speech.measured = True
+        await self.finished(*speeches)
+
+    async def finished(self, *speeches: Speech) -> None:
+        """Wait until they are over; one that does not come to its end in time is a problem."""
         longest_ms = max(one.code.length_ms for one in speeches)
         await asyncio.wait(
             {one.saying for one in speeches}, timeout=longest_ms / 1000 + SPOKEN_MARGIN_S
@@ -276,6 +286,15 @@ class Run:
         lines = await self.world.simulator.ledger()
         return [one for one in lines if one.session_id not in self.known_before]
 
+    async def until_nothing_starts(self, within_s: float) -> None:
+        """Wait until LiveAvatar has begun whatever it was asked to begin in this run."""
+
+        async def begun() -> bool:
+            return all(one.started_at is not None for one in await self.new_lines())
+
+        with contextlib.suppress(Never):  # one whose start was given up stays minted
+            await self.until(begun, within_s, "all starts are over")
+
     # ------------------------------------------------------------- findings
 
     def measure(self, ms: float) -> None:
@@ -286,7 +305,9 @@ class Run:
         """Something that must hold does not."""
         self.problems.append(Problem(invariant, text, session.key if session else None))
 
-    def expect(self, holds: bool, invariant: str, text: str, session: Session | None = None) -> None:
+    def expect(
+        self, holds: bool, invariant: str, text: str, session: Session | None = None
+    ) -> None:
         """Tell a problem unless this holds."""
         if not holds:
             self.problem(invariant, text, session)
@@ -312,7 +333,7 @@ async def _say_live(session: Session, code: Code) -> UtteranceReport:
         return await speech.result()
 
 
-def _request(**request: object) -> SessionRequest:
+def session_request(**request: object) -> SessionRequest:
     return SessionRequest.model_validate(
         {
             "avatar_id": WAYNE_AVATAR_ID,

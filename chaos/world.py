@@ -32,6 +32,7 @@ from workers.wiring import Role
 ELSEWHERE: Final = "127.0.0.2"
 """Also this machine: where the simulator is reached by way of a proxy."""
 API_KEY: Final = SecretStr("obviously-fake-chaos-api-key")
+AT_ONCE: Final = 1000
 GONE_WITHIN_S: Final = 20.0
 
 
@@ -53,6 +54,8 @@ class Place(StrEnum):
     """A Temporal server that may be killed."""
     PROXIED = "proxied"
     """Workers reach Temporal and the simulator's sockets through proxies."""
+    CRAMPED = "cramped"
+    """LiveAvatar lets one session run at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,8 @@ class World:
         self.place = place
         self.workers: list[WorkerProcess] = []
         """Those that were started and may still live."""
+        self.warm: dict[WorkerProcess, Census] = {}
+        """What each worker held when it had served its first run."""
         self.to_temporal = Proxy((LOOPBACK, 0))
         self.to_provider = Proxy((LOOPBACK, 0))
         self._numbers = itertools.count(1)
@@ -109,7 +114,8 @@ class World:
             f"{self.name} simulator",
             API_KEY,
             ports,
-            ELSEWHERE if proxied else LOOPBACK,
+            public_host=ELSEWHERE if proxied else LOOPBACK,
+            at_once=1 if self.place is Place.CRAMPED else AT_ONCE,
         )
         self._exits.push_async_callback(self._simulator.close)
         direct = shared.server(self.name)
@@ -134,8 +140,7 @@ class World:
         """Let go; the supervisor ends the processes."""
         for worker in self.workers:
             if worker.is_alive:
-                worker.send(signal.SIGKILL)
-                await worker.gone(GONE_WITHIN_S)
+                await self.kill(worker)
         await self._exits.aclose()
 
     # ------------------------------------------------------------- its parts
@@ -173,6 +178,20 @@ class World:
         self.workers.append(worker)
         return worker
 
+    async def kill(self, worker: WorkerProcess) -> float:
+        """SIGKILL, and wait until it is gone; the moment, of the wall clock."""
+        at_s = worker.send(signal.SIGKILL)
+        await worker.gone(GONE_WITHIN_S)
+        return at_s
+
+    @property
+    def for_workflows(self) -> WorkerProcess:
+        """The process that runs workflows and short calls."""
+        if self.layout is Layout.ALL:
+            return self.owner
+        (worker,) = self.alive(Role.SESSIONS)
+        return worker
+
     @property
     def owner_role(self) -> Role:
         """The role of a process that owns sessions, in this layout."""
@@ -201,12 +220,13 @@ class World:
         await self.simulator.go_wrong()
         self.to_temporal.go(Way.PASS)
         self.to_provider.go(Way.PASS)
-        wanted = {self.owner_role} if self.layout is Layout.ALL else {self.owner_role, Role.SESSIONS}
-        for worker in self.workers:
+        wanted = (
+            {self.owner_role} if self.layout is Layout.ALL else {self.owner_role, Role.SESSIONS}
+        )
+        for worker in list(self.workers):
             youngest = self.alive(worker.role)[-1:] if worker.role in wanted else []
             if worker.is_alive and worker not in youngest:
-                worker.send(signal.SIGKILL)
-                await worker.gone(GONE_WITHIN_S)
+                await self.kill(worker)
         self.workers = [one for one in self.workers if one.is_alive]
         missing = [role for role in sorted(wanted) if not self.alive(role)]
         await asyncio.gather(*(self.start_worker(role) for role in missing))
