@@ -6,6 +6,7 @@ demand. It is no LiveAvatar: what is assumed rather than known stands in `docs/s
 
 from .avatar import RoomUnreachable
 from .faults import Faults
+from .heard import Heard
 from .ledger import CommandLine, Ledger, SessionLine, UtteranceLine
 from .refusals import Refusal
 from .server import PortInUse
@@ -27,6 +28,7 @@ __all__ = [
     "CommandLine",
     "Correlation",
     "Faults",
+    "Heard",
     "Ledger",
     "LiveAvatarSimulator",
     "PortInUse",

@@ -63,6 +63,11 @@ def not_running() -> Refusal:
     return bad_request("Session is not running")
 
 
+def not_recorded() -> Refusal:
+    """404: nothing of what was heard of the session is kept."""
+    return Refusal(404, 4004, "No sound of the session is kept: set record_heard_s")
+
+
 def session_not_found() -> Refusal:
     """404."""
     return Refusal(404, 4004, "Session not found")

@@ -342,6 +342,12 @@ def _add_simulator(app: FastAPI, service: LiveAvatarService) -> None:
     async def freeze_session(session_id: UUID) -> SessionLine:
         return service.freeze(str(session_id)).line()
 
+    @app.get("/simulator/sessions/{session_id}/heard.wav")
+    async def heard(session_id: UUID) -> Response:
+        heard = service.heard(str(session_id))
+        headers = {"X-Heard-From": heard.began_at.isoformat()}
+        return Response(heard.wav(), media_type="audio/wav", headers=headers)
+
     @app.post("/simulator/sockets/drop")
     async def drop_sockets() -> dict[str, int]:
         return {"dropped": service.drop_sockets()}

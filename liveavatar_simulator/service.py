@@ -20,6 +20,7 @@ from . import refusals
 from .avatar import HOSTED_IDENTITY, HostedRooms, LiveKitAvatar, RoomUnreachable
 from .credits import Account
 from .faults import Faults
+from .heard import Heard
 from .ledger import Ledger
 from .rates import over_limit_headers
 from .refusals import ReplyLost
@@ -86,6 +87,7 @@ class LiveAvatarService:
         self.sessions[session.session_id] = session
         self._minted += 1
         self._forget_old()
+        self._forget_old_records()
         if self.faults.take("lost_token_replies"):
             raise ReplyLost
         return session, self.tokens.mint(session)
@@ -179,6 +181,17 @@ class LiveAvatarService:
             raise refusals.not_running()
         return session
 
+    def heard(self, session_id: str) -> Heard:
+        """What was heard of a session.
+
+        Raises:
+            Refusal: it is unknown, was never started, is not recorded, or no longer kept.
+        """
+        heard = self.started(session_id).heard()
+        if heard is None:
+            raise refusals.not_recorded()
+        return heard
+
     def drop_sockets(self) -> int:
         """Cut every socket of every session at once; returns how many there were."""
         return sum(session.drop_socket() for session in self.sessions.values())
@@ -263,6 +276,15 @@ class LiveAvatarService:
         await self._rooms.create(room)
         avatar.owns(self._rooms, room)
         return access, avatar, avatar.join(url, self._rooms.token(room, HOSTED_IDENTITY))
+
+    def _forget_old_records(self) -> None:
+        """Bound what the sound of ended sessions takes; that of running ones is bounded by each."""
+        room_bytes = self._settings.heard_total_mb * 1_000_000
+        for session in reversed(self.sessions.values()):
+            if session.record is not None and session.phase is SessionPhase.ENDED:
+                room_bytes -= session.record.sound_bytes
+                if room_bytes < 0:
+                    session.record = None
 
     def _forget_old(self) -> None:
         excess = len(self.sessions) - self._settings.sessions_kept

@@ -34,6 +34,7 @@ from liveavatar_lite.models import SessionEndReason
 
 from .credits import Account, pro_rated
 from .faults import Faults
+from .heard import Heard, HeardRecord
 from .ledger import RoomKind, SessionLine
 from .playback import Cleared, Playback, PlaybackEvent, PlaybackTimes
 from .settings import AtLimit, SimulatorSettings
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.5
 """How often an avatar that talks and is not seen looks for new faults."""
+RECORD_LOOK_S: Final = 2.0
+"""How much sound is recorded at once, at most, where nobody is seen."""
 
 
 class SessionPhase(StrEnum):
@@ -135,6 +138,8 @@ class Session:
         self.end_reason: SessionEndReason | None = None
         self.room: str | None = None
         self.room_kind: RoomKind = "none"
+        self.record: HeardRecord | None = None
+        """What was heard; None: it is not recorded, or no longer kept."""
         self.arrived = asyncio.Event()
         """Set when the avatar is in its room, or none is to come."""
         self.commands_ignored = 0
@@ -194,7 +199,10 @@ class Session:
         now_s = time.monotonic()
         self._started_s = self._active_s = self._alone_since_s = now_s
         seen = avatar is not None
-        self._playback = Playback(self._playback_times(), now_s=now_s, audible=seen)
+        if self._settings.record_heard_s > 0:
+            self.record = HeardRecord(self.started_at, self._settings.record_heard_s)
+        audible = seen or self.record is not None
+        self._playback = Playback(self._playback_times(), now_s=now_s, audible=audible)
         self._avatar = avatar
         name = f"session-{self.session_id[:8]}"
         play = self._play() if seen else self._play_unseen()
@@ -421,9 +429,7 @@ class Session:
             await asyncio.sleep(max(-late_s, 0))
             if late_s > 1:
                 next_s = time.monotonic()  # the machine slept: do not run after what is gone
-            pcm, events = self._playback.advance(time.monotonic())
-            for event in events:
-                self._tell(event)
+            pcm = self._pass_time()
             self._break_socket_if_asked()
             if self._avatar is not None and self.arrived.is_set():
                 await self._avatar.play(pcm, self._playback.pose)
@@ -443,9 +449,12 @@ class Session:
 
     def _nothing_due_for_s(self) -> float | None:
         due_s = self._playback.due_s()
+        record_s = None if self.record is None else RECORD_LOOK_S
         if due_s is None:
-            return None
+            return record_s
         wait_s = due_s - time.monotonic()
+        if record_s is not None:
+            wait_s = min(wait_s, record_s)
         if self._playback.playing is None:
             return wait_s
         # A socket may have to be broken in the middle of what is heard.
@@ -455,9 +464,17 @@ class Session:
 
     def _catch_up(self) -> None:
         """Let time pass up to now where nobody watches; `_play` does where somebody does."""
-        if self._avatar is None and self._phase is SessionPhase.LIVE:
-            for event in self._playback.advance(time.monotonic())[1]:
-                self._tell(event)
+        if self._avatar is None and self._phase in (SessionPhase.LIVE, SessionPhase.FROZEN):
+            self._pass_time()
+
+    def _pass_time(self) -> bytes:
+        """Up to now: what was heard meanwhile is recorded and returned, what happened is told."""
+        pcm, events = self._playback.advance(time.monotonic())
+        if self.record is not None:
+            self.record.add(pcm)
+        for event in events:
+            self._tell(event)
+        return pcm
 
     def _tell(self, event: PlaybackEvent) -> None:
         if self._phase is not SessionPhase.LIVE:
@@ -504,6 +521,11 @@ class Session:
         if self.request.is_sandbox:
             return Decimal(0)
         return pro_rated(self.lasted_s, self._settings.credit_period_s)
+
+    def heard(self) -> Heard | None:
+        """What was heard up to now; None: it is not recorded, or no longer kept."""
+        self._catch_up()
+        return None if self.record is None else self.record.heard()
 
     def line(self) -> SessionLine:
         """The session as the ledger shows it."""

@@ -165,6 +165,13 @@ class SimulatorSettings(BaseSettings):
     # Ledger.
     tape_length: Annotated[int, Field(ge=1)] = 1000
     """Commands kept per session."""
+    record_heard_s: Annotated[float, Field(ge=0)] = 0.0
+    """How many seconds of its sound are kept of each session, the newest ones; 0: none."""
+    heard_total_mb: Annotated[int, Field(ge=1)] = 1000
+    """What the recorded sound of ended sessions may take of memory (silence takes none).
+
+    The oldest lose theirs first.
+    """
     sessions_kept: Annotated[int, Field(ge=1)] = 2000
     """Ended sessions kept; older ones are forgotten, the totals are not."""
 

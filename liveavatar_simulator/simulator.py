@@ -12,6 +12,7 @@ from liveavatar_lite.models import SessionEndReason
 from .avatar import HostedRooms
 from .face import Face
 from .faults import Faults
+from .heard import Heard
 from .ledger import Ledger
 from .media import MediaServer
 from .rest import create_app
@@ -117,6 +118,14 @@ class LiveAvatarSimulator:
     def drop_sockets(self) -> int:
         """Cut every media socket at once (1006); returns how many there were."""
         return self._service.drop_sockets()
+
+    def heard(self, session_id: str) -> Heard:
+        """What was heard of a session up to now, or to its end; see ``record_heard_s``.
+
+        Raises:
+            Refusal: it is unknown, was never started, is not recorded, or no longer kept.
+        """
+        return self._service.heard(session_id)
 
     def ledger(self) -> Ledger:
         """The same as ``GET /simulator/ledger``."""

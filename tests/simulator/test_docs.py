@@ -35,6 +35,7 @@ def test_the_public_names_are_these() -> None:
         "Correlation",
         "DEFAULT_API_KEY",
         "Faults",
+        "Heard",
         "Ledger",
         "LiveAvatarSimulator",
         "PortInUse",

@@ -37,7 +37,8 @@ def said(event: PlaybackEvent) -> tuple[object, ...]:
 
 
 def some_command(rng: np.random.Generator, number: int) -> Command:
-    pcm = bytes(size_bytes(float(rng.choice([0.005, 0.013, 0.1, 0.4, 1.0, 3.0]))))
+    sample = int(rng.integers(1, 30_000)).to_bytes(2, "little")
+    pcm = sample * (size_bytes(float(rng.choice([0.005, 0.013, 0.1, 0.4, 1.0, 3.0]))) // 2)
     name = f"u-{number}"
     match int(rng.integers(8)):
         case 0 | 1 | 2 | 3:
@@ -71,11 +72,15 @@ def some_times(rng: np.random.Generator) -> PlaybackTimes:
     )
 
 
-def advance(playback: Playback, now_s: float, told: Told) -> None:
-    told += [(now_s, said(event)) for event in playback.advance(now_s)[1]]
+def advance(playback: Playback, now_s: float, told: Told) -> bytes:
+    pcm, events = playback.advance(now_s)
+    told += [(now_s, said(event)) for event in events]
+    return pcm
 
 
-def by_blocks(script: list[tuple[float, Command]], times: PlaybackTimes) -> tuple[Told, Playback]:
+def by_blocks(
+    script: list[tuple[float, Command]], times: PlaybackTimes
+) -> tuple[Told, Playback, bytes]:
     """Heard, with a look at every block: what an avatar in a room does, only oftener.
 
     And one when an interrupt takes effect: in the middle of a block or after it is a matter of
@@ -83,36 +88,38 @@ def by_blocks(script: list[tuple[float, Command]], times: PlaybackTimes) -> tupl
     """
     playback = Playback(times, now_s=BEGIN_S)
     told: Told = []
+    heard = bytearray()
     blocks = [BEGIN_S + number * BLOCK_S for number in range(round(LASTS_S / BLOCK_S))]
     effects = [at_s + times.interrupt_delay_s for at_s, _ in script]
     waiting = list(script)
     for look_s in sorted(blocks + effects):
         while waiting and waiting[0][0] <= look_s:
             at_s, command = waiting.pop(0)
-            advance(playback, at_s, told)
+            heard += advance(playback, at_s, told)
             command(playback, at_s)
-            advance(playback, at_s, told)
-        advance(playback, look_s, told)
-    return told, playback
+            heard += advance(playback, at_s, told)
+        heard += advance(playback, look_s, told)
+    return told, playback, bytes(heard)
 
 
 def by_leaps(
-    script: list[tuple[float, Command]], times: PlaybackTimes
-) -> tuple[Told, Playback, int]:
-    """Not heard, with a look at each command and when something is due: also the looks' number."""
-    playback = Playback(times, now_s=BEGIN_S, audible=False)
+    script: list[tuple[float, Command]], times: PlaybackTimes, *, recorded: bool = False
+) -> tuple[Told, Playback, int, bytes]:
+    """Not seen, with a look at each command and when something is due: also the looks' number."""
+    playback = Playback(times, now_s=BEGIN_S, audible=recorded)
     told: Told = []
+    heard = bytearray()
     looks = 0
     for at_s, command in [*script, (BEGIN_S + LASTS_S - BLOCK_S, lambda *_: None)]:
         due_s = playback.due_s()
         while due_s is not None and due_s < at_s:
-            advance(playback, due_s, told)
+            heard += advance(playback, due_s, told)
             looks += 1
             due_s = playback.due_s()
-        advance(playback, at_s, told)
+        heard += advance(playback, at_s, told)
         command(playback, at_s)
-        advance(playback, at_s, told)
-    return told, playback, looks
+        heard += advance(playback, at_s, told)
+    return told, playback, looks, bytes(heard)
 
 
 def ends(playback: Playback) -> list[tuple[object, ...]]:
@@ -127,14 +134,27 @@ def test_leaps_tell_the_same_events_at_the_same_times_as_blocks(seed: int) -> No
     rng = np.random.default_rng(seed)
     script, times = some_script(rng), some_times(rng)
 
-    heard, reference = by_blocks(script, times)
-    unheard, leaping, _ = by_leaps(script, times)
+    heard, reference, _ = by_blocks(script, times)
+    unheard, leaping, _, nothing = by_leaps(script, times)
 
     assert [what for _, what in unheard] == [what for _, what in heard]
     assert ends(leaping) == ends(reference)
+    assert nothing == b""
     assert [at_s for at_s, _ in unheard] == pytest.approx(
         [at_s for at_s, _ in heard], abs=BLOCK_S + SLACK_S
     )
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_leaps_record_the_same_sound_at_the_same_times_as_blocks(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    script, times = some_script(rng), some_times(rng)
+
+    _, _, heard = by_blocks(script, times)
+    _, _, _, recorded = by_leaps(script, times, recorded=True)
+
+    assert recorded == heard
+    assert len(recorded) == pytest.approx(size_bytes(LASTS_S), abs=size_bytes(2 * BLOCK_S))
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -143,7 +163,7 @@ def test_time_passes_with_few_looks(seed: int) -> None:
     rng = np.random.default_rng(seed)
     script, times = some_script(rng), some_times(rng)
 
-    told, _, looks = by_leaps(script, times)
+    told, _, looks, _ = by_leaps(script, times)
 
     assert looks <= 2 * (len(told) + len(script))
 

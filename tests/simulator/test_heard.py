@@ -1,0 +1,223 @@
+"""The record of what was heard: a place in it is a time, silence is kept, memory is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import wave
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy.local.stack import LiveKitServer
+from liveavatar_lite.audio import BYTES_PER_S, duration_s, size_bytes
+from liveavatar_lite.utterances import UtteranceOver
+from liveavatar_simulator import Heard, Refusal
+from liveavatar_simulator.heard import HeardRecord
+from tests.simulator.conftest import Caller, Simulate, connected, next_event, tone, until
+
+LOUD = 300
+"""Above what any part of a tone's 10 ms is, and silence is exactly 0."""
+BEGAN_AT = datetime(2026, 10, 1, 12, tzinfo=UTC)
+
+
+def sounds(heard: Heard) -> list[tuple[float, float]]:
+    """Begin and end of every sound, in seconds since the record's begin, to 10 ms."""
+    blocks = np.frombuffer(heard.pcm, "<i2").reshape(-1, 240)
+    loud = np.concatenate([[False], np.abs(blocks).max(axis=1) > LOUD, [False]])
+    edges = np.flatnonzero(np.diff(loud.astype(np.int8)))
+    return [(float(a) / 100, float(b) / 100) for a, b in edges.reshape(-1, 2)]
+
+
+async def say(caller: Caller, started: dict[str, Any], *names: str, seconds: float = 0.5) -> None:
+    """Say these one after the other, each when the one before is over, and a rest between them."""
+    async with await connected(started) as connection:
+        for name in names:
+            await connection.speak(tone(seconds), name)
+            await connection.speak_end(name)
+            await next_event(connection, UtteranceOver)
+            await asyncio.sleep(0.3)
+
+
+# --- over REST, with nobody in any room -----------------------------------------------------------
+
+
+async def test_what_was_said_is_heard_whole_and_in_its_place(simulate: Simulate) -> None:
+    caller = await simulate(record_heard_s=60)
+    started = await caller.started()
+    await asyncio.sleep(0.4)
+    before = datetime.now(UTC)
+    await say(caller, started, "a", "b")
+    after = datetime.now(UTC)
+    line = caller.line(started["session_id"])
+
+    heard = caller.simulator.heard(started["session_id"])
+
+    assert heard.began_at == line.started_at
+    [first, second] = sounds(heard)
+    for begin_s, end_s in (first, second):
+        assert end_s - begin_s == pytest.approx(0.5, abs=0.011)
+        assert before <= heard.began_at + timedelta(seconds=begin_s) <= after
+    assert second[0] - first[1] >= 0.28, "the rest between them is there"
+    samples = np.frombuffer(heard.pcm, "<i2")
+    said = np.frombuffer(tone(0.5), "<i2")
+    for begin_s, _ in (first, second):
+        begin = round(begin_s * 24_000)
+        assert np.array_equal(samples[begin : begin + len(said)], said), "sample by sample"
+
+
+async def test_the_record_comes_as_wav_and_says_when_it_begins(simulate: Simulate) -> None:
+    caller = await simulate(record_heard_s=60)
+    started = await caller.started()
+    await say(caller, started, "a")
+    await caller.stop(started["session_id"])
+    heard = caller.simulator.heard(started["session_id"])
+
+    reply = await caller.http.get(f"/simulator/sessions/{started['session_id']}/heard.wav")
+
+    assert reply.headers["content-type"] == "audio/wav"
+    assert datetime.fromisoformat(reply.headers["x-heard-from"]) == heard.began_at
+    with wave.open(io.BytesIO(reply.content)) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (24_000, 1, 2)
+        assert file.readframes(file.getnframes()) == heard.pcm
+
+
+async def test_the_record_goes_on_in_silence_and_ends_with_the_session(simulate: Simulate) -> None:
+    caller = await simulate(record_heard_s=60)
+    started = await caller.started()
+    session_id = started["session_id"]
+    await asyncio.sleep(0.5)
+    await caller.stop(session_id)
+    line = caller.line(session_id)
+    await asyncio.sleep(0.1)
+
+    heard = caller.simulator.heard(session_id)
+
+    assert line.started_at is not None
+    assert line.ended_at is not None
+    lasted_s = (line.ended_at - line.started_at).total_seconds()
+    assert duration_s(len(heard.pcm)) == pytest.approx(lasted_s, abs=0.03)
+    assert not any(heard.pcm)
+
+
+async def test_an_interrupted_utterance_is_heard_up_to_its_cut(simulate: Simulate) -> None:
+    caller = await simulate(record_heard_s=60)
+    started = await caller.started()
+    async with await connected(started) as connection:
+        await connection.speak(tone(5), "u")
+        await until(lambda: bool(sounds(caller.simulator.heard(started["session_id"]))))
+        await connection.interrupt()
+        await next_event(connection, UtteranceOver)
+        await asyncio.sleep(0.2)
+
+    [(begin_s, end_s)] = sounds(caller.simulator.heard(started["session_id"]))
+    [utterance] = caller.line(started["session_id"]).utterances
+    assert (end_s - begin_s) * 1000 == pytest.approx(utterance.played_ms, abs=11)
+
+
+async def test_only_the_newest_seconds_are_kept(simulate: Simulate) -> None:
+    caller = await simulate(record_heard_s=0.4)
+    started = await caller.started()
+    await asyncio.sleep(0.8)
+
+    heard = caller.simulator.heard(started["session_id"])
+
+    assert len(heard.pcm) == size_bytes(0.4)
+    line = caller.line(started["session_id"])
+    assert line.started_at is not None
+    assert heard.began_at >= line.started_at + timedelta(seconds=0.3)
+
+
+async def test_nothing_is_recorded_unless_asked_for(caller: Caller) -> None:
+    started = await caller.started()
+
+    reply = await caller.http.get(f"/simulator/sessions/{started['session_id']}/heard.wav")
+
+    assert reply.status_code == 404
+    assert "record_heard_s" in reply.json()["message"]
+    with pytest.raises(Refusal):
+        caller.simulator.heard(started["session_id"])
+
+
+async def test_ended_sessions_lose_their_sound_when_it_takes_too_much(simulate: Simulate) -> None:
+    caller = await simulate(record_heard_s=60, heard_total_mb=1)
+    ids = [(await caller.started())["session_id"] for _ in range(3)]
+    for session_id in ids:
+        record = caller.simulator.sessions[session_id].record
+        assert record is not None
+        record.add(tone(12))  # 576 kB: one of them is kept of those that ended
+    for session_id in ids[:2]:
+        await caller.stop(session_id)
+
+    await caller.mint()
+
+    kept = [caller.simulator.sessions[each].record is not None for each in ids]
+    assert kept == [False, True, True]
+
+
+async def test_many_sessions_are_recorded_at_once(simulate: Simulate) -> None:
+    caller = await simulate(record_heard_s=60)
+    started = [await caller.started() for _ in range(20)]
+
+    await asyncio.gather(*(say(caller, each, "a", "b", seconds=1.0) for each in started))
+
+    for each in started:
+        heard = sounds(caller.simulator.heard(each["session_id"]))
+        lengths_s = [end_s - begin_s for begin_s, end_s in heard]
+        assert lengths_s == pytest.approx([1.0, 1.0], abs=0.011)
+
+
+# --- with an avatar in a room ---------------------------------------------------------------------
+
+
+async def test_an_avatar_in_a_room_is_recorded_too(
+    simulate: Simulate, livekit: LiveKitServer
+) -> None:
+    caller = await simulate(
+        record_heard_s=60,
+        join_rooms=True,
+        livekit_url=livekit.url,
+        livekit_api_key=livekit.api_key,
+        livekit_api_secret=livekit.api_secret,
+    )
+    started = await caller.started(video_settings={"quality": "low", "encoding": "VP8"})
+    await say(caller, started, "a")
+
+    heard = caller.simulator.heard(started["session_id"])
+
+    [(begin_s, end_s)] = sounds(heard)
+    assert end_s - begin_s == pytest.approx(0.5, abs=0.011)
+
+
+# --- the record itself ----------------------------------------------------------------------------
+
+
+def test_silence_takes_no_memory() -> None:
+    record = HeardRecord(BEGAN_AT, 3600)
+    for _ in range(100):
+        record.add(bytes(BYTES_PER_S))
+
+    assert record.sound_bytes == 0
+    assert record.heard() == Heard(BEGAN_AT, bytes(100 * BYTES_PER_S))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_kept_is_the_end_of_all_that_was_heard(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    record = HeardRecord(BEGAN_AT, 2.0)
+    everything = b""
+    for _ in range(60):
+        size = int(rng.integers(0, 30)) * 480
+        piece = bytes(size) if rng.random() < 0.5 else rng.bytes(size)
+        record.add(piece)
+        everything += piece
+
+        heard = record.heard()
+
+        kept = everything[-size_bytes(2.0) :]
+        dropped_s = duration_s(len(everything) - len(kept))
+        assert heard.pcm == kept
+        assert heard.began_at == BEGAN_AT + timedelta(seconds=dropped_s)
+        assert record.sound_bytes <= len(kept)
