@@ -25,7 +25,7 @@ from chaos.world import World
 from liveavatar_simulator import SessionLine
 
 SAME_BILL_S: Final = 1.0
-"""How far a report's billed seconds may be from the ledger's."""
+"""How far a report's billed seconds may be from the ledger's, beyond how long the start took."""
 FILES_MORE: Final = 6
 """Connections that are kept for the next call."""
 THREADS_MORE: Final = 4
@@ -199,7 +199,9 @@ def _reports_tell_the_truth(run: Run, lines: list[SessionLine]) -> None:
         if line.ended_at is None:
             continue  # told already
         ledger_s = _end_s(line, 0.0) - _start_s(line)
-        if abs(found[0].billed_s - ledger_s) > SAME_BILL_S:
+        # The report counts from the request to start, and LiveAvatar from its own start.
+        starting_s = _start_s(line) - line.minted_at.timestamp()
+        if not -SAME_BILL_S <= found[0].billed_s - ledger_s <= SAME_BILL_S + starting_s:
             run.problem(
                 "reports tell the bill",
                 f"{line.session_id}: {found[0].billed_s:.1f} s in the report, {ledger_s:.1f} s"

@@ -20,6 +20,8 @@ from deploy.local.stack import WORKER_READY, WORKER_READY_WITHIN_S, WORKER_STOP_
 from workers.wiring import Role
 
 POLL_S: Final = 0.02
+one_at_a_time: Final = asyncio.Semaphore(1)
+"""Python processes that start: each takes a core for two seconds, and others are measured then."""
 NOT_INHERITED: Final = ("TEMPORAL_", "LIVEKIT_", "LIVEAVATAR_", "AVATAR_SESSIONS_", "OTEL_")
 
 
@@ -109,17 +111,16 @@ async def start_worker(
     async def ready() -> bool:
         return WORKER_READY in log.read_bytes()
 
-    child = await supervisor.start(
-        ChildSpec(
-            name=name,
-            argv=[sys.executable, "-m", "workers", "--role", role.value],
-            env=environment,
-            without=NOT_INHERITED,
-            cwd=ROOT,
-            ready=ready,
-            ready_within_s=WORKER_READY_WITHIN_S,
-            stop_within_s=WORKER_STOP_WITHIN_S,
-            needed=False,
-        )
+    spec = ChildSpec(
+        name=name,
+        argv=[sys.executable, "-m", "workers", "--role", role.value],
+        env=environment,
+        without=NOT_INHERITED,
+        cwd=ROOT,
+        ready=ready,
+        ready_within_s=WORKER_READY_WITHIN_S,
+        stop_within_s=WORKER_STOP_WITHIN_S,
+        needed=False,
     )
-    return WorkerProcess(role, child)
+    async with one_at_a_time:
+        return WorkerProcess(role, await supervisor.start(spec))

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from chaos.coded import RATE_HZ, Samples
 from chaos.errors import NotAvailable
+from chaos.machines import one_at_a_time
 from deploy.local.ports import LOOPBACK
 from deploy.local.processes import ChildSpec, Supervisor
 from deploy.local.settings import ROOT
@@ -140,27 +141,28 @@ async def start_simulator(
         at_once: sessions that may run at once.
     """
     url = f"http://{LOOPBACK}:{ports[0]}"
-    await supervisor.start(
-        ChildSpec(
-            name=name,
-            argv=[
-                *(sys.executable, "-m", "liveavatar_simulator", "--host", LOOPBACK),
-                *("--port", str(ports[0]), "--media-port", str(ports[1]), "--verbose"),
-            ],
-            env={
-                "SIMULATOR_API_KEYS": api_key.get_secret_value(),
-                "SIMULATOR_JOIN_ROOMS": "false",
-                "SIMULATOR_PUBLIC_HOST": public_host,
-                "SIMULATOR_CREDITS": "1000000",
-                "SIMULATOR_CONCURRENCY_LIMIT": str(at_once),
-                "SIMULATOR_TAPE_LENGTH": "10000",
-                "SIMULATOR_RECORD_HEARD_S": str(RECORD_S),
-                "LIVEKIT_API_SECRET": FAKE_LIVEKIT_KEY,
-            },
-            without=("SIMULATOR_", "LIVEKIT_"),
-            cwd=ROOT,
-            ready=lambda: answers_http(f"{url}/simulator/ledger"),
-            ready_within_s=READY_WITHIN_S,
+    async with one_at_a_time:
+        await supervisor.start(
+            ChildSpec(
+                name=name,
+                argv=[
+                    *(sys.executable, "-m", "liveavatar_simulator", "--host", LOOPBACK),
+                    *("--port", str(ports[0]), "--media-port", str(ports[1]), "--verbose"),
+                ],
+                env={
+                    "SIMULATOR_API_KEYS": api_key.get_secret_value(),
+                    "SIMULATOR_JOIN_ROOMS": "false",
+                    "SIMULATOR_PUBLIC_HOST": public_host,
+                    "SIMULATOR_CREDITS": "1000000",
+                    "SIMULATOR_CONCURRENCY_LIMIT": str(at_once),
+                    "SIMULATOR_TAPE_LENGTH": "10000",
+                    "SIMULATOR_RECORD_HEARD_S": str(RECORD_S),
+                    "LIVEKIT_API_SECRET": FAKE_LIVEKIT_KEY,
+                },
+                without=("SIMULATOR_", "LIVEKIT_"),
+                cwd=ROOT,
+                ready=lambda: answers_http(f"{url}/simulator/ledger"),
+                ready_within_s=READY_WITHIN_S,
+            )
         )
-    )
     return Simulated(url, api_key, ports[1])

@@ -265,17 +265,19 @@ class Run:
         ends = [line.ended_at.timestamp() for line in await self.lines(ids) if line.ended_at]
         return max(ends)
 
-    async def until_owned_anew(self, session: Session, within_s: float) -> float:
-        """Wait until a later owner than the present one is ready; seconds it took."""
-        before = (await session.status()).epoch or (0, 0)
+    async def until_owned_beyond(
+        self, session: Session, epoch: tuple[int, int], within_s: float
+    ) -> float:
+        """Wait until a later owner than this is ready; the moment, of the wall clock."""
 
         async def ready() -> bool:
             with contextlib.suppress(AvatarSessionsError):
                 status = await session.status(timeout_s=3)
-                return status.state == "LIVE" and (status.epoch or (0, 0)) > before
+                return status.state == "LIVE" and (status.epoch or (0, 0)) > epoch
             return False
 
-        return await self.until(ready, within_s, "another owner is ready")
+        await self.until(ready, within_s, "another owner is ready")
+        return time.time()
 
     async def lines(self, ids: set[str]) -> list[SessionLine]:
         """The ledger's lines of these provider sessions."""

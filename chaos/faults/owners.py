@@ -46,12 +46,14 @@ async def owner_killed_unwatched(run: Run) -> None:
     sessions = await run.live_all(SPEAKING)
     owner = run.world.owner
     await run.world.start_owner()
-    waits = [asyncio.create_task(run.until_owned_anew(one, 40)) for one in sessions]
-    await asyncio.sleep(run.random.uniform(0.5, 5))  # anywhere between two heartbeats
-    await run.world.kill(owner)
-    for wait in waits:
-        await wait
-        run.measure(1000 * wait.result())
+    epochs = [(await one.status()).epoch or (0, 0) for one in sessions]
+    await asyncio.sleep(run.random.uniform(0, 5))  # anywhere between two heartbeats
+    killed_at_s = await run.world.kill(owner)
+    for owned_at in [
+        asyncio.create_task(run.until_owned_beyond(one, epoch, 40))
+        for one, epoch in zip(sessions, epochs, strict=True)
+    ]:
+        run.measure(1000 * (await owned_at - killed_at_s))
 
 
 async def drain(run: Run, count: int = DRAINED) -> None:

@@ -25,10 +25,7 @@ async def lost_start_reply(run: Run) -> None:
         await run.attached(session)
     doubtful = await _others(run, session)
     run.expect(len(doubtful) == 1, "the fault happens", f"{len(doubtful)} sessions were doubtful")
-    for line in doubtful:
-        assert line.started_at is not None
-        ended_s = line.ended_at.timestamp() if line.ended_at else time.time()
-        run.measure(1000 * (ended_s - line.started_at.timestamp()))
+    run.measure(1000 * _billed_s(doubtful))
     await run.end(session)
 
 
@@ -40,10 +37,7 @@ async def late_start(run: Run) -> None:
         await asyncio.sleep(1)
     await run.attached(session)
     await run.until_nothing_starts(LATE_S + 10)
-    for line in await _others(run, session):
-        if line.started_at is not None:
-            ended_s = line.ended_at.timestamp() if line.ended_at else time.time()
-            run.measure(1000 * (ended_s - line.started_at.timestamp()))
+    run.measure(1000 * _billed_s(await _others(run, session)))
     await run.end(session)
 
 
@@ -137,6 +131,15 @@ async def until_state(run: Run, session: Session, state: SessionState) -> None:
         return described.search_attributes.get("AvatarState", [""])[0] == state.value
 
     await run.until(there, 30, f"the session is {state}")
+
+
+def _billed_s(lines: list[SessionLine]) -> float:
+    """How long they were billed, so far."""
+    return sum(
+        (line.ended_at.timestamp() if line.ended_at else time.time()) - line.started_at.timestamp()
+        for line in lines
+        if line.started_at is not None
+    )
 
 
 async def _others(run: Run, session: Session) -> list[SessionLine]:
