@@ -19,6 +19,8 @@ class Load(StrEnum):
     """Mostly waits for timeouts."""
     WORKS = "works"
     """Starts processes and speaks, and its bound is tight."""
+    TIGHT = "tight"
+    """The same, with a bound of about a second."""
     ALONE = "alone"
     """Nothing else may happen at the same time."""
 

@@ -11,7 +11,7 @@ import contextlib
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -34,6 +34,8 @@ from chaos.world import World
 from liveavatar_lite import WAYNE_AVATAR_ID
 from liveavatar_simulator import SessionLine
 
+AT_ONCE: Final = 10
+"""Sessions that are started, or ended, at the same time."""
 POLL_S: Final = 0.05
 PIECE_S: Final = 0.1
 TTS_SPEED: Final = 2.0
@@ -123,7 +125,23 @@ class Run:
 
     async def live_all(self, count: int, **request: object) -> list[Session]:
         """So many, at once."""
-        return list(await asyncio.gather(*(self.live(**request) for _ in range(count))))
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def one() -> Session:
+            async with gate:
+                return await self.live(**request)
+
+        return list(await asyncio.gather(*(one() for _ in range(count))))
+
+    async def end_all(self, sessions: Iterable[Session]) -> None:
+        """End them, some at once."""
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def one(session: Session) -> None:
+            async with gate:
+                await self.end(session)
+
+        await asyncio.gather(*(one(session) for session in sessions))
 
     async def attached(self, session: Session, within_s: float = ATTACH_WITHIN_S) -> None:
         """Wait until the avatar is live, and remember what is billed."""

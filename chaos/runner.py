@@ -25,7 +25,7 @@ from avatar_sessions.seal import Seal
 from chaos import invariants
 from chaos.errors import Never, NotAvailable
 from chaos.fault import Fault
-from chaos.run import Problem, Run
+from chaos.run import Problem, Run, Speech
 from chaos.schedule import CAPACITY, COST, Gate, Job, in_order, jobs_of
 from chaos.table import Row, Tally
 from chaos.temporal import MortalTemporal
@@ -244,12 +244,9 @@ class Runner:
         """End what still runs, and check what must hold."""
         await run.world.simulator.go_wrong()
         speaking = [one.saying for each in run.patients.values() for one in each.speeches]
-        ending = [
-            run.end(one.session)
-            for one in run.patients.values()
-            if one.report is None and one.must_report
-        ]
-        await asyncio.gather(*ending)
+        await run.end_all(
+            one.session for one in run.patients.values() if one.report is None and one.must_report
+        )
         for task in speaking:
             task.cancel()
         if speaking:
@@ -259,8 +256,10 @@ class Runner:
         figures = await invariants.check(run)
         for patient in run.patients.values():
             for speech in patient.speeches:
-                if speech.measured and speech.hearing is not None:
-                    run.measure(speech.hearing.longest_silence_ms)
+                if speech.hearing is not None:
+                    _log_speech(speech)
+                    if speech.measured:
+                        run.measure(speech.hearing.longest_silence_ms)
         await invariants.nothing_is_held(run)
         return figures
 
@@ -305,3 +304,20 @@ class Runner:
                     self._problems.append(Problem("nothing is left behind", text))
         for leak in find_secrets(self._folder / "logs"):
             self._problems.append(Problem("nothing secret is told", leak))
+
+
+def _log_speech(speech: Speech) -> None:
+    hearing = speech.hearing
+    assert hearing is not None
+    told = speech.report.outcome if speech.report else speech.error
+    logger.info(
+        "%s: %s speech %s, heard from %s to %s ms, lost %.0f, repeated %.0f, silent %s",
+        speech.session.key,
+        speech.source,
+        told,
+        hearing.began_ms,
+        hearing.ended_ms,
+        hearing.lost_ms,
+        hearing.repeated_ms,
+        [(round(one.at_ms), round(one.duration_ms)) for one in hearing.silences[:20]],
+    )

@@ -14,9 +14,9 @@ from chaos.fault import Fault, Load
 from chaos.world import Layout, Place
 
 CAPACITY: Final = 12
-COST: Final = {Load.WAITS: 1, Load.WORKS: 4, Load.ALONE: CAPACITY}
+COST: Final = {Load.WAITS: 1, Load.WORKS: 4, Load.TIGHT: 6, Load.ALONE: CAPACITY}
 """Three that work, or twelve that wait, on two cores; or one that needs both."""
-_ORDER: Final = (Load.ALONE, Load.WORKS, Load.WAITS)
+_ORDER: Final = (Load.ALONE, Load.TIGHT, Load.WORKS, Load.WAITS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,8 +83,16 @@ FAULTS: Final = (
         inject=nothing,
         bound_ms=50,
         layouts=BOTH,
+        share=0.5,
     ),
-    Fault(name="end", what="end → LiveAvatar stopped", inject=end, bound_ms=1000, layouts=BOTH),
+    Fault(
+        name="end",
+        what="end → LiveAvatar stopped",
+        inject=end,
+        bound_ms=1000,
+        layouts=BOTH,
+        load=Load.TIGHT,
+    ),
     Fault(name="cancel", what="cancel → LiveAvatar stopped", inject=cancel, bound_ms=5000),
     Fault(
         name="terminate",
@@ -100,5 +108,7 @@ FAULTS: Final = (
         inject=owner_and_workflow_killed,
         bound_ms=60_000,
         load=Load.WAITS,
+        share=0.5,
+        takes_s=50,
     ),
 )

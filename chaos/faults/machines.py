@@ -39,6 +39,7 @@ FAULTS: Final = (
         inject=log_disk_full,
         bound_ms=50,
         layouts=BOTH,
+        share=0.5,
     ),
     Fault(
         name="clock-jump",

@@ -122,6 +122,7 @@ FAULTS: Final = (
         inject=owner_killed,
         bound_ms={Layout.ALL: 3000, Layout.SPLIT: 1500},
         layouts=BOTH,
+        load=Load.TIGHT,
     ),
     Fault(
         name="owner-killed-clip",
@@ -130,6 +131,8 @@ FAULTS: Final = (
         bound_ms=17_000,
         layouts=BOTH,
         load=Load.WAITS,
+        share=0.5,
+        takes_s=30,
     ),
     Fault(
         name="owner-killed-unwatched",
@@ -138,6 +141,8 @@ FAULTS: Final = (
         bound_ms=17_000,
         layouts=BOTH,
         load=Load.WAITS,
+        share=0.5,
+        takes_s=25,
     ),
     Fault(
         name="drain-50",
@@ -147,6 +152,8 @@ FAULTS: Final = (
         layouts=BOTH,
         load=Load.ALONE,
         settle_s=10,
+        share=0.15,
+        takes_s=35,
     ),
     Fault(
         name="second-signal",
@@ -162,5 +169,7 @@ FAULTS: Final = (
         bound_ms={Layout.ALL: 3000, Layout.SPLIT: 1500},
         layouts=BOTH,
         load=Load.WAITS,
+        share=0.5,
+        takes_s=45,
     ),
 )

@@ -101,6 +101,8 @@ FAULTS: Final = (
         inject=never_connected,
         bound_ms=17_000,
         load=Load.WAITS,
+        share=0.5,
+        takes_s=22,
     ),
     Fault(
         name="provider-ended",
@@ -114,5 +116,7 @@ FAULTS: Final = (
         inject=freeze,
         bound_ms=15_000,
         load=Load.WAITS,
+        share=0.5,
+        takes_s=20,
     ),
 )

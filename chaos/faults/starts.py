@@ -162,6 +162,8 @@ FAULTS: Final = (
         bound_ms=5000,
         load=Load.WAITS,
         settle_s=10,
+        share=0.5,
+        takes_s=45,
     ),
     Fault(
         name="lost-token-reply",
@@ -197,6 +199,8 @@ FAULTS: Final = (
         bound_ms=None,
         load=Load.WAITS,
         settle_s=40,
+        share=0.5,
+        takes_s=30,
     ),
     Fault(
         name="worker-killed-in-cleanup",
@@ -206,6 +210,7 @@ FAULTS: Final = (
         layouts=BOTH,
         load=Load.WAITS,
         settle_s=40,
+        share=0.5,
     ),
     Fault(
         name="stop-fails",
@@ -214,5 +219,6 @@ FAULTS: Final = (
         bound_ms=16_000,
         load=Load.WAITS,
         settle_s=20,
+        share=0.5,
     ),
 )
