@@ -89,12 +89,12 @@ async def check(run: Run) -> Figures:
         provider_id: key for key, one in run.patients.items() for provider_id in one.provider_ids
     }
     await _nothing_is_open(run, lines, figures)
-    _nothing_is_billed_twice(run, lines, figures)
-    _one_owner_speaks(run, lines, figures)
-    _reports_tell_the_truth(run, lines)
-    _what_is_completed_was_heard(run)
+    nothing_is_billed_twice(run, lines, figures)
+    one_owner_speaks(run, lines, figures)
+    reports_tell_the_truth(run, lines)
+    what_is_completed_was_heard(run)
     _count_speech(run, figures)
-    figures.billed_for_nothing_s = _billed_for_nothing(run, lines, figures)
+    figures.billed_for_nothing_s = billed_for_nothing(run, lines, figures)
     return figures
 
 
@@ -131,7 +131,7 @@ async def _nothing_is_open(run: Run, lines: list[SessionLine], figures: Figures)
             run.problem("nothing is left open", f"nobody knows of session {line.session_id}")
 
 
-def _nothing_is_billed_twice(run: Run, lines: list[SessionLine], figures: Figures) -> None:
+def nothing_is_billed_twice(run: Run, lines: list[SessionLine], figures: Figures) -> None:
     """Never more than one session of a key, beyond what an unknown outcome needs."""
     now_s = time.time()
     for key, patient in run.patients.items():
@@ -150,7 +150,7 @@ def _nothing_is_billed_twice(run: Run, lines: list[SessionLine], figures: Figure
                 )
 
 
-def _one_owner_speaks(run: Run, lines: list[SessionLine], figures: Figures) -> None:
+def one_owner_speaks(run: Run, lines: list[SessionLine], figures: Figures) -> None:
     """Once a later socket has spoken, no earlier one is heard of."""
     for line in lines:
         sockets = [
@@ -170,7 +170,7 @@ def _turns(sockets: list[int]) -> str:
     return ", ".join(map(str, turns[:12]))
 
 
-def _reports_tell_the_truth(run: Run, lines: list[SessionLine]) -> None:
+def reports_tell_the_truth(run: Run, lines: list[SessionLine]) -> None:
     """Each started session stands in exactly one report, with its bill."""
     told: dict[str, list[GenerationReport]] = {}
     for patient in run.patients.values():
@@ -209,7 +209,7 @@ def _reports_tell_the_truth(run: Run, lines: list[SessionLine]) -> None:
             )
 
 
-def _what_is_completed_was_heard(run: Run) -> None:
+def what_is_completed_was_heard(run: Run) -> None:
     for patient in run.patients.values():
         for speech in patient.speeches:
             hearing, report = speech.hearing, speech.report
@@ -252,7 +252,7 @@ def _count_speech(run: Run, figures: Figures) -> None:
                 figures.speech_lost_ms += speech.hearing.lost_ms
 
 
-def _billed_for_nothing(run: Run, lines: list[SessionLine], figures: Figures) -> float:
+def billed_for_nothing(run: Run, lines: list[SessionLine], figures: Figures) -> float:
     """Seconds after nobody wanted it; of one that never had a socket, all of them."""
     now_s, total_s = time.time(), 0.0
     for line in lines:
