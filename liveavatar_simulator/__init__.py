@@ -7,7 +7,7 @@ demand. It is no LiveAvatar: what is assumed rather than known stands in `docs/s
 from .avatar import RoomUnreachable
 from .faults import Faults
 from .heard import Heard
-from .ledger import CommandLine, Ledger, SessionLine, UtteranceLine
+from .ledger import CommandLine, Ledger, SessionLine, SilenceLine, SocketLine, UtteranceLine
 from .refusals import Refusal
 from .server import PortInUse
 from .session import Session, SessionPhase
@@ -37,7 +37,9 @@ __all__ = [
     "Session",
     "SessionLine",
     "SessionPhase",
+    "SilenceLine",
     "SimulatorSettings",
+    "SocketLine",
     "SpeechSignals",
     "UtteranceLine",
 ]

@@ -19,18 +19,45 @@ class CommandLine(BaseModel):
 
     type: str
     at_ms: int
+    socket: int
+    """Which of the session's sockets brought it, from 1."""
     event_id: str | None = None
     pcm_ms: float | None = None
 
 
+class SilenceLine(BaseModel):
+    """A time inside an utterance, of 50 ms or more, in which there was no audio to sound.
+
+    ``at_ms`` counts from the utterance's first sound. One that lasts until the utterance is over
+    (its end came late, or never) begins at ``ended_at``.
+    """
+
+    at_ms: float
+    duration_ms: float
+
+
 class UtteranceLine(BaseModel):
-    """One utterance: how much of it was sent, how much was heard, and how it went."""
+    """One utterance: how much of it was sent, how much was heard and when, and how it went."""
 
     event_id: str | None
     sent_ms: float
     played_ms: float
     outcome: Literal["waiting", "playing", "starved", "played", "interrupted", "dropped", "cut"]
     """``dropped``: cleared before it was heard; ``cut``: the session ended first."""
+    began_at: datetime | None
+    """When its first sound was heard."""
+    ended_at: datetime | None
+    """When its last sound had been heard; None before it is over, and if nothing was heard."""
+    silences: list[SilenceLine]
+    """Those that are over, the newest 100."""
+
+
+class SocketLine(BaseModel):
+    """One media socket."""
+
+    number: int
+    opened_at: datetime
+    closed_at: datetime | None
 
 
 class SessionLine(BaseModel):
@@ -48,6 +75,8 @@ class SessionLine(BaseModel):
     credits_consumed: Decimal
     sockets_open: int
     sockets_total: int
+    sockets: list[SocketLine]
+    """The newest 200, oldest first."""
     room: str | None
     room_kind: RoomKind
     commands: list[CommandLine]
@@ -66,4 +95,6 @@ class Ledger(BaseModel):
     """Started sessions that have ended, whatever the reason."""
     open: int
     """Started sessions that have not ended: what would be billed now."""
+    peak_open: int
+    """The largest ``open`` there ever was."""
     sessions: list[SessionLine]

@@ -43,7 +43,7 @@ FindSession = Callable[[str], Session | None]
 
 
 class MediaSocket:
-    """One client's connection to one session."""
+    """One client's connection to one session: its `Socket`."""
 
     def __init__(
         self, connection: ServerConnection, session: Session, settings: SimulatorSettings
@@ -54,6 +54,7 @@ class MediaSocket:
         self._protocol = ServerProtocol(dialect=settings.state_names)
         self._outbox: asyncio.Queue[str] = asyncio.Queue(QUEUE_FRAMES)
         self._silent = False
+        self.number = 0
 
     async def run(self, *, connects: bool, falls_silent: bool) -> None:
         """Serve until the connection is gone.
@@ -127,7 +128,7 @@ class MediaSocket:
                 return
             before = self._protocol.dropped_commands
             for command in self._protocol.receive(frame):
-                self._session.handle(command)
+                self._session.handle(command, self)
             self._session.commands_ignored += self._protocol.dropped_commands - before
             for reply in self._protocol.replies_to_send():
                 self._push(reply)

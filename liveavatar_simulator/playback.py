@@ -15,12 +15,16 @@ from enum import StrEnum
 from math import ceil, floor, inf
 from typing import Final
 
-from liveavatar_lite.audio import BYTES_PER_S
+from liveavatar_lite.audio import BYTES_PER_S, duration_s
 from liveavatar_lite.messages import AgentState
 
 BLOCK_S: Final = 0.01
 BLOCK_BYTES: Final = round(BYTES_PER_S * BLOCK_S)
 UTTERANCES_KEPT: Final = 500
+SILENCE_S: Final = 0.05
+"""A rest inside an utterance is noted from this length on."""
+SILENCES_KEPT: Final = 100
+"""Of each utterance, the newest."""
 _EPSILON_S: Final = 1e-6
 
 
@@ -72,6 +76,14 @@ _LEGAL: Final[dict[UtteranceState, frozenset[UtteranceState]]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """A time inside an utterance in which nothing sounded because no audio was there."""
+
+    begin_s: float
+    end_s: float
+
+
 @dataclass(eq=False, slots=True)
 class Utterance:
     """One utterance, from the first chunk to the last sound."""
@@ -86,6 +98,12 @@ class Utterance:
     ready_at_s: float | None = None
     """When there was enough audio to begin; None while there is not."""
     dry_since_s: float | None = None
+    began_s: float | None = None
+    """When its first sound left."""
+    sounded_until_s: float = 0.0
+    """When its last sound so far had left; of no meaning before it began."""
+    silences: deque[Silence] = field(default_factory=lambda: deque(maxlen=SILENCES_KEPT))
+    """Those that have ended: by more sound, or with the utterance."""
     _pcm: bytearray | None = field(default_factory=bytearray, repr=False)
     """What was sent and not heard; None: nobody listens, it is only counted."""
 
@@ -105,10 +123,14 @@ class Utterance:
             self._pcm += pcm
         self.sent_bytes += len(pcm)
 
-    def take(self, blocks: int) -> bytes:
-        """So many times 10 ms, filled up with silence; nothing where nobody listens."""
+    def take(self, blocks: int, *, now_s: float) -> bytes:
+        """So many times 10 ms from now on, filled up with silence; nothing where nobody listens."""
         size = blocks * BLOCK_BYTES
         taken = min(size, self.buffered_bytes)
+        if self.began_s is None:
+            self.began_s = now_s
+        self._note_silence(now_s)
+        self.sounded_until_s = now_s + duration_s(taken)
         self.played_bytes += taken
         if self._pcm is None:
             return b""
@@ -125,8 +147,21 @@ class Utterance:
         if state not in _LEGAL[self.state]:
             raise RuntimeError(f"an utterance that is {self.state} cannot become {state}")
         self.state = state
-        if self.over and self._pcm is not None:
+
+    def end(self, state: UtteranceState, *, now_s: float) -> None:
+        """Move on to a state that is the last.
+
+        Raises:
+            RuntimeError: this state cannot follow the present one.
+        """
+        self.become(state)
+        self._note_silence(now_s)
+        if self._pcm is not None:
             self._pcm.clear()
+
+    def _note_silence(self, now_s: float) -> None:
+        if self.played_bytes and now_s - self.sounded_until_s >= SILENCE_S - _EPSILON_S:
+            self.silences.append(Silence(self.sounded_until_s, now_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +307,7 @@ class Playback:
     def cut(self) -> None:
         """The session is over: nothing more is heard."""
         for utterance in self._queue:
-            utterance.become(UtteranceState.CUT)
+            utterance.end(UtteranceState.CUT, now_s=self._clock_s)
         self._queue.clear()
         self._clears.clear()
         self._open = None
@@ -291,7 +326,7 @@ class Playback:
             head = self._sounding(events)
             blocks = int(min(self._blocks_until(now_s), self._blocks_alike(head)))
             if head is not None:
-                pieces.append(head.take(blocks))
+                pieces.append(head.take(blocks, now_s=self._clock_s))
             elif self._audible:
                 pieces.append(bytes(blocks * BLOCK_BYTES))
             self._clock_s += blocks * BLOCK_S
@@ -348,7 +383,7 @@ class Playback:
                 break
             if head.buffered_bytes == 0:
                 if head.sealed:
-                    self._finish(head, events)
+                    self._finish(head, now_s, events)
                     continue
                 self._count_dry(head, now_s, events)
                 break
@@ -371,9 +406,9 @@ class Playback:
         if not resumed:
             yield Began(utterance)
 
-    def _finish(self, utterance: Utterance, events: list[PlaybackEvent]) -> None:
+    def _finish(self, utterance: Utterance, now_s: float, events: list[PlaybackEvent]) -> None:
         heard = utterance.state is not UtteranceState.WAITING
-        utterance.become(UtteranceState.PLAYED)
+        utterance.end(UtteranceState.PLAYED, now_s=now_s)
         self._queue.popleft()
         if heard:
             events.append(Finished(utterance))
@@ -398,7 +433,8 @@ class Playback:
                 if utterance.over:
                     continue
                 heard = utterance.state is not UtteranceState.WAITING
-                utterance.become(UtteranceState.INTERRUPTED if heard else UtteranceState.DROPPED)
+                outcome = UtteranceState.INTERRUPTED if heard else UtteranceState.DROPPED
+                utterance.end(outcome, now_s=clear.due_s)
                 self._queue.remove(utterance)
                 cut = utterance if heard else cut
             yield Cleared(clear.event_id, cut)

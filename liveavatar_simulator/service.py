@@ -58,6 +58,7 @@ class LiveAvatarService:
         self._rooms = rooms
         self._minted = 0
         self._forgotten_started = 0
+        self._peak_open = 0
 
     # --- calls ------------------------------------------------------------------------------------
 
@@ -113,6 +114,7 @@ class LiveAvatarService:
         else:
             if session.phase is SessionPhase.STARTING:
                 session.go_live(avatar, arrival)
+                self._peak_open = max(self._peak_open, self._open)
             elif avatar is not None and arrival is not None:
                 arrival.close()
                 await avatar.leave()
@@ -204,13 +206,14 @@ class LiveAvatarService:
         """Totals and sessions."""
         sessions = list(self.sessions.values())
         started = [each for each in sessions if each.started_at is not None]
-        open_ = sum(each.billing for each in started)
+        open_ = self._open
         total = len(started) + self._forgotten_started
         return Ledger(
             minted=self._minted,
             started=total,
             stopped=total - open_,
             open=open_,
+            peak_open=self._peak_open,
             sessions=[each.line() for each in sessions],
         )
 
@@ -220,6 +223,10 @@ class LiveAvatarService:
         await asyncio.gather(*(each.end(SessionEndReason.SERVER_ERROR) for each in running))
 
     # --- inside -----------------------------------------------------------------------------------
+
+    @property
+    def _open(self) -> int:
+        return sum(each.billing for each in self.sessions.values())
 
     def _limit_rate(self, fault: str) -> None:
         if self.faults.take(fault):

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final, Protocol, assert_never
@@ -94,7 +94,13 @@ class Avatar(Protocol):
 
 
 class Socket(Protocol):
-    """A client's connection to the session."""
+    """A client's connection to the session.
+
+    Attributes:
+        number: which of the session's sockets it is, from 1; set when it is attached.
+    """
+
+    number: int
 
     def send(self, event: ServerEvent) -> None:
         """Queue an event; never waits."""
@@ -365,6 +371,8 @@ class Session:
         """Take a client's connection; the one it replaces is handed back to be closed."""
         replaced, self._socket = self._socket, socket
         self.sockets_total += 1
+        socket.number = self.sockets_total
+        self._tape.socket_opened(socket.number)
         return replaced
 
     def detach(self, socket: Socket) -> None:
@@ -372,6 +380,7 @@ class Session:
 
         What was said goes on; unless somebody returns the session is a zombie.
         """
+        self._tape.socket_closed(socket.number)
         if self._socket is socket:
             self._socket = None
             self._alone_since_s = time.monotonic()
@@ -389,10 +398,14 @@ class Session:
 
     # --- commands ---------------------------------------------------------------------------------
 
-    def handle(self, command: Command) -> None:
-        """Do what a client asks. Its acknowledgement goes to whoever is connected."""
+    def handle(self, command: Command, socket: Socket) -> None:
+        """Do what a client asks by this socket.
+
+        Its acknowledgement goes to whoever is connected.
+        """
         self.touch()
-        self._tape.command(command, after_s=time.monotonic() - self._started_s)
+        after_s = time.monotonic() - self._started_s
+        self._tape.command(command, after_s=after_s, socket=socket.number)
         if self._phase is not SessionPhase.LIVE:
             return
         self._catch_up()
@@ -542,9 +555,14 @@ class Session:
             credits_consumed=self.credits_consumed,
             sockets_open=0 if self._socket is None else 1,
             sockets_total=self.sockets_total,
+            sockets=self._tape.sockets,
             room=self.room,
             room_kind=self.room_kind,
             commands=self._tape.commands,
             commands_ignored=self.commands_ignored,
-            utterances=[utterance_line(each) for each in self._playback.utterances],
+            utterances=[utterance_line(each, self._date_of) for each in self._playback.utterances],
         )
+
+    def _date_of(self, at_s: float) -> datetime:
+        started_at = self.started_at or self.minted_at
+        return started_at + timedelta(seconds=at_s - self._started_s)

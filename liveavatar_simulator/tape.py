@@ -1,4 +1,5 @@
-"""What a session did, as lines of the ledger: the commands that came, what became of the speech.
+"""What a session did, as lines of the ledger: sockets and commands that came, what became of the
+speech.
 
 Only words and numbers: no audio, no address.
 """
@@ -6,6 +7,8 @@ Only words and numbers: no audio, no address.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Final
 
 from liveavatar_lite.audio import duration_s
@@ -20,7 +23,7 @@ from liveavatar_lite.messages import (
     StopListening,
 )
 
-from .ledger import CommandLine, UtteranceLine
+from .ledger import CommandLine, SilenceLine, SocketLine, UtteranceLine
 from .playback import Utterance
 
 _COMMAND_TYPES: Final[dict[type[Command], str]] = {
@@ -34,19 +37,35 @@ _COMMAND_TYPES: Final[dict[type[Command], str]] = {
 }
 
 
+SOCKETS_KEPT: Final = 200
+
+
 class Tape:
-    """The newest commands of one session."""
+    """The newest commands and sockets of one session."""
 
     def __init__(self, length: int) -> None:
         self._commands: deque[CommandLine] = deque(maxlen=length)
+        self._sockets: deque[SocketLine] = deque(maxlen=SOCKETS_KEPT)
 
-    def command(self, command: Command, *, after_s: float) -> None:
-        """A command came, so long after the session's start."""
+    def socket_opened(self, number: int) -> None:
+        """A client connected."""
+        line = SocketLine(number=number, opened_at=datetime.now(UTC), closed_at=None)
+        self._sockets.append(line)
+
+    def socket_closed(self, number: int) -> None:
+        """Its connection is gone."""
+        for line in self._sockets:
+            if line.number == number:
+                line.closed_at = datetime.now(UTC)
+
+    def command(self, command: Command, *, after_s: float, socket: int) -> None:
+        """A command came by this socket, so long after the session's start."""
         pcm = command.audio if isinstance(command, Speak | SpeakEnd) else None
         self._commands.append(
             CommandLine(
                 type=_COMMAND_TYPES[type(command)],
                 at_ms=round(after_s * 1000),
+                socket=socket,
                 event_id=None if isinstance(command, Start) else command.event_id,
                 pcm_ms=None if pcm is None else ms_of(len(pcm)),
             )
@@ -57,14 +76,33 @@ class Tape:
         """Oldest first."""
         return list(self._commands)
 
+    @property
+    def sockets(self) -> list[SocketLine]:
+        """As they are now, oldest first."""
+        return [line.model_copy() for line in self._sockets]
 
-def utterance_line(utterance: Utterance) -> UtteranceLine:
-    """An utterance as the ledger shows it."""
+
+def utterance_line(utterance: Utterance, at: Callable[[float], datetime]) -> UtteranceLine:
+    """An utterance as the ledger shows it.
+
+    Args:
+        at: the date of a time of the playback's clock.
+    """
+    began_s = utterance.began_s
     return UtteranceLine(
         event_id=utterance.event_id,
         sent_ms=ms_of(utterance.sent_bytes),
         played_ms=ms_of(utterance.played_bytes),
         outcome=utterance.state.value,
+        began_at=None if began_s is None else at(began_s),
+        ended_at=at(utterance.sounded_until_s) if began_s is not None and utterance.over else None,
+        silences=[
+            SilenceLine(
+                at_ms=round((each.begin_s - (began_s or 0.0)) * 1000, 3),
+                duration_ms=round((each.end_s - each.begin_s) * 1000, 3),
+            )
+            for each in utterance.silences
+        ],
     )
 
 

@@ -15,6 +15,7 @@ from livekit import api, rtc
 
 from deploy.local.stack import LiveKitServer
 from liveavatar_lite.audio import SAMPLE_RATE_HZ
+from liveavatar_lite.messages import AgentStateUpdated
 from liveavatar_lite.protocol import PoseChanged
 from liveavatar_lite.utterances import UtteranceOver, UtteranceStarted
 from tests.simulator.conftest import Caller, Simulate, connected, next_event, tone, until
@@ -98,6 +99,18 @@ async def rooms_of(livekit: LiveKitServer) -> dict[str, int]:
     async with api.LiveKitAPI(livekit.url, livekit.api_key, livekit.api_secret) as admin:
         listed = await admin.room.list_rooms(api.ListRoomsRequest())
     return {room.name: room.num_participants for room in listed.rooms}
+
+
+def own_token(livekit: LiveKitServer, room: str, identity: str) -> str:
+    """A token for a room of one's own."""
+    grants = api.VideoGrants(room_join=True, room=room)
+    access = api.AccessToken(livekit.api_key, livekit.api_secret)
+    return access.with_identity(identity).with_grants(grants).to_jwt()
+
+
+def present(viewer: Viewer) -> list[str]:
+    """Who else is in the room."""
+    return [each.identity for each in viewer.room.remote_participants.values()]
 
 
 async def test_a_viewer_sees_heygen_move_and_hears_what_was_sent(
@@ -190,17 +203,12 @@ async def test_the_avatar_joins_a_room_of_ones_own_and_leaves_it_standing(
     caller = await simulate(**of_livekit)
     room = f"own-{time.monotonic_ns()}"
 
-    def token(identity: str) -> str:
-        grants = api.VideoGrants(room_join=True, room=room)
-        access = api.AccessToken(livekit.api_key, livekit.api_secret)
-        return access.with_identity(identity).with_grants(grants).to_jwt()
-
-    async with viewing(livekit.url, token("viewer")) as viewer:
+    async with viewing(livekit.url, own_token(livekit, room, "viewer")) as viewer:
         started = await caller.started(
             livekit_config={
                 "livekit_url": livekit.url,
                 "livekit_room": room,
-                "livekit_client_token": token("my-avatar"),
+                "livekit_client_token": own_token(livekit, room, "my-avatar"),
             }
         )
         await until(lambda: bool(viewer.pictures), within_s=10)
@@ -211,6 +219,72 @@ async def test_the_avatar_joins_a_room_of_ones_own_and_leaves_it_standing(
     assert viewer.publishers == {"my-avatar"}
     line = caller.line(started["session_id"])
     assert (line.room, line.room_kind) == (room, "own")
+
+
+async def test_two_sessions_stand_side_by_side_in_a_room_of_ones_own(
+    simulate: Simulate, of_livekit: dict[str, Any], livekit: LiveKitServer
+) -> None:
+    """One session hands over to the next: the new avatar is there before the old one goes."""
+    caller = await simulate(**of_livekit, record_heard_s=60)
+    room = f"own-{time.monotonic_ns()}"
+
+    async def started(identity: str) -> dict[str, Any]:
+        return await caller.started(
+            livekit_config={
+                "livekit_url": livekit.url,
+                "livekit_room": room,
+                "livekit_client_token": own_token(livekit, room, identity),
+            },
+            video_settings={"encoding": "VP8"},
+        )
+
+    async with viewing(livekit.url, own_token(livekit, room, "viewer")) as viewer:
+        old = await started("avatar-1")
+        async with await connected(old) as speaking:
+            await speaking.speak(tone(12), "old")
+            await until(viewer.hears, within_s=10)
+            new = await started("avatar-2")
+            async with await connected(new) as connection:
+                await until(lambda: viewer.publishers == {"avatar-1", "avatar-2"}, within_s=10)
+                assert viewer.hears(), "the first still speaks"
+
+                await caller.stop(old["session_id"])
+                await until(lambda: set(present(viewer)) == {"avatar-2"})
+                await until(lambda: not viewer.hears())
+                await connection.speak(tone(1.0), "new")
+                await connection.speak_end("new")
+                await until(viewer.hears)
+                over = await next_event(connection, UtteranceOver)
+
+        assert present(viewer) == ["avatar-2"]
+        line = caller.line(new["session_id"])
+        assert (over.utterance_id, over.interrupted) == ("new", False)
+        assert (line.room, line.ended_at, line.sockets_total) == (room, None, 1)
+        assert caller.line(old["session_id"]).room == room
+        ledger = caller.simulator.ledger()
+        assert (ledger.open, ledger.peak_open) == (1, 2)
+
+
+async def test_an_avatar_that_is_frozen_stays_silent_in_its_room_without_a_word(
+    simulate: Simulate, of_livekit: dict[str, Any]
+) -> None:
+    """A frozen session told that its avatar fell idle: the real one was heard to say nothing."""
+    caller = await simulate(**of_livekit)
+    started = await caller.started(video_settings={"encoding": "VP8"})
+    access = (started["livekit_url"], started["livekit_client_token"])
+    async with viewing(*access) as viewer, await connected(started) as connection:
+        await connection.speak(tone(12), "u")
+        await next_event(connection, UtteranceStarted)
+        await until(viewer.hears)
+
+        caller.simulator.freeze_session(started["session_id"])
+        await until(lambda: not viewer.hears())
+        seen = len(viewer.pictures)
+        await until(lambda: len(viewer.pictures) >= seen + 10)
+        with pytest.raises(TimeoutError):
+            await next_event(connection, AgentStateUpdated, within_s=0.3)
+
+    assert caller.simulator.ledger().open == 0
 
 
 async def test_a_session_whose_avatar_cannot_join_its_room_ends_by_itself(

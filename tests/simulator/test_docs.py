@@ -44,7 +44,9 @@ def test_the_public_names_are_these() -> None:
         "Session",
         "SessionLine",
         "SessionPhase",
+        "SilenceLine",
         "SimulatorSettings",
+        "SocketLine",
         "SpeechSignals",
         "UtteranceLine",
     ]

@@ -17,6 +17,7 @@ from liveavatar_simulator.playback import (
     PlaybackTimes,
     PoseChanged,
     Starved,
+    Utterance,
     UtteranceState,
 )
 
@@ -213,6 +214,73 @@ def test_a_short_gap_in_the_audio_is_no_starvation() -> None:
 
     assert events == []
     assert heard_s(pcm) == pytest.approx(0.5)
+
+
+def silences_of(utterance: Utterance) -> list[tuple[float, float]]:
+    """Begin and length of each, in ms since the utterance's first sound."""
+    assert utterance.began_s is not None
+    return [
+        (
+            round((each.begin_s - utterance.began_s) * 1000),
+            round((each.end_s - each.begin_s) * 1000),
+        )
+        for each in utterance.silences
+    ]
+
+
+def test_a_gap_in_the_audio_is_noted_with_its_place_and_length() -> None:
+    mouth = playback()
+    utterance = mouth.append(sound(0.5), "u", now_s=100.0)
+    mouth.advance(101.0)  # heard from 100.2 to 100.7
+    mouth.append(sound(0.5), "u", now_s=101.0)
+    mouth.advance(101.53)  # to 101.5
+    mouth.append(sound(0.5), "u", now_s=101.53)
+    mouth.seal("u", None, now_s=101.53)
+    mouth.advance(103.0)
+
+    assert silences_of(utterance) == [(500, 300)], "30 ms are not worth a note"
+    assert utterance.began_s == pytest.approx(100.2)
+    assert utterance.sounded_until_s == pytest.approx(102.03, abs=0.011)
+
+
+def test_a_gap_that_starves_ends_when_sound_comes_again() -> None:
+    mouth = playback()
+    utterance = mouth.append(sound(0.5), "u", now_s=100.0)
+    mouth.advance(103.0)
+    mouth.append(sound(0.5), "u", now_s=103.0)
+    mouth.advance(104.0)
+
+    assert silences_of(utterance) == [(500, 2500)], "with the latency of a new beginning"
+
+
+@pytest.mark.parametrize("outcome", ["played", "interrupted", "cut"])
+def test_an_end_that_comes_late_is_a_silence_at_the_end(outcome: str) -> None:
+    mouth = playback()
+    utterance = mouth.append(sound(0.5), "u", now_s=100.0)
+    mouth.advance(101.0)
+    if outcome == "played":
+        mouth.seal("u", None, now_s=101.0)
+    elif outcome == "interrupted":
+        mouth.interrupt("i", now_s=101.0 - TIMES.interrupt_delay_s)
+    else:
+        mouth.cut()
+    mouth.advance(102.0)
+
+    assert utterance.state == outcome
+    assert silences_of(utterance) == [(500, 300)]
+    assert utterance.sounded_until_s == pytest.approx(100.7)
+
+
+def test_an_utterance_that_is_sent_in_time_has_no_silence() -> None:
+    mouth = playback()
+    utterance = mouth.append(sound(0.5), "u", now_s=100.0)
+    mouth.append(sound(3), "u", now_s=100.6)
+    mouth.seal("u", None, now_s=101.0)
+    waiting = mouth.append(sound(0.5), "v", now_s=101.0)
+    mouth.seal("v", None, now_s=101.0)
+    mouth.advance(110.0)
+
+    assert silences_of(utterance) == silences_of(waiting) == []
 
 
 def test_listening_is_taken_at_once_when_idle_and_after_speech_when_talking() -> None:

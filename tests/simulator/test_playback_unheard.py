@@ -129,6 +129,16 @@ def ends(playback: Playback) -> list[tuple[object, ...]]:
     ]
 
 
+def rests(playback: Playback) -> list[float]:
+    """When each utterance that is over began, rested and ended, in one list."""
+    times: list[float] = []
+    for each in playback.utterances:
+        if each.over and each.began_s is not None:
+            times += [each.began_s, each.sounded_until_s]
+            times += [at_s for rest in each.silences for at_s in (rest.begin_s, rest.end_s)]
+    return times
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_leaps_tell_the_same_events_at_the_same_times_as_blocks(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -139,6 +149,7 @@ def test_leaps_tell_the_same_events_at_the_same_times_as_blocks(seed: int) -> No
 
     assert [what for _, what in unheard] == [what for _, what in heard]
     assert ends(leaping) == ends(reference)
+    assert rests(leaping) == pytest.approx(rests(reference), abs=SLACK_S)
     assert nothing == b""
     assert [at_s for at_s, _ in unheard] == pytest.approx(
         [at_s for at_s, _ in heard], abs=BLOCK_S + SLACK_S
