@@ -154,10 +154,9 @@ def one_owner_speaks(run: Run, lines: list[SessionLine], figures: Figures) -> No
     """Once a later socket has spoken, no earlier one is heard of."""
     for line in lines:
         sockets = [
-            socket
+            command.socket
             for command in line.commands
             if command.type in ("agent.speak", "agent.speak_end")
-            and (socket := getattr(command, "socket", None)) is not None
         ]
         key = figures.keys_of.get(line.session_id)
         session = run.patients[key].session if key else None

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import Enum
@@ -15,6 +17,7 @@ from typing import Final
 
 _READ_BYTES: Final = 1 << 16
 DROP_WAIT_S: Final = 1.0
+_NO_LINGERING: Final = struct.pack("ii", 1, 0)
 
 
 class Way(Enum):
@@ -64,22 +67,23 @@ class Proxy:
 
     def _reset_all(self) -> None:
         for writer in self._writers:
-            writer.transport.abort()
+            _reset(writer)
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         try:
-            with contextlib.suppress(OSError):
+            # Cancelled by nobody but us, when the listening ends.
+            with contextlib.suppress(OSError, asyncio.CancelledError):
                 await self._serve(reader, writer)
         finally:
             self._tasks.discard(task)
-            writer.transport.abort()
+            _reset(writer)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._way is Way.REFUSE:
-            return
+            return  # and reset, by who called
         self._writers.add(writer)
         try:
             await self._passing()
@@ -114,3 +118,11 @@ class Proxy:
     async def _passing(self) -> None:
         while self._way is Way.SWALLOW:
             await self._changed.wait()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Close with a reset instead of a goodbye."""
+    connection = writer.get_extra_info("socket")
+    if connection is not None and connection.fileno() >= 0:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
+    writer.transport.abort()

@@ -167,7 +167,7 @@ class Runner:
     @asynccontextmanager
     async def _world(self, job: Job) -> AsyncIterator[World]:
         """One that nobody uses; it is thrown away where the run broke in it."""
-        idle = self._idle.setdefault(job.kind_of_world, [])
+        idle = self._idle.get(job.kind_of_world)
         world = idle.pop() if idle else await self._open(job)
         try:
             await world.prepare()
@@ -175,7 +175,7 @@ class Runner:
         except BaseException:
             await world.close()
             raise
-        idle.append(world)
+        self._idle.setdefault(job.kind_of_world, []).append(world)
 
     async def _open(self, job: Job) -> World:
         assert self._ground is not None

@@ -46,6 +46,7 @@ def line(name: str, start_s: float, end_s: float | None, **more: Any) -> Session
             "credits_consumed": "0",
             "sockets_open": 0,
             "sockets_total": 1,
+            "sockets": [],
             "room": None,
             "room_kind": "none",
             "commands": [],
