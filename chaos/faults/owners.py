@@ -152,7 +152,7 @@ FAULTS: Final = (
         layouts=BOTH,
         load=Load.ALONE,
         settle_s=10,
-        share=0.15,
+        share=0.25,
         takes_s=35,
     ),
     Fault(
