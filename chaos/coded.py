@@ -7,7 +7,8 @@ be counted from the sound itself, by the sample. Knows no session and no clock.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -96,6 +97,42 @@ class Hearing:
     def is_whole(self) -> bool:
         """Every sample was heard, once and in order."""
         return self.lost_ms == 0 and self.repeated_ms == 0 and self.out_of_order_ms == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """The sound of one session, from a moment of the wall clock on."""
+
+    began_at_s: float
+    samples: Samples
+
+
+def heard_in(code: Code, recordings: Sequence[Recording]) -> Hearing:
+    """Look for an utterance that one session after the other may have said.
+
+    What was said is counted in each, what was silent in all: silences are those of the time line.
+    """
+    said = heard_of(code, np.concatenate([one.samples for one in recordings]))
+    if len(recordings) == 1:
+        return said
+    together = heard_of(code, _on_one_time_line(recordings))
+    return replace(
+        said,
+        began_ms=together.began_ms,
+        ended_ms=together.ended_ms,
+        silences=together.silences,
+    )
+
+
+def _on_one_time_line(recordings: Sequence[Recording]) -> Samples:
+    first_s = min(one.began_at_s for one in recordings)
+    places = [round((one.began_at_s - first_s) * RATE_HZ) for one in recordings]
+    length = max(at + len(one.samples) for at, one in zip(places, recordings, strict=True))
+    line = np.zeros(length, dtype=np.int16)
+    for at, one in zip(places, recordings, strict=True):
+        part = line[at : at + len(one.samples)]
+        np.copyto(part, one.samples, where=one.samples != 0)
+    return line
 
 
 def heard_of(code: Code, pcm: bytes | Samples) -> Hearing:

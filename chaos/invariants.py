@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
-import numpy as np
 from temporalio.service import RPCError
 
 from avatar_sessions.contract import names
 from avatar_sessions.contract.messages import GenerationReport
 from avatar_sessions.contract.states import UtteranceOutcome
-from chaos.coded import Samples, heard_of
+from chaos.coded import Recording, heard_in
 from chaos.errors import Never, NotAvailable
 from chaos.run import Patient, Run, Speech
 from chaos.world import World
@@ -50,15 +49,15 @@ class Figures:
 
 async def listen(run: Run) -> None:
     """Look for each utterance of the run in what was heard."""
-    sounds: dict[str, Samples] = {}
+    sounds: dict[str, Recording] = {}
     for patient in run.patients.values():
         for speech in patient.speeches:
-            heard: list[Samples] = []
+            heard: list[Recording] = []
             for provider_id in await _in_order(run, patient):
                 if provider_id not in sounds:
                     sounds[provider_id] = await run.world.simulator.heard(provider_id)
                 heard.append(sounds[provider_id])
-            speech.hearing = heard_of(speech.code, np.concatenate(heard)) if heard else None
+            speech.hearing = heard_in(speech.code, heard) if heard else None
 
 
 async def _in_order(run: Run, patient: Patient) -> list[str]:

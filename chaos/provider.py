@@ -8,13 +8,14 @@ from __future__ import annotations
 import io
 import sys
 import wave
+from datetime import datetime
 from typing import Any, Final
 
 import httpx
 import numpy as np
 from pydantic import SecretStr
 
-from chaos.coded import RATE_HZ, Samples
+from chaos.coded import RATE_HZ, Recording
 from chaos.errors import NotAvailable
 from chaos.machines import one_at_a_time
 from deploy.local.ports import LOOPBACK
@@ -76,7 +77,7 @@ class Simulated:
         told: dict[str, Any] = reply.raise_for_status().json()
         return told
 
-    async def heard(self, session_id: str) -> Samples:
+    async def heard(self, session_id: str) -> Recording:
         """What was heard in a session from its start, silence included.
 
         Raises:
@@ -91,7 +92,9 @@ class Simulated:
                 1,
                 2,
             )
-            return np.frombuffer(sound.readframes(sound.getnframes()), dtype="<i2")
+            samples = np.frombuffer(sound.readframes(sound.getnframes()), dtype="<i2")
+        began_at = datetime.fromisoformat(reply.headers["X-Heard-From"])
+        return Recording(began_at.timestamp(), samples)
 
     async def end(self, session_id: str, **how: Any) -> None:
         """Let the provider end a session by itself."""

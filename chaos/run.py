@@ -106,7 +106,6 @@ class Run:
         """How long two sessions of one key may be billed at once."""
         self.known_before: set[str] = set()
         """Provider sessions that were there before this run."""
-        self.started_at_s = time.time()
 
     # ------------------------------------------------------------- sessions
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chaos.coded import PIECES_AT_MOST, SAMPLES_PER_MS, Code, Hearing, Samples, Silence, heard_of
+from chaos.coded import (
+    PIECES_AT_MOST,
+    SAMPLES_PER_MS,
+    Code,
+    Hearing,
+    Recording,
+    Samples,
+    Silence,
+    heard_in,
+    heard_of,
+)
 
 CODE = Code(first_piece=0, pieces=1000)
 SAID = CODE.samples()
@@ -145,6 +155,22 @@ def test_random_cuts_are_counted_exactly() -> None:
         assert hearing.repeated_ms * SAMPLES_PER_MS == pytest.approx(
             np.maximum(by_ms - SAMPLES_PER_MS, 0).sum()
         )
+
+
+def test_the_silence_between_two_sessions_is_that_of_the_clock() -> None:
+    """The first falls silent at 400 ms and is recorded for 100 ms more; the second begins to be
+    recorded 50 ms after that, and to speak after another 200: 350 ms in all."""
+    first = Recording(1000.0, np.concatenate([said(0, 400), silence(100)]))
+    second = Recording(1000.55, np.concatenate([silence(200), said(380, 1000)]))
+    hearing = heard_in(CODE, [first, second])
+    assert [round(one.duration_ms) for one in hearing.silences] == [350]
+    assert (hearing.lost_ms, hearing.repeated_ms) == (0, 20)
+
+
+def test_two_sessions_that_speak_at_once_lose_nothing_of_the_count() -> None:
+    both = [Recording(0.0, SAID), Recording(0.1, SAID)]
+    hearing = heard_in(CODE, both)
+    assert (hearing.lost_ms, hearing.repeated_ms, hearing.silences) == (0, 1000, ())
 
 
 @pytest.mark.parametrize(
