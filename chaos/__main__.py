@@ -11,12 +11,13 @@ import logging
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from chaos.faults import FAULTS
-from chaos.runner import prove, run_folder
+from chaos.runner import Proof, run_folder
 from chaos.table import print_table, write_report
 from chaos.world import Layout
 from deploy.local.errors import LocalError
@@ -43,26 +44,27 @@ def main(words: Sequence[str] | None = None) -> int:
     report = options.report or folder / "report.json"
     print(f"breaking things: logs, histories and report in {folder}", file=sys.stderr)
     began_s = time.monotonic()
+    faults = [FAULTS[name] for name in options.only]
+    proof = Proof(faults, options.layout, options.rounds, options.seed, folder)
+    status: int | None = None
     try:
-        rows = asyncio.run(
-            prove(
-                [FAULTS[name] for name in options.only],
-                options.layout,
-                options.rounds,
-                options.seed,
-                folder,
-            )
-        )
+        asyncio.run(proof.run())
     except LocalError as error:
         print("\n".join((*error.detail, error.sentence)), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: all children are ended", file=sys.stderr)
-        return INTERRUPTED
+        status = INTERRUPTED
+    except Exception:
+        traceback.print_exc()  # a fault of the runner's own: what was done before counts
+        status = 1
+    rows = proof.rows()
     print_table(rows, sys.stdout)
     write_report(report, rows)
     print(f"\n{time.monotonic() - began_s:.0f} s, seed {options.seed}; report: {report}")
-    return 0 if rows and all(row.ok for row in rows) else 1
+    if status is None:
+        status = 0 if rows and all(row.ok for row in rows) else 1
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -52,26 +52,40 @@ def run_folder() -> Path:
     return ROOT / ".run" / f"chaos-{os.getpid()}"
 
 
-async def prove(
-    faults: Sequence[Fault], layouts: Sequence[Layout], rounds: int, seed: int, folder: Path
-) -> list[Row]:
-    """Let them all happen, so many times each; a row for each fault and layout.
+class Proof:
+    """All the runs of some faults, and the rows they make; rows can be had at any time."""
 
-    Raises:
-        LocalError: Temporal cannot be had here.
-    """
-    rows = jobs_of(faults, layouts, rounds)
-    by_name = {fault.name: fault for fault in faults}
-    tallies = {
-        (name, layout): Tally(by_name[name], layout, unavailable=by_name[name].unavailable)
-        for name, layout in rows
-    }
-    runner = Runner(folder, seed, tallies)
-    problems = await runner.run([job for jobs in rows.values() for job in jobs])
-    told = [tally.row() for tally in tallies.values()]
-    if problems:
-        told.append(_after_all(problems))
-    return told
+    def __init__(
+        self,
+        faults: Sequence[Fault],
+        layouts: Sequence[Layout],
+        rounds: int,
+        seed: int,
+        folder: Path,
+    ) -> None:
+        by_name = {fault.name: fault for fault in faults}
+        rows = jobs_of(faults, layouts, rounds)
+        self._jobs = [job for jobs in rows.values() for job in jobs]
+        self._tallies = {
+            (name, layout): Tally(by_name[name], layout, unavailable=by_name[name].unavailable)
+            for name, layout in rows
+        }
+        self._runner = Runner(folder, seed, self._tallies)
+
+    async def run(self) -> list[Row]:
+        """Let them all happen.
+
+        Raises:
+            LocalError: Temporal cannot be had here.
+        """
+        await self._runner.run(self._jobs)
+        return self.rows()
+
+    def rows(self) -> list[Row]:
+        """What came out so far; the last one, if there is one, is about no single fault."""
+        told = [tally.row() for tally in self._tallies.values()]
+        problems = self._runner.problems
+        return [*told, _after_all(problems)] if problems else told
 
 
 def _after_all(problems: list[Problem]) -> Row:
@@ -106,15 +120,16 @@ class Runner:
         self._idle: dict[tuple[Layout, Place], list[World]] = {}
         self._opened = 0
         self._ports: set[int] = set()
-        self._problems: list[Problem] = []
+        self.problems: list[Problem] = []
+        """What is wrong apart from any single run."""
         self._ground: Ground | None = None
         self._shared: MortalTemporal | None = None
 
-    async def run(self, jobs: Sequence[Job]) -> list[Problem]:
-        """Do them all; what is wrong apart from any single run."""
+    async def run(self, jobs: Sequence[Job]) -> None:
+        """Do them all."""
         self._jobs = in_order(jobs)
         if not self._jobs:
-            return []
+            return
         supervisor = Supervisor(self._folder / "logs")
         async with supervisor:
             await self._prepare(supervisor)
@@ -125,7 +140,6 @@ class Runner:
             assert self._shared is not None
             await self._look_for_leaks(self._shared)
         self._look_at_what_is_left(supervisor)
-        return self._problems
 
     async def _prepare(self, supervisor: Supervisor) -> None:
         source = find_temporal(LocalSettings(temporal_address=None), sys.stderr)
@@ -193,7 +207,7 @@ class Runner:
         needed = {job.kind_of_world for job in self._jobs}
         for kind in list(self._idle):
             if kind not in needed:
-                for world in self._idle.pop(kind):
+                for world in self._idle.pop(kind, []):  # another lane may have closed them
                     if world.place is Place.OWN_TEMPORAL:
                         await self._look_for_leaks(world.temporal)
                     await world.close()
@@ -287,13 +301,13 @@ class Runner:
 
     async def _look_for_leaks(self, temporal: MortalTemporal) -> None:
         async for leak in leaks_in_histories(temporal.server("w0")):
-            self._problems.append(Problem("nothing secret is told", leak))
+            self.problems.append(Problem("nothing secret is told", leak))
 
     def _look_at_what_is_left(self, supervisor: Supervisor) -> None:
         for child in supervisor.children:
             if Path(f"/proc/{child.pid}").exists():
                 text = f"{child.spec.name} (pid {child.pid}) still runs"
-                self._problems.append(Problem("nothing is left behind", text))
+                self.problems.append(Problem("nothing is left behind", text))
         for port in sorted(self._ports):
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -301,9 +315,9 @@ class Runner:
                     probe.bind((LOOPBACK, port))
                 except OSError:
                     text = f"port {port} is still in use"
-                    self._problems.append(Problem("nothing is left behind", text))
+                    self.problems.append(Problem("nothing is left behind", text))
         for leak in find_secrets(self._folder / "logs"):
-            self._problems.append(Problem("nothing secret is told", leak))
+            self.problems.append(Problem("nothing secret is told", leak))
 
 
 def _log_speech(speech: Speech) -> None:

@@ -14,7 +14,7 @@ import pytest_asyncio
 from chaos.fault import Fault, Load
 from chaos.faults import FAULTS
 from chaos.faults.owners import drain_5
-from chaos.runner import prove
+from chaos.runner import Proof
 from chaos.table import Row
 from chaos.world import Layout
 from deploy.local.stack import TemporalServer
@@ -45,7 +45,7 @@ def chosen() -> list[Fault]:
 @pytest_asyncio.fixture(scope="session")
 async def rows(temporal: TemporalServer, run_folder: Path) -> dict[str, Row]:
     """The rows by fault; `temporal` is asked for so that its program is there."""
-    told = await prove(chosen(), [Layout.SPLIT], 1, 1, run_folder / "chaos")
+    told = await Proof(chosen(), [Layout.SPLIT], 1, 1, run_folder / "chaos").run()
     return {row.fault: row for row in told}
 
 
