@@ -14,8 +14,8 @@ from chaos.fault import Fault, Load
 from chaos.world import Layout, Place
 
 CAPACITY: Final = 12
-COST: Final = {Load.WAITS: 1, Load.WORKS: 4, Load.TIGHT: 6, Load.ALONE: CAPACITY}
-"""Three that work, or twelve that wait, on two cores; or one that needs both."""
+COST: Final = {Load.WAITS: 1, Load.WORKS: 3, Load.TIGHT: 4, Load.ALONE: CAPACITY}
+"""On two cores: three with tight bounds, or four that work, or twelve that wait; or one alone."""
 _ORDER: Final = (Load.ALONE, Load.TIGHT, Load.WORKS, Load.WAITS)
 
 
