@@ -15,10 +15,12 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from avatar_sessions.contract.messages import Failure
 from avatar_sessions.contract.steps import ErrorType
 from avatar_sessions.seal import Seal, SealError
-from liveavatar_lite import ApiError, ConcurrencyLimit, LiteError
+from liveavatar_lite import ApiError, ConcurrencyLimit, LiteError, RateLimited
 
 SLOT_RETRY: Final = timedelta(seconds=1.5)
 """Before asking for a concurrency slot again: a stopped session's slot is not free at once."""
+RATE_RETRY: Final = timedelta(seconds=1)
+"""Before a call that was one too many is made again: LiveAvatar counts windows of a second."""
 
 
 def failure_of(error: LiteError) -> Failure:
@@ -33,18 +35,35 @@ def failure_of(error: LiteError) -> Failure:
 
 def to_be_repeated(error: LiteError) -> ApplicationError:
     """For what must happen: repeated whatever was said, and without a traceback in the log."""
-    return _error(failure_of(error), None, True, None, ApplicationErrorCategory.BENIGN)
+    return _error(
+        failure_of(error), None, True, named_delay(error), ApplicationErrorCategory.BENIGN
+    )
+
+
+def named_delay(error: LiteError) -> timedelta | None:
+    """After which time LiveAvatar said that it may be asked again (``Retry-After``)."""
+    told_s = error.retry_after_s if isinstance(error, ApiError) else None
+    return timedelta(seconds=told_s) if told_s else None
+
+
+def turn_delay(error: LiteError) -> timedelta | None:
+    """Before asking again where nothing but our turn is missing; None: something else is.
+
+    There is no free session on this plan, or there were too many calls: nothing was done, and
+    nothing is billed.
+    """
+    if isinstance(error, ConcurrencyLimit):
+        return named_delay(error) or SLOT_RETRY
+    if isinstance(error, RateLimited):
+        return named_delay(error) or RATE_RETRY
+    return None
 
 
 def application_error(error: LiteError) -> ApplicationError:
     """What an activity raises for an error of the LITE library: retried if that can help."""
-    retry_delay: timedelta | None = None
-    retryable = error.retryable
-    if isinstance(error, ConcurrencyLimit):
-        retryable, retry_delay = True, SLOT_RETRY
-    elif isinstance(error, ApiError) and error.retry_after_s:
-        retry_delay = timedelta(seconds=error.retry_after_s)
-    return _error(failure_of(error), None, retryable, retry_delay)
+    delay = turn_delay(error)
+    retryable = error.retryable or delay is not None
+    return _error(failure_of(error), None, retryable, delay or named_delay(error))
 
 
 def start_outcome_unknown(error: LiteError) -> ApplicationError:

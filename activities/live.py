@@ -84,6 +84,8 @@ class LiveSpeech:
             source="live",
             text=begin.text,
             offset_bytes=begin.offset_bytes,
+            inherited=not begin.fresh,
+            unplayed_s=begin.unplayed_ms / 1000,
             silent_ms=begin.silent_ms,
         )
         self._open[utterance.id] = utterance

@@ -58,6 +58,7 @@ class Mouth:
         self._cut_answered.set()
         self._connected = asyncio.Event()
         self._closed_with: UtteranceOutcome | None = None
+        self._retired = False  # what waits is another's to say
         self._acknowledges = True  # False once the avatar talked on unacknowledged chunks
         self._acknowledged = False  # a chunk was, once
         # What LiveAvatar still waits for, of an utterance that ended while there was no socket.
@@ -115,6 +116,7 @@ class Mouth:
         self._cut_answered.set()
         self._acknowledged |= connection.chunks_acked > 0
         for utterance in self._speaking:
+            utterance.last_heard_s = connection.last_heard_s
             utterance.moved(
                 connection.chunks_acked, acknowledges=self._acknowledges or self._acknowledged
             )
@@ -129,6 +131,22 @@ class Mouth:
         self._cut_answered.set()
         self._connected.set()
 
+    def take_stock(self) -> None:
+        """Before what was played is told for the last time: with a socket, the clock is right."""
+        if self.connection is not None:
+            for utterance in self._speaking:
+                utterance.last_heard_s = time.monotonic()
+
+    async def retire(self, patience_s: float) -> None:
+        """Begin nothing more, and wait until what is being said is heard, or for so long.
+
+        What waits goes on waiting, until it is cut or the mouth is closed.
+        """
+        self._retired = True
+        said = {one.outcome for one in self._speaking if not one.over}
+        if said:
+            await asyncio.wait(said, timeout=patience_s)
+
     # ------------------------------------------------------------------ saying
 
     def queue(self, utterance: Utterance) -> None:
@@ -141,6 +159,8 @@ class Mouth:
         """Say an utterance that is queued, when its turn has come; lasts until it is over."""
         try:
             async with self._turn:
+                if self._retired:
+                    await asyncio.wait({utterance.outcome})
                 self._waiting.remove(utterance)
                 if utterance.over:
                     return
@@ -212,8 +232,12 @@ class Mouth:
         async with self.wire:
             if utterance.over or connection is not self.connection:
                 return
+            if utterance.inherited:
+                connection.adopt(utterance.segment_id)
+                utterance.inherited = False
             if isinstance(step, Send):
                 await connection.speak(step.chunk, utterance.segment_id)
+                utterance.last_heard_s = connection.last_heard_s
                 now_s = time.monotonic()
                 utterance.sent(
                     step.chunk,
@@ -230,7 +254,7 @@ class Mouth:
             self.last_sent_s = time.monotonic()
             if isinstance(step, Seal):
                 utterance.sealed = True
-                if utterance.silent:  # nothing of it is left to be heard, or there never was
+                if utterance.silent or utterance.is_done(time.monotonic()):
                     utterance.end(UtteranceOutcome.COMPLETED, time.monotonic())
 
     async def _until_it_is_gone(self, connection: LiteConnection, error: LiteError) -> None:

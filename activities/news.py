@@ -11,7 +11,6 @@ from datetime import timedelta
 from typing import Any, Final
 
 from pydantic import BaseModel
-from temporalio import activity
 from temporalio.client import WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -22,7 +21,6 @@ from avatar_sessions.contract.steps import Epoch, UtteranceLines
 
 logger = logging.getLogger(__name__)
 
-SIGNAL_TRIES: Final = 20
 SIGNAL_TIMEOUT_S: Final = 5.0
 LINES_EVERY_S: Final = 5.0
 """At most one signal with the ledger's lines in so long: a signal costs four events of history."""
@@ -34,9 +32,11 @@ MAX_LINES: Final = 1000
 class News:
     """What an owner tells its workflow, in order, without ever waiting for it itself."""
 
-    def __init__(self, session_key: str, epoch: Epoch) -> None:
+    def __init__(self, session_key: str, epoch: Epoch, workflow: WorkflowHandle[Any, Any]) -> None:
+        self.epoch = epoch
+        """Who tells: the attempt that serves the session now."""
         self._session_key = session_key
-        self._epoch = epoch
+        self._workflow = workflow
         self._pending: asyncio.Queue[tuple[str, BaseModel]] = asyncio.Queue(maxsize=100)
         self._lines: deque[tuple[UtteranceReport, bool]] = deque(maxlen=MAX_LINES)
         self._lines_told_s = -LINES_EVERY_S
@@ -82,7 +82,7 @@ class News:
                 count = min(len(self._lines), LINES_IN_A_SIGNAL)
                 lines = [self._lines.popleft() for _ in range(count)]
                 message = UtteranceLines(
-                    epoch=self._epoch,
+                    epoch=self.epoch,
                     utterances=[line for line, may_go_on in lines if not may_go_on],
                     unfinished=[line for line, may_go_on in lines if may_go_on],
                     pose=self._pose,
@@ -93,28 +93,22 @@ class News:
             self._lines_came.clear()
 
     async def tell(self) -> None:
-        """Send what is queued, each until the server has it."""
-        info = activity.info()
-        assert info.workflow_id is not None
-        workflow = activity.client().get_workflow_handle(
-            info.workflow_id, run_id=info.workflow_run_id
-        )
+        """Send what is queued, each until the server has it: an outage may take minutes."""
         while True:
             news = await self._pending.get()
             self._telling += 1
             try:
-                await self._send(workflow, *news)
+                await self._send(*news)
             finally:
                 self._telling -= 1
 
-    async def _send(
-        self, workflow: WorkflowHandle[Any, Any], signal: str, message: BaseModel
-    ) -> None:
-        for tries in range(SIGNAL_TRIES):
+    async def _send(self, signal: str, message: BaseModel) -> None:
+        tries = 0
+        while True:
             try:
                 # The client retries inside: the timeout of one RPC does not bound the whole.
                 async with asyncio.timeout(SIGNAL_TIMEOUT_S * 2):
-                    await workflow.signal(
+                    await self._workflow.signal(
                         signal, message, rpc_timeout=timedelta(seconds=SIGNAL_TIMEOUT_S)
                     )
             except (RPCError, TimeoutError) as error:
@@ -127,6 +121,7 @@ class News:
                     tries + 1,
                     type(error).__name__,
                 )
-                await asyncio.sleep(min(5.0, 0.2 * 2**tries))
+                await asyncio.sleep(min(2.0, 0.2 * 2**tries))
+                tries = min(tries + 1, 10)
             else:
                 return

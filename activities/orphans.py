@@ -1,10 +1,15 @@
-"""Sessions whose workflow was terminated: found by asking, and stopped by whoever holds them."""
+"""Sessions that no workflow will stop: found by asking, and stopped by whoever holds them.
+
+A workflow that was terminated runs no cleanup. One that gave up an attempt of ours (its
+heartbeats did not arrive) hears nothing of what the attempt began later.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from datetime import timedelta
+from enum import Enum
 from typing import Final
 
 from temporalio import activity
@@ -17,49 +22,69 @@ logger = logging.getLogger(__name__)
 
 DESCRIBE_TIMEOUT_S: Final = 3.0
 STOP_TRIES: Final = 10
+_GOING_ON: Final = (
+    None,
+    WorkflowExecutionStatus.RUNNING,
+    WorkflowExecutionStatus.CONTINUED_AS_NEW,
+)
 
 
-async def workflow_is_closed(tries: int) -> bool:
-    """Whether the run of this activity's workflow is over for good; in doubt, no.
+class Standing(Enum):
+    """How this attempt stands with its workflow, in words for the log."""
 
-    Args:
-        tries: how often to ask while the server does not answer.
-    """
+    WANTED = "the workflow waits for this attempt"
+    GIVEN_UP = "the workflow has given this attempt up"
+    CLOSED = "the workflow is closed"  # for good: no cleanup of its own will run
+    UNKNOWN = "the server does not answer"
+
+
+async def standing_of_attempt() -> Standing:
+    """Ask the server once; see `Standing`."""
     info = activity.info()
     if info.workflow_id is None:
-        return False
+        return Standing.UNKNOWN
     workflow = activity.client().get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id)
-    for number in range(1, tries + 1):
-        try:
-            async with asyncio.timeout(DESCRIBE_TIMEOUT_S):
-                described = await workflow.describe(
-                    rpc_timeout=timedelta(seconds=DESCRIBE_TIMEOUT_S)
-                )
-        except (RPCError, TimeoutError) as error:
-            if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
-                return True
-            logger.warning("workflow cannot be described, try %d", number)
-            if number < tries:
-                await asyncio.sleep(1.0)
-        else:
-            return described.status not in (
-                None,
-                WorkflowExecutionStatus.RUNNING,
-                WorkflowExecutionStatus.CONTINUED_AS_NEW,
-            )
-    return False
+    try:
+        async with asyncio.timeout(DESCRIBE_TIMEOUT_S):
+            described = await workflow.describe(rpc_timeout=timedelta(seconds=DESCRIBE_TIMEOUT_S))
+    except (RPCError, TimeoutError) as error:
+        if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
+            return Standing.CLOSED
+        logger.warning("the workflow cannot be described: %s", type(error).__name__)
+        return Standing.UNKNOWN
+    if described.status not in _GOING_ON:
+        return Standing.CLOSED
+    pending = described.raw_description.pending_activities
+    mine = (info.activity_id, info.attempt)
+    wanted = mine in [(one.activity_id, one.attempt) for one in pending]
+    return Standing.WANTED if wanted else Standing.GIVEN_UP
 
 
-async def stop_if_terminated(
-    liveavatar: LiveAvatar, provider_session_id: str, *, tries: int = 1
-) -> None:
-    """Stop a session whose workflow runs no cleanup any more; ``tries``: to find that out."""
-    if await workflow_is_closed(tries):
+async def stop_if_terminated(liveavatar: LiveAvatar, provider_session_id: str) -> None:
+    """Stop a session whose workflow runs no cleanup any more; in doubt, do not."""
+    if await standing_of_attempt() is Standing.CLOSED:
         logger.warning("workflow is closed: stopping session %s", provider_session_id)
-        await _stop_for_good(liveavatar, provider_session_id)
+        await stop_for_good(liveavatar, provider_session_id)
 
 
-async def _stop_for_good(liveavatar: LiveAvatar, provider_session_id: str) -> None:
+async def stop_if_unwanted(
+    liveavatar: LiveAvatar, provider_session_id: str, *, tries: int = 2
+) -> None:
+    """Stop a session that this attempt has, or may have, begun, if nobody hears of it any more.
+
+    Its workflow is closed, or has given this attempt up and opened another session meanwhile.
+    """
+    standing = await standing_of_attempt()
+    for _ in range(tries - 1):
+        if standing is Standing.UNKNOWN:
+            await asyncio.sleep(1.0)
+            standing = await standing_of_attempt()
+    if standing in (Standing.CLOSED, Standing.GIVEN_UP):
+        logger.warning("%s: stopping session %s", standing.value, provider_session_id)
+        await stop_for_good(liveavatar, provider_session_id)
+
+
+async def stop_for_good(liveavatar: LiveAvatar, provider_session_id: str) -> None:
     """Stop a session that nobody else will, a few times if need be."""
     for number in range(STOP_TRIES):
         try:

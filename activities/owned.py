@@ -10,18 +10,17 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from pydantic import SecretStr
 
-from activities.clips import ClipError
+from activities.clip_speech import ClipOrder, ClipSpeech, Progress
 from activities.live import LiveSpeech
 from activities.mouth import Mouth
 from activities.utterance import Utterance
-from avatar_sessions.contract.messages import Failure, UtteranceReport
+from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutcome
 from avatar_sessions.contract.steps import Epoch, SaidClip, StreamEnd, StreamResult
 from liveavatar_lite import (
@@ -40,9 +39,8 @@ logger = logging.getLogger(__name__)
 
 RECONNECT_PAUSES_S: Final = (0.1, 1.0, 2.0, 4.0, 8.0)
 """Five tries, as LiveAvatar's own demo makes them."""
-CLIP_AHEAD_BYTES: Final = 96_000
-"""How much of a clip is decoded ahead of what was sent: two seconds."""
-NORMAL_CLOSURE: Final = 1000
+BOOKS_TIMEOUT_S: Final = 2.0
+"""How long LiveAvatar's books may be asked after a socket was lost: speech waits meanwhile."""
 
 
 class OwnedState(Enum):
@@ -83,6 +81,11 @@ class OwnerLimits:
     """How far ahead of what is heard speech is sent: an interrupt cuts what is spoken."""
     keep_alive_s: float = 60.0
     connect_timeout_s: float = 15.0
+    """Until the first socket is connected: the avatar joins its room meanwhile."""
+    reconnect_timeout_s: float = 5.0
+    """The same for a later one: the avatar is there."""
+    dead_after_s: float = 4.0
+    """Chunks sent and nothing back for so long: the socket is dead, found in less than 5 s."""
     release_timeout_s: float = 3.0
     """How long a released socket waits for LiveAvatar to close it."""
 
@@ -115,22 +118,17 @@ class Observer(Protocol):
         """This process lets go: the session is over, or moves to another."""
 
 
-class Clip(Protocol):
-    """A clip that is being decoded."""
-
-    @property
-    def duration_s(self) -> float | None:
-        """Its length; None while that is not known."""
-
-    async def read(self) -> bytes:
-        """The next PCM, about a second; nothing at the end."""
-
-
-OpenClip = Callable[[], AbstractAsyncContextManager[Clip]]
+async def _always() -> bool:
+    return True
 
 
 class OwnedSession:
-    """One session of this process."""
+    """One session of this process.
+
+    Attributes:
+        epoch: who serves it: the attempt of `stream_audio`. Only grows.
+        supervised: False while it is not certain that no other owner has taken over.
+    """
 
     def __init__(
         self,
@@ -144,12 +142,14 @@ class OwnedSession:
         on_line: Callable[[UtteranceReport, bool], None],
         on_pose: Callable[[Pose], None],
         provider_end: Callable[[], Awaitable[ProviderEnd | None]],
+        may_reconnect: Callable[[], Awaitable[bool]] = _always,
         owner: str | None = None,
         generation: int = 0,
     ) -> None:
         self.key = key
         self.epoch = epoch
         self.generation = generation
+        self.supervised = True
         self.state = OwnedState.CONNECTING
         self.connects = 0
         self.spoken_ms = 0
@@ -162,6 +162,7 @@ class OwnedSession:
         self._on_line = on_line
         self._on_pose = on_pose
         self._provider_end = provider_end
+        self._may_reconnect = may_reconnect
         self._observers: set[Observer] = set()
         self._mouth = Mouth(self)
         self.live = LiveSpeech(
@@ -171,8 +172,14 @@ class OwnedSession:
             on_over=self._live_over,
             rest=self._rest,
         )
-        self._cut_up_to = 0
-        self._cut_outcome = UtteranceOutcome.INTERRUPTED
+        self.clips = ClipSpeech(
+            self._mouth,
+            max_lead_s=limits.max_lead_s,
+            generation=generation,
+            line_of=self._line_of,
+            rest=self._rest,
+            moving=lambda: self._moving,
+        )
         self._connection: LiteConnection | None = None
         self._interrupt_owed: asyncio.Future[None] | None = None
         self._pose = Pose.IDLE
@@ -185,7 +192,7 @@ class OwnedSession:
     # ------------------------------------------------------------ connection
 
     async def run(self) -> StreamResult:
-        """Hold the socket until the session is let go or LiveAvatar ends it.
+        """Hold the socket until the session is let go, LiveAvatar ends it, or another owner has it.
 
         Raises:
             ConnectionFailed: the socket could not be had (again).
@@ -202,24 +209,41 @@ class OwnedSession:
             if was_ready:
                 self._to(OwnedState.RECONNECTING)
                 self._lost_at_s = time.monotonic()
-            logger.warning("socket lost: code %s", connection.close_code)
-            if connection.close_code == NORMAL_CLOSURE or await self._provider_end() is not None:
-                return await self._result(StreamEnd.PROVIDER_CLOSED, connection)
-            if was_ready:
-                self._on_lost()
                 for observer in list(self._observers):
                     observer.usable(False)
+            logger.warning("socket lost: code %s", connection.close_code)
+            if await self._ended_by_provider() is not None:
+                return await self._result(StreamEnd.PROVIDER_CLOSED, connection)
+            # A newer socket puts out an older one: whoever was replaced must not come back.
+            if not await self._may_reconnect():
+                return await self._result(StreamEnd.REPLACED, connection)
+            if was_ready:
+                self._on_lost()
+
+    async def _ended_by_provider(self) -> ProviderEnd | None:
+        """What LiveAvatar's books say; None also if they cannot be read now."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BOOKS_TIMEOUT_S):
+                return await self._provider_end()
+        return None
 
     async def _connect(self) -> LiteConnection | None:
         """Open the socket, a few times if need be; None when LiveAvatar has ended the session."""
+        limits = self._limits
+        first = self.connects == 0
         for tries, pause_s in enumerate(RECONNECT_PAUSES_S, start=1):
             try:
                 return await LiteConnection.open(
-                    self._ws_url, connected_timeout_s=self._limits.connect_timeout_s
+                    self._ws_url,
+                    open_timeout_s=limits.reconnect_timeout_s,
+                    connected_timeout_s=(
+                        limits.connect_timeout_s if first else limits.reconnect_timeout_s
+                    ),
+                    dead_after_s=limits.dead_after_s,
                 )
             except ConnectionFailed as error:
                 logger.warning("connecting failed, try %d: %s", tries, error)
-                if await self._provider_end() is not None:
+                if await self._ended_by_provider() is not None:
                     return None
                 if tries == len(RECONNECT_PAUSES_S):
                     raise
@@ -273,7 +297,7 @@ class OwnedSession:
             await connection.close()
 
     async def _result(self, end: StreamEnd, connection: LiteConnection | None) -> StreamResult:
-        told = await self._provider_end() if end is StreamEnd.PROVIDER_CLOSED else None
+        told = await self._ended_by_provider() if end is StreamEnd.PROVIDER_CLOSED else None
         return StreamResult(
             end=end,
             close_code=connection.close_code if connection else None,
@@ -311,6 +335,9 @@ class OwnedSession:
             return
         over = self.state is OwnedState.LETTING_GO or not moving
         self._moving = not over
+        self._mouth.take_stock()
+        for utterance in self._mouth.utterances:
+            self.progressed(utterance)  # from where the next owner goes on
         for observer in list(self._observers):
             observer.gone(over=over)
         outcome = (
@@ -322,9 +349,15 @@ class OwnedSession:
         if self._interrupt_owed is not None:
             self._interrupt_owed.cancel()
         self._mouth.close(outcome)
+        await self.clips.close()
         await self.live.close()
         if self._connection is not None:
             await self._connection.close()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it is neither closed nor about to be."""
+        return self.state not in (OwnedState.LETTING_GO, OwnedState.CLOSED)
 
     def _to(self, wanted: OwnedState) -> None:
         if wanted not in TRANSITIONS[self.state]:
@@ -376,36 +409,19 @@ class OwnedSession:
 
     # --------------------------------------------------------------- speech
 
-    async def speak(self, utterance_id: str, order: int, clip: OpenClip) -> SaidClip:
-        """Say a clip after what is being said, and tell what was heard.
+    async def speak(self, clip: ClipOrder, progress: Progress | None = None) -> SaidClip:
+        """Say a clip after what is being said, and tell what was heard; see `ClipSpeech.say`.
 
         Raises:
             NotReady: there is no socket now; nothing was said.
         """
-        self._usable()
-        utterance = Utterance(utterance_id, order=order, max_lead_s=self._limits.max_lead_s)
-        if order <= self._cut_up_to:
-            utterance.end(self._cut_outcome, time.monotonic())
-            return SaidClip(report=self._line_of(utterance))
-        self._mouth.queue(utterance)
-        came = asyncio.Event()
-        pumping = asyncio.create_task(_pump(clip, utterance, came), name=f"read {utterance_id}")
-        coming = asyncio.create_task(came.wait(), name="something came")
-        try:
-            # The mouth is not kept waiting for a clip that has not come.
-            first: set[asyncio.Future[Any]] = {coming, utterance.outcome}
-            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-            await self._mouth.say(utterance)
-        finally:
-            for task in (pumping, coming):
-                task.cancel()
-            await asyncio.wait({pumping, coming})
-        if not pumping.cancelled():
-            pumping.result()  # a bug of ours must not be lost
-        await self._rest()
-        line = self._line_of(utterance)
-        self.spoken_ms += line.heard_ms
-        return SaidClip(report=line, cut_in_band_at=utterance.cut_in_band_at)
+        known = self.clips.knows(clip.utterance_id)
+        if not known:
+            self._usable()
+        said = await self.clips.say(clip, progress)
+        if not known:
+            self.spoken_ms += said.report.heard_ms
+        return said
 
     def _line_of(self, utterance: Utterance) -> UtteranceReport:
         return utterance.report(owner=self._owner, generation=self.generation)
@@ -438,6 +454,8 @@ class OwnedSession:
 
     def progressed(self, utterance: Utterance) -> None:
         """Speech went on to LiveAvatar."""
+        if utterance.source == "clip":
+            self.clips.progressed(utterance)
         for observer in self._observers:
             observer.progressed(utterance)
 
@@ -498,8 +516,7 @@ class OwnedSession:
     def _cut(
         self, up_to_order: int, outcome: UtteranceOutcome, asked_at_s: float | None = None
     ) -> None:
-        self._cut_up_to = max(self._cut_up_to, up_to_order)
-        self._cut_outcome = outcome
+        self.clips.cut(up_to_order, outcome)
         self._mouth.cut(up_to_order, outcome, asked_at_s)
 
     async def set_pose_in_band(self, pose: Pose) -> None:
@@ -553,54 +570,45 @@ class OwnedSession:
         self._released.set()
         return CommandOutcome.SENT
 
+    async def retire(self, patience_s: float) -> CommandOutcome:
+        """Finish what is being said, and begin nothing more: the next generation will."""
+        await self._mouth.retire(patience_s)
+        return CommandOutcome.SENT
+
+    async def hand_over(self) -> CommandOutcome:
+        """Let go of a session that another goes on with; what is not said is told as left off."""
+        await self.close(moving=True)
+        return CommandOutcome.SENT
+
     def _usable(self) -> LiteConnection:
         if self.state is not OwnedState.READY or self._connection is None:
             raise NotReady(f"the session is {self.state.name}")
         return self._connection
 
 
-async def _pump(open_clip: OpenClip, utterance: Utterance, came: asyncio.Event) -> None:
-    """Bring a clip's speech, no further ahead than need be."""
-    try:
-        async with open_clip() as clip:
-            utterance.asked_s = clip.duration_s
-            while not utterance.over and (pcm := await clip.read()):
-                utterance.write(pcm, time.monotonic())
-                came.set()
-                await utterance.room(CLIP_AHEAD_BYTES)
-            utterance.finish()
-    except ClipError as error:
-        said = utterance.received_bytes > 0
-        outcome = UtteranceOutcome.LOST if said else UtteranceOutcome.REJECTED
-        failure = Failure(type=error.type, message=str(error))
-        utterance.end(outcome, time.monotonic(), failure)
-    finally:
-        came.set()
-
-
 class OwnedSessions:
-    """The sessions this process owns, by key."""
+    """The sessions this process owns. During a rotation a key has two: the old one and the next."""
 
     def __init__(self) -> None:
-        self._by_key: dict[str, OwnedSession] = {}
+        self._sessions: list[OwnedSession] = []
 
     def add(self, session: OwnedSession) -> None:
-        """Own a session; a newer epoch replaces an older one of the same key."""
-        self._by_key[session.key] = session
+        """Own a session."""
+        self._sessions.append(session)
 
     def remove(self, session: OwnedSession) -> None:
-        """Own it no more, unless another epoch has replaced it."""
-        if self._by_key.get(session.key) is session:
-            del self._by_key[session.key]
+        """Own it no more."""
+        if session in self._sessions:
+            self._sessions.remove(session)
 
     def get(self, key: str, epoch: Epoch) -> OwnedSession | None:
         """The session, if this process owns it in just this epoch."""
-        session = self._by_key.get(key)
-        return session if session is not None and session.epoch == epoch else None
+        mine = (one for one in self._sessions if one.key == key and one.epoch == epoch)
+        return next(mine, None)
 
     def all(self) -> list[OwnedSession]:
         """Every session that is owned now."""
-        return list(self._by_key.values())
+        return list(self._sessions)
 
     def __len__(self) -> int:
-        return len(self._by_key)
+        return len(self._sessions)

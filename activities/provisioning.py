@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
+from pydantic import SecretStr
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 
 from activities import failures
-from activities.orphans import stop_if_terminated
+from activities.beats import beating
+from activities.orphans import stop_if_terminated, stop_if_unwanted
 from avatar_sessions.contract import names
 from avatar_sessions.contract.messages import SessionRequest
 from avatar_sessions.contract.steps import (
@@ -24,10 +29,13 @@ from avatar_sessions.contract.steps import (
 )
 from avatar_sessions.seal import Seal
 from liveavatar_lite import (
+    DurationOverPlan,
     LiteError,
     LiveAvatar,
     LiveKitConfig,
+    MintedToken,
     SessionEndReason,
+    SessionEntry,
     StopOutcome,
     TokenRequest,
     VideoEncoding,
@@ -36,6 +44,14 @@ from liveavatar_lite import (
 )
 
 Result = TypeVar("Result")
+
+MINT_TIMEOUT_S: Final = 6.0
+"""A token that comes later is not waited for: another one costs nothing."""
+STOP_TIMEOUT_S: Final = 8.0
+"""A stop may be repeated at will, so its reply is not waited for long."""
+BOOKS_TIMEOUT_S: Final = 4.0
+BOOKS_PAUSES_S: Final = (0.0, 0.5, 1.0)
+"""Before each look into LiveAvatar's books: a session that was just stopped may still run there."""
 
 
 class Provisioning:
@@ -47,15 +63,33 @@ class Provisioning:
 
     @activity.defn(name=names.ACTIVITY_MINT_TOKEN)
     async def mint_token(self, step: MintToken) -> MintedSession:
-        """Ask for a session that exists and is not billed yet."""
-        try:
-            minted = await self._liveavatar.create_token(self._token_request(step))
-        except LiteError as error:
-            raise failures.application_error(error) from error
+        """Ask for a session that exists and is not billed yet.
+
+        One whose reply is lost stays without a start: its token is nowhere, so it never bills.
+        """
+        async with beating():
+            try:
+                async with asyncio.timeout(MINT_TIMEOUT_S):
+                    minted = await self._create_token(step)
+            except LiteError as error:
+                raise failures.application_error(error) from error
+            except TimeoutError as error:
+                raise _late("a session token", MINT_TIMEOUT_S) from error
         return MintedSession(
             provider_session_id=minted.session_id,
             session_token=self._seal.seal(minted.session_token),
         )
+
+    async def _create_token(self, step: MintToken) -> MintedToken:
+        asked = self._token_request(step)
+        try:
+            return await self._liveavatar.create_token(asked)
+        except DurationOverPlan as error:
+            if not step.request.rotate:
+                raise
+            # One session cannot last that long: the next ones go on.
+            shorter = asked.model_copy(update={"max_session_duration": error.maximum_s})
+            return await self._liveavatar.create_token(shorter)
 
     def _token_request(self, step: MintToken) -> TokenRequest:
         request = step.request
@@ -77,21 +111,37 @@ class Provisioning:
 
     @activity.defn(name=names.ACTIVITY_START_SESSION)
     async def start_session(self, step: StartSession) -> StartedSession:
-        """Start billing for a minted session.
+        """Start billing for a minted session; wait for its turn, if the step has patience.
 
         Raises:
             StartOutcomeUnknown: the reply was lost; the session may be live and must be stopped
                 by its id.
         """
         token = failures.opened(self._seal, step.session_token)
+        give_up_s = time.monotonic() + step.patience_s
+        async with beating():
+            await _pause(step.after_s)
+            while True:
+                try:
+                    return await _to_its_end(self._start(step.provider_session_id, token))
+                except LiteError as error:
+                    delay = failures.turn_delay(error)
+                    delay_s = 0.0 if delay is None else delay.total_seconds()
+                    late = time.monotonic() + delay_s > give_up_s
+                    if delay is None or late or not await _pause(delay_s):
+                        raise failures.application_error(error) from error
+
+    async def _start(self, provider_session_id: str, token: SecretStr) -> StartedSession:
+        """Start once. If nobody hears of the outcome any more, the session is stopped."""
         started_at = datetime.now(UTC)
         try:
-            started = await _to_its_end(self._liveavatar.start_session(token))
+            started = await self._liveavatar.start_session(token)
         except LiteError as error:
-            if error.maybe_billed:
-                raise failures.start_outcome_unknown(error) from error
-            raise failures.application_error(error) from error
-        await stop_if_terminated(self._liveavatar, step.provider_session_id)
+            if not error.maybe_billed:
+                raise
+            await stop_if_unwanted(self._liveavatar, provider_session_id)
+            raise failures.start_outcome_unknown(error) from error
+        await stop_if_unwanted(self._liveavatar, provider_session_id)
         if started.ws_url is None:
             raise failures.plain_error(
                 "StartOutcomeUnknown",
@@ -111,35 +161,100 @@ class Provisioning:
 
     @activity.defn(name=names.ACTIVITY_STOP_SESSION)
     async def stop_session(self, step: StopSession) -> StoppedSession:
-        """Stop a session by its id; one that is gone already is stopped, too."""
+        """Stop a session by its id; one that is gone already is stopped, too.
+
+        Goes on to its end also when its workflow is terminated meanwhile.
+        """
+        async with beating():
+            return await _to_its_end(self._stop(step))
+
+    async def _stop(self, step: StopSession) -> StoppedSession:
         try:
-            outcome = await self._liveavatar.stop_session(
-                step.provider_session_id, SessionEndReason(step.reason)
-            )
-        except LiteError as error:
-            activity.logger.warning("not stopped yet: %s", error)
-            raise failures.to_be_repeated(error) from error
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                outcome = await self._liveavatar.stop_session(
+                    step.provider_session_id, SessionEndReason(step.reason)
+                )
+        except (LiteError, TimeoutError) as error:
+            activity.logger.warning("not stopped yet: %s", str(error) or "no reply")
+            # This try was the last one, if the workflow is closed: nobody would ask again.
+            await stop_if_terminated(self._liveavatar, step.provider_session_id)
+            if isinstance(error, LiteError):
+                raise failures.to_be_repeated(error) from error
+            raise _late("an answer to the stop", STOP_TIMEOUT_S) from error
         stopped_at = datetime.now(UTC)
-        end_reason, credits_consumed = await self._account(step.provider_session_id)
+        account = await self._account(step.provider_session_id)
+        if outcome is StopOutcome.ALREADY_GONE and account.runs:
+            raise failures.plain_error(
+                "StillRunning",
+                "LiveAvatar says that there is no such session, and lists it as running",
+                retryable=True,
+            )
         return StoppedSession(
             stop="stopped" if outcome is StopOutcome.STOPPED else "already_gone",
             stopped_at=stopped_at,
-            provider_end_reason=end_reason,
-            credits_consumed=credits_consumed,
+            provider_end_reason=account.end_reason,
+            credits_consumed=account.credits_consumed,
+            ended_at=account.ended_at,
+            ran_s=account.ran_s,
         )
 
-    async def _account(self, provider_session_id: str) -> tuple[str | None, float | None]:
+    async def _account(self, provider_session_id: str) -> Account:
         """What LiveAvatar's books say of a session; nothing, if they cannot be read now."""
+        account = Account()
         try:
-            async with asyncio.timeout(3):
-                entry = await self._liveavatar.get_session(provider_session_id)
-        except (LiteError, TimeoutError) as error:
-            activity.logger.info("session's account is not to be had: %s", error)
-            return None, None
+            async with asyncio.timeout(BOOKS_TIMEOUT_S):
+                for pause_s in BOOKS_PAUSES_S:
+                    await asyncio.sleep(pause_s)
+                    try:
+                        entry = await self._liveavatar.get_session(provider_session_id)
+                    except LiteError as error:
+                        activity.logger.info("session's account is not to be had: %s", error)
+                        continue
+                    account = Account.of(entry)
+                    if not account.runs:
+                        break
+        except TimeoutError:
+            activity.logger.info("session's account is not to be had in time")
+        return account
+
+
+@dataclass(frozen=True)
+class Account:
+    """A session in LiveAvatar's books. The default: they could not be read."""
+
+    runs: bool = False
+    """They say that it runs."""
+    ended_at: datetime | None = None
+    end_reason: str | None = None
+    ran_s: float | None = None
+    credits_consumed: float | None = None
+
+    @classmethod
+    def of(cls, entry: SessionEntry | None) -> Account:
+        """Read an entry; there is none for a session that never began."""
         if entry is None:
-            return None, None
-        reason = entry.end_reason
-        return None if reason is None else str(reason), entry.credits_consumed
+            return cls(ran_s=0.0)
+        reason = None if entry.end_reason is None else str(entry.end_reason)
+        return cls(
+            runs=not entry.ended,
+            ended_at=entry.end_at,
+            end_reason=reason,
+            ran_s=_ran_s(entry),
+            credits_consumed=entry.credits_consumed,
+        )
+
+
+def _ran_s(entry: SessionEntry) -> float | None:
+    """How long a session ran.
+
+    From its entry's creation to its end, which is finer than the entry's whole seconds; those
+    are believed where the two differ, for a session may wait between its token and its start.
+    Sandbox entries were seen with a duration of 0.
+    """
+    if entry.end_at is None:
+        return None
+    ran_s = max(0.0, (entry.end_at - entry.created_at).total_seconds())
+    return entry.duration if entry.duration and ran_s - entry.duration > 1.5 else ran_s
 
 
 def _video(request: SessionRequest) -> VideoSettings | None:
@@ -150,10 +265,38 @@ def _video(request: SessionRequest) -> VideoSettings | None:
     )
 
 
+def _late(what: str, limit_s: float) -> ApplicationError:
+    return failures.plain_error(
+        "NoReplyInTime", f"LiveAvatar did not give {what} within {limit_s:g} s", retryable=True
+    )
+
+
+async def _pause(delay_s: float) -> bool:
+    """Wait before asking again; whether there is still somebody to ask for.
+
+    A cancel that came during a call was held back: it counts now. A worker that shuts down asks
+    no more: the workflow will, elsewhere.
+
+    Raises:
+        CancelledError: nobody wants the session any more; nothing was begun.
+    """
+    if activity.is_cancelled() and not activity.is_worker_shutdown():
+        raise asyncio.CancelledError("nobody waits for a start any more")
+    if delay_s <= 0:
+        return True
+    try:
+        async with asyncio.timeout(delay_s):
+            await activity.wait_for_worker_shutdown()
+    except TimeoutError:
+        return True
+    return False
+
+
 async def _to_its_end(call: Coroutine[Any, Any, Result]) -> Result:
     """Await a call that must not be cut: a cancel is held back until its reply is here.
 
-    A start whose reply is thrown away leaves a session that bills and that nobody stops.
+    A start whose reply is thrown away leaves a session that bills and that nobody stops; so does
+    a stop that is given up because its workflow was terminated.
     The call has a time limit of its own, so this ends.
     """
     task = asyncio.ensure_future(call)
@@ -161,6 +304,6 @@ async def _to_its_end(call: Coroutine[Any, Any, Result]) -> Result:
         try:
             await asyncio.wait({task})
         except asyncio.CancelledError:
-            activity.logger.info("cancelled while starting: waiting for the reply")
+            activity.logger.info("cancelled during a call that is not cut: waiting for its reply")
             continue
         return task.result()

@@ -14,6 +14,8 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities import failures
+from activities.beats import beating
+from activities.room_marks import PRODUCT, RoomMark, mark_on
 from avatar_sessions.contract import names
 from avatar_sessions.contract.steps import (
     CleanedRoom,
@@ -40,6 +42,17 @@ class LiveKitServer:
     api_secret: SecretStr
 
 
+def livekit_api(server: LiveKitServer) -> api.LiveKitAPI:
+    """The server's room service; every call is bounded."""
+    return api.LiveKitAPI(
+        server.url,
+        server.api_key,
+        server.api_secret.get_secret_value(),
+        timeout=CALL_TIMEOUT,
+        failover=False,
+    )
+
+
 class Rooms:
     """LiveKit's room service as activities."""
 
@@ -50,15 +63,15 @@ class Rooms:
 
     @activity.defn(name=names.ACTIVITY_CREATE_ROOM)
     async def create_room(self, step: CreateRoom) -> CreatedRoom:
-        """Create a room (again: the same room) and the avatar's token for it."""
+        """Create a room (again: the same room) and the avatar's token for it.
+
+        A room that is made here bears our mark, by which the janitor finds it. One that somebody
+        else made keeps what stands on it, and is never the janitor's.
+        """
         server = self._required()
-        async with self._api(server) as livekit:
+        async with beating(), livekit_api(server) as livekit:
             try:
-                await livekit.room.create_room(
-                    api.CreateRoomRequest(
-                        name=step.room, empty_timeout=EMPTY_ROOM_TIMEOUT_S, departure_timeout=60
-                    )
-                )
+                await _create_marked(livekit, step)
             except (ServerError, aiohttp.ClientError, TimeoutError) as error:
                 raise _refused("create the room", error) from error
         token = self._token(server, step.room, step.avatar_identity, step.max_duration_s)
@@ -83,14 +96,13 @@ class Rooms:
     @activity.defn(name=names.ACTIVITY_CLEAN_ROOM)
     async def clean_room(self, step: CleanRoom) -> CleanedRoom:
         """Delete the room, or make sure that the avatar has left it. Gone already is clean."""
-        async with self._api(self._required()) as livekit:
+        async with beating(), livekit_api(self._required()) as livekit:
             try:
                 if step.delete:
                     await livekit.room.delete_room(api.DeleteRoomRequest(room=step.room))
                 else:
-                    await livekit.room.remove_participant(
-                        api.RoomParticipantIdentity(room=step.room, identity=step.avatar_identity)
-                    )
+                    for identity in (*step.earlier, step.avatar_identity):
+                        await _remove(livekit, step.room, identity)
             except ServerError as error:
                 if error.code != ServerErrorCode.NOT_FOUND:
                     raise _refused("clean the room", error) from error
@@ -106,15 +118,6 @@ class Rooms:
                 " set LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET",
             )
         return self._server
-
-    def _api(self, server: LiveKitServer) -> api.LiveKitAPI:
-        return api.LiveKitAPI(
-            server.url,
-            server.api_key,
-            server.api_secret.get_secret_value(),
-            timeout=CALL_TIMEOUT,
-            failover=False,
-        )
 
     def _token(self, server: LiveKitServer, room: str, identity: str, valid_s: float) -> SecretStr:
         """A token to publish and subscribe in one room (grants as in LiveAvatar's starter)."""
@@ -133,6 +136,49 @@ class Rooms:
             )
         )
         return SecretStr(token.to_jwt())
+
+
+async def _remove(livekit: api.LiveKitAPI, room: str, identity: str) -> None:
+    """Put somebody out of a room, who may have left it."""
+    try:
+        await livekit.room.remove_participant(
+            api.RoomParticipantIdentity(room=room, identity=identity)
+        )
+    except ServerError as error:
+        if error.code != ServerErrorCode.NOT_FOUND:
+            raise
+
+
+async def _create_marked(livekit: api.LiveKitAPI, step: CreateRoom) -> None:
+    """Make the room; mark it, unless it is somebody else's.
+
+    The room of an earlier session of ours is taken over: it lives on for this one. While somebody
+    is in it, LiveKit keeps its metadata whatever a second creation says (measured): it is changed.
+    """
+    info = activity.info()
+    assert info.workflow_id is not None
+    assert info.workflow_run_id is not None
+    mark = RoomMark(
+        made_by=PRODUCT,
+        namespace=info.namespace,
+        workflow_id=info.workflow_id,
+        run_id=info.workflow_run_id,
+        avatar_identity=step.avatar_identity,
+    ).model_dump_json()
+    found = (await livekit.room.list_rooms(api.ListRoomsRequest(names=[step.room]))).rooms
+    await livekit.room.create_room(
+        api.CreateRoomRequest(
+            name=step.room,
+            empty_timeout=EMPTY_ROOM_TIMEOUT_S,
+            departure_timeout=60,
+            metadata="" if found else mark,
+        )
+    )
+    earlier = mark_on(found[0].metadata) if found else None
+    if earlier is not None and earlier.namespace == info.namespace:
+        await livekit.room.update_room_metadata(
+            api.UpdateRoomMetadataRequest(room=step.room, metadata=mark)
+        )
 
 
 def _refused(what: str, error: Exception) -> ApplicationError:

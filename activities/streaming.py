@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities import failures
+from activities.clip_speech import ClipOrder
 from activities.clips import Clips
+from activities.holding import Ack, Holding, Lease
 from activities.news import News
-from activities.orphans import stop_if_terminated
+from activities.orphans import Standing, standing_of_attempt, stop_for_good, stop_if_terminated
 from activities.owned import (
     NotReady,
     OwnedSession,
@@ -29,18 +32,19 @@ from avatar_sessions.contract import names
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import CommandOutcome, Pose
 from avatar_sessions.contract.steps import (
+    ClipCursor,
     DeliverCommand,
     Delivered,
     Epoch,
     ErrorType,
     GrantedSpeaker,
     GrantSpeaker,
-    OwnerBeat,
     OwnerReady,
     OwnerRecovering,
     SaidClip,
     SpeakClip,
     StreamAudio,
+    StreamEnd,
     StreamResult,
 )
 from avatar_sessions.seal import Seal
@@ -50,10 +54,17 @@ logger = logging.getLogger(__name__)
 
 BEAT_S: Final = 5.0
 """A heartbeat costs about 0.7 ms of worker and 2 ms of server CPU (measured): every 5 s."""
-FLUSH_TIMEOUT_S: Final = 3.0
-"""How long the last lines of the ledger may take to reach the workflow."""
-CLOSE_TIMEOUT_S: Final = 5.0
-DESCRIBE_TRIES: Final = 10
+SDK_BEAT_EVERY: Final = 3
+"""Every third one goes by the SDK, too, which else takes the attempt for dead after 20 s."""
+UNACKED_PAUSE_S: Final = 1.0
+"""Between two heartbeats while the server does not answer."""
+CLIP_BEAT_S: Final = 1.0
+"""An utterance tells how far it has come at least so often, and at each chunk: what a dead owner
+leaves is at most one chunk old, and its death is noticed in three seconds."""
+SUCCESSOR_PATIENCE_S: Final = 20.0
+"""How long a session whose attempt is over waits here for the next one, while the server answers:
+the heartbeat timeout, and a moment for the retry."""
+ORPHAN_LOOK_S: Final = 2.0
 
 
 class Streaming:
@@ -71,6 +82,7 @@ class Streaming:
         tickets: Tickets,
         ingress_url: Callable[[], str | None],
         seal_texts: bool = False,
+        unsupervised_limit_s: float = 120.0,
     ) -> None:
         self._owned = owned
         self._clips = clips
@@ -81,6 +93,9 @@ class Streaming:
         self._tickets = tickets
         self._ingress_url = ingress_url
         self._seal_texts = seal_texts
+        self._unsupervised_limit_s = unsupervised_limit_s
+        self._holdings: dict[str, Holding] = {}  # by LiveAvatar's id of the session
+        self._keeping: set[asyncio.Task[None]] = set()
 
     # --------------------------------------------------------------- stream
 
@@ -88,82 +103,187 @@ class Streaming:
     async def stream_audio(self, step: StreamAudio) -> StreamResult:
         """Own a session until it ends; heartbeats carry where it stands.
 
+        A session that this process holds already, because the server lost sight of the attempt
+        before, is adopted: its socket stays, and its speech goes on.
+
         Raises:
-            Disconnected: the socket could not be had.
+            Disconnected: the socket could not be had, or the server lost sight of us.
             WorkerDraining: this process is going away; the next attempt takes over at once.
         """
-        epoch = (step.stream, activity.info().attempt)
-        news = News(step.session_key, epoch)
-        session = OwnedSession(
-            key=step.session_key,
-            epoch=epoch,
-            ws_url=failures.opened(self._seal, step.ws_url),
-            limits=self._limits,
-            on_ready=lambda gap_ms: news.put(
-                names.SIGNAL_OWNER_READY,
-                OwnerReady(
-                    queue=self._queue,
-                    epoch=epoch,
-                    provider_session_id=step.provider_session_id,
-                    gap_ms=gap_ms,
-                    speakers=self._ingress_url() is not None,
-                ),
-            ),
-            on_lost=lambda: news.put(names.SIGNAL_OWNER_RECOVERING, OwnerRecovering(epoch=epoch)),
-            on_line=lambda line, may_go_on: news.put_line(self._sealed(line), may_go_on),
-            on_pose=news.put_pose,
-            provider_end=lambda: self._provider_end(step.provider_session_id),
-            owner=self._queue,
-            generation=step.generation,
-        )
-        self._owned.add(session)
+        info = activity.info()
+        attempt = activity.client().get_async_activity_handle(task_token=info.task_token)
+        lease = Lease((step.stream, info.attempt), attempt)
+        holding = self._adopted(step, lease) or self._begun(step, lease)
         try:
-            return await self._hold(session, news, step)
+            return await self._serve(holding, lease, step)
         except asyncio.CancelledError:
-            await self._cancelled(session, step)
+            await self._part(holding, lease, step)
             raise
         except ConnectionFailed as error:
             raise failures.plain_error(ErrorType.DISCONNECTED, str(error)) from error
-        finally:
-            self._owned.remove(session)
-            await session.close()
 
-    async def _hold(self, session: OwnedSession, news: News, step: StreamAudio) -> StreamResult:
-        """Run the session beside its heartbeat and its news, until it ends or we drain."""
-        moving = True
-        running = asyncio.create_task(session.run(), name=f"session {session.key}")
+    def _adopted(self, step: StreamAudio, lease: Lease) -> Holding | None:
+        holding = self._holdings.get(step.provider_session_id)
+        if holding is None or not holding.adoptable:
+            return None
+        logger.info("adopted: %s goes on", step.session_key)
+        holding.adopt(lease)
+        if holding.session.state is OwnedState.READY:
+            self._tell_ready(holding, step, 0)
+        return holding
+
+    def _begun(self, step: StreamAudio, lease: Lease) -> Holding:
+        info = activity.info()
+        assert info.workflow_id is not None
+        workflow = activity.client().get_workflow_handle(
+            info.workflow_id, run_id=info.workflow_run_id
+        )
+        news = News(step.session_key, lease.epoch, workflow)
+        session = OwnedSession(
+            key=step.session_key,
+            epoch=lease.epoch,
+            ws_url=failures.opened(self._seal, step.ws_url),
+            limits=self._limits,
+            on_ready=lambda gap_ms: self._tell_ready(holding, step, gap_ms),
+            on_lost=lambda: news.put(
+                names.SIGNAL_OWNER_RECOVERING, OwnerRecovering(epoch=news.epoch)
+            ),
+            on_line=lambda line, may_go_on: news.put_line(self._sealed(line), may_go_on),
+            on_pose=news.put_pose,
+            provider_end=lambda: self._provider_end(step.provider_session_id),
+            may_reconnect=lambda: holding.may_reconnect(),
+            owner=self._queue,
+            generation=step.generation,
+        )
+        holding = Holding(session, news, lease, self._queue)
+        self._owned.add(session)
+        self._holdings[step.provider_session_id] = holding
+        return holding
+
+    def _tell_ready(self, holding: Holding, step: StreamAudio, gap_ms: int) -> None:
+        holding.news.put(
+            names.SIGNAL_OWNER_READY,
+            OwnerReady(
+                queue=self._queue,
+                epoch=holding.lease.epoch,
+                provider_session_id=step.provider_session_id,
+                gap_ms=gap_ms,
+                speakers=self._ingress_url() is not None,
+            ),
+        )
+
+    async def _serve(self, holding: Holding, lease: Lease, step: StreamAudio) -> StreamResult:
+        """Serve a session by this attempt: until it ends, we drain, or the server wants us no more.
+
+        Raises:
+            ConnectionFailed: the socket could not be had (again).
+        """
+        running = holding.running
         draining = asyncio.create_task(activity.wait_for_worker_shutdown(), name="drain")
-        beating = asyncio.create_task(self._beat(session), name="beat")
-        telling = asyncio.create_task(news.tell(), name="news")
-        batching = asyncio.create_task(news.batch(), name="ledger lines")
-        tasks = [running, draining, beating, telling, batching]
+        beating = asyncio.create_task(self._beat(holding, lease), name="beat")
+        taken = asyncio.create_task(lease.taken.wait(), name="taken")
+        tasks: set[asyncio.Task[Any]] = {draining, beating, taken}
         try:
-            await asyncio.wait({running, draining, beating}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({running, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            if lease.taken.is_set():
+                raise _served_by_another()
             if running.done():
-                moving = running.exception() is not None
-                return running.result()
+                return await self._over(holding, step)
             if beating.done():
-                beating.result()  # a heartbeat that cannot be made is a bug: raise it
-            if session.state is OwnedState.LETTING_GO:
-                # Nearly over: let the end run its course instead of moving it.
-                moving = False
-                return await asyncio.wait_for(running, self._limits.release_timeout_s + 2)
-            # Nobody after us would.
-            await stop_if_terminated(self._liveavatar, step.provider_session_id)
-            activity.heartbeat(self._details(session))
-            raise ApplicationError(
-                "the worker is draining: another takes over",
-                type=ErrorType.WORKER_DRAINING,
-                # Zero would be dropped silently by the SDK, and the policy's backoff apply.
-                next_retry_delay=timedelta(milliseconds=1),
-                category=ApplicationErrorCategory.BENIGN,
-            )
+                if beating.result() is Ack.UNREACHABLE:
+                    logger.warning("%s: the server is away for too long", step.session_key)
+                    await self._leave(holding, step, moving=True)
+                else:
+                    await self._part(holding, lease, step)
+                raise _served_by_another()
+            return await self._drained(holding, step)
         finally:
-            await session.close(moving=moving)
-            await news.flush(FLUSH_TIMEOUT_S)
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
+            await asyncio.wait(tasks)
+
+    async def _over(self, holding: Holding, step: StreamAudio) -> StreamResult:
+        """The session is over here: let go of it, and tell why."""
+        failed = holding.running.exception() is not None
+        # Whatever ended it but the workflow itself: it may go on with another socket or session.
+        moving = failed or holding.running.result().end is not StreamEnd.RELEASED
+        await self._leave(holding, step, moving=moving)
+        return holding.running.result()
+
+    async def _drained(self, holding: Holding, step: StreamAudio) -> StreamResult:
+        """This process goes: hand the session over, wherever it stands."""
+        if not holding.session.goes_on:
+            # Nearly over: let the end run its course instead of moving it.
+            await asyncio.wait({holding.running}, timeout=self._limits.release_timeout_s + 2)
+            if holding.running.done():
+                return await self._over(holding, step)
+        # Nobody after us would.
+        await stop_if_terminated(self._liveavatar, step.provider_session_id)
+        await self._leave(holding, step, moving=True)
+        activity.heartbeat(holding.details)
+        raise ApplicationError(
+            "the worker is draining: another takes over",
+            type=ErrorType.WORKER_DRAINING,
+            # Zero would be dropped silently by the SDK, and the policy's backoff apply.
+            next_retry_delay=timedelta(milliseconds=1),
+            category=ApplicationErrorCategory.BENIGN,
+        )
+
+    async def _leave(self, holding: Holding, step: StreamAudio, *, moving: bool) -> None:
+        self._owned.remove(holding.session)
+        if self._holdings.get(step.provider_session_id) is holding:
+            del self._holdings[step.provider_session_id]
+        await holding.let_go(moving=moving)
+
+    # ------------------------------------------------------ without an attempt
+
+    async def _part(self, holding: Holding, lease: Lease, step: StreamAudio) -> None:
+        """This attempt is over, not the session: keep it for the next one, or let go."""
+        if lease is not holding.lease or holding.orphaned:
+            return
+        if activity.is_worker_shutdown():
+            await self._leave(holding, step, moving=True)
+            return
+        holding.orphaned = True
+        keeping = asyncio.create_task(self._keep(holding, step), name=f"keep {step.session_key}")
+        self._keeping.add(keeping)
+        keeping.add_done_callback(self._keeping.discard)
+
+    async def _keep(self, holding: Holding, step: StreamAudio) -> None:
+        """Hold a session that no attempt serves, for as long as that makes sense.
+
+        "Not found" means a closed workflow, or one whose server was away: it has to be asked.
+        """
+        answered_since_s: float | None = None
+        while holding.orphaned and not holding.running.done():
+            standing = await standing_of_attempt()
+            if not holding.orphaned:
+                return
+            if standing is Standing.CLOSED:
+                logger.warning("workflow is closed: stopping %s", step.provider_session_id)
+                await holding.session.close()
+                await stop_for_good(self._liveavatar, step.provider_session_id)
+                break
+            if standing is not Standing.UNKNOWN:
+                answered_since_s = answered_since_s or time.monotonic()
+                if time.monotonic() - answered_since_s > SUCCESSOR_PATIENCE_S:
+                    break
+            elif holding.unacked_s > self._unsupervised_limit_s:
+                break
+            await asyncio.wait({holding.running}, timeout=ORPHAN_LOOK_S)
+        if holding.orphaned:
+            logger.info("%s: let go", step.session_key)
+            await self._leave(holding, step, moving=True)
+
+    async def close(self) -> None:
+        """Let go of what no attempt serves; for a process that goes. Bounded."""
+        for keeping in list(self._keeping):
+            keeping.cancel()
+        left = list(self._holdings.values())
+        self._holdings.clear()
+        for holding in left:
+            self._owned.remove(holding.session)
+        await asyncio.gather(*(holding.let_go(moving=True) for holding in left))
 
     def _sealed(self, line: UtteranceReport) -> UtteranceReport:
         """The line as history may have it."""
@@ -171,20 +291,23 @@ class Streaming:
             return line
         return line.model_copy(update={"text": None, "sealed_text": self._seal.seal(line.text)})
 
-    async def _beat(self, session: OwnedSession) -> None:
-        while True:
-            activity.heartbeat(self._details(session))
-            await asyncio.sleep(BEAT_S)
+    async def _beat(self, holding: Holding, lease: Lease) -> Ack:
+        """Renew the lease until it cannot be; the server's last word.
 
-    def _details(self, session: OwnedSession) -> OwnerBeat:
-        return OwnerBeat(
-            epoch=session.epoch,
-            queue=self._queue,
-            state=session.state.name,
-            speaking=session.speaking,
-            spoken_ms=session.spoken_ms,
-            connects=session.connects,
-        )
+        A server that does not answer is no reason to fall silent: that is for `UNREACHABLE` after
+        the limit.
+        """
+        number = 0
+        while True:
+            if number % SDK_BEAT_EVERY == 0:
+                activity.heartbeat(holding.details)
+            number += 1
+            ack = await holding.beat(lease)
+            if ack in (Ack.CANCELLED, Ack.NOT_FOUND):
+                return ack
+            if holding.unacked_s > self._unsupervised_limit_s:
+                return Ack.UNREACHABLE
+            await asyncio.sleep(BEAT_S if ack is Ack.GIVEN else UNACKED_PAUSE_S)
 
     async def _provider_end(self, provider_session_id: str) -> ProviderEnd | None:
         """Ask LiveAvatar's books whether the session is over; None if not, or not to be known."""
@@ -198,14 +321,6 @@ class Streaming:
         if entry.end_at is None and entry.end_reason is None:
             return None
         return ProviderEnd(None if entry.end_reason is None else str(entry.end_reason))
-
-    async def _cancelled(self, session: OwnedSession, step: StreamAudio) -> None:
-        """Decide what a cancel means: "not found" is either a successor, or a closed workflow."""
-        details = activity.cancellation_details()
-        if details is None or not (details.not_found or details.timed_out):
-            return
-        await session.close()
-        await stop_if_terminated(self._liveavatar, step.provider_session_id, tries=DESCRIBE_TRIES)
 
     # ---------------------------------------------------- on the private queue
 
@@ -232,11 +347,17 @@ class Streaming:
             NotOwner: this process does not own the session in that epoch, or has no socket now.
         """
         session = self._session(step.session_key, step.epoch)
-        beating = asyncio.create_task(_keep_beating(), name="beat")
+        clip = ClipOrder(
+            utterance_id=step.utterance_id,
+            order=step.order,
+            open=lambda: self._clips.open(step.clip),
+            offset_bytes=step.offset_bytes,
+            dry_at=step.dry_at,
+        )
+        beat = ClipBeat()
+        beating = asyncio.create_task(beat.run(), name="beat")
         try:
-            return await session.speak(
-                step.utterance_id, step.order, lambda: self._clips.open(step.clip)
-            )
+            return await session.speak(clip, beat.progressed)
         except NotReady as error:
             raise failures.not_owner(str(error)) from error
         finally:
@@ -278,11 +399,41 @@ async def _do(session: OwnedSession, step: DeliverCommand) -> CommandOutcome:
             return await session.keep_alive()
         case "stop_feeding":
             return session.stop_feeding(step.up_to_order)
+        case "retire":
+            return await session.retire(step.patience_s)
+        case "hand_over":
+            return await session.hand_over()
         case "tell_idle":
             raise AssertionError("answered before")
 
 
-async def _keep_beating() -> None:
-    while True:
-        activity.heartbeat()
-        await asyncio.sleep(BEAT_S)
+def _served_by_another() -> ApplicationError:
+    """Nobody hears it: the server has given this attempt up."""
+    return ApplicationError(
+        "the session goes on without this attempt",
+        type=ErrorType.DISCONNECTED,
+        category=ApplicationErrorCategory.BENIGN,
+    )
+
+
+class ClipBeat:
+    """The heartbeat of a clip that is said: a sign of life, and how far it has come."""
+
+    def __init__(self) -> None:
+        self._cursor: ClipCursor | None = None
+        self._came = asyncio.Event()
+
+    def progressed(self, cursor: ClipCursor) -> None:
+        """Speech went on to LiveAvatar: told at once, for this process may die."""
+        self._cursor = cursor
+        self._came.set()
+
+    async def run(self) -> None:
+        """Beat until cancelled."""
+        while True:
+            details = () if self._cursor is None else (self._cursor,)
+            activity.heartbeat(*details)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLIP_BEAT_S):
+                    await self._came.wait()
+            self._came.clear()

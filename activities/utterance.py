@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from avatar_sessions.contract.messages import Failure, SpeechGap, UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
-from liveavatar_lite import BYTES_PER_S, SAMPLE_BYTES, Chunker, Pacer, duration_s
+from liveavatar_lite import BYTES_PER_S, SAMPLE_BYTES, Chunker, Pacer, duration_s, size_bytes
 
 USUAL_START_LATENCY_S: Final = 0.2
 """From the first chunk until the avatar talks (one observer's figure), until it is reported."""
@@ -104,6 +104,9 @@ class Utterance:
         writer: who brings its speech now; what an earlier one still brings is not taken.
         began_at_s: when it was asked for here, by the process's monotonic clock.
         cut_in_band_at: when a speaker interrupted it.
+        inherited: an earlier owner has begun it, and LiveAvatar has not heard of it from this one.
+        last_heard_s: when LiveAvatar was heard last; None before anything of it was sent.
+        left_unplayed_s: when it was closed, what the avatar had still to play.
         asked_s: how long it is as a whole; None where only its end tells.
     """
 
@@ -116,6 +119,8 @@ class Utterance:
         source: Literal["clip", "live"] = "clip",
         text: str | None = None,
         offset_bytes: int = 0,
+        inherited: bool = True,
+        unplayed_s: float = 0.0,
         silent_ms: int = 0,
     ) -> None:
         """Make one that has nothing yet.
@@ -127,6 +132,8 @@ class Utterance:
             source: where it comes from.
             text: its words, for the ledger.
             offset_bytes: what an earlier owner has sent of it.
+            inherited: LiveAvatar has what was sent; False: another session of it had.
+            unplayed_s: how much of that the avatar has still to play.
             silent_ms: how long the avatar had nothing to say since then.
         """
         self._loop = asyncio.get_running_loop()
@@ -143,6 +150,8 @@ class Utterance:
         self.writer: object | None = None
         self.asked_s: float | None = None
         self.cut_in_band_at: datetime | None = None
+        self.inherited = inherited and offset_bytes > 0
+        self.left_unplayed_s = 0.0
         self.began_at_s = time.monotonic()
         self._began_at = datetime.now(UTC)
         self._max_lead_s = max_lead_s
@@ -153,7 +162,8 @@ class Utterance:
         # Chunks, each with its number on the connection, that LiveAvatar has not confirmed.
         self._unconfirmed: deque[tuple[int, bytes]] = deque()
         self._segments: list[_Segment] = []
-        self._heard_before_s = duration_s(offset_bytes)  # in segments that are silent
+        unplayed_s = min(unplayed_s, duration_s(offset_bytes))
+        self._heard_before_s = duration_s(offset_bytes) - unplayed_s  # in segments that are silent
         self._talked_s = 0.0
         self._silence: tuple[float, int] | None = None  # nothing to say: since when, and where
         self._unheard_since_s: float | None = None  # see `_dry_since_s`
@@ -165,6 +175,13 @@ class Utterance:
         self._ended_at_s: float | None = None
         self._last_written_s: float | None = None
         self._abandoned_at_s: float | None = None
+        self.last_heard_s: float | None = None
+        if self.inherited:
+            # What LiveAvatar has of it is open there, and goes on.
+            segment = _Segment(utterance_id, Pacer(max_lead_s=max_lead_s), self.began_at_s)
+            segment.pacer.start(self.began_at_s)
+            segment.pacer.sent(size_bytes(unplayed_s))
+            self._segments.append(segment)
         self._waiter: asyncio.Future[None] | None = None
         self._wake_on = _WakeOn.ANYTHING
         self._room = asyncio.Event()
@@ -378,6 +395,10 @@ class Utterance:
         """Nothing of it is being played, as far as LiveAvatar told."""
         return all(segment.silent for segment in self._segments)
 
+    def is_done(self, now_s: float) -> bool:
+        """An earlier owner has sent all of it, and that is played: LiveAvatar has told already."""
+        return self._offset_bytes == self.sent_bytes > 0 and self.to_play_s(now_s) <= 0
+
     def end(self, outcome: UtteranceOutcome, now_s: float, failure: Failure | None = None) -> None:
         """Fix the outcome; the first one stays."""
         if self.over:
@@ -394,6 +415,10 @@ class Utterance:
         if self.over and self.outcome.result() is UtteranceOutcome.INTERRUPTED:
             now_s = min(now_s, (self._ended_at_s or now_s) + CUT_LATENCY_S)
         completed = self.over and self.outcome.result() is UtteranceOutcome.COMPLETED
+        self.left_unplayed_s = max(self.left_unplayed_s, self.to_play_s(now_s))
+        lost = self.over and self.outcome.result() is UtteranceOutcome.LOST
+        if lost and self.last_heard_s is not None:
+            now_s = min(now_s, self.last_heard_s)  # it may have frozen since
         for segment in self._segments:
             if not segment.silent:
                 self._settle(segment, now_s, whole=completed)
@@ -404,7 +429,12 @@ class Utterance:
         return self._heard_before_s + sum(playing)
 
     def played_bytes(self, now_s: float) -> int:
-        """The same as a position."""
+        """The same as a position, and for certain: as of when LiveAvatar was heard last.
+
+        What comes after is kept by whoever may have to bring it again.
+        """
+        if self.last_heard_s is not None:
+            now_s = min(now_s, self.last_heard_s)
         position = round(self.heard_s(now_s) * BYTES_PER_S / SAMPLE_BYTES) * SAMPLE_BYTES
         return min(self.sent_bytes, position)
 

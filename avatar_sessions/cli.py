@@ -21,7 +21,8 @@ STOPPED: Final = 130
 EPILOG: Final = """\
 exit codes:
   0    done
-  1    the session failed, or the utterance was not spoken to its end
+  1    the session failed, the utterance was not spoken to its end, or the janitor could not
+       see everything or end what it should
   2    wrong usage
   3    there is no such session, or it is over
   4    Temporal or its workers cannot be reached, or did not answer in time
@@ -115,6 +116,15 @@ def _parser() -> argparse.ArgumentParser:
     watch = verb("watch", "show every change of the session's status until it has ended")
     watch.add_argument("--every-s", type=_positive, default=1.0, help="seconds between questions")
     verb("report", "wait for the session's end, and show its report")
+    janitor = verb(
+        "janitor",
+        "make one round of the janitor now: end what nobody lives in, show what was found",
+        has_key=False,
+    )
+    janitor.add_argument("--dry-run", action="store_true", help="end nothing, only tell")
+    janitor.add_argument(
+        "--wait-s", type=_positive, default=90.0, metavar="S", help="for its finding; default 90"
+    )
     verb("new-seal-key", "make a key for AVATAR_SESSIONS_SEAL_KEYS", has_key=False)
     return parser
 

@@ -16,8 +16,10 @@ from pydantic import ValidationError
 
 from avatar_sessions import cli_output as text
 from avatar_sessions.access import Access
+from avatar_sessions.cli_janitor import finding_text
 from avatar_sessions.cli_output import Output
 from avatar_sessions.client import AvatarSessions
+from avatar_sessions.contract.janitor import JanitorRound
 from avatar_sessions.contract.messages import (
     Clip,
     CommandResult,
@@ -35,6 +37,7 @@ from avatar_sessions.errors import (
     SessionNotFound,
     SessionOver,
 )
+from avatar_sessions.janitor import JanitorFailed, make_round
 from avatar_sessions.seal import Seal
 from avatar_sessions.session import SPEAK_TIMEOUT_S
 
@@ -44,7 +47,7 @@ class ExitCode(IntEnum):
 
     DONE = 0
     FAILED = 1
-    """The session failed, or the utterance was not spoken to its end."""
+    """The session failed, the utterance was not spoken to its end, the janitor not successful."""
     USAGE = 2
     NOT_THERE = 3
     """There is no such session, or it is over."""
@@ -56,6 +59,7 @@ class ExitCode(IntEnum):
 
 _EXIT_CODES: Final[tuple[tuple[type[AvatarSessionsError], ExitCode], ...]] = (
     (SessionFailed, ExitCode.FAILED),
+    (JanitorFailed, ExitCode.FAILED),
     (SessionNotFound, ExitCode.NOT_THERE),
     (SessionOver, ExitCode.NOT_THERE),
     (NoAnswer, ExitCode.NO_ANSWER),
@@ -177,6 +181,16 @@ async def report(
     return _told(await sessions.get(arguments.key).report(), output)
 
 
+async def janitor(
+    sessions: AvatarSessions, arguments: argparse.Namespace, output: Output
+) -> ExitCode:
+    finding = await make_round(
+        sessions.temporal, JanitorRound(dry_run=arguments.dry_run), timeout_s=arguments.wait_s
+    )
+    output.show(finding_text(finding), finding)
+    return ExitCode.DONE if finding.succeeded else ExitCode.FAILED
+
+
 def new_seal_key(output: Output) -> ExitCode:
     """Make a seal key. The one verb that asks nobody."""
     key = Seal.new_key().get_secret_value()
@@ -196,6 +210,7 @@ VERBS: Final[dict[str, Verb]] = {
     "list": list_sessions,
     "watch": watch,
     "report": report,
+    "janitor": janitor,
 }
 
 

@@ -5,7 +5,8 @@ the owner says; the public objects put speech in. Positions are bytes of an utte
 (16-bit mono at 24 kHz), counted from its beginning.
 
 What the owner has not confirmed as sent on is kept, for the next connection, which may be to
-another owner: at most the window.
+another owner: at most the window. So is what the avatar has not played, about two seconds: a new
+LiveAvatar session knows nothing of what the one before it had.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ FRAME_BYTES: Final = 48_000
 TINY_BYTES: Final = 960
 """20 ms. Less than that waits a moment for more: a frame costs the same whatever it carries."""
 TINY_WAIT_S: Final = 0.02
+MAX_UNPLAYED_BYTES: Final = 480_000
+"""Ten seconds: the most that is kept of speech that was sent on and, it seems, not played."""
 ANSWER_S: Final = 10.0
 """How long the owner may take to say where an utterance goes on."""
 
@@ -107,8 +110,13 @@ class OutgoingUtterance:
     sent: int = 0
     """How much the owner sent on to LiveAvatar."""
     played: int = 0
+    """How much of that the avatar played, at least."""
+    kept_from: int = 0
     kept: bytearray = field(default_factory=bytearray)
-    """From ``sent`` to ``end``; empty once cut."""
+    """From ``kept_from``, which is what was played when the owner last told, to ``end``; empty once
+    cut."""
+    fresh: bool = False
+    """It goes on in a LiveAvatar session that knows nothing of it."""
     tiny_since_s: float | None = None
     """Since when there is less than a tiny piece to send."""
     cut_by: PendingInterrupt | None = None
@@ -130,12 +138,33 @@ class OutgoingUtterance:
         """Bytes that count for the window."""
         return (self.put if self.state is UtteranceState.CUT else self.end) - self.sent
 
-    def begin(self, silent_ms: int = 0) -> str:
+    def begin(self, silent_ms: int = 0, unplayed_ms: int = 0) -> str:
         """The frame that opens it, or goes on with it."""
         message = Begin(
-            utterance_id=self.id, text=self.text, offset_bytes=self.sent, silent_ms=silent_ms
+            utterance_id=self.id,
+            text=self.text,
+            offset_bytes=self.sent,
+            silent_ms=silent_ms,
+            unplayed_ms=0 if self.fresh else unplayed_ms,
+            fresh=self.fresh,
         )
         return message.model_dump_json(exclude_none=True)
+
+    def rewind(self) -> None:
+        """What was sent and not played is gone with its LiveAvatar session: send it again."""
+        self.sent = self.put = self.kept_from
+        self.fresh = True
+
+    def confirm(self, sent: int, played: int) -> None:
+        """The owner tells how far it has come."""
+        if min(sent & ~1, self.put) > self.sent:
+            self.sent = min(sent & ~1, self.put)
+            self.fresh = False
+        self.played = min(max(self.played, played), self.sent)
+        keep_from = max(self.played & ~1, self.sent - MAX_UNPLAYED_BYTES)
+        if keep_from > self.kept_from:
+            del self.kept[: keep_from - self.kept_from]
+            self.kept_from = keep_from
 
     def local_report(self, outcome: UtteranceOutcome, why: str) -> UtteranceReport:
         """Its line of the ledger as far as it is known here."""
@@ -183,6 +212,7 @@ class Outbox:
         self._asked: OutgoingUtterance | None = None
         self._asked_at_s = 0.0
         self._epoch: tuple[int, int] | None = None
+        self._generation: int | None = None
         self._silent_from_s: float | None = None  # when the avatar ran, or will run, out of speech
 
     # ------------------------------------------------------------ the speaker
@@ -305,11 +335,12 @@ class Outbox:
                 interrupt.is_put = False
                 self._orders.appendleft(interrupt)
 
-    def connected(self, epoch: tuple[int, int], window_bytes: int) -> None:
+    def connected(self, epoch: tuple[int, int], window_bytes: int, generation: int = 0) -> None:
         """There is a connection to this owner: it was just made, nothing was sent on it."""
         self.window_bytes = window_bytes
         moved = self._epoch is not None and epoch != self._epoch
-        self._epoch = epoch
+        fresh = self._generation is not None and generation != self._generation
+        self._epoch, self._generation = epoch, generation
         if not moved:
             return
         for utterance in tuple(self._utterances.values()):
@@ -321,6 +352,8 @@ class Outbox:
                 self._over_here(utterance, UtteranceOutcome.INTERRUPTED, "")
             elif drop:
                 self._over_here(utterance, UtteranceOutcome.LOST, "the session's owner changed")
+            elif fresh and cut_by is None:
+                utterance.rewind()
 
     def next_frame(self, now_s: float) -> str | bytes | None:
         """What to send now: text, or PCM. None: nothing, until something changes.
@@ -360,11 +393,7 @@ class Outbox:
             self._asked = None
             if not self._goes_on(utterance, told.received_bytes):
                 return
-        sent = min(told.sent_bytes & ~1, utterance.put)
-        if sent > utterance.sent:
-            del utterance.kept[: sent - utterance.sent]
-            utterance.sent = sent
-        utterance.played = min(max(utterance.played, told.played_bytes), utterance.sent)
+        utterance.confirm(told.sent_bytes, told.played_bytes)
         unplayed = sum(u.sent - u.played for u in self._utterances.values())
         if utterance.sent:
             self._silent_from_s = now_s + unplayed / BYTES_PER_MS / 1000
@@ -414,7 +443,7 @@ class Outbox:
         size = min(waiting, FRAME_BYTES, (self.window_bytes - on_the_wire) & ~1)
         if size <= 0:
             return None
-        at = utterance.put - utterance.sent
+        at = utterance.put - utterance.kept_from
         utterance.put += size
         utterance.tiny_since_s = None
         with memoryview(utterance.kept) as kept:
@@ -425,8 +454,10 @@ class Outbox:
         utterance.told = Told.ASKED
         silent_s = 0.0
         if utterance.sent and self._silent_from_s is not None:
-            silent_s = max(0.0, now_s - self._silent_from_s)
-        return utterance.begin(silent_ms=int(silent_s * 1000))
+            silent_s = now_s - self._silent_from_s
+        return utterance.begin(
+            silent_ms=int(max(0.0, silent_s) * 1000), unplayed_ms=int(max(0.0, -silent_s) * 1000)
+        )
 
     def _goes_on(self, utterance: OutgoingUtterance, received: int) -> bool:
         utterance.told = Told.BEGUN

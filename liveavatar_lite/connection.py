@@ -340,8 +340,9 @@ class LiteConnection:
                 for event in self._protocol.receive(frame, self.last_heard_s):
                     self._keep(event)
                 self._was_connected |= self.phase is SessionPhase.CONNECTED
-        except ws_errors.ConnectionClosed:
-            pass
+        except ws_errors.ConnectionClosed as error:
+            if error.rcvd is not None:
+                self.last_heard_s = self._clock()  # a goodbye is a word, too
         finally:  # also after a fault of our own, or `events` would wait for ever
             self._note_the_end()
 

@@ -43,6 +43,10 @@ READ_LIMIT_BYTES: Final = 2 * MAX_FRAME_BYTES
 BEARER: Final = "Bearer "
 
 
+class Unsupervised(Exception):
+    """Temporal has not answered for a while: whoever speaks goes on, nobody new is let in."""
+
+
 @dataclass(frozen=True)
 class IngressSettings:
     """Where the ingress listens, and whom it lets in."""
@@ -124,6 +128,11 @@ class Ingress:
             session = self._session_of(request)
         except TicketRefused as refusal:
             return connection.respond(HTTPStatus.UNAUTHORIZED, f"{refusal}\n")
+        except Unsupervised:
+            return connection.respond(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "whether this process still owns the session is not known now: try again\n",
+            )
         except LookupError as refusal:
             return connection.respond(HTTPStatus.GONE, f"{refusal.args[0]}\n")
         except ValueError:
@@ -139,6 +148,8 @@ class Ingress:
         session = self._owned.get(ticket.session_key, ticket.epoch)
         if session is None:
             raise LookupError("this process does not own the session any more: attach again")
+        if not session.supervised:
+            raise Unsupervised
         return session
 
     def _ticket_in(self, request: Request) -> str:

@@ -9,8 +9,9 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
+from opentelemetry.metrics import Meter
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import (
     AddSearchAttributesRequest,
@@ -20,11 +21,11 @@ from temporalio.client import Client, Interceptor
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError, RPCStatusCode
-from temporalio.worker import Worker
 
 from avatar_sessions.contract import names
+from workers.janitor_schedule import keeping_schedule
 from workers.settings import WorkerSettings
-from workers.telemetry import tracing
+from workers.telemetry import metering, tracing
 from workers.wiring import Crew, Role, crew_for, liveavatar_for
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,6 @@ _INDEXED_TYPES: Final = {
     "KeywordList": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD_LIST,
 }
 CONNECT_TIMEOUT_S: Final = 30.0
-SHUTDOWN_MARGIN_S: Final = 10.0
 EXIT_PAUSE_S: Final = 0.5
 """Between the last worker's shutdown and the interpreter's exit: without it, 3 of 12 processes
 died in the SDK's native threads after all work was done (measured)."""
@@ -45,25 +45,42 @@ class CannotStart(Exception):
 
 
 async def run(role: Role, settings: WorkerSettings) -> None:
-    """Work until SIGTERM or SIGINT.
+    """Work until SIGTERM or SIGINT. A second signal leaves at once: sessions are taken over.
 
     Raises:
         CannotStart: Temporal cannot be reached, or lacks what sessions need.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def signalled() -> None:
+        if stop.is_set():
+            _leave_hard("second signal: leaving at once, sessions are taken over by others")
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    with tracing(settings.otlp_endpoint) as interceptors:
+        loop.add_signal_handler(number, signalled)
+    endpoint = settings.otlp_endpoint
+    with tracing(endpoint) as interceptors, metering(endpoint) as meter:
         client = await connect(interceptors)
         await ensure_search_attributes(client)
-        await _work(role, client, settings, stop)
+        await _work(role, client, settings, meter, stop)
 
 
-async def _work(role: Role, client: Client, settings: WorkerSettings, stop: asyncio.Event) -> None:
+async def _work(
+    role: Role, client: Client, settings: WorkerSettings, meter: Meter, stop: asyncio.Event
+) -> None:
+    schedule = (
+        keeping_schedule(client, settings.janitor_interval_s)
+        if role.sweeps
+        else contextlib.nullcontext()
+    )
     async with (
         liveavatar_for(settings) as liveavatar,
-        working(crew_for(role, client, settings, liveavatar), settings.drain_timeout_s) as failed,
+        working(
+            crew_for(role, client, settings, liveavatar, meter), settings.drain_timeout_s
+        ) as failed,
+        schedule,
     ):
         logger.info("ready: role %s, pid %d", role, os.getpid())
         print(f"worker ready: role {role}", flush=True)
@@ -108,11 +125,31 @@ async def _running(crew: Crew, drain_timeout_s: float) -> AsyncIterator[asyncio.
         yield failed
     finally:
         failed.cancel()
-        for worker in crew.workers:
-            await _shut_down(worker, drain_timeout_s)
-        if running:
-            await asyncio.wait(running, timeout=SHUTDOWN_MARGIN_S)
-            await asyncio.sleep(EXIT_PAUSE_S)
+        await _shut_down(crew, running, drain_timeout_s)
+
+
+async def _shut_down(crew: Crew, running: list[asyncio.Task[None]], drain_timeout_s: float) -> None:
+    """Hand everything over and stop the workers; what hangs then is left behind, hard.
+
+    A worker's own shutdown waits for its activities without end.
+    """
+    for worker, task in zip(crew.workers, running, strict=True):
+        if not worker.is_running:
+            task.cancel()  # stopped while it starts: a shutdown would not reach it
+    try:
+        async with asyncio.timeout(max(1.0, drain_timeout_s - EXIT_PAUSE_S)):
+            streams, others = crew.workers[:1], crew.workers[1:]
+            for group in (streams, others):
+                # Streams first: their sessions move on while workflows still answer.
+                await asyncio.gather(*(one.shutdown() for one in group if one.is_running))
+            if crew.streaming is not None:
+                await crew.streaming.close()
+            if running:
+                await asyncio.wait(running)
+    except TimeoutError:
+        _leave_hard(f"something does not stop within {drain_timeout_s:g} s: leaving hard")
+    if running:
+        await asyncio.sleep(EXIT_PAUSE_S)
 
 
 async def _first_failure(running: list[asyncio.Task[None]]) -> None:
@@ -123,17 +160,11 @@ async def _first_failure(running: list[asyncio.Task[None]]) -> None:
         task.result()
 
 
-async def _shut_down(worker: Worker, drain_timeout_s: float) -> None:
-    if not worker.is_running:
-        return
-    try:
-        await asyncio.wait_for(worker.shutdown(), drain_timeout_s + SHUTDOWN_MARGIN_S)
-    except TimeoutError:
-        # shutdown() waits for activities without end; what hangs now would hang for ever.
-        logger.error("worker on %s does not stop: leaving hard", worker.task_queue)
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(1)
+def _leave_hard(why: str) -> NoReturn:
+    logger.error(why)
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(1)
 
 
 async def connect(interceptors: Sequence[Interceptor] = ()) -> Client:

@@ -38,8 +38,13 @@ class WorkerSettings(BaseSettings):
     """How far speech is sent ahead of what is heard."""
     keep_alive_s: float = Field(default=60.0, ge=5, le=240, alias="AVATAR_SESSIONS_KEEP_ALIVE_S")
     drain_timeout_s: float = Field(
-        default=10.0, ge=0, le=3600, alias="AVATAR_SESSIONS_DRAIN_TIMEOUT_S"
+        default=9.0, ge=1, le=3600, alias="AVATAR_SESSIONS_DRAIN_TIMEOUT_S"
     )
+    """From a signal until the process is gone, whatever hangs."""
+    unsupervised_s: float = Field(
+        default=120.0, ge=15, le=3600, alias="AVATAR_SESSIONS_UNSUPERVISED_S"
+    )
+    """For how long live speech goes on while Temporal does not answer."""
     ingress_host: str = Field(default="127.0.0.1", alias="AVATAR_SESSIONS_INGRESS_HOST")
     """Where live speech is taken: loopback, unless speakers are on other machines."""
     ingress_port: int = Field(default=0, ge=0, le=65535, alias="AVATAR_SESSIONS_INGRESS_PORT")
@@ -60,10 +65,21 @@ class WorkerSettings(BaseSettings):
     ticket_ttl_s: float = Field(
         default=300.0, ge=1, le=86_400, alias="AVATAR_SESSIONS_TICKET_TTL_S"
     )
+    janitor_interval_s: int = Field(
+        default=30, ge=1, le=3600, alias="AVATAR_SESSIONS_JANITOR_INTERVAL_S"
+    )
+    """Between two rounds, whole seconds: what is left behind is stopped in the next one."""
+    janitor_owns_key: bool = Field(default=False, alias="AVATAR_SESSIONS_JANITOR_OWNS_KEY")
+    """Sessions on this API key that no workflow of this namespace has opened are nobody's."""
+    janitor_grace_s: float = Field(
+        default=60.0, ge=1, le=86_400, alias="AVATAR_SESSIONS_JANITOR_GRACE_S"
+    )
+    """How old such a session must be before it is stopped."""
+    janitor_dry_run: bool = Field(default=False, alias="AVATAR_SESSIONS_JANITOR_DRY_RUN")
     seal_texts: bool = Field(default=False, alias="AVATAR_SESSIONS_SEAL_TEXTS")
     """Seal the words of live speech before they stand in history."""
     otlp_endpoint: str | None = Field(default=None, alias="OTEL_EXPORTER_OTLP_ENDPOINT")
-    """Base address of an OTLP/HTTP collector; None: no traces."""
+    """Base address of an OTLP/HTTP collector; None: no traces, no metrics."""
     log_level: str = Field(
         default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", alias="AVATAR_SESSIONS_LOG_LEVEL"
     )

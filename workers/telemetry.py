@@ -1,6 +1,7 @@
-"""Traces of sessions, by OpenTelemetry: from the call that starts one down to each utterance.
+"""Traces of sessions, and what the janitor counts, by OpenTelemetry.
 
-Off unless a collector's address is set. No metrics yet.
+A trace leads from the call that starts a session down to each utterance. All of it is off unless
+a collector's address is set.
 """
 
 from __future__ import annotations
@@ -9,7 +10,11 @@ import contextlib
 from collections.abc import Iterator
 from typing import Final
 
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.metrics import Meter, NoOpMeterProvider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -18,6 +23,7 @@ from temporalio.contrib.opentelemetry import TracingInterceptor
 
 SERVICE: Final = "liveavatar-sessions-worker"
 FLUSH_TIMEOUT_MS: Final = 5_000
+METRICS_EVERY_MS: Final = 15_000
 
 
 @contextlib.contextmanager
@@ -38,3 +44,22 @@ def tracing(otlp_endpoint: str | None) -> Iterator[list[Interceptor]]:
     finally:
         provider.force_flush(FLUSH_TIMEOUT_MS)
         provider.shutdown()
+
+
+@contextlib.contextmanager
+def metering(otlp_endpoint: str | None) -> Iterator[Meter]:
+    """Yield the meter whose instruments are exported, by all processes under one service name.
+
+    Args:
+        otlp_endpoint: base address of an OTLP/HTTP collector; None: nothing is counted.
+    """
+    if otlp_endpoint is None:
+        yield NoOpMeterProvider().get_meter(SERVICE)
+        return
+    exporter = OTLPMetricExporter(endpoint=otlp_endpoint.rstrip("/") + "/v1/metrics")
+    reader = PeriodicExportingMetricReader(exporter, export_interval_millis=METRICS_EVERY_MS)
+    provider = MeterProvider([reader], resource=Resource.create({SERVICE_NAME: SERVICE}))
+    try:
+        yield provider.get_meter(SERVICE)
+    finally:
+        provider.shutdown(FLUSH_TIMEOUT_MS)  # sends what is left

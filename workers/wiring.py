@@ -9,13 +9,17 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Final
 
+from opentelemetry.metrics import Meter, NoOpMeterProvider
 from temporalio.client import Client
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.clips import ClipPolicy, Clips
+from activities.janitor_metrics import JanitorMetrics
 from activities.owned import OwnedSessions, OwnerLimits
 from activities.provisioning import Provisioning
+from activities.reaping import Reaping
+from activities.reaping_round import ReapingRules
 from activities.rooms import LiveKitServer, Rooms
 from activities.streaming import Streaming
 from activities.tickets import Tickets
@@ -24,17 +28,20 @@ from avatar_sessions.seal import Seal
 from liveavatar_lite import LiveAvatar
 from workers.ingress import Ingress, IngressSettings
 from workers.settings import WorkerSettings
+from workflows.janitor import AvatarJanitor
 from workflows.session import AvatarSession
 
 STICKY_TIMEOUT: Final = timedelta(seconds=2)
 """The first command after a crash of a workflow worker waits this long (10 s by default)."""
 BEAT_THROTTLE: Final = timedelta(seconds=5)
-"""Bounds how long a cancel or a "not found" takes to reach a stream."""
-
+"""Bounds how long a cancel takes to reach a stream by the SDK's own heartbeat."""
+CLIP_BEAT_THROTTLE: Final = timedelta(milliseconds=200)
+CALL_BEAT_THROTTLE: Final = timedelta(seconds=1)
+"""Calls last seconds and are missed after four: their beats must not be saved up."""
 
 REPLY_TIMEOUT_S: Final = 15.0
 CALL_TIMEOUT_S: Final = 20.0
-"""A start is live in one to three seconds; its activity may take 25 s."""
+"""A start is live in one to three seconds; its activity may take 40 s."""
 
 
 class Role(StrEnum):
@@ -43,7 +50,12 @@ class Role(StrEnum):
     ALL = "all"
     SESSIONS = "sessions"  # workflows and short calls
     STREAMS = "streams"  # owns sessions
-    JANITOR = "janitor"  # reaps what nobody knows of; has no duties yet
+    JANITOR = "janitor"  # ends what nobody lives in any more
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether it is among the janitor's processes."""
+        return self in (Role.ALL, Role.JANITOR)
 
 
 @dataclass
@@ -54,6 +66,8 @@ class Crew:
     owned: OwnedSessions
     ingress: Ingress | None = None
     """Where speakers reach the sessions; for processes that own some."""
+    streaming: Streaming | None = None
+    """What owns them; to be closed when the workers are."""
 
 
 PASSED_THROUGH: Final = (
@@ -63,13 +77,17 @@ PASSED_THROUGH: Final = (
     "pydantic_core",
     "annotated_types",
     "workflows.accounts",
+    "workflows.alerts",
     "workflows.calls",
+    "workflows.cleanup",
     "workflows.failures",
+    "workflows.generations",
     "workflows.ledger",
     "workflows.life",
     "workflows.options",
     "workflows.owner",
     "workflows.provider",
+    "workflows.streams",
 )
 """Modules that the sandbox need not load anew for each session: they keep no state of their own
 and do no I/O (import-linter sees to that). Loading them took a third of a session's first step."""
@@ -91,19 +109,35 @@ def liveavatar_for(settings: WorkerSettings) -> LiveAvatar:
     )
 
 
-def crew_for(role: Role, client: Client, settings: WorkerSettings, liveavatar: LiveAvatar) -> Crew:
-    """Build the workers of a role."""
+def crew_for(
+    role: Role,
+    client: Client,
+    settings: WorkerSettings,
+    liveavatar: LiveAvatar,
+    meter: Meter | None = None,
+) -> Crew:
+    """Build the workers of a role; ``meter``: where their metrics go, if anywhere."""
     seal = Seal(settings.seal_keys)
     owned = OwnedSessions()
     workers: list[Worker] = []
     ingress: Ingress | None = None
+    streaming: Streaming | None = None
     if role in (Role.ALL, Role.STREAMS):
         tickets = Tickets(settings.ticket_ttl_s)
         ingress = Ingress(_ingress_settings(settings), owned, tickets)
-        workers += _owner_workers(client, settings, liveavatar, seal, owned, tickets, ingress)
+        # Unique per process start: a restarted process must not get its predecessor's commands.
+        queue = names.owner_task_queue(uuid.uuid4().hex[:12])
+        streaming = _streaming(settings, liveavatar, seal, owned, tickets, ingress, queue)
+        workers += _owner_workers(client, settings, streaming, queue)
     if role in (Role.ALL, Role.SESSIONS):
         workers.append(_sessions_worker(client, settings, liveavatar, seal))
-    return Crew(workers=workers, owned=owned, ingress=ingress)
+    if role.sweeps:
+        workers.append(
+            _janitor_worker(
+                client, settings, liveavatar, meter or NoOpMeterProvider().get_meter(__name__)
+            )
+        )
+    return Crew(workers=workers, owned=owned, ingress=ingress, streaming=streaming)
 
 
 def _sessions_worker(
@@ -126,26 +160,50 @@ def _sessions_worker(
         activities=activities,
         workflow_runner=workflow_runner(),
         sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
+        max_heartbeat_throttle_interval=CALL_BEAT_THROTTLE,
         graceful_shutdown_timeout=timedelta(seconds=settings.drain_timeout_s),
     )
 
 
-def _owner_workers(
-    client: Client,
+def _janitor_worker(
+    client: Client, settings: WorkerSettings, liveavatar: LiveAvatar, meter: Meter
+) -> Worker:
+    rules = ReapingRules(
+        dry_run=settings.janitor_dry_run,
+        owns_key=settings.janitor_owns_key,
+        grace_s=settings.janitor_grace_s,
+    )
+    reaping = Reaping(liveavatar, _livekit(settings), rules, JanitorMetrics(meter))
+    return Worker(
+        client,
+        task_queue=names.JANITOR_TASK_QUEUE,
+        workflows=[AvatarJanitor],
+        activities=[reaping.reap],
+        workflow_runner=workflow_runner(),
+        # One round is due at a time, and somebody may ask for another by hand.
+        max_concurrent_activities=4,
+        max_cached_workflows=10,
+        sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
+        max_heartbeat_throttle_interval=BEAT_THROTTLE,
+        # A round that is cut is made anew, by another janitor or at the next time.
+        graceful_shutdown_timeout=timedelta(seconds=min(2.0, settings.drain_timeout_s)),
+    )
+
+
+def _streaming(
     settings: WorkerSettings,
     liveavatar: LiveAvatar,
     seal: Seal,
     owned: OwnedSessions,
     tickets: Tickets,
     ingress: Ingress,
-) -> list[Worker]:
-    # Unique per process start: a restarted process must not get its predecessor's commands.
-    queue = names.owner_task_queue(uuid.uuid4().hex[:12])
+    queue: str,
+) -> Streaming:
     policy = ClipPolicy(
         folder=settings.clip_folder,
         allow_private_addresses=settings.clip_allow_private_addresses,
     )
-    streaming = Streaming(
+    return Streaming(
         owned=owned,
         clips=Clips(policy, seal),
         liveavatar=liveavatar,
@@ -155,14 +213,21 @@ def _owner_workers(
         tickets=tickets,
         ingress_url=lambda: ingress.url,
         seal_texts=settings.seal_texts,
+        unsupervised_limit_s=settings.unsupervised_s,
     )
+
+
+def _owner_workers(
+    client: Client, settings: WorkerSettings, streaming: Streaming, queue: str
+) -> list[Worker]:
     streams = Worker(
         client,
         task_queue=names.STREAMS_TASK_QUEUE,
         activities=[streaming.stream_audio],
         max_concurrent_activities=settings.max_sessions,
         max_heartbeat_throttle_interval=BEAT_THROTTLE,
-        graceful_shutdown_timeout=timedelta(seconds=settings.drain_timeout_s),
+        # Sessions are handed over at once; this is for what hangs.
+        graceful_shutdown_timeout=timedelta(seconds=settings.drain_timeout_s / 2),
     )
     inbox = Worker(
         client,
@@ -170,7 +235,8 @@ def _owner_workers(
         activities=[streaming.deliver_command, streaming.speak, streaming.grant_speaker],
         # An utterance holds a slot while it lasts; commands need theirs at once.
         max_concurrent_activities=2 * settings.max_sessions + 50,
-        max_heartbeat_throttle_interval=BEAT_THROTTLE,
+        # How far a clip has come is told at each chunk: a dead owner's word must not be old.
+        max_heartbeat_throttle_interval=CLIP_BEAT_THROTTLE,
         graceful_shutdown_timeout=timedelta(seconds=2),
     )
     return [streams, inbox]

@@ -36,6 +36,9 @@ def status(life: Life, ledger: Ledger, pose: Pose) -> SessionStatus:
         totals=ledger.totals(),
         latest_utterances=list(ledger.latest),
         ignored_messages=ledger.ignored_count,
+        waiting_for=None if life.awaited is None else str(life.awaited),
+        waiting_since=None if life.awaited is None else life.awaited.since,
+        alert=life.alert,
     )
 
 

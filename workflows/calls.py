@@ -26,6 +26,7 @@ async def call(
     summary: str,
     task_queue: str | None = None,
     start_to_close_timeout: timedelta | None = None,
+    schedule_to_close_timeout: timedelta | None = None,
 ) -> Result:
     """Run an activity under one of the named options; ``summary`` is its line in the timeline.
 
@@ -38,6 +39,8 @@ async def call(
         options["task_queue"] = task_queue
     if start_to_close_timeout is not None:
         options["start_to_close_timeout"] = start_to_close_timeout
+    if schedule_to_close_timeout is not None:
+        options["schedule_to_close_timeout"] = schedule_to_close_timeout
     result: Result = await workflow.execute_activity(
         activity, step, result_type=result_type, **options
     )

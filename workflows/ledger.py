@@ -25,12 +25,15 @@ from avatar_sessions.contract.messages import (
     UtteranceTotals,
 )
 from avatar_sessions.contract.states import CommandOutcome, UtteranceOutcome
+from avatar_sessions.contract.steps import ClipCursor
 
 MAX_KNOWN_COMMANDS: Final = 1000
 MAX_WAITING_COMMANDS: Final = 200
 MAX_REPORTED_UTTERANCES: Final = 500
 MAX_REPORTED_IGNORED: Final = 50
 LATEST_SHOWN: Final = 5
+BYTES_PER_MS: Final = 48
+"""PCM, 16-bit mono at 24 kHz."""
 
 AnyCommand = Speak | Interrupt | SetPose | KeepAlive | End
 
@@ -47,6 +50,8 @@ class Entry:
     """Position among the utterances, from 1; 0 for what is not speech."""
     up_to_order: int = 0
     """The last utterance asked for before: what an interrupt cuts."""
+    left_at: ClipCursor | None = None
+    """Where an owner that is gone left off in the middle of a clip."""
     result: CommandResult | None = None
 
     @property
@@ -65,6 +70,8 @@ class Ledger:
     """Utterances, and ends that let them finish, whose turn has not come; in order."""
     speaking: Entry | None = None
     last_order: int = 0
+    cut_up_to: int = 0
+    """Clips up to here were interrupted, wherever they are."""
     utterances: list[UtteranceReport] = field(default_factory=list)
     ignored: list[IgnoredMessage] = field(default_factory=list)
     ignored_count: int = 0
@@ -138,6 +145,13 @@ class Ledger:
                 self.drop(entry, UtteranceOutcome.EXPIRED, CommandOutcome.EXPIRED, now)
         return ends
 
+    def put_back(self, entry: Entry, now: datetime) -> None:
+        """Let a clip that was begun, or nearly, go on first at the next owner."""
+        ttl_s = entry.command.ttl_s
+        ttl = self.default_ttl if ttl_s is None else timedelta(seconds=ttl_s)
+        entry.expires_at = max(entry.expires_at, now + ttl)
+        self.speech.appendleft(entry)
+
     def renew(self, now: datetime) -> None:
         """Give speech that waits its turn its full time again: the avatar has just gone away."""
         for entry in self.speech:
@@ -147,6 +161,7 @@ class Ledger:
 
     def drop_speech(self, up_to_order: int, outcome: UtteranceOutcome, now: datetime) -> None:
         """Finish utterances whose turn has not come."""
+        self.cut_up_to = max(self.cut_up_to, up_to_order)
         for entry in list(self._unspoken()):
             if 0 < entry.order <= up_to_order:
                 self.drop(entry, outcome, CommandOutcome.CANCELLED, now)
@@ -174,7 +189,7 @@ class Ledger:
             if entry in line:
                 line.remove(entry)
         if entry.order:
-            self.finish_utterance(entry, UtteranceReport(id=entry.id, outcome=utterance), now)
+            self.finish_utterance(entry, _line(entry, utterance), now)
         else:
             self.finish(entry, other)
 
@@ -227,7 +242,7 @@ class Ledger:
 
     def lose_utterance(self, entry: Entry, failure: Failure, now: datetime) -> None:
         """Answer a speak that was lost without a word from its owner."""
-        report = UtteranceReport(id=entry.id, outcome=UtteranceOutcome.LOST, failure=failure)
+        report = _line(entry, UtteranceOutcome.LOST, failure)
         self.finish_utterance(entry, report, now)
 
     def ignore(self, name: str, problem: str, now: datetime) -> None:
@@ -248,3 +263,20 @@ class Ledger:
     def _unspoken(self) -> Iterator[Entry]:
         yield from self.speech
         yield from self.waiting
+
+
+def _line(
+    entry: Entry, outcome: UtteranceOutcome, failure: Failure | None = None
+) -> UtteranceReport:
+    """The line of an utterance that no owner tells of any more."""
+    left_at = entry.left_at
+    sent_ms = 0 if left_at is None else left_at.sent_bytes // BYTES_PER_MS
+    return UtteranceReport(
+        id=entry.id,
+        outcome=outcome,
+        received_ms=sent_ms,
+        sent_ms=sent_ms,
+        heard_ms=0 if left_at is None else left_at.heard_bytes // BYTES_PER_MS,
+        generation=0 if left_at is None else left_at.generation,
+        failure=failure,
+    )

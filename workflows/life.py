@@ -17,8 +17,16 @@ from temporalio.common import SearchAttributeKey, SearchAttributeUpdate
 with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract import names
     from avatar_sessions.contract.messages import Failure, GenerationReport, UtteranceReport
-    from avatar_sessions.contract.states import EndReason, SessionState, checked_transition
+    from avatar_sessions.contract.states import (
+        BEFORE_LIVE,
+        EndReason,
+        SessionState,
+        checked_transition,
+    )
+    from avatar_sessions.contract.states import Alert as AlertWord
     from avatar_sessions.contract.steps import OwnerReady
+
+from workflows.alerts import Alert
 
 STATE: Final = SearchAttributeKey.for_keyword(names.SEARCH_ATTRIBUTE_STATE)
 PROVIDER_SESSION_ID: Final = SearchAttributeKey.for_keyword(
@@ -29,6 +37,8 @@ PROVIDER_SESSIONS: Final = SearchAttributeKey.for_keyword_list(
 )
 ALERT: Final = SearchAttributeKey.for_keyword(names.SEARCH_ATTRIBUTE_ALERT)
 TENANT: Final = SearchAttributeKey.for_keyword(names.SEARCH_ATTRIBUTE_TENANT)
+MAX_SHOWN_GENERATIONS: Final = 20
+"""Earlier ones are over for long; a search attribute has its size."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,23 @@ class Generation:
     number: int
     provider_session_id: str
     started_at: datetime | None = None
+    """When the request that begins billing was, or may have been, sent."""
+    began: bool = False
+    """LiveAvatar said that it runs."""
+    over: bool = False
+    """LiveAvatar's books say that it has ended: there is nothing to stop any more."""
     report: GenerationReport | None = None
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """What the start waits for, although nothing is wrong with it."""
+
+    what: str
+    since: datetime
+
+    def __str__(self) -> str:
+        return f"{self.what}, since {self.since:%H:%M:%S} UTC"
 
 
 @dataclass
@@ -61,13 +87,25 @@ class Life:
     owner: OwnerReady | None = None
     live_at: datetime | None = None
     ends_at: datetime | None = None
+    speaks: Generation | None = None
+    """The generation that speaks; None before the first one."""
+    switching: bool = False
+    """Between two generations: for a moment nobody is spoken to."""
     takeovers: int = 0
     reconnects: int = 0
     gaps: timedelta = timedelta(0)
     generations: list[Generation] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     """The last utterances, in words for the page."""
+    awaited: Awaited | None = None
+    alerts: dict[str, Alert] = field(default_factory=dict)
+    """By what is left behind: a LiveAvatar session's id, or a room's name."""
     _recovering_since: datetime | None = None
+    _generations_shown: int = 0
+    _state_since: datetime = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._state_since = self.requested_at
 
     def to(self, wanted: SessionState) -> None:
         """Take one step; show it.
@@ -77,6 +115,7 @@ class Life:
         """
         now = workflow.now()
         self.state = checked_transition(self.state, wanted)
+        self._state_since = now
         if self._recovering_since is not None:
             # Loss and return can reach the workflow at once: then only the owner knows the gap.
             told = timedelta(milliseconds=self.owner.gap_ms if self.owner else 0)
@@ -86,7 +125,45 @@ class Life:
             self._recovering_since = now
         if wanted is SessionState.LIVE and self.live_at is None:
             self.live_at = now
+        if wanted is SessionState.ENDING:
+            self.awaited = None
         self._show()
+
+    def wait_for(self, what: str | None) -> None:
+        """Show what the start waits for; None: nothing any more."""
+        if what is None:
+            if self.awaited is None:
+                return
+            self.awaited = None
+        elif self.verdict is not None:
+            return
+        elif self.awaited is None or self.awaited.what != what:
+            self.awaited = Awaited(what, workflow.now())
+        workflow.set_current_details(self._details())
+
+    def raise_alert(self, left: str, alert: Alert) -> None:
+        """Show what an operator must look at; the same again shows its newer words."""
+        before = self.alert
+        self.alerts[left] = alert
+        self._show_alert(before)
+
+    def clear_alert(self, left: str) -> None:
+        """What was left behind is gone."""
+        before = self.alert
+        if self.alerts.pop(left, None) is not None:
+            self._show_alert(before)
+
+    @property
+    def alert(self) -> str | None:
+        """The gravest of all alerts, as a word."""
+        words = {one.word for one in self.alerts.values()}
+        return next((word.value for word in AlertWord if word in words), None)
+
+    def _show_alert(self, before: str | None) -> None:
+        if self.alert != before:
+            update = ALERT.value_unset() if self.alert is None else ALERT.value_set(self.alert)
+            workflow.upsert_search_attributes([update])
+        workflow.set_current_details(self._details())
 
     def show_said(self, utterances: Iterable[UtteranceReport]) -> None:
         """Show the last utterances on the workflow's page."""
@@ -113,31 +190,55 @@ class Life:
         if self.owner is not None and tuple(ready.epoch) < tuple(self.owner.epoch):
             return False
         if self.owner is not None and tuple(ready.epoch) > tuple(self.owner.epoch):
-            self.takeovers += 1
+            same = ready.provider_session_id == self.owner.provider_session_id
+            self.takeovers += same  # the next generation's owner is nobody's successor
         elif self.owner is not None and ready.gap_ms:
             self.reconnects += 1
         self.owner = ready
         return True
 
+    def switch_to(self, generation: Generation, ready: OwnerReady | None) -> None:
+        """The next generation speaks from now on; without an owner, once it has one."""
+        self.speaks = generation
+        if ready is not None:
+            self.owned_by(ready)
+        if ready is None and self.state is SessionState.LIVE:
+            self.to(SessionState.RECOVERING)
+        elif ready is not None and self.state is SessionState.RECOVERING:
+            self.to(SessionState.LIVE)
+        else:
+            workflow.set_current_details(self._details())
+
+    def begin_step(self, wanted: SessionState) -> None:
+        """A step of a start: the session's own state only for the first generation."""
+        if self.state in BEFORE_LIVE:
+            self.to(wanted)
+        else:
+            self._show()
+
     @property
     def current_generation(self) -> Generation | None:
-        """The generation opened last."""
-        return self.generations[-1] if self.generations else None
+        """The generation that speaks, or the one being opened."""
+        return self.speaks or (self.generations[-1] if self.generations else None)
 
     def _show(self) -> None:
         attributes: list[SearchAttributeUpdate[Any]] = [STATE.value_set(self.state.value)]
-        generation = self.current_generation
         if self.state is SessionState.MINTING and self.tenant is not None:
             attributes.append(TENANT.value_set(self.tenant))
-        if self.state is SessionState.STARTING and generation is not None:
-            attributes.append(PROVIDER_SESSION_ID.value_set(generation.provider_session_id))
+        if len(self.generations) > self._generations_shown:
+            # With the newest of all: what may be billed must be found by its id.
+            self._generations_shown = len(self.generations)
             ids = [one.provider_session_id for one in self.generations]
-            attributes.append(PROVIDER_SESSIONS.value_set(ids))
+            attributes.append(PROVIDER_SESSION_ID.value_set(ids[-1]))
+            attributes.append(PROVIDER_SESSIONS.value_set(ids[-MAX_SHOWN_GENERATIONS:]))
         workflow.upsert_search_attributes(attributes)
         workflow.set_current_details(self._details())
 
     def _details(self) -> str:
-        lines = [f"**{self.state}** since {workflow.now():%H:%M:%S} UTC"]
+        lines = [one.text for one in self.alerts.values()]
+        lines.append(f"**{self.state}** since {self._state_since:%H:%M:%S} UTC")
+        if self.awaited is not None:
+            lines.append(f"waiting for {self.awaited}")
         generation = self.current_generation
         if generation is not None:
             lines.append(

@@ -14,8 +14,13 @@ from temporalio.workflow import ActivityCancellationType, ActivityConfig
 
 from avatar_sessions.contract import names
 
+CALL_HEARTBEAT: Final = timedelta(seconds=4)
+"""Calls to LiveAvatar and LiveKit beat each second while they last: a worker that dies under one
+is noticed after this long, and not when the call's own time is over."""
+
 SHORT_CALL: Final = ActivityConfig(
     task_queue=names.SESSIONS_TASK_QUEUE,
+    heartbeat_timeout=CALL_HEARTBEAT,
     start_to_close_timeout=timedelta(seconds=12),
     schedule_to_close_timeout=timedelta(seconds=25),
     retry_policy=RetryPolicy(
@@ -28,20 +33,39 @@ SHORT_CALL: Final = ActivityConfig(
 """One request to LiveAvatar or LiveKit that bills nothing: a service that is down is an
 answer within about three seconds."""
 
+CREATE_ROOM: Final = ActivityConfig(
+    **SHORT_CALL,
+    # A cancelled one is waited for: a room must not appear after it was cleaned up.
+    cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+)
+
 START_CALL: Final = ActivityConfig(
     task_queue=names.SESSIONS_TASK_QUEUE,
-    start_to_close_timeout=timedelta(seconds=25),
+    heartbeat_timeout=CALL_HEARTBEAT,
+    start_to_close_timeout=timedelta(seconds=40),
     schedule_to_close_timeout=timedelta(seconds=60),
     # The server must not repeat what a dead worker may have begun: the workflow decides.
     retry_policy=RetryPolicy(maximum_attempts=1),
     # A cancelled start is waited for: its reply tells whether there is something to stop.
     cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 )
-"""``/start``: outlives the call's own limit of 20 s. Repeated by the workflow, and only while it
-is certain that nothing was billed (429, no connection, no slot)."""
+"""``/start``: outlives the call's own limit of 20 s and ``TURN_PATIENCE``. Repeated by the
+workflow, and only while it is certain that nothing was billed (429, no connection, no slot)."""
 START_TRIES: Final = 4
 START_PAUSE: Final = timedelta(milliseconds=500)
-"""Before the second try, when LiveAvatar names no time; doubled each time."""
+"""Before the second try, when LiveAvatar cannot be reached; doubled each time."""
+
+TURN_PATIENCE: Final = timedelta(seconds=10)
+"""How long one activity waits for a free LiveAvatar session, or for the rate limit, before it
+tells the workflow. A wait of a minute costs some forty events so, and is noticed at once: the
+first try has no patience."""
+TURN_PAUSE: Final = timedelta(seconds=1)
+TURN_PAUSE_MAX: Final = timedelta(seconds=8)
+"""Before a token is asked for again, where LiveAvatar names no longer time; doubled each time."""
+
+DOUBT_PAUSES: Final = (timedelta(seconds=10), timedelta(seconds=30))
+"""When a session whose start had no known outcome is stopped again, while LiveAvatar's books do
+not say that it has ended: a start that was held up somewhere may land after its stop."""
 
 STREAM_HEARTBEAT_S: Final = 15.0
 STREAM: Final = ActivityConfig(
@@ -69,11 +93,12 @@ DELIVER: Final = ActivityConfig(
 
 PROBE: Final = ActivityConfig(
     schedule_to_start_timeout=timedelta(milliseconds=500),
-    start_to_close_timeout=timedelta(seconds=2),
+    start_to_close_timeout=timedelta(seconds=1),
     retry_policy=RetryPolicy(maximum_attempts=1),
 )
-"""Is the owner there? One that does not even take the question within half a second is replaced:
-a takeover costs less than a silence, and a false one loses nothing."""
+"""Is the owner there? One that does not take the question within half a second, or took it and does
+not answer within a second (it is stopped), is replaced: a takeover costs less than a silence, and a
+false one loses nothing."""
 
 ASK_AGAIN: Final = timedelta(seconds=3)
 """Before an owner that could not tell whether anybody speaks is asked again."""
@@ -82,29 +107,57 @@ UTTERANCE: Final = ActivityConfig(
     schedule_to_start_timeout=timedelta(seconds=2),
     # A clip of ten minutes, its fetch, and pauses of the provider.
     start_to_close_timeout=timedelta(minutes=15),
-    heartbeat_timeout=timedelta(seconds=STREAM_HEARTBEAT_S),
+    # It beats each second: whoever listens to a dead owner hears the silence first.
+    heartbeat_timeout=timedelta(seconds=3),
     retry_policy=RetryPolicy(maximum_attempts=1),
     cancellation_type=ActivityCancellationType.TRY_CANCEL,
 )
-"""On the owner's private queue: lasts as long as the avatar speaks. Never repeated by itself."""
+"""On the owner's private queue: lasts as long as the avatar speaks. Never repeated by the server;
+the workflow goes on with it at the next owner, from where the last heartbeat says."""
 
 CLEANUP: Final = ActivityConfig(
     task_queue=names.SESSIONS_TASK_QUEUE,
+    heartbeat_timeout=CALL_HEARTBEAT,
     start_to_close_timeout=timedelta(seconds=15),
-    schedule_to_close_timeout=timedelta(minutes=30),
     retry_policy=RetryPolicy(
         initial_interval=timedelta(milliseconds=500),
         backoff_coefficient=2.0,
         maximum_interval=timedelta(seconds=15),
     ),
 )
-"""What must happen: outlives an outage of half an hour, then the report shows what is left."""
+"""What must happen. Repeated by the server, which costs no events, in stretches: after each the
+workflow shows what stands in the way. Each stretch is given its length as schedule-to-close."""
+CLEANUP_QUIET: Final = timedelta(seconds=20)
+"""The first stretch: what fails for longer is an alert."""
+CLEANUP_STRETCH: Final = timedelta(minutes=5)
+"""The longest: how old the error may be that the alert shows."""
+CLEANUP_PATIENCE: Final = timedelta(minutes=30)
+"""Outlives an outage of half an hour, then the report shows what is left."""
 
 MAX_GENERATIONS: Final = 3
 """How many LiveAvatar sessions one start may open when replies to ``/start`` are lost."""
 
 PROBE_PAUSE: Final = timedelta(seconds=1)
-"""Between two tries to reach an owner that did not answer."""
+PROBE_PAUSE_MAX: Final = timedelta(seconds=5)
+"""Between two tries to reach an owner that did not answer; doubled each time."""
+
+ROTATE_AHEAD: Final = timedelta(seconds=30)
+"""How long before LiveAvatar's limit the next generation is opened, or a third of the limit: two
+are billed meanwhile, and the one that speaks has so long to come to an utterance's end."""
+ROTATE_AGAIN: Final = timedelta(seconds=5)
+"""After a next generation that could not be had."""
+HAND_OVER_MARGIN: Final = timedelta(seconds=3)
+"""Before LiveAvatar's limit the other one takes over in any case."""
+RETIRE_MARGIN: Final = timedelta(seconds=2)
+WORTH_A_GENERATION: Final = timedelta(seconds=5)
+"""With less time left, no other LiveAvatar session is opened."""
+SHORT_LIFE: Final = timedelta(seconds=30)
+MAX_SHORT_LIVES: Final = 3
+"""So many LiveAvatar sessions in a row may end soon after their start; one more ends ours."""
+STOP_PATIENCE: Final = timedelta(seconds=3)
+"""How long the next generation waits for the stop of one that is lost."""
+RECOVERY_PAUSE_MAX: Final = timedelta(seconds=10)
+"""Between two tries to open the next generation; doubled each time."""
 
 RECOVERY_PATIENCE: Final = timedelta(seconds=180)
 """How long a session may be without an owner: LiveAvatar ends an abandoned one after about

@@ -7,7 +7,7 @@ end given up. When to ask is decided elsewhere.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, is_cancelled_exception
@@ -16,8 +16,14 @@ from temporalio.workflow import ActivityConfig
 with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract import names
     from avatar_sessions.contract.messages import End, Failure, SetPose, Speak
-    from avatar_sessions.contract.states import CommandOutcome, EndReason, SessionState
+    from avatar_sessions.contract.states import (
+        CommandOutcome,
+        EndReason,
+        SessionState,
+        UtteranceOutcome,
+    )
     from avatar_sessions.contract.steps import (
+        ClipCursor,
         DeliverCommand,
         Delivered,
         Epoch,
@@ -28,7 +34,14 @@ with workflow.unsafe.imports_passed_through():
 
 from workflows import options
 from workflows.calls import call
-from workflows.failures import failure_of, is_silent, never_reached_owner, no_answer
+from workflows.failures import (
+    failure_of,
+    is_heartbeat_timeout,
+    last_heartbeat,
+    never_reached_owner,
+    no_answer,
+    timed_out,
+)
 from workflows.ledger import Entry, Ledger
 from workflows.life import Life, Verdict
 from workflows.provider import Provider
@@ -37,7 +50,11 @@ from workflows.provider import Provider
 class Owner:
     """The session's owner, whichever process that is."""
 
-    def __init__(self, life: Life, ledger: Ledger, provider: Provider) -> None:
+    def __init__(
+        self, life: Life, ledger: Ledger, provider: Provider, *, resumes: bool = True
+    ) -> None:
+        """Take what it works on, and whether a clip that an owner left is gone on with."""
+        self._resumes = resumes
         self._life = life
         self._ledger = ledger
         self._provider = provider
@@ -79,7 +96,9 @@ class Owner:
             return None
 
     def _task(
-        self, owner: OwnerReady, kind: Literal["keep_alive", "stop_feeding", "tell_idle"]
+        self,
+        owner: OwnerReady,
+        kind: Literal["keep_alive", "stop_feeding", "tell_idle", "retire", "hand_over"],
     ) -> DeliverCommand:
         return DeliverCommand(
             session_key=self._life.session_key,
@@ -115,9 +134,12 @@ class Owner:
             utterance_id=entry.id,
             order=entry.order,
             clip=entry.command.clip,
+            **self._where_it_was_left(entry.left_at),
         )
         clip = entry.command.clip
         summary = f"utterance {entry.order}: {clip.file or clip.url or 'sealed address'}"
+        if task.offset_bytes:
+            summary = f"going on with {summary}"
         try:
             said = await call(
                 names.ACTIVITY_SPEAK,
@@ -131,15 +153,48 @@ class Owner:
             if is_cancelled_exception(error):
                 raise
             if never_reached_owner(error):
-                self._ledger.speech.appendleft(entry)
+                self._ledger.put_back(entry, workflow.now())
                 self.missed(owner)
+                return
+            entry.left_at = last_heartbeat(error, ClipCursor) or entry.left_at
+            if is_heartbeat_timeout(error):
+                # It may be there after all: then it is found saying this very clip.
+                self._leave_off(entry, failure_of(error))
+                await self._probe()
             else:
                 self._ledger.lose_utterance(entry, failure_of(error), workflow.now())
         else:
+            if said.left_at is not None:
+                entry.left_at = said.left_at
+                self._leave_off(entry, None)
+                self.missed(owner)
+                return
             self._ledger.finish_utterance(entry, said.report, workflow.now())
             if said.cut_in_band_at is not None:
                 self._ledger.drop_accepted_before(said.cut_in_band_at, workflow.now())
             self._life.show_said(self._ledger.latest)
+
+    def _leave_off(self, entry: Entry, failure: Failure | None) -> None:
+        """An owner is gone in the middle of a clip, or seems to be."""
+        now = workflow.now()
+        if entry.order <= self._ledger.cut_up_to:
+            self._ledger.drop(entry, UtteranceOutcome.INTERRUPTED, CommandOutcome.CANCELLED, now)
+        elif self._resumes:
+            self._ledger.put_back(entry, now)
+        else:
+            self._ledger.lose_utterance(
+                entry, failure or Failure(type="OwnerLost", message="its owner is gone"), now
+            )
+
+    def _where_it_was_left(self, left_at: ClipCursor | None) -> dict[str, Any]:
+        """From where the next owner says a clip: the first sample that is not played by itself."""
+        generation = self._life.current_generation
+        if left_at is None:
+            return {}
+        if generation is not None and left_at.generation == generation.number:
+            return {"offset_bytes": left_at.sent_bytes, "dry_at": left_at.dry_at}
+        # What that LiveAvatar session had and did not play is gone with it.
+        return {"offset_bytes": left_at.heard_bytes}
 
     async def last_asked_at(self, known: datetime) -> datetime | None:
         """When somebody last spoke past the workflow; None if that is not to be known now.
@@ -171,6 +226,32 @@ class Owner:
         except ActivityError as error:
             workflow.logger.warning("the owner did not answer: %s", failure_of(error).message)
 
+    async def retire(self, patience: timedelta) -> None:
+        """Let it finish what is being said, and begin nothing more."""
+        owner = self._present
+        task = self._task(owner, "retire").model_copy(
+            update={"patience_s": patience.total_seconds()}
+        )
+        config = options.DELIVER.copy()
+        config["start_to_close_timeout"] = patience + options.RETIRE_MARGIN
+        try:
+            await self._call(owner, task, "finish what is being said", config)
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            workflow.logger.warning("the owner did not retire: %s", failure_of(error).message)
+
+    async def hand_over(self) -> None:
+        """Let it go: what it has not said is said by another."""
+        owner = self._present
+        task = self._task(owner, "hand_over")
+        try:
+            await self._call(owner, task, "hand over to the next generation")
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            workflow.logger.warning("the owner did not hand over: %s", failure_of(error).message)
+
     async def mend(self) -> None:
         """Where an owner is lost, or said to be: ask it, replace it, and in the end give up."""
         while True:
@@ -178,16 +259,18 @@ class Owner:
                 lambda: self._life.state is SessionState.RECOVERING or self._hinted
             )
             give_up_at = workflow.now() + options.RECOVERY_PATIENCE
+            pause = options.PROBE_PAUSE
             await self._probe()
             while self._life.state is SessionState.RECOVERING:
                 try:
                     await workflow.wait_condition(
                         lambda: self._life.state is not SessionState.RECOVERING,
-                        timeout=options.PROBE_PAUSE,
+                        timeout=pause,
                         timeout_summary="before asking the owner again",
                     )
                 except TimeoutError:
                     await self._probe()
+                pause = min(2 * pause, options.PROBE_PAUSE_MAX)
                 if workflow.now() >= give_up_at:
                     message = f"no owner for {options.RECOVERY_PATIENCE.total_seconds():g} s"
                     failure = Failure(type="OwnerLost", message=message)
@@ -198,15 +281,16 @@ class Owner:
         """Ask the owner whether it is there. One that is silent is replaced, once."""
         self._hinted = False
         owner = self._present
-        if self._replaced == owner.epoch:
-            return
+        if self._replaced == owner.epoch or self._provider.stream is None:
+            return  # another is on its way, or another generation
         task = self._task(owner, "keep_alive")
         try:
             await self._call(owner, task, "is the owner there?", options.PROBE)
         except ActivityError as error:
             if is_cancelled_exception(error):
                 raise
-            if is_silent(error) and self._life.owner == owner:
+            # One that took the question and does not answer is stopped, or overwhelmed.
+            if timed_out(error) and self._life.owner == owner:
                 self.missed(owner)
                 self._replaced = owner.epoch
                 self._provider.replace_owner()

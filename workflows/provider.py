@@ -24,8 +24,6 @@ with workflow.unsafe.imports_passed_through():
     )
     from avatar_sessions.contract.states import EndReason, SessionState
     from avatar_sessions.contract.steps import (
-        CleanedRoom,
-        CleanRoom,
         CreatedRoom,
         CreateRoom,
         Epoch,
@@ -38,18 +36,18 @@ with workflow.unsafe.imports_passed_through():
         OwnerReady,
         StartedSession,
         StartSession,
-        StoppedSession,
-        StopSession,
-        StreamAudio,
-        StreamResult,
     )
 
 from workflows import options
 from workflows.calls import call
-from workflows.failures import failure_of, retry_delay, start_outcome_unknown
+from workflows.cleanup import Cleanup
+from workflows.failures import failure_of, retry_delay, start_outcome_unknown, turn_awaited
 from workflows.life import Generation, Life
+from workflows.streams import Numbers, Stream
 
 AGENT_IDENTITY = "agent"
+GENERATION_MARK = "-generation-"
+"""Between the avatar's name and a number, from the second generation of a session on."""
 STOP_REASONS = {
     EndReason.IDLE_TIMEOUT: "IDLE_TIMEOUT",
     EndReason.MAX_DURATION: "MAX_DURATION_REACHED",
@@ -62,44 +60,65 @@ class Provider:
 
     def __init__(self, life: Life) -> None:
         self._life = life
-        self._started: StartedSession | None = None
+        self.stream: Stream | None = None
+        """The generation that speaks; None before the first one, and between two."""
+        self.successor: Stream | None = None
+        """A generation that is there and waits to take over."""
         self._room: CreatedRoom | None = None
         self._room_asked_for: str | None = None
-        self._streams = 0
-        self._streaming: asyncio.Task[StreamResult] | None = None
-        self._problems: list[str] = []
-        self._room_clean = True
+        self._identities: list[str] = []
+        self._numbers = Numbers()
+        self._starting = False
+        self._cleanup = Cleanup(life)
         self.problem: str | None = None
         """What went wrong last, for the person who reads the report."""
 
     # ---------------------------------------------------------------- start
 
-    async def open(self, request: SessionRequest) -> None:
-        """Mint and start, until one start's outcome is known.
+    async def open(self, request: SessionRequest, *, patient: bool = True) -> Stream:
+        """Open the next generation: mint and start, until one start's outcome is known.
+
+        Args:
+            request: what the session was asked for with.
+            patient: wait for a turn where LiveAvatar says that there is none now.
 
         Raises:
             ActivityError: LiveAvatar or LiveKit refused, or could not be reached in time.
+            asyncio.CancelledError: the session ends.
         """
         if request.room is not None:
-            await self._create_room(request)
+            await self._enter_room(request)
         for attempt in range(1, options.MAX_GENERATIONS + 1):
-            minted = await self._mint(request)
+            minted = await self._mint(request, patient=patient)
             generation = self._life.mint(minted.provider_session_id)
             try:
-                await self._start_with_patience(generation, minted)
+                started = await self._start_with_patience(generation, minted, patient=patient)
             except ActivityError as error:
                 if not start_outcome_unknown(error):
                     raise
                 self.problem = failure_of(error).message
-                # Stopped once more at the end: the start may have landed after this stop.
+                if self._life.verdict is not None:
+                    raise  # the end stops it
                 await self._stop(generation, "USER_CLOSED")
-                if attempt == options.MAX_GENERATIONS or self._life.verdict is not None:
+                # The start may have landed after this stop.
+                self._cleanup.doubt(generation)
+                if attempt == options.MAX_GENERATIONS:
                     raise
             else:
-                return
+                self._check_wanted()
+                return Stream(self._life.session_key, self._numbers, generation, started)
+        raise AssertionError("unreachable")
 
-    async def _create_room(self, request: SessionRequest) -> None:
+    async def _enter_room(self, request: SessionRequest) -> None:
+        """Create the room of our own, or get the next avatar's access to it.
+
+        Each generation's avatar has its own name: two of one name would put each other out.
+        """
         assert request.room is not None
+        identity = request.room.avatar_identity
+        if self._identities:
+            identity += f"{GENERATION_MARK}{len(self._identities) + 1}"
+        self._identities.append(identity)
         name = request.room.name or names.default_room_name(
             self._life.session_key, workflow.info().run_id
         )
@@ -110,133 +129,148 @@ class Provider:
             CreateRoom(
                 session_key=self._life.session_key,
                 room=name,
-                avatar_identity=request.room.avatar_identity,
+                avatar_identity=identity,
                 max_duration_s=limit_s,
             ),
             CreatedRoom,
-            options.SHORT_CALL,
-            summary=f"create room {name}",
+            options.CREATE_ROOM,
+            summary=f"room {name} for {identity}",
         )
 
-    async def _mint(self, request: SessionRequest) -> MintedSession:
-        self._life.to(SessionState.MINTING)
-        return await call(
-            names.ACTIVITY_MINT_TOKEN,
-            MintToken(request=request, room=self._room),
-            MintedSession,
-            options.SHORT_CALL,
-            summary="mint LITE token",
-        )
-
-    async def _start_with_patience(self, generation: Generation, minted: MintedSession) -> None:
-        """Start, again if LiveAvatar said that nothing was billed and that later is better."""
+    async def _mint(self, request: SessionRequest, *, patient: bool) -> MintedSession:
+        """Get a session token; again if LiveAvatar says that there are too many calls."""
         self._check_wanted()
-        self._life.to(SessionState.STARTING)
-        pause = options.START_PAUSE
-        for tries in range(1, options.START_TRIES + 1):
+        self._life.begin_step(SessionState.MINTING)
+        pause = options.TURN_PAUSE
+        while True:
             try:
-                await self._start(generation, minted)
+                minted = await call(
+                    names.ACTIVITY_MINT_TOKEN,
+                    MintToken(request=request, room=self._room),
+                    MintedSession,
+                    options.SHORT_CALL,
+                    summary="mint LITE token",
+                )
+            except ActivityError as error:
+                if not patient or self._await_turn(error) is None:
+                    raise
+                delay = max(retry_delay(error) or pause, pause)
+                await workflow.sleep(delay, summary="before asking for a token again")
+                pause = min(2 * pause, options.TURN_PAUSE_MAX)
+            else:
+                self._life.wait_for(None)
+                return minted
+
+    def _await_turn(self, error: ActivityError) -> str | None:
+        """Show what a call waits for, if nothing but its turn is missing; None: something else."""
+        turn = turn_awaited(error)
+        if turn is not None:
+            self.problem = failure_of(error).message
+            self._life.wait_for(turn)
+        return turn
+
+    async def _start_with_patience(
+        self, generation: Generation, minted: MintedSession, *, patient: bool
+    ) -> StartedSession:
+        """Start, again if LiveAvatar said that nothing was billed and that later is better.
+
+        A turn is waited for until the session's start timeout; inside the activity, for that
+        costs no events. The first try has no patience: so the wait is known, and shown, at once.
+        """
+        self._check_wanted()
+        self._life.begin_step(SessionState.STARTING)
+        tries, pause = 1, options.START_PAUSE
+        after, patience = timedelta(0), timedelta(0)
+        while True:
+            try:
+                started = await self._start(generation, minted, after, patience)
             except ActivityError as error:
                 if is_cancelled_exception(error) or start_outcome_unknown(error):
                     raise
                 generation.started_at = None  # refused: not billed
                 self.problem = failure_of(error).message
                 delay = retry_delay(error)
+                if not patient and turn_awaited(error) is not None:
+                    raise
+                if self._await_turn(error) is not None:
+                    after, patience = delay or timedelta(0), options.TURN_PATIENCE
+                    if after > patience:
+                        await workflow.sleep(after, summary="LiveAvatar asked for this pause")
+                        after = timedelta(0)
+                    continue
                 if delay is None or tries == options.START_TRIES:
                     raise
+                after, patience = timedelta(0), timedelta(0)
                 await workflow.sleep(delay or pause, summary="before starting again")
-                pause *= 2
+                tries, pause = tries + 1, 2 * pause
             else:
-                return
+                self._life.wait_for(None)
+                return started
 
-    async def _start(self, generation: Generation, minted: MintedSession) -> None:
+    async def _start(
+        self,
+        generation: Generation,
+        minted: MintedSession,
+        after: timedelta,
+        patience: timedelta,
+    ) -> StartedSession:
         self._check_wanted()
         # The id is recorded in the same step that begins billing: never a session unknown.
         generation.started_at = workflow.now()
-        self._started = await call(
-            names.ACTIVITY_START_SESSION,
-            StartSession(
-                provider_session_id=generation.provider_session_id,
-                session_token=minted.session_token,
-            ),
-            StartedSession,
-            options.START_CALL,
-            summary=f"start session (generation {generation.number})",
-        )
+        self._starting = True
+        try:
+            started = await call(
+                names.ACTIVITY_START_SESSION,
+                StartSession(
+                    provider_session_id=generation.provider_session_id,
+                    session_token=minted.session_token,
+                    after_s=after.total_seconds(),
+                    patience_s=patience.total_seconds(),
+                ),
+                StartedSession,
+                options.START_CALL,
+                summary=f"start session (generation {generation.number})",
+            )
+        finally:
+            self._starting = False
+        generation.began, generation.started_at = True, started.started_at
+        return started
 
     def _check_wanted(self) -> None:
         if self._life.verdict is not None:
             raise asyncio.CancelledError("the session ends: billing must not begin")
 
-    # --------------------------------------------------------------- stream
+    # -------------------------------------------------------------- streams
 
     def takes(self, identity: str | None, request: SessionRequest | None) -> bool:
         """Whether a viewer's name in a room of our own is somebody else's already."""
         room = request.room if request is not None else None
-        return room is not None and identity in (room.avatar_identity, AGENT_IDENTITY)
+        if room is None or identity is None:
+            return False
+        avatar, _, number = identity.partition(GENERATION_MARK)
+        return identity == AGENT_IDENTITY or (
+            avatar == room.avatar_identity and (not number or number.isdigit())
+        )
 
     def streams_to(self, ready: OwnerReady) -> bool:
         """Whether a signal speaks of the stream that runs now, and not of another or of none."""
-        started = self._started
-        return (
-            started is not None
-            and ready.epoch[0] == self._streams
-            and ready.provider_session_id == started.provider_session_id
-        )
+        return self.stream is not None and self.stream.is_held_by(ready)
+
+    def announces(self, ready: OwnerReady) -> bool:
+        """Whether a signal comes from the next generation's owner; remembered if so."""
+        if self.successor is None or not self.successor.is_held_by(ready):
+            return False
+        self.successor.ready = ready
+        return True
 
     def streamed(self, epoch: Epoch) -> bool:
         """Whether an owner of this session has had that epoch, or may."""
-        return 1 <= epoch[0] <= self._streams
-
-    async def stream(self, request: SessionRequest) -> StreamResult:
-        """Have an owner hold the session until it ends.
-
-        Raises:
-            ActivityError: no owner could be had, or the socket could not be got back.
-        """
-        started, generation = self._started, self._life.current_generation
-        assert started is not None
-        assert generation is not None
-        limit = _limit(request, started)
-        self._life.ends_at = started.started_at + limit
-        self._life.to(SessionState.CONNECTING)
-        self._streams += 1
-        while True:
-            streaming = asyncio.create_task(
-                self._stream_once(started, generation, limit), name=f"stream {self._streams}"
-            )
-            self._streaming = streaming
-            try:
-                return await streaming
-            except (ActivityError, asyncio.CancelledError) as error:
-                if self._streaming is streaming or not is_cancelled_exception(error):
-                    streaming.cancel()
-                    raise
-            self._streams += 1
-
-    async def _stream_once(
-        self, started: StartedSession, generation: Generation, limit: timedelta
-    ) -> StreamResult:
-        return await call(
-            names.ACTIVITY_STREAM_AUDIO,
-            StreamAudio(
-                session_key=self._life.session_key,
-                provider_session_id=started.provider_session_id,
-                generation=generation.number,
-                stream=self._streams,
-                ws_url=started.ws_url,
-            ),
-            StreamResult,
-            options.STREAM,
-            summary="stream audio: own the session",
-            start_to_close_timeout=limit + options.STREAM_MARGIN,
-        )
+        return self._numbers.had(epoch)
 
     def replace_owner(self) -> None:
         """Let another owner take over: the present one does not answer."""
-        streaming, self._streaming = self._streaming, None
-        if streaming is not None:
-            streaming.cancel()
+        if self.stream is not None:
+            self.stream.replace()
 
     async def access(self, request: Attach) -> Access:
         """Access to the room for a viewer and for an agent, and to the owner for a speaker.
@@ -272,8 +306,9 @@ class Provider:
         )
 
     async def _room_access(self, request: Attach) -> Access:
-        started = self._started
-        assert started is not None
+        stream = self.stream
+        assert stream is not None, "LIVE has one"
+        started = stream.started
         if self._room is None:
             return self._hosted_access(started)
         viewer = request.viewer_identity or f"viewer-{workflow.uuid4().hex[:8]}"
@@ -326,54 +361,26 @@ class Provider:
 
     async def stop(self, reason: EndReason) -> None:
         """Stop every generation that may be billed."""
-        for generation in self._life.generations:
-            if generation.started_at is not None:
-                await self._stop(generation, STOP_REASONS.get(reason, "USER_CLOSED"))
+        word = STOP_REASONS.get(reason, "USER_CLOSED")
+        await self._cleanup.stop_all(word)
+        if self._starting:
+            # A /start under way is waited for: its reply tells what there is to stop.
+            await workflow.wait_condition(lambda: not self._starting)
+            await self._cleanup.stop_all(word)
+
+    async def stop_generation(self, generation: Generation) -> None:
+        """Stop a generation that speaks no more."""
+        await self._stop(generation, "USER_CLOSED")
 
     async def _stop(self, generation: Generation, reason: str) -> None:
-        """Stop one generation, and remember the first confirmation."""
-        try:
-            stopped: StoppedSession = await call(
-                names.ACTIVITY_STOP_SESSION,
-                StopSession(provider_session_id=generation.provider_session_id, reason=reason),
-                StoppedSession,
-                options.CLEANUP,
-                summary=f"stop session (generation {generation.number})",
-            )
-        except ActivityError as error:
-            if is_cancelled_exception(error):
-                raise  # the end came: it stops all generations itself
-            self._problems.append(
-                f"LiveAvatar session {generation.provider_session_id} may still be billed:"
-                f" {failure_of(error).message}"
-            )
-            generation.report = _generation_report(generation, None)
-            return
-        earlier = generation.report
-        if earlier is None or earlier.stop != "stopped":
-            generation.report = _generation_report(generation, stopped)
+        """Stop one generation, and remember what it cost."""
+        await self._cleanup.stop(generation, reason)
 
     async def clean_room(self, request: SessionRequest | None) -> None:
         """Leave no room of our own behind; a hosted one goes with its session."""
         if self._room_asked_for is None or request is None or request.room is None:
             return
-        try:
-            await call(
-                names.ACTIVITY_CLEAN_ROOM,
-                CleanRoom(
-                    room=self._room_asked_for,
-                    avatar_identity=request.room.avatar_identity,
-                    delete=request.room.delete_at_end,
-                ),
-                CleanedRoom,
-                options.CLEANUP,
-                summary=f"clean room {self._room_asked_for}",
-            )
-        except ActivityError as error:
-            self._room_clean = False
-            self._problems.append(
-                f"room {self._room_asked_for} may still exist: {failure_of(error).message}"
-            )
+        await self._cleanup.clean_room(self._room_asked_for, self._identities, request)
 
     # --------------------------------------------------------------- report
 
@@ -381,7 +388,9 @@ class Provider:
         """When the last generation was stopped, by our clock."""
         reports = [one.report for one in self._life.generations if one.report is not None]
         stopped = [one.stopped_at for one in reports if one.stopped_at is not None]
-        return max(stopped, default=now)
+        silent_at = max(stopped, default=now)
+        # LiveAvatar's clock is not ours.
+        return max(silent_at, self._life.live_at) if self._life.live_at else silent_at
 
     def generation_reports(self) -> list[GenerationReport]:
         """All generations, also those that never began to be billed."""
@@ -393,35 +402,4 @@ class Provider:
 
     def cleanup_report(self) -> CleanupReport:
         """What is left behind: nothing, if all went well."""
-        unconfirmed = any(
-            one.report is not None and one.report.stop == "unconfirmed"
-            for one in self._life.generations
-        )
-        return CleanupReport(
-            provider_stopped=not unconfirmed, room_clean=self._room_clean, problems=self._problems
-        )
-
-
-def _generation_report(generation: Generation, stopped: StoppedSession | None) -> GenerationReport:
-    at = stopped.stopped_at if stopped is not None else workflow.now()
-    started_at = generation.started_at
-    return GenerationReport(
-        number=generation.number,
-        provider_session_id=generation.provider_session_id,
-        started_at=started_at,
-        stopped_at=at if stopped is not None else None,
-        billed_s=round(max(0.0, (at - started_at).total_seconds()), 3) if started_at else 0.0,
-        stop="unconfirmed" if stopped is None else stopped.stop,
-        provider_end_reason=stopped.provider_end_reason if stopped else None,
-        credits_consumed=stopped.credits_consumed if stopped else None,
-    )
-
-
-def _limit(request: SessionRequest, started: StartedSession) -> timedelta:
-    """The session's own limit, or LiveAvatar's, whichever is shorter."""
-    limits = [
-        timedelta(seconds=seconds)
-        for seconds in (request.max_duration_s, started.max_duration_s)
-        if seconds is not None
-    ]
-    return min(limits, default=options.DURATION_WITHOUT_A_LIMIT)
+        return self._cleanup.report()

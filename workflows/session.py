@@ -48,13 +48,12 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.steps import (
         OwnerReady,
         OwnerRecovering,
-        StreamEnd,
-        StreamResult,
         UtteranceLines,
     )
 
 from workflows import accounts, options
 from workflows.failures import failure_of, never_reached_owner
+from workflows.generations import Generations
 from workflows.ledger import AnyCommand, Entry, Ledger
 from workflows.life import Life, Verdict
 from workflows.owner import Owner
@@ -64,7 +63,6 @@ Message = TypeVar("Message", bound=BaseModel)
 
 WITH_STREAM = frozenset({SessionState.CONNECTING, SessionState.LIVE, SessionState.RECOVERING})
 ID_CONFLICT = "this id was given to another command before"
-MAX_DURATION_REACHED = "MAX_DURATION_REACHED"
 
 
 @workflow.defn(name=names.WORKFLOW_TYPE)
@@ -86,7 +84,9 @@ class AvatarSession:
         self._life = Life(key, tenant, requested_at=info.workflow_start_time)
         self._ledger = Ledger(default_ttl=timedelta(seconds=ttl_s))
         self._provider = Provider(self._life)
-        self._owner = Owner(self._life, self._ledger, self._provider)
+        resumes = self._request is None or self._request.resume == "resume"
+        self._owner = Owner(self._life, self._ledger, self._provider, resumes=resumes)
+        self._generations = Generations(self._life, self._provider, self._owner)
         self._last_asked_at = info.workflow_start_time
         self._awaited_speaks = 0
         self._pose = Pose.IDLE
@@ -144,9 +144,11 @@ class AvatarSession:
                 timeout_summary="the avatar must be live by now",
             )
         except TimeoutError:
-            message = f"not live within {request.start_timeout_s:g} s, still {self._life.state}" + (
-                "" if self._provider.problem is None else f": {self._provider.problem}"
-            )
+            message = f"not live within {request.start_timeout_s:g} s, still {self._life.state}"
+            if self._life.awaited is not None:
+                message += f", waiting for {self._life.awaited}"
+            if self._provider.problem is not None:
+                message += f": {self._provider.problem}"
             failure = Failure(type="StartTimeout", message=message)
             self._life.end(Verdict(EndReason.START_TIMEOUT, failure))
 
@@ -203,12 +205,8 @@ class AvatarSession:
     # ------------------------------------------------------------- the parts
 
     async def _open(self, request: SessionRequest) -> None:
-        """Mint, start, stream: lasts as long as an owner holds the session."""
-        await self._provider.open(request)
-        if self._life.verdict is not None:
-            return
-        result = await self._provider.stream(request)
-        self._life.end(_verdict_on(result))
+        """Mint, start, stream, one generation after the other: lasts as long as the session."""
+        self._life.end(await self._generations.live_through(request))
 
     async def _dispatch(self) -> None:
         """Hand waiting commands on, in order, while the avatar is live."""
@@ -268,7 +266,7 @@ class AvatarSession:
 
     @property
     def _live(self) -> bool:
-        return self._life.state is SessionState.LIVE
+        return self._life.state is SessionState.LIVE and not self._life.switching
 
     # ------------------------------------------------------------------ end
 
@@ -286,7 +284,9 @@ class AvatarSession:
             await self._owner.stop_feeding()
         elif self._opening is not None:
             await workflow.wait([self._opening])
-        await self._provider.stop(verdict.reason)
+        stopping = asyncio.create_task(self._provider.stop(verdict.reason), name="stop")
+        # A stop that fails must keep neither the room nor those who wait for an answer.
+        await workflow.wait_condition(lambda: stopping.done() or self._life.alert is not None)
         if self._opening is not None:
             await self._release(self._opening)
         for task in self._serving:
@@ -297,6 +297,7 @@ class AvatarSession:
         self._ledger.drop_everything(workflow.now())
         self._ledger.settle()
         await self._provider.clean_room(self._request)
+        await stopping
         self._life.to(verdict.reason.final_state)
         await workflow.wait_condition(workflow.all_handlers_finished)
 
@@ -343,6 +344,8 @@ class AvatarSession:
         """From an owner: connected, and taking commands."""
         ready = self._understand(names.SIGNAL_OWNER_READY, OwnerReady, messages)
         if ready is None:
+            return
+        if self._life.state in WITH_STREAM and self._provider.announces(ready):
             return
         if self._life.state not in WITH_STREAM or not self._provider.streams_to(ready):
             self._ledger.ignore(names.SIGNAL_OWNER_READY, "not the owner", workflow.now())
@@ -508,17 +511,6 @@ class AvatarSession:
     def status(self) -> SessionStatus:
         """Where the session stands."""
         return accounts.status(self._life, self._ledger, self._pose)
-
-
-def _verdict_on(result: StreamResult) -> Verdict:
-    """What it means that the stream ended by itself."""
-    if result.end is StreamEnd.RELEASED:
-        return Verdict(EndReason.REQUESTED)
-    if result.provider_end_reason == MAX_DURATION_REACHED:
-        return Verdict(EndReason.MAX_DURATION)
-    told = result.provider_end_reason or f"it closed the WebSocket with code {result.close_code}"
-    failure = Failure(type="ProviderEnded", message=f"LiveAvatar ended the session: {told}")
-    return Verdict(EndReason.PROVIDER_ENDED, failure)
 
 
 def _refused(failure: Failure) -> ApplicationError:

@@ -71,6 +71,11 @@ class Begin(LiveMessage):
     on to LiveAvatar. What the client sends next begins there."""
     silent_ms: Annotated[int, Field(ge=0)] = 0
     """For an owner that does not know the utterance: how long the avatar has had nothing to say."""
+    unplayed_ms: Annotated[int, Field(ge=0, le=60_000)] = 0
+    """For an owner that does not know the utterance: what of the part before ``offset_bytes`` the
+    avatar has still to play."""
+    fresh: bool = False
+    """The LiveAvatar session is another than the one that played the part before."""
 
 
 CLIENT_MESSAGE: Final[TypeAdapter[Begin]] = TypeAdapter(Begin)

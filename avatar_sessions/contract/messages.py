@@ -329,6 +329,11 @@ class SessionStatus(Outgoing):
     latest_utterances: list[UtteranceReport] = Field(default_factory=list)
     """The last few that are over, oldest first. Live speech is told with up to 5 s of delay."""
     ignored_messages: int = 0
+    waiting_for: str | None = None
+    """What its start waits for, in words: a free LiveAvatar session, or LiveAvatar's rate limit."""
+    waiting_since: datetime | None = None
+    alert: str | None = None
+    """What an operator must look at; the same word as the search attribute ``AvatarAlert``."""
 
 
 class GenerationReport(Outgoing):
@@ -339,8 +344,10 @@ class GenerationReport(Outgoing):
     started_at: datetime | None = None
     """When the request that begins billing was sent; None: it never was."""
     stopped_at: datetime | None = None
+    """When it ended: by LiveAvatar's books, or when it was confirmed to us that it had."""
     billed_s: float = 0.0
-    """From start to confirmed stop by our clock: an upper bound of what is billed."""
+    """How long it ran, by LiveAvatar's books; where they do not tell, from the request that begins
+    billing to the confirmed stop by our clock: an upper bound."""
     stop: Literal["stopped", "already_gone", "unconfirmed", "not_needed"] = "not_needed"
     provider_end_reason: str | None = None
     credits_consumed: float | None = None
@@ -361,6 +368,8 @@ class CleanupReport(Outgoing):
     provider_stopped: bool = True
     room_clean: bool = True
     problems: list[str] = Field(default_factory=list)
+    alert: str | None = None
+    """What an operator must still look at, as in ``AvatarAlert``; None: nothing."""
 
 
 class SessionReport(Outgoing):

@@ -27,7 +27,10 @@ TRANSITIONS: Final[dict[SessionState, frozenset[SessionState]]] = {
         # back to MINTING: the outcome of /start is unknown, the next generation opens
         {SessionState.CONNECTING, SessionState.MINTING, SessionState.ENDING}
     ),
-    SessionState.CONNECTING: frozenset({SessionState.LIVE, SessionState.ENDING}),
+    SessionState.CONNECTING: frozenset(
+        # back to MINTING: LiveAvatar ended the session before it was live, the next one opens
+        {SessionState.LIVE, SessionState.MINTING, SessionState.ENDING}
+    ),
     SessionState.LIVE: frozenset({SessionState.RECOVERING, SessionState.ENDING}),
     SessionState.RECOVERING: frozenset({SessionState.LIVE, SessionState.ENDING}),
     SessionState.ENDING: frozenset({SessionState.ENDED, SessionState.FAILED}),
@@ -122,3 +125,10 @@ class UtteranceOutcome(StrEnum):
     EXPIRED = "expired"  # waited for the avatar longer than its time to live
     LOST = "lost"  # the owner or the socket died while it was spoken
     CANCELLED = "cancelled"  # the session ended first
+
+
+class Alert(StrEnum):
+    """What an operator must look at: the search attribute ``AvatarAlert`` in words."""
+
+    PROVIDER_NOT_STOPPED = "provider_not_stopped"  # LiveAvatar may be billing, and cannot be told
+    ROOM_NOT_CLEAN = "room_not_clean"  # a room of our own may still exist, or hold the avatar

@@ -54,6 +54,10 @@ class MintedSession(Step):
 class StartSession(Step):
     provider_session_id: str
     session_token: Sealed
+    after_s: float = 0.0
+    """Wait so long before asking: LiveAvatar said that later is better."""
+    patience_s: float = 0.0
+    """Ask again for so long while LiveAvatar has no free session, or too many calls to answer."""
 
 
 class StartedSession(Step):
@@ -83,6 +87,7 @@ class StreamAudio(Step):
 class StreamEnd(StrEnum):
     RELEASED = "released"  # the workflow asked for it
     PROVIDER_CLOSED = "provider_closed"  # LiveAvatar closed the socket or ended the session
+    REPLACED = "replaced"  # another owner holds the session; nobody waits for this result
 
 
 class StreamResult(Step):
@@ -140,10 +145,14 @@ class DeliverCommand(Step):
     session_key: str
     epoch: Epoch
     command_id: str
-    kind: Literal["interrupt", "set_pose", "keep_alive", "stop_feeding", "tell_idle"]
+    kind: Literal[
+        "interrupt", "set_pose", "keep_alive", "stop_feeding", "tell_idle", "retire", "hand_over"
+    ]
     pose: Pose | None = None
     up_to_order: int = 0
     """interrupt, stop_feeding: utterances of this order and below are dropped."""
+    patience_s: float = 0.0
+    """retire: how long an utterance that is being said may take to its end."""
     delayed_s: float = 0.0
     """interrupt: for how long it waited; live speech that began later is not meant."""
 
@@ -163,12 +172,29 @@ class SpeakClip(Step):
     order: int
     """Position among the session's utterances, from 1."""
     clip: Clip
+    offset_bytes: Annotated[int, Field(ge=0, multiple_of=2)] = 0
+    """What an owner before this one has said of it."""
+    dry_at: datetime | None = None
+    """With an offset: when the avatar ran, or runs, out of what it was given."""
+
+
+class ClipCursor(Step):
+    """How far a clip has come: heartbeat details of ``speak``, for the next owner."""
+
+    generation: int
+    sent_bytes: Annotated[int, Field(ge=0, multiple_of=2)]
+    """On the wire to that generation's LiveAvatar session, which plays it by itself."""
+    heard_bytes: Annotated[int, Field(ge=0, multiple_of=2)]
+    dry_at: datetime
+    """When the avatar will have played all that was sent."""
 
 
 class SaidClip(Step):
     """What became of a clip."""
 
     report: UtteranceReport
+    left_at: ClipCursor | None = None
+    """The owner let go of the session in the middle: the next one may go on from here."""
     cut_in_band_at: datetime | None = None
     """A speaker interrupted it past the workflow: what was asked for before that is meant, too."""
 
@@ -198,13 +224,20 @@ class StopSession(Step):
 class StoppedSession(Step):
     stop: Literal["stopped", "already_gone"]
     stopped_at: datetime
+    """When it was confirmed, by the worker's clock."""
     provider_end_reason: str | None = None
     credits_consumed: float | None = None
+    ended_at: datetime | None = None
+    """When it ended by LiveAvatar's books: then it cannot begin any more."""
+    ran_s: float | None = None
+    """How long it ran by LiveAvatar's books, 0 if they have never heard of it; None: not known."""
 
 
 class CleanRoom(Step):
     room: str
     avatar_identity: str
+    earlier: list[str] = []
+    """Avatars of earlier generations, which should be gone."""
     delete: bool
 
 
@@ -230,6 +263,7 @@ class OwnerBeat(Step):
     epoch: Epoch
     queue: str
     state: str
+    """Of the socket; ``UNSUPERVISED`` never stands here, for then no heartbeat arrives."""
     speaking: str | None = None
     spoken_ms: int = 0
     connects: int = 0

@@ -11,7 +11,8 @@ from uuid import UUID
 import pytest_asyncio
 from pydantic import SecretStr
 
-from activities.owned import OpenClip, OwnedSession, OwnerLimits, ProviderEnd
+from activities.clip_speech import ClipOrder, OpenClip
+from activities.owned import OwnedSession, OwnerLimits, ProviderEnd
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import Pose
 from avatar_sessions.contract.steps import StreamResult
@@ -37,7 +38,7 @@ class Owner:
 
     async def speak(self, utterance_id: str, order: int, clip: OpenClip) -> UtteranceReport:
         """Have a clip said: its line."""
-        return (await self.session.speak(utterance_id, order, clip)).report
+        return (await self.session.speak(ClipOrder(utterance_id, order, clip))).report
 
     def was_ready(self, gap_ms: int) -> None:
         self.gaps_ms.append(gap_ms)

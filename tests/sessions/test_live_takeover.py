@@ -10,11 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avatar_sessions import LiveSpeech, Session, UtteranceReport
+from avatar_sessions import LiveSpeech, UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from deploy.local.stack import LiveKitServer, TemporalServer
 from tests.sessions.conftest import Platform, new_key, wayne
-from tests.sessions.test_takeover import alone, wait_for_exit, worker, worker_ready
+from tests.sessions.test_takeover import (
+    alone,
+    heard_by_liveavatar_ms,
+    wait_for_exit,
+    worker,
+    worker_ready,
+)
 from workers.wiring import Role
 
 __all__ = ["alone"]
@@ -41,14 +47,6 @@ async def say(live: LiveSpeech, seconds: float) -> UtteranceReport:
         async for pcm in pieces(seconds):
             await speech.write(pcm)
     return await speech.result()
-
-
-async def heard_by_liveavatar_ms(platform: Platform, session: Session) -> float:
-    """What the avatar played, by the simulator's ledger."""
-    provider_id = (await session.status()).provider_session_id
-    lines = platform.simulator.ledger().sessions
-    line = next(one for one in lines if str(one.session_id) == provider_id)
-    return sum(one.played_ms for one in line.utterances)
 
 
 @pytest.mark.timeout(120)

@@ -90,28 +90,89 @@ async def owner_epoch(session: Session, beyond: tuple[int, int], within_s: float
         await asyncio.sleep(0.1)
 
 
-async def test_a_killed_owner_is_replaced_and_the_session_goes_on(
+async def heard_by_liveavatar_ms(platform: Platform, session: Session) -> float:
+    """What the avatar played, by the simulator's ledger."""
+    provider_id = (await session.status()).provider_session_id
+    lines = platform.simulator.ledger().sessions
+    line = next(one for one in lines if str(one.session_id) == provider_id)
+    return sum(one.played_ms for one in line.utterances)
+
+
+async def test_a_clip_goes_on_where_a_killed_owner_left_it(
     alone: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> None:
-    """kill -9 in the middle of a sentence: that utterance is lost, the session is not."""
+    """kill -9 in the middle of a sentence: the next owner says the rest."""
     with worker(alone, temporal, livekit, Role.SESSIONS, run_folder / "kill-sessions.log"):
         with worker(alone, temporal, livekit, Role.STREAMS, run_folder / "kill-first.log") as first:
             await worker_ready(run_folder / "kill-sessions.log")
             session = await alone.sessions.start(new_key(), wayne(sandbox=False, command_ttl_s=60))
             await session.attach()
             speaking = asyncio.create_task(session.speak(LONG))
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(3.5)
             first.send_signal(signal.SIGKILL)
             await asyncio.to_thread(wait_for_exit, first)
         with worker(alone, temporal, livekit, Role.STREAMS, run_folder / "kill-second.log"):
-            assert (await speaking).outcome is UtteranceOutcome.LOST
-            await owner_epoch(session, beyond=(1, 1), within_s=40)
+            line = await speaking
+            heard_ms = await heard_by_liveavatar_ms(alone, session)
             assert (await session.speak(SHORT)).outcome is UtteranceOutcome.COMPLETED
             report = await session.end()
+    assert (line.outcome, line.heard_ms, line.sent_ms) == (UtteranceOutcome.COMPLETED, 12000, 12000)
+    assert 12000 - 20 <= heard_ms <= 12000 + 1000, "at most one chunk is said twice"
     assert report.end_reason is EndReason.REQUESTED
     assert report.takeovers == 1
     assert len(report.generations) == 1
     assert report.cleanup.provider_stopped
+
+
+async def test_a_clip_can_be_dropped_with_its_owner(
+    alone: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+) -> None:
+    """``resume="drop"``: what was being said is lost, with how much was heard; the rest follows."""
+    folder = run_folder
+    with worker(alone, temporal, livekit, Role.SESSIONS, folder / "drop-sessions.log"):
+        with worker(alone, temporal, livekit, Role.STREAMS, folder / "drop-first.log") as first:
+            await worker_ready(folder / "drop-sessions.log")
+            session = await alone.sessions.start(
+                new_key(), wayne(sandbox=False, command_ttl_s=60, resume="drop")
+            )
+            await session.attach()
+            speaking = asyncio.create_task(session.speak(LONG))
+            await asyncio.sleep(2.5)
+            first.send_signal(signal.SIGKILL)
+            await asyncio.to_thread(wait_for_exit, first)
+        with worker(alone, temporal, livekit, Role.STREAMS, folder / "drop-second.log"):
+            line = await speaking
+            assert (await session.speak(SHORT)).outcome is UtteranceOutcome.COMPLETED
+            report = await session.end()
+    assert line.outcome is UtteranceOutcome.LOST
+    assert 0 < line.heard_ms <= line.sent_ms < 12000
+    assert report.takeovers == 1
+
+
+async def test_a_drained_owner_leaves_its_clip_to_the_next(
+    alone: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+) -> None:
+    """A deploy in the middle of a clip: nothing of it is lost, and nothing said twice."""
+    folder = run_folder
+    with (
+        worker(alone, temporal, livekit, Role.SESSIONS, folder / "clip-drain-sessions.log"),
+        worker(alone, temporal, livekit, Role.STREAMS, folder / "clip-drain-1.log") as first,
+    ):
+        await worker_ready(folder / "clip-drain-sessions.log")
+        session = await alone.sessions.start(new_key(), wayne(sandbox=False))
+        await session.attach()
+        with worker(alone, temporal, livekit, Role.STREAMS, folder / "clip-drain-2.log"):
+            await worker_ready(folder / "clip-drain-2.log")
+            speaking = asyncio.create_task(session.speak(LONG))
+            await asyncio.sleep(3)
+            first.send_signal(signal.SIGTERM)
+            line = await speaking
+            heard_ms = await heard_by_liveavatar_ms(alone, session)
+            assert await asyncio.to_thread(wait_for_exit, first) == 0
+            report = await session.end()
+    assert (line.outcome, line.heard_ms) == (UtteranceOutcome.COMPLETED, 12000)
+    assert heard_ms == pytest.approx(12000, abs=20)
+    assert (report.takeovers, len(report.utterances)) == (1, 1)
 
 
 async def test_a_drained_owner_hands_its_session_over(

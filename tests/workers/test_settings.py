@@ -31,6 +31,9 @@ def test_two_variables_suffice() -> None:
     settings = read_settings()
     assert settings.max_sessions == 100
     assert settings.livekit_url is None
+    assert (settings.janitor_interval_s, settings.janitor_grace_s) == (30, 60)
+    assert not settings.janitor_owns_key
+    assert not settings.janitor_dry_run
 
 
 def test_several_seal_keys_are_read_newest_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +56,11 @@ def test_several_seal_keys_are_read_newest_first(monkeypatch: pytest.MonkeyPatch
         ("AVATAR_SESSIONS_CLIP_FOLDER", "no/such/folder"),
         ("AVATAR_SESSIONS_MAX_SESSIONS", "many"),
         ("AVATAR_SESSIONS_MAX_LEAD_S", "0"),
+        ("AVATAR_SESSIONS_JANITOR_INTERVAL_S", "0"),
+        ("AVATAR_SESSIONS_JANITOR_INTERVAL_S", "0.5"),
+        ("AVATAR_SESSIONS_JANITOR_GRACE_S", "0"),
+        ("AVATAR_SESSIONS_JANITOR_OWNS_KEY", "perhaps"),
+        ("AVATAR_SESSIONS_JANITOR_DRY_RUN", "perhaps"),
         ("LIVEKIT_URL", "ws://127.0.0.1:7880"),  # without key and secret
         ("LIVEKIT_URL", "127.0.0.1:7880"),
     ],

@@ -1,0 +1,151 @@
+"""Whose a LiveAvatar session is, and whether its workflow lives: asked of Temporal, never guessed.
+
+An answer that could not be had is `Fate.UNKNOWN`, and nobody ends anything on the strength of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Final
+
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.common import SearchAttributeKey
+from temporalio.service import RPCError, RPCStatusCode
+
+from avatar_sessions.contract import names
+from avatar_sessions.contract.messages import SessionRequest
+
+RPC_TIMEOUT: Final = timedelta(seconds=4)
+MOST_RUNS: Final = 500
+"""Executions one search may bring; sessions it does not get to are in doubt."""
+_PROVIDER_SESSIONS: Final = SearchAttributeKey.for_keyword_list(
+    names.SEARCH_ATTRIBUTE_PROVIDER_SESSIONS
+)
+_SEARCHABLE: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_CLOSED: Final = frozenset(
+    {
+        WorkflowExecutionStatus.COMPLETED,
+        WorkflowExecutionStatus.FAILED,
+        WorkflowExecutionStatus.CANCELED,
+        WorkflowExecutionStatus.TERMINATED,
+        WorkflowExecutionStatus.TIMED_OUT,
+        WorkflowExecutionStatus.CONTINUED_AS_NEW,
+    }
+)
+
+
+class Unanswered(Exception):
+    """Temporal did not answer, or not in a way that can be trusted; the message says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of a workflow."""
+
+    workflow_id: str
+    run_id: str
+
+
+class Fate(StrEnum):
+    """What has become of a run."""
+
+    LIVES = "lives"  # it, or the run that goes on from it
+    CLOSED = "closed"
+    GONE = "gone"  # Temporal knows no such run: deleted, or another Temporal's
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A run's fate in words for an operator."""
+
+    fate: Fate
+    why: str
+
+
+def searchable(provider_session_id: str) -> bool:
+    """Whether an id can stand in a query."""
+    return _SEARCHABLE.fullmatch(provider_session_id) is not None
+
+
+async def runs_of(client: Client, provider_session_ids: Iterable[str]) -> dict[str, list[Run]]:
+    """The runs that have opened these sessions; an id that is not among the keys is a stranger.
+
+    One query for all of them, so keep them to a few dozen, each `searchable`. Visibility is
+    eventually consistent.
+
+    Raises:
+        Unanswered: the query failed: nothing is known of any of them.
+    """
+    wanted: dict[str, list[Run]] = {one: [] for one in provider_session_ids}
+    quoted = ", ".join(f"'{one}'" for one in wanted)
+    found = 0
+    try:
+        async for execution in client.list_workflows(
+            f"{_PROVIDER_SESSIONS.name} IN ({quoted})", rpc_timeout=RPC_TIMEOUT
+        ):
+            found += 1
+            if found > MOST_RUNS:
+                raise Unanswered(f"more than {MOST_RUNS} workflows opened {len(wanted)} sessions")
+            run = Run(execution.id, execution.run_id)
+            for one in execution.typed_search_attributes.get(_PROVIDER_SESSIONS, ()):
+                if one in wanted:
+                    wanted[one].append(run)
+    except RPCError as error:
+        raise Unanswered(f"the search for workflows failed: {_text(error)}") from error
+    return {one: runs for one, runs in wanted.items() if runs}
+
+
+async def fate_of(client: Client, run: Run) -> Known:
+    """What has become of a run, asked of its history, which lags behind nothing."""
+    try:
+        described = await client.get_workflow_handle(run.workflow_id, run_id=run.run_id).describe(
+            rpc_timeout=RPC_TIMEOUT
+        )
+        if described.status is WorkflowExecutionStatus.RUNNING:
+            return Known(Fate.LIVES, "its workflow runs and cleans up itself")
+        if described.status not in _CLOSED:
+            return Known(Fate.UNKNOWN, f"its workflow's status is {described.status}")
+        # Continued as new, reset or retried: another run of the same chain goes on with it.
+        latest = await client.get_workflow_handle(run.workflow_id).describe(rpc_timeout=RPC_TIMEOUT)
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return Known(Fate.GONE, "Temporal does not know its workflow any more")
+        return Known(Fate.UNKNOWN, f"its workflow cannot be described: {_text(error)}")
+    chain = described.raw_description.workflow_execution_info.first_run_id
+    same_chain = latest.raw_description.workflow_execution_info.first_run_id == chain
+    if chain and same_chain and latest.status not in _CLOSED:
+        return Known(Fate.LIVES, f"its workflow goes on as run {latest.run_id}")
+    closed_at = f" at {described.close_time:%H:%M:%S} UTC" if described.close_time else ""
+    return Known(Fate.CLOSED, f"its workflow is {described.status.name.lower()}{closed_at}")
+
+
+async def request_of(client: Client, run: Run) -> SessionRequest:
+    """What the session was asked to be: the input of its workflow.
+
+    Raises:
+        Unanswered: it cannot be read.
+    """
+    handle: WorkflowHandle[object, object] = client.get_workflow_handle(
+        run.workflow_id, run_id=run.run_id
+    )
+    try:
+        async for event in handle.fetch_history_events(page_size=1, rpc_timeout=RPC_TIMEOUT):
+            payloads = event.workflow_execution_started_event_attributes.input.payloads
+            inputs = await client.data_converter.decode(payloads)
+            return SessionRequest.model_validate(inputs[0] if inputs else None)
+    except RPCError as error:
+        raise Unanswered(f"its workflow's input cannot be read: {_text(error)}") from error
+    except (ValueError, RuntimeError) as error:  # of another release, or under a codec of others
+        raise Unanswered(
+            f"its workflow's input is no request of this release: {type(error).__name__}"
+        ) from error
+    raise Unanswered("its workflow has no history")
+
+
+def _text(error: RPCError) -> str:
+    return f"{error.status.name} {error.message}"[:200]
