@@ -48,7 +48,9 @@ class Figures:
 
 
 async def listen(run: Run) -> None:
-    """Look for each utterance of the run in what was heard."""
+    """Look for each utterance of the run in what was heard, by whichever LiveAvatar session."""
+    for patient in run.patients.values():
+        await _know_provider_sessions(run, patient)
     sounds: dict[str, Recording] = {}
     for patient in run.patients.values():
         for speech in patient.speeches:
@@ -78,12 +80,10 @@ async def settle(run: Run, within_s: float) -> None:
 
 
 async def check(run: Run) -> Figures:
-    """All of them; problems go to the run, figures come back."""
+    """All of them, after `listen`; problems go to the run, figures come back."""
     figures = Figures()
     lines = [one for one in await run.new_lines() if one.started_at is not None]
     figures.started = len(lines)
-    for patient in run.patients.values():
-        await _know_provider_sessions(run, patient)
     figures.keys_of = {
         provider_id: key for key, one in run.patients.items() for provider_id in one.provider_ids
     }
