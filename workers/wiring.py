@@ -31,8 +31,10 @@ from workers.settings import WorkerSettings
 from workflows.janitor import AvatarJanitor
 from workflows.session import AvatarSession
 
-STICKY_TIMEOUT: Final = timedelta(seconds=2)
+STICKY_TIMEOUT: Final = timedelta(seconds=1)
 """The first command after a crash of a workflow worker waits this long (10 s by default)."""
+STREAM_POLLS: Final = 2
+"""A process that is stopped (SIGSTOP) keeps its polls, and swallows as many sessions: few of them."""
 BEAT_THROTTLE: Final = timedelta(seconds=5)
 """Bounds how long a cancel takes to reach a stream by the SDK's own heartbeat."""
 CLIP_BEAT_THROTTLE: Final = timedelta(milliseconds=200)
@@ -225,6 +227,7 @@ def _owner_workers(
         task_queue=names.STREAMS_TASK_QUEUE,
         activities=[streaming.stream_audio],
         max_concurrent_activities=settings.max_sessions,
+        max_concurrent_activity_task_polls=STREAM_POLLS,
         max_heartbeat_throttle_interval=BEAT_THROTTLE,
         # Sessions are handed over at once; this is for what hangs.
         graceful_shutdown_timeout=timedelta(seconds=settings.drain_timeout_s / 2),

@@ -67,7 +67,8 @@ DOUBT_PAUSES: Final = (timedelta(seconds=10), timedelta(seconds=30))
 """When a session whose start had no known outcome is stopped again, while LiveAvatar's books do
 not say that it has ended: a start that was held up somewhere may land after its stop."""
 
-STREAM_HEARTBEAT_S: Final = 15.0
+STREAM_HEARTBEAT_S: Final = 13.0
+"""More than the eight seconds after which an owner calls itself unsupervised."""
 STREAM: Final = ActivityConfig(
     task_queue=names.STREAMS_TASK_QUEUE,
     heartbeat_timeout=timedelta(seconds=STREAM_HEARTBEAT_S),
@@ -143,7 +144,7 @@ PROBE_PAUSE: Final = timedelta(seconds=1)
 PROBE_PAUSE_MAX: Final = timedelta(seconds=5)
 """Between two tries to reach an owner that did not answer; doubled each time."""
 
-SUCCESSOR_PATIENCE: Final = timedelta(seconds=4)
+SUCCESSOR_PATIENCE: Final = timedelta(seconds=2)
 """How long an owner's successor may take to be ready before yet another is called; doubled each
 time."""
 ROTATE_AHEAD: Final = timedelta(seconds=30)
