@@ -66,6 +66,7 @@ SUCCESSOR_PATIENCE_S: Final = 20.0
 """How long a session whose attempt is over waits here for the next one, while the server answers:
 the heartbeat timeout, and a moment for the retry."""
 ORPHAN_LOOK_S: Final = 2.0
+LEAVING_TIMEOUT_S: Final = 1.0
 
 
 class Streaming:
@@ -166,6 +167,8 @@ class Streaming:
         return holding
 
     def _tell_ready(self, holding: Holding, step: StreamAudio, gap_ms: int) -> None:
+        url = self._ingress_url()
+        speaker = None if url is None else self._granted(url, step.session_key, holding.lease.epoch)
         holding.news.put(
             names.SIGNAL_OWNER_READY,
             OwnerReady(
@@ -173,8 +176,15 @@ class Streaming:
                 epoch=holding.lease.epoch,
                 provider_session_id=step.provider_session_id,
                 gap_ms=gap_ms,
-                speakers=self._ingress_url() is not None,
+                speakers=speaker is not None,
+                speaker=speaker,
             ),
+        )
+
+    def _granted(self, url: str, session_key: str, epoch: Epoch) -> GrantedSpeaker:
+        ticket, expires_at = self._tickets.issue(session_key, epoch)
+        return GrantedSpeaker(
+            ingress_url=url, ticket=self._seal.seal(ticket), expires_at=expires_at
         )
 
     async def _serve(self, holding: Holding, lease: Lease, step: StreamAudio) -> StreamResult:
@@ -222,6 +232,10 @@ class Streaming:
             await asyncio.wait({holding.running}, timeout=self._limits.release_timeout_s + 2)
             if holding.running.done():
                 return await self._over(holding, step)
+        # Said first, while speech goes on: whoever looks for an owner waits for the next one.
+        leaving = OwnerRecovering(epoch=holding.lease.epoch, leaving=True)
+        holding.news.put(names.SIGNAL_OWNER_RECOVERING, leaving)
+        await holding.news.flush(LEAVING_TIMEOUT_S)
         # Nobody after us would.
         await stop_if_terminated(self._liveavatar, step.provider_session_id)
         await self._leave(holding, step, moving=True)
@@ -382,10 +396,7 @@ class Streaming:
         url = self._ingress_url()
         if url is None:
             raise failures.plain_error(ErrorType.NO_INGRESS, "this worker takes no live speech")
-        ticket, expires_at = self._tickets.issue(step.session_key, step.epoch)
-        return GrantedSpeaker(
-            ingress_url=url, ticket=self._seal.seal(ticket), expires_at=expires_at
-        )
+        return self._granted(url, step.session_key, step.epoch)
 
     def _session(self, key: str, epoch: Epoch) -> OwnedSession:
         session = self._owned.get(key, epoch)

@@ -34,7 +34,7 @@ from workflows.session import AvatarSession
 STICKY_TIMEOUT: Final = timedelta(seconds=1)
 """The first command after a crash of a workflow worker waits this long (10 s by default)."""
 STREAM_POLLS: Final = 2
-"""A process that is stopped (SIGSTOP) keeps its polls, and swallows as many sessions: few of them."""
+"""A process that is stopped (SIGSTOP) keeps its polls, and swallows a session by each."""
 BEAT_THROTTLE: Final = timedelta(seconds=5)
 """Bounds how long a cancel takes to reach a stream by the SDK's own heartbeat."""
 CLIP_BEAT_THROTTLE: Final = timedelta(milliseconds=200)

@@ -101,6 +101,9 @@ PROBE: Final = ActivityConfig(
 not answer within a second (it is stopped), is replaced: a takeover costs less than a silence, and a
 false one loses nothing."""
 
+FRESH_TICKET: Final = timedelta(seconds=60)
+"""A speaker's ticket that is good for so long is handed on; else the owner is asked for another."""
+
 ASK_AGAIN: Final = timedelta(seconds=3)
 """Before an owner that could not tell whether anybody speaks is asked again."""
 
@@ -144,7 +147,7 @@ PROBE_PAUSE: Final = timedelta(seconds=1)
 PROBE_PAUSE_MAX: Final = timedelta(seconds=5)
 """Between two tries to reach an owner that did not answer; doubled each time."""
 
-SUCCESSOR_PATIENCE: Final = timedelta(seconds=2)
+SUCCESSOR_PATIENCE: Final = timedelta(seconds=3)
 """How long an owner's successor may take to be ready before yet another is called; doubled each
 time."""
 ROTATE_AHEAD: Final = timedelta(seconds=30)

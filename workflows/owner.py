@@ -305,6 +305,13 @@ class Owner:
         if self._life.state is SessionState.RECOVERING and self._life.owner == owner:
             self._life.to(SessionState.LIVE)
 
+    def leaves(self, owner: OwnerReady) -> None:
+        """It hands the session over: another one is on its way, and this one is not asked again."""
+        self.missed(owner)
+        self._replaced = owner.epoch
+        self._successor_patience = options.SUCCESSOR_PATIENCE
+        self._successor_due_at = workflow.now() + self._successor_patience
+
     def _call_another(self) -> None:
         """A successor was called and has not come: a process that is stopped may have been given
         the task, for its connection still asks for some."""

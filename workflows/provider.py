@@ -295,19 +295,24 @@ class Provider:
         assert owner is not None
         if not owner.speakers:
             return None
-        granted = await call(
+        granted = owner.speaker
+        if granted is None or granted.expires_at - workflow.now() < options.FRESH_TICKET:
+            granted = await self._grant_speaker(owner)
+        return SpeakerAccess(
+            ingress_url=granted.ingress_url,
+            sealed_ticket=granted.ticket,
+            epoch=owner.epoch,
+            expires_at=granted.expires_at,
+        )
+
+    async def _grant_speaker(self, owner: OwnerReady) -> GrantedSpeaker:
+        return await call(
             names.ACTIVITY_GRANT_SPEAKER,
             GrantSpeaker(session_key=self._life.session_key, epoch=owner.epoch),
             GrantedSpeaker,
             options.PROBE,
             summary="grant a speaker access to the owner",
             task_queue=owner.queue,
-        )
-        return SpeakerAccess(
-            ingress_url=granted.ingress_url,
-            sealed_ticket=granted.ticket,
-            epoch=owner.epoch,
-            expires_at=granted.expires_at,
         )
 
     async def _room_access(self, request: Attach) -> Access:

@@ -361,8 +361,13 @@ class AvatarSession:
     def on_owner_recovering(self, *messages: Any) -> None:
         """From the owner: the provider's socket is gone and being got back."""
         lost = self._understand(names.SIGNAL_OWNER_RECOVERING, OwnerRecovering, messages)
-        if lost is not None and self._life.owner and lost.epoch == self._life.owner.epoch:
-            self._owner.missed(self._life.owner)
+        owner = self._life.owner
+        if lost is None or owner is None or lost.epoch != owner.epoch:
+            return
+        if lost.leaving:
+            self._owner.leaves(owner)
+        else:
+            self._owner.missed(owner)
 
     @workflow.signal(name=names.SIGNAL_OWNER_LOST)
     def on_owner_lost(self, *messages: Any) -> None:
