@@ -306,11 +306,16 @@ class Owner:
             self._life.to(SessionState.LIVE)
 
     def leaves(self, owner: OwnerReady) -> None:
-        """It hands the session over: another one is on its way, and this one is not asked again."""
+        """It hands the session over: another one is called, and this one is not asked again.
+
+        Called by the workflow, for the server's own retry is a timer, and those are a second late
+        (measured, docs/design.md).
+        """
         self.missed(owner)
-        self._replaced = owner.epoch
-        self._successor_patience = options.SUCCESSOR_PATIENCE
-        self._successor_due_at = workflow.now() + self._successor_patience
+        if self._provider.streams_session(owner.provider_session_id):
+            self._replaced = owner.epoch
+            self._successor_patience = options.SUCCESSOR_PATIENCE
+            self._replace()
 
     def _call_another(self) -> None:
         """A successor was called and has not come: a process that is stopped may have been given
