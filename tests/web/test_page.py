@@ -279,10 +279,11 @@ async def test_an_avatar_that_goes_and_returns_is_shown_again(
     page = await open_page(tab, viewer.invite("support-42"))
     await shows(page, "Idle")
 
+    await stage.avatar.room.disconnect()
+    await shows(page, "Reconnecting")
+    await shows(page, "Waiting for the avatar")
     stage.session.becomes(SessionState.RECOVERING)
     await shows(page, "Reconnecting")
-    await stage.avatar.room.disconnect()
-    await shows(page, "Waiting for the avatar")
     async with avatar_in(stage.livekit, stage.room, "heygen") as again:
         again.loudness = LOUD
         stage.session.becomes(SessionState.LIVE)
@@ -493,7 +494,10 @@ VIEWS: tuple[tuple[dict[str, Any], str], ...] = (
     ),
     ({"link": "joined", "status": {"state": "LIVE", "pose": "idle"}, "picture": True}, "idle"),
     ({"link": "reconnecting", "status": LIVE, "picture": True}, "recovering"),
+    ({"link": "joined", "status": LIVE, "seen": True}, "waiting"),
+    ({"link": "joined", "status": LIVE, "seen": True, "held": True}, "recovering"),
     ({"link": "joined", "status": {"state": "RECOVERING"}, "picture": True}, "recovering"),
+    ({"link": "joined", "status": {"state": "RECOVERING"}, "seen": True}, "recovering"),
     ({"link": "joined", "status": {"state": "ENDING"}, "picture": True}, "ending"),
     ({"link": "joined", "status": {"state": "ENDED"}, "picture": True}, "ended"),
     ({"link": "none", "status": {"state": "FAILED"}}, "failed"),
