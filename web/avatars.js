@@ -9,8 +9,9 @@
 const HOSTED_IDENTITY = "heygen";
 const GENERATION = /^(.+)-generation-(\d+)$/; // workflows/provider.py names them so, from the second on
 
-const LISTEN_MS = 50; // how often two avatars are listened to
-const LOUD = 0.005; // root mean square of full scale, -46 dB: codec noise stays below
+const LISTEN_MS = 40; // how often two avatars are listened to
+const WINDOW_SAMPLES = 2048; // and for how long each time: 43 ms, so that nothing is missed
+const LOUD = 0.005; // root mean square, -46 dB of full scale: codec noise stays below
 const QUIET_MS = 200; // silent for so long: has nothing to say any more
 
 /** "avatar-generation-3" → ["avatar", 3]; any other name is a first one. */
@@ -25,8 +26,6 @@ export class Avatars extends EventTarget {
   #name = null; // what the shown one and its successors are called
   #listening = false;
   #closed = false;
-  #measured = new WeakMap(); // what was known of an audio track when it was last measured
-  #heardAt = new WeakMap(); // when a participant was last audible
 
   /** The participant to show, or null while there is none. */
   shown = null;
@@ -76,55 +75,74 @@ export class Avatars extends EventTarget {
   async #listen() {
     if (this.#listening) return;
     this.#listening = true;
-    let all = this.#all();
-    while (all.length > 1) {
-      await Promise.all(all.map((one) => this.#hear(one)));
-      all = this.#all();
-      const silent = this.#silentMs(this.shown) > QUIET_MS;
-      const speaker = all.find((one) => one !== this.shown && this.#silentMs(one) === 0);
-      if (silent && speaker !== undefined) {
+    const ears = new Ears();
+    for (let all = this.#all(); all.length > 1; all = this.#all()) {
+      ears.listenTo(all);
+      const speaker = all.find((one) => one !== this.shown && ears.silentMs(one) === 0);
+      if (speaker !== undefined && ears.silentMs(this.shown) > QUIET_MS) {
         this.shown = speaker;
         this.dispatchEvent(new Event("change"));
       }
       await new Promise((resolve) => setTimeout(resolve, LISTEN_MS));
-      all = this.#all();
     }
     this.#listening = false;
-  }
-
-  /** For how long a participant has been silent, as of when it was last listened to. */
-  #silentMs(participant) {
-    const { at, audibleAt } = this.#heardAt.get(participant) ?? { at: 0, audibleAt: -Infinity };
-    return at - audibleAt;
-  }
-
-  /**
-   * Measure how loud a participant was since the last time. The browser knows that of every track
-   * it receives, played or not; LiveKit's server tells who speaks half a second later.
-   */
-  async #hear(participant) {
-    const track = [...participant.audioTrackPublications.values()].find((one) => one.track)?.track;
-    const now = await energyOf(track);
-    const before = this.#measured.get(track ?? participant);
-    this.#measured.set(track ?? participant, now);
-    const at = performance.now();
-    const seconds = before === undefined ? 0 : now.seconds - before.seconds;
-    // A browser that may not play sound yet decodes none, either.
-    const audible =
-      seconds > 0
-        ? Math.sqrt((now.energy - before.energy) / seconds) > LOUD
-        : participant.isSpeaking;
-    const { audibleAt } = this.#heardAt.get(participant) ?? { audibleAt: -Infinity };
-    this.#heardAt.set(participant, { at, audibleAt: audible ? at : audibleAt });
+    await ears.close();
   }
 }
 
-/** How much sound a track has brought so far: the integral of its square, and its length. */
-async function energyOf(track) {
-  const report = await track?.getRTCStatsReport();
-  for (const { type, totalAudioEnergy, totalSamplesDuration } of report?.values() ?? []) {
-    if (type !== "inbound-rtp") continue;
-    return { energy: totalAudioEnergy ?? 0, seconds: totalSamplesDuration ?? 0 };
+/**
+ * Who can be heard, of several, played or not. LiveKit's server tells who speaks half a second
+ * later; its word counts where the browser lets nobody listen before a click.
+ */
+class Ears {
+  #context = new AudioContext({ latencyHint: "interactive" });
+  #wave = new Float32Array(WINDOW_SAMPLES);
+  #ears = new Map(); // by participant: their track, what measures it, when they were audible
+
+  /** Listen to these and to nobody else. */
+  listenTo(participants) {
+    for (const one of participants) {
+      const track = trackOf(one)?.mediaStreamTrack ?? null;
+      let ear = this.#ears.get(one);
+      if (ear?.track !== track) {
+        ear?.source?.disconnect();
+        ear = { track, audibleAt: ear?.audibleAt ?? -Infinity, ...this.#measuring(track) };
+        this.#ears.set(one, ear);
+      }
+      ear.audible = this.#context.state === "running" ? this.#isLoud(ear) : one.isSpeaking;
+      if (ear.audible) ear.audibleAt = performance.now();
+    }
   }
-  return { energy: 0, seconds: 0 };
+
+  /** For how long somebody has been silent; 0: they can be heard now. */
+  silentMs(participant) {
+    const { audible, audibleAt } = this.#ears.get(participant) ?? {};
+    return audible ? 0 : performance.now() - (audibleAt ?? -Infinity);
+  }
+
+  async close() {
+    await this.#context.close();
+  }
+
+  #measuring(track) {
+    if (track === null) return {};
+    const analyser = new AnalyserNode(this.#context, { fftSize: WINDOW_SAMPLES });
+    const mediaStream = new MediaStream([track]);
+    const source = new MediaStreamAudioSourceNode(this.#context, { mediaStream });
+    source.connect(analyser);
+    return { source, analyser };
+  }
+
+  #isLoud({ analyser }) {
+    if (analyser === undefined) return false;
+    analyser.getFloatTimeDomainData(this.#wave);
+    let power = 0;
+    for (const sample of this.#wave) power += sample * sample;
+    return Math.sqrt(power / this.#wave.length) > LOUD;
+  }
+}
+
+function trackOf(participant) {
+  const publications = [...participant.audioTrackPublications.values()];
+  return publications.find((one) => one.track)?.track ?? null;
 }

@@ -23,6 +23,7 @@ export class LastPicture {
     this.#video = video;
     this.#canvas = canvas;
     this.#context = canvas.getContext("2d", { alpha: false });
+    canvas.style.visibility = "hidden"; // not `hidden`: its style must not begin anew each time
   }
 
   /**
@@ -37,7 +38,7 @@ export class LastPicture {
       return false;
     }
     if (this.closely) this.keep();
-    else this.#canvas.hidden = true;
+    else this.#canvas.style.visibility = "hidden";
     return true;
   }
 
@@ -66,7 +67,7 @@ export class LastPicture {
       this.#frame.close();
       this.#frame = null;
     }
-    if (this.#drawn) this.#canvas.hidden = false;
+    if (this.#drawn) this.#canvas.style.visibility = "inherit";
   }
 
   #draw(picture, width, height) {

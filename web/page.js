@@ -88,7 +88,9 @@ export class Page {
     if (covered) this.#showVeil(view, label, known);
     this.#set("picture", picture, (value) => {
       document.body.dataset.picture = value;
-      if (value !== "live") byId("facts").textContent = "";
+      if (value === "live") return;
+      byId("facts").textContent = "";
+      this.#factsAt = null; // what is counted before the next second is over is no rate
     });
     this.#set("key", known.sessionKey ?? "", (value) => (byId("session-key").textContent = value));
     this.#set("title", `${label} · ${known.sessionKey ?? "Avatar session"}`, (value) => {

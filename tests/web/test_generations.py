@@ -1,7 +1,7 @@
-"""A session goes on in another LiveAvatar session, and the page follows: nobody has to do anything.
+"""A session goes on in another LiveAvatar session, and the page follows by itself.
 
-A hosted room goes with its LiveAvatar session, and the next one has another. In a room of our own the
-next avatar comes beside the old one.
+A hosted room goes with its LiveAvatar session, and the next one has another. In a room of our own
+the next avatar comes beside the old one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WATCH = """() => {
   const context = new OffscreenCanvas(8, 2).getContext('2d', { willReadFrequently: true });
   const who = () => {
     context.clearRect(0, 0, 8, 2);
-    context.drawImage(last.hidden ? video : last, 0, 0, 8, 2);
+    context.drawImage(last.style.visibility === 'hidden' ? video : last, 0, 0, 8, 2);
     const { data } = context.getImageData(0, 0, 8, 2);
     if (data[0] + data[2] < 100) return 'black'; // red and blue add up to 255 in every picture
     return data[1] < data[7 * 4 + 1] ? 'first' : 'second';
@@ -48,6 +48,8 @@ WATCH = """() => {
   };
   look();
 }"""
+
+LAST_PICTURE = "document.getElementById('last').style.visibility"
 
 
 async def watch(page: Page) -> None:
@@ -264,7 +266,7 @@ async def test_the_next_avatar_waits_unseen_until_the_first_one_is_done(
         second = await later.enter_async_context(
             avatar_in(stage.livekit, stage.room, NEXT_IDENTITY, mirrored=True)
         )
-        await page.wait_for_function("() => !document.getElementById('last').hidden")
+        await page.wait_for_function(f"() => {LAST_PICTURE} !== 'hidden'")
 
         first.loudness = LOUD
         await shows(page, "Talking")
@@ -283,7 +285,7 @@ async def test_the_next_avatar_waits_unseen_until_the_first_one_is_done(
         await comes_to_show(page, SECOND)
         assert await heard_by(page) == {"elements": 1, "tracks": 1}
         await earlier.aclose()
-        await page.wait_for_function("() => document.getElementById('last').hidden")
+        await page.wait_for_function(f"() => {LAST_PICTURE} === 'hidden'")
         assert await story(page) == [FIRST, SECOND]
         assert stage.session.keys == ["support-42"]
 
