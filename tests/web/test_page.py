@@ -291,6 +291,38 @@ async def test_an_avatar_that_goes_and_returns_is_shown_again(
         await shows(page, "Talking")
 
 
+async def test_a_page_that_nobody_sees_is_sent_no_picture_but_the_sound(
+    stage: Stage, viewer: ViewerServer, tab: BrowserContext
+) -> None:
+    page = await open_page(tab, viewer.invite("support-42"))
+    await shows(page, "Idle")
+    hide = """(hidden) => {
+      Object.defineProperty(document, 'hidden', { get: () => hidden, configurable: true });
+      document.dispatchEvent(new Event('visibilitychange'));
+    }"""
+
+    await page.evaluate(hide, True)
+    async with asyncio.timeout(SOON_MS / 1000):
+        while await frames_in_a_second(page):
+            pass
+    stage.avatar.loudness = LOUD
+    await level_passes(page, -25)
+    await page.evaluate(hide, False)
+
+    async with asyncio.timeout(SOON_MS / 1000):
+        while await frames_in_a_second(page) < 5:
+            pass
+    await shows(page, "Talking")
+
+
+async def frames_in_a_second(page: Page) -> int:
+    frames = "() => document.querySelector('video').getVideoPlaybackQuality().totalVideoFrames"
+    before: int = await page.evaluate(frames)
+    await asyncio.sleep(1)
+    after: int = await page.evaluate(frames)
+    return after - before
+
+
 async def test_an_agents_voice_is_not_taken_for_the_avatars(
     stage: Stage, viewer: ViewerServer, tab: BrowserContext
 ) -> None:
