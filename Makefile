@@ -1,7 +1,7 @@
 # The two commands a new user needs are `make demo` and `make test`; the rest is for changing things.
 # Every target sets up what it needs first. PYTHON=... chooses the interpreter (3.11 or newer).
 
-.PHONY: help demo test bench lint format setup web servers requirements clean
+.PHONY: help demo test bench chaos lint format setup web servers requirements clean
 .DEFAULT_GOAL := help
 
 PY := .venv/bin/python
@@ -13,6 +13,8 @@ help:
 	@echo 'make test          run every test (ARGS="tests/lite -k pacer" for some)'
 	@echo 'make lint          formatting, lint, types, import rules'
 	@echo 'make bench         measure this machine: one table (ARGS="--only encode,start --quick")'
+	@echo 'make chaos         break real processes and check what is billed and heard (half an hour);'
+	@echo '                   ARGS="--rounds N --only FAULT,... --layout all|split --report FILE --seed S"'
 	@echo 'make format        let ruff format and fix what it can'
 	@echo 'make setup         only the virtual environment'
 	@echo 'make servers       only Temporal and LiveKit'
@@ -27,6 +29,9 @@ test: setup web servers
 
 bench: setup servers
 	@$(PY) -m bench $(ARGS)
+
+chaos: setup servers
+	@$(PY) -m chaos $(ARGS)
 
 lint: setup
 	@$(PY) -m ruff format --check --quiet .

@@ -24,7 +24,7 @@ from avatar_sessions.contract.steps import Epoch, OwnerBeat, StreamResult
 BEAT_TIMEOUT_S: Final = 3.0
 UNSUPERVISED_AFTER_S: Final = 8.0
 """Without an acknowledged heartbeat for so long, another owner may be on its way: the server gives
-up an attempt after 15 s, and no sooner."""
+up an attempt after 13 s, and no sooner."""
 FLUSH_TIMEOUT_S: Final = 3.0
 """How long the last lines of the ledger may take to reach the workflow."""
 CLOSE_TIMEOUT_S: Final = 5.0

@@ -22,6 +22,12 @@ logger = logging.getLogger(__name__)
 
 DESCRIBE_TIMEOUT_S: Final = 3.0
 STOP_TRIES: Final = 10
+UNWANTED_TRIES: Final = 20
+_REFUSED: Final = (
+    RPCStatusCode.PERMISSION_DENIED,
+    RPCStatusCode.UNAUTHENTICATED,
+    RPCStatusCode.UNIMPLEMENTED,
+)
 _GOING_ON: Final = (
     None,
     WorkflowExecutionStatus.RUNNING,
@@ -35,6 +41,7 @@ class Standing(Enum):
     WANTED = "the workflow waits for this attempt"
     GIVEN_UP = "the workflow has given this attempt up"
     CLOSED = "the workflow is closed"  # for good: no cleanup of its own will run
+    UNTOLD = "the server does not tell"  # this worker may not ask
     UNKNOWN = "the server does not answer"
 
 
@@ -51,6 +58,8 @@ async def standing_of_attempt() -> Standing:
         if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
             return Standing.CLOSED
         logger.warning("the workflow cannot be described: %s", type(error).__name__)
+        if isinstance(error, RPCError) and error.status in _REFUSED:
+            return Standing.UNTOLD
         return Standing.UNKNOWN
     if described.status not in _GOING_ON:
         return Standing.CLOSED
@@ -67,18 +76,18 @@ async def stop_if_terminated(liveavatar: LiveAvatar, provider_session_id: str) -
         await stop_for_good(liveavatar, provider_session_id)
 
 
-async def stop_if_unwanted(
-    liveavatar: LiveAvatar, provider_session_id: str, *, tries: int = 2
-) -> None:
+async def stop_if_unwanted(liveavatar: LiveAvatar, provider_session_id: str) -> None:
     """Stop a session that this attempt has, or may have, begun, if nobody hears of it any more.
 
     Its workflow is closed, or has given this attempt up and opened another session meanwhile.
+    Asks for long: while the server does not answer, nobody can be told of the session either.
     """
     standing = await standing_of_attempt()
-    for _ in range(tries - 1):
-        if standing is Standing.UNKNOWN:
-            await asyncio.sleep(1.0)
-            standing = await standing_of_attempt()
+    for _ in range(UNWANTED_TRIES - 1):
+        if standing is not Standing.UNKNOWN:
+            break
+        await asyncio.sleep(1.0)
+        standing = await standing_of_attempt()
     if standing in (Standing.CLOSED, Standing.GIVEN_UP):
         logger.warning("%s: stopping session %s", standing.value, provider_session_id)
         await stop_for_good(liveavatar, provider_session_id)

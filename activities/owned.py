@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -37,8 +38,11 @@ from liveavatar_lite import (
 
 logger = logging.getLogger(__name__)
 
-RECONNECT_PAUSES_S: Final = (0.1, 1.0, 2.0, 4.0, 8.0)
-"""Five tries, as LiveAvatar's own demo makes them."""
+RECONNECT_PAUSES_S: Final = (0.1, 0.25, 0.5, 1.0)
+"""Before the next tries to open a socket; then each second. LiveAvatar's own demo waits up to
+eight, and steps over the network's return."""
+CONNECT_PATIENCE_S: Final = 20.0
+"""For so long one is tried in a row; then somebody else may have more luck."""
 BOOKS_TIMEOUT_S: Final = 2.0
 """How long LiveAvatar's books may be asked after a socket was lost: speech waits meanwhile."""
 
@@ -231,7 +235,8 @@ class OwnedSession:
         """Open the socket, a few times if need be; None when LiveAvatar has ended the session."""
         limits = self._limits
         first = self.connects == 0
-        for tries, pause_s in enumerate(RECONNECT_PAUSES_S, start=1):
+        give_up_s = time.monotonic() + CONNECT_PATIENCE_S
+        for tries in itertools.count():
             try:
                 return await LiteConnection.open(
                     self._ws_url,
@@ -242,12 +247,12 @@ class OwnedSession:
                     dead_after_s=limits.dead_after_s,
                 )
             except ConnectionFailed as error:
-                logger.warning("connecting failed, try %d: %s", tries, error)
+                logger.warning("connecting failed, try %d: %s", tries + 1, error)
                 if await self._ended_by_provider() is not None:
                     return None
-                if tries == len(RECONNECT_PAUSES_S):
+                if time.monotonic() >= give_up_s:
                     raise
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(RECONNECT_PAUSES_S[min(tries, len(RECONNECT_PAUSES_S) - 1)])
         raise AssertionError("unreachable")
 
     async def _ready(self, connection: LiteConnection) -> None:

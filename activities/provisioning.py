@@ -11,7 +11,6 @@ from typing import Any, Final, TypeVar
 
 from pydantic import SecretStr
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
 
 from activities import failures
 from activities.beats import beating
@@ -34,6 +33,7 @@ from liveavatar_lite import (
     LiveAvatar,
     LiveKitConfig,
     MintedToken,
+    OutcomeUnknown,
     SessionEndReason,
     SessionEntry,
     StopOutcome,
@@ -71,10 +71,9 @@ class Provisioning:
             try:
                 async with asyncio.timeout(MINT_TIMEOUT_S):
                     minted = await self._create_token(step)
-            except LiteError as error:
-                raise failures.application_error(error) from error
-            except TimeoutError as error:
-                raise _late("a session token", MINT_TIMEOUT_S) from error
+            except (LiteError, TimeoutError) as error:
+                told = _in_words(error, "/v1/sessions/token", MINT_TIMEOUT_S)
+                raise failures.application_error(told) from error
         return MintedSession(
             provider_session_id=minted.session_id,
             session_token=self._seal.seal(minted.session_token),
@@ -175,12 +174,11 @@ class Provisioning:
                     step.provider_session_id, SessionEndReason(step.reason)
                 )
         except (LiteError, TimeoutError) as error:
-            activity.logger.warning("not stopped yet: %s", str(error) or "no reply")
+            told = _in_words(error, "/v1/sessions/stop", STOP_TIMEOUT_S)
+            activity.logger.warning("not stopped yet: %s", told)
             # This try was the last one, if the workflow is closed: nobody would ask again.
             await stop_if_terminated(self._liveavatar, step.provider_session_id)
-            if isinstance(error, LiteError):
-                raise failures.to_be_repeated(error) from error
-            raise _late("an answer to the stop", STOP_TIMEOUT_S) from error
+            raise failures.to_be_repeated(told) from error
         stopped_at = datetime.now(UTC)
         account = await self._account(step.provider_session_id)
         if outcome is StopOutcome.ALREADY_GONE and account.runs:
@@ -265,10 +263,11 @@ def _video(request: SessionRequest) -> VideoSettings | None:
     )
 
 
-def _late(what: str, limit_s: float) -> ApplicationError:
-    return failures.plain_error(
-        "NoReplyInTime", f"LiveAvatar did not give {what} within {limit_s:g} s", retryable=True
-    )
+def _in_words(error: LiteError | TimeoutError, path: str, limit_s: float) -> LiteError:
+    """The error of a call that was given less time here than the LITE library gives it."""
+    if isinstance(error, LiteError):
+        return error
+    return OutcomeUnknown(f"POST {path} was sent, but no reply came within {limit_s:g} s")
 
 
 async def _pause(delay_s: float) -> bool:

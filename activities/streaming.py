@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -39,6 +40,7 @@ from avatar_sessions.contract.steps import (
     ErrorType,
     GrantedSpeaker,
     GrantSpeaker,
+    OwnerBeat,
     OwnerReady,
     OwnerRecovering,
     SaidClip,
@@ -54,8 +56,8 @@ logger = logging.getLogger(__name__)
 
 BEAT_S: Final = 5.0
 """A heartbeat costs about 0.7 ms of worker and 2 ms of server CPU (measured): every 5 s."""
-SDK_BEAT_EVERY: Final = 3
-"""Every third one goes by the SDK, too, which else takes the attempt for dead after 20 s."""
+SDK_BEAT_EVERY: Final = 2
+"""Every second one goes by the SDK, too, which else takes the attempt for dead after 18 s."""
 UNACKED_PAUSE_S: Final = 1.0
 """Between two heartbeats while the server does not answer."""
 CLIP_BEAT_S: Final = 1.0
@@ -65,6 +67,9 @@ SUCCESSOR_PATIENCE_S: Final = 20.0
 """How long a session whose attempt is over waits here for the next one, while the server answers:
 the heartbeat timeout, and a moment for the retry."""
 ORPHAN_LOOK_S: Final = 2.0
+LEAVING_TIMEOUT_S: Final = 1.0
+LEAVE_EVERY_S: Final = 0.1
+"""Between two sessions that a draining process hands over, or less where it has many."""
 
 
 class Streaming:
@@ -83,6 +88,7 @@ class Streaming:
         ingress_url: Callable[[], str | None],
         seal_texts: bool = False,
         unsupervised_limit_s: float = 120.0,
+        leave_within_s: float = 5.0,
     ) -> None:
         self._owned = owned
         self._clips = clips
@@ -94,6 +100,8 @@ class Streaming:
         self._ingress_url = ingress_url
         self._seal_texts = seal_texts
         self._unsupervised_limit_s = unsupervised_limit_s
+        self._leave_within_s = leave_within_s
+        self._leaving = asyncio.Lock()
         self._holdings: dict[str, Holding] = {}  # by LiveAvatar's id of the session
         self._keeping: set[asyncio.Task[None]] = set()
 
@@ -113,6 +121,11 @@ class Streaming:
         info = activity.info()
         attempt = activity.client().get_async_activity_handle(task_token=info.task_token)
         lease = Lease((step.stream, info.attempt), attempt)
+        # A task may have been picked up by a process that was stopped for minutes since.
+        first = OwnerBeat(epoch=lease.epoch, queue=self._queue, state=OwnedState.CONNECTING.name)
+        if await lease.beat(first) is not Ack.GIVEN:
+            raise _served_by_another()
+        logger.info("%s: owned in epoch %d.%d", step.session_key, *lease.epoch)
         holding = self._adopted(step, lease) or self._begun(step, lease)
         try:
             return await self._serve(holding, lease, step)
@@ -161,6 +174,8 @@ class Streaming:
         return holding
 
     def _tell_ready(self, holding: Holding, step: StreamAudio, gap_ms: int) -> None:
+        url = self._ingress_url()
+        speaker = None if url is None else self._granted(url, step.session_key, holding.lease.epoch)
         holding.news.put(
             names.SIGNAL_OWNER_READY,
             OwnerReady(
@@ -168,8 +183,15 @@ class Streaming:
                 epoch=holding.lease.epoch,
                 provider_session_id=step.provider_session_id,
                 gap_ms=gap_ms,
-                speakers=self._ingress_url() is not None,
+                speakers=speaker is not None,
+                speaker=speaker,
             ),
+        )
+
+    def _granted(self, url: str, session_key: str, epoch: Epoch) -> GrantedSpeaker:
+        ticket, expires_at = self._tickets.issue(session_key, epoch)
+        return GrantedSpeaker(
+            ingress_url=url, ticket=self._seal.seal(ticket), expires_at=expires_at
         )
 
     async def _serve(self, holding: Holding, lease: Lease, step: StreamAudio) -> StreamResult:
@@ -217,10 +239,17 @@ class Streaming:
             await asyncio.wait({holding.running}, timeout=self._limits.release_timeout_s + 2)
             if holding.running.done():
                 return await self._over(holding, step)
+        await self._turn_to_leave(holding)
+        if holding.running.done():
+            return await self._over(holding, step)
+        # Said first, while speech goes on: whoever looks for an owner waits for the next one.
+        leaving = OwnerRecovering(epoch=holding.lease.epoch, leaving=True)
+        holding.news.put(names.SIGNAL_OWNER_RECOVERING, leaving)
+        await holding.news.flush(LEAVING_TIMEOUT_S)
         # Nobody after us would.
         await stop_if_terminated(self._liveavatar, step.provider_session_id)
         await self._leave(holding, step, moving=True)
-        activity.heartbeat(holding.details)
+        logger.info("%s: handed over", step.session_key)
         raise ApplicationError(
             "the worker is draining: another takes over",
             type=ErrorType.WORKER_DRAINING,
@@ -228,6 +257,15 @@ class Streaming:
             next_retry_delay=timedelta(milliseconds=1),
             category=ApplicationErrorCategory.BENIGN,
         )
+
+    async def _turn_to_leave(self, holding: Holding) -> None:
+        """One session after the other: each is served until its turn comes.
+
+        Fifty at once kept Temporal busy for four seconds, twice what LiveAvatar has buffered.
+        """
+        pause_s = min(LEAVE_EVERY_S, self._leave_within_s / max(1, len(self._holdings)))
+        async with self._leaving:
+            await asyncio.wait({holding.running}, timeout=pause_s)
 
     async def _leave(self, holding: Holding, step: StreamAudio, *, moving: bool) -> None:
         self._owned.remove(holding.session)
@@ -297,17 +335,17 @@ class Streaming:
         A server that does not answer is no reason to fall silent: that is for `UNREACHABLE` after
         the limit.
         """
-        number = 0
-        while True:
+        for number in itertools.count(1):
+            # The first one went before the session was taken.
+            await asyncio.sleep(BEAT_S if holding.unacked_s < BEAT_S else UNACKED_PAUSE_S)
             if number % SDK_BEAT_EVERY == 0:
                 activity.heartbeat(holding.details)
-            number += 1
             ack = await holding.beat(lease)
             if ack in (Ack.CANCELLED, Ack.NOT_FOUND):
                 return ack
             if holding.unacked_s > self._unsupervised_limit_s:
                 return Ack.UNREACHABLE
-            await asyncio.sleep(BEAT_S if ack is Ack.GIVEN else UNACKED_PAUSE_S)
+        raise AssertionError("unreachable")
 
     async def _provider_end(self, provider_session_id: str) -> ProviderEnd | None:
         """Ask LiveAvatar's books whether the session is over; None if not, or not to be known."""
@@ -377,10 +415,7 @@ class Streaming:
         url = self._ingress_url()
         if url is None:
             raise failures.plain_error(ErrorType.NO_INGRESS, "this worker takes no live speech")
-        ticket, expires_at = self._tickets.issue(step.session_key, step.epoch)
-        return GrantedSpeaker(
-            ingress_url=url, ticket=self._seal.seal(ticket), expires_at=expires_at
-        )
+        return self._granted(url, step.session_key, step.epoch)
 
     def _session(self, key: str, epoch: Epoch) -> OwnedSession:
         session = self._owned.get(key, epoch)

@@ -156,6 +156,8 @@ def status_text(status: SessionStatus, now: datetime) -> Lines:
         ("ignored", f"{status.ignored_messages} messages" if status.ignored_messages else None),
         ("LiveAvatar", status.provider_session_id),
         ("failure", _failure(status.failure)),
+        ("start waits", None if status.waiting_for is None else f"for {status.waiting_for}"),
+        ("ALERT", _alert(status.alert)),
     )
 
 
@@ -166,6 +168,10 @@ def change_text(status: SessionStatus, now: datetime) -> Lines:
         parts.append(f"speaking {status.speaking}")
     if status.waiting_commands:
         parts.append(f"{status.waiting_commands} waiting")
+    if status.waiting_for is not None:
+        parts.append(f"waits for {status.waiting_for}")
+    if status.alert is not None:
+        parts.append(f"ALERT {status.alert}")
     if status.end_reason is not None:
         parts.append(str(status.end_reason))
     if status.failure is not None:
@@ -216,6 +222,7 @@ def report_text(report: SessionReport) -> Lines:
         ("recovery", _recovery(report)),
         ("ignored", f"{report.ignored_count} messages" if report.ignored_count else None),
         ("cleanup", _cleanup(report)),
+        ("ALERT", _alert(report.cleanup.alert)),
     )
 
 
@@ -251,6 +258,13 @@ def _cleanup(report: SessionReport) -> str:
     if report.cleanup.provider_stopped and report.cleanup.room_clean:
         return "nothing left behind"
     return "not confirmed"
+
+
+def _alert(word: str | None) -> str | None:
+    """Where to look: what an operator needs to act stands on the workflow's page."""
+    return (
+        None if word is None else f"{word}: the session's page in the Temporal UI says what to do"
+    )
 
 
 def _failure(failure: Failure | None) -> str | None:

@@ -41,6 +41,7 @@ def status_of_report(report: SessionReport) -> SessionStatus:
         live_at=report.live_at,
         utterances=report.totals.count,
         ignored_messages=report.ignored_count,
+        alert=report.cleanup.alert,
     )
 
 

@@ -31,11 +31,15 @@ from workers.settings import WorkerSettings
 from workflows.janitor import AvatarJanitor
 from workflows.session import AvatarSession
 
-STICKY_TIMEOUT: Final = timedelta(seconds=2)
+STICKY_TIMEOUT: Final = timedelta(seconds=1)
 """The first command after a crash of a workflow worker waits this long (10 s by default)."""
+STREAM_POLLS: Final = 2
+"""A process that is stopped (SIGSTOP) keeps its polls, and swallows a session by each."""
 BEAT_THROTTLE: Final = timedelta(seconds=5)
 """Bounds how long a cancel takes to reach a stream by the SDK's own heartbeat."""
 CLIP_BEAT_THROTTLE: Final = timedelta(milliseconds=200)
+LEAVE_SHARE: Final = 0.55
+"""Of the time to drain: for the turns in which sessions are handed over."""
 CALL_BEAT_THROTTLE: Final = timedelta(seconds=1)
 """Calls last seconds and are missed after four: their beats must not be saved up."""
 
@@ -214,6 +218,7 @@ def _streaming(
         ingress_url=lambda: ingress.url,
         seal_texts=settings.seal_texts,
         unsupervised_limit_s=settings.unsupervised_s,
+        leave_within_s=LEAVE_SHARE * settings.drain_timeout_s,
     )
 
 
@@ -225,9 +230,10 @@ def _owner_workers(
         task_queue=names.STREAMS_TASK_QUEUE,
         activities=[streaming.stream_audio],
         max_concurrent_activities=settings.max_sessions,
+        max_concurrent_activity_task_polls=STREAM_POLLS,
         max_heartbeat_throttle_interval=BEAT_THROTTLE,
-        # Sessions are handed over at once; this is for what hangs.
-        graceful_shutdown_timeout=timedelta(seconds=settings.drain_timeout_s / 2),
+        # Sessions are handed over one by one; this is for what hangs.
+        graceful_shutdown_timeout=timedelta(seconds=0.8 * settings.drain_timeout_s),
     )
     inbox = Worker(
         client,

@@ -184,14 +184,18 @@ def _pause_after(error: ActivityError) -> timedelta | None:
     if not isinstance(error.cause, ApplicationError):
         return timedelta(0)  # a time ran out: the worker died, or nobody answered
     pause = retry_delay(error)
-    return None if pause is None else min(pause, options.CLEANUP_STRETCH)
+    return None if pause is None else min(pause, options.CLEANUP_PAUSE_MAX)
 
 
 def _what_happens(again_at: datetime | None, give_up: datetime, pause: timedelta | None) -> str:
     if again_at is None:
         return "nothing: it is not tried again" + ("" if pause is not None else ", it cannot work")
     until = f"until {give_up:%H:%M:%S} UTC; then the session's report says what is left"
-    return f"tried again at {again_at:%H:%M:%S} UTC, {until}" if pause else f"tried on, {until}"
+    return (
+        f"tried again at {again_at:%H:%M:%S} UTC, {until}"
+        if pause
+        else f"tried again every few seconds, {until}"
+    )
 
 
 def _generation_report(generation: Generation, stopped: StoppedSession | None) -> GenerationReport:

@@ -67,7 +67,8 @@ DOUBT_PAUSES: Final = (timedelta(seconds=10), timedelta(seconds=30))
 """When a session whose start had no known outcome is stopped again, while LiveAvatar's books do
 not say that it has ended: a start that was held up somewhere may land after its stop."""
 
-STREAM_HEARTBEAT_S: Final = 15.0
+STREAM_HEARTBEAT_S: Final = 13.0
+"""More than the eight seconds after which an owner calls itself unsupervised."""
 STREAM: Final = ActivityConfig(
     task_queue=names.STREAMS_TASK_QUEUE,
     heartbeat_timeout=timedelta(seconds=STREAM_HEARTBEAT_S),
@@ -100,6 +101,9 @@ PROBE: Final = ActivityConfig(
 not answer within a second (it is stopped), is replaced: a takeover costs less than a silence, and a
 false one loses nothing."""
 
+FRESH_TICKET: Final = timedelta(seconds=60)
+"""A speaker's ticket that is good for so long is handed on; else the owner is asked for another."""
+
 ASK_AGAIN: Final = timedelta(seconds=3)
 """Before an owner that could not tell whether anybody speaks is asked again."""
 
@@ -131,6 +135,8 @@ CLEANUP_QUIET: Final = timedelta(seconds=20)
 """The first stretch: what fails for longer is an alert."""
 CLEANUP_STRETCH: Final = timedelta(minutes=5)
 """The longest: how old the error may be that the alert shows."""
+CLEANUP_PAUSE_MAX: Final = timedelta(minutes=5)
+"""What is believed of a ``Retry-After``: meanwhile it bills."""
 CLEANUP_PATIENCE: Final = timedelta(minutes=30)
 """Outlives an outage of half an hour, then the report shows what is left."""
 
@@ -141,6 +147,9 @@ PROBE_PAUSE: Final = timedelta(seconds=1)
 PROBE_PAUSE_MAX: Final = timedelta(seconds=5)
 """Between two tries to reach an owner that did not answer; doubled each time."""
 
+SUCCESSOR_PATIENCE: Final = timedelta(seconds=3)
+"""How long an owner's successor may take to be ready before yet another is called; doubled each
+time."""
 ROTATE_AHEAD: Final = timedelta(seconds=30)
 """How long before LiveAvatar's limit the next generation is opened, or a third of the limit: two
 are billed meanwhile, and the one that speaks has so long to come to an utterance's end."""
@@ -174,3 +183,11 @@ MAX_AWAITED_SPEAKS: Final = 6
 
 DURATION_WITHOUT_A_LIMIT: Final = timedelta(hours=1)
 """When neither the request nor LiveAvatar names a limit."""
+
+HISTORY_ROOM: Final = 0.8
+HISTORY_END: Final = 0.95
+"""Of the server's own limits, beyond which it ends a workflow without its cleanup: commands are
+refused then, and the session ends."""
+MAX_HISTORY_EVENTS: Final = 51_200
+MAX_HISTORY_BYTES: Final = 50 * 1024 * 1024
+"""Temporal's defaults (``limit.historyCount.error``, ``limit.historySize.error``)."""

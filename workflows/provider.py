@@ -256,6 +256,11 @@ class Provider:
         """Whether a signal speaks of the stream that runs now, and not of another or of none."""
         return self.stream is not None and self.stream.is_held_by(ready)
 
+    def streams_session(self, provider_session_id: str) -> bool:
+        """Whether this LiveAvatar session is the one that is held now, or should be."""
+        stream = self.stream
+        return stream is not None and stream.started.provider_session_id == provider_session_id
+
     def announces(self, ready: OwnerReady) -> bool:
         """Whether a signal comes from the next generation's owner; remembered if so."""
         if self.successor is None or not self.successor.is_held_by(ready):
@@ -290,19 +295,24 @@ class Provider:
         assert owner is not None
         if not owner.speakers:
             return None
-        granted = await call(
+        granted = owner.speaker
+        if granted is None or granted.expires_at - workflow.now() < options.FRESH_TICKET:
+            granted = await self._grant_speaker(owner)
+        return SpeakerAccess(
+            ingress_url=granted.ingress_url,
+            sealed_ticket=granted.ticket,
+            epoch=owner.epoch,
+            expires_at=granted.expires_at,
+        )
+
+    async def _grant_speaker(self, owner: OwnerReady) -> GrantedSpeaker:
+        return await call(
             names.ACTIVITY_GRANT_SPEAKER,
             GrantSpeaker(session_key=self._life.session_key, epoch=owner.epoch),
             GrantedSpeaker,
             options.PROBE,
             summary="grant a speaker access to the owner",
             task_queue=owner.queue,
-        )
-        return SpeakerAccess(
-            ingress_url=granted.ingress_url,
-            sealed_ticket=granted.ticket,
-            epoch=owner.epoch,
-            expires_at=granted.expires_at,
         )
 
     async def _room_access(self, request: Attach) -> Access:

@@ -62,6 +62,7 @@ from workflows.provider import Provider
 Message = TypeVar("Message", bound=BaseModel)
 
 WITH_STREAM = frozenset({SessionState.CONNECTING, SessionState.LIVE, SessionState.RECOVERING})
+HISTORY_FULL = "the session's history is full: end it, or say the rest as live speech"
 ID_CONFLICT = "this id was given to another command before"
 
 
@@ -360,8 +361,13 @@ class AvatarSession:
     def on_owner_recovering(self, *messages: Any) -> None:
         """From the owner: the provider's socket is gone and being got back."""
         lost = self._understand(names.SIGNAL_OWNER_RECOVERING, OwnerRecovering, messages)
-        if lost is not None and self._life.owner and lost.epoch == self._life.owner.epoch:
-            self._owner.missed(self._life.owner)
+        owner = self._life.owner
+        if lost is None or owner is None or lost.epoch != owner.epoch:
+            return
+        if lost.leaving:
+            self._owner.leaves(owner)
+        else:
+            self._owner.missed(owner)
 
     @workflow.signal(name=names.SIGNAL_OWNER_LOST)
     def on_owner_lost(self, *messages: Any) -> None:
@@ -394,6 +400,9 @@ class AvatarSession:
     def _understand(
         self, name: str, model: type[Message], messages: tuple[Any, ...]
     ) -> Message | None:
+        if self._history_used() > options.HISTORY_END:
+            failure = Failure(type="HistoryFull", message=HISTORY_FULL)
+            self._life.end(Verdict(EndReason.HISTORY_FULL, failure))
         try:
             return model.model_validate(one_message(messages))
         except ValueError as error:
@@ -409,13 +418,30 @@ class AvatarSession:
         command = self._understand(name, model, messages)
         if command is None:
             return
-        if self._ledger.full and not isinstance(command, End | Interrupt):
-            self._ledger.ignore(name, "too many commands wait already", workflow.now())
+        if (problem := self._no_room_for(command)) is not None:
+            self._ledger.ignore(name, problem, workflow.now())
             return
         if self._ledger.conflicts(command) and not isinstance(command, End):
             self._ledger.ignore(name, ID_CONFLICT, workflow.now())
             return
         self._take(command)
+
+    def _no_room_for(self, command: AnyCommand) -> str | None:
+        """Why a command cannot be taken; an end and an interrupt always can."""
+        if isinstance(command, End | Interrupt):
+            return None
+        if self._ledger.full:
+            return "too many commands wait already"
+        return HISTORY_FULL if self._history_used() > options.HISTORY_ROOM else None
+
+    @staticmethod
+    def _history_used() -> float:
+        """How much of what the server keeps of a workflow is used: it ends one that has more."""
+        info = workflow.info()
+        return max(
+            info.get_current_history_length() / options.MAX_HISTORY_EVENTS,
+            info.get_current_history_size() / options.MAX_HISTORY_BYTES,
+        )
 
     def _take(self, command: AnyCommand) -> Entry:
         """Accept a command, or find the one that came before under its id."""
@@ -467,8 +493,8 @@ class AvatarSession:
             )
         if self._ledger.conflicts(command) and not isinstance(command, End):
             raise ApplicationError(f"command_id: {ID_CONFLICT}", type="CommandRejected")
-        if self._ledger.full and not isinstance(command, End | Interrupt):
-            raise ApplicationError("too many commands wait already", type="TooManyWaiting")
+        if (problem := self._no_room_for(command)) is not None:
+            raise ApplicationError(problem, type="TooManyWaiting")
 
     @workflow.update(name=names.UPDATE_ATTACH)
     async def attach(self, *messages: Any) -> Access:

@@ -80,6 +80,7 @@ class EndReason(StrEnum):
     START_FAILED = "start_failed"  # LiveAvatar or LiveKit refused or could not be reached
     START_TIMEOUT = "start_timeout"  # not LIVE in time
     CONNECTION_FAILED = "connection_failed"  # the WebSocket could not be had again
+    HISTORY_FULL = "history_full"  # more commands than Temporal keeps of a workflow
     INTERNAL_ERROR = "internal_error"  # a bug of ours; the failure tells
 
     @property
@@ -94,6 +95,7 @@ _FAILED_REASONS: Final = frozenset(
         EndReason.START_FAILED,
         EndReason.START_TIMEOUT,
         EndReason.CONNECTION_FAILED,
+        EndReason.HISTORY_FULL,
         EndReason.INTERNAL_ERROR,
     }
 )

@@ -97,6 +97,12 @@ class StreamResult(Step):
     connects: int = 1
 
 
+class GrantedSpeaker(Step):
+    ingress_url: str
+    ticket: Sealed
+    expires_at: datetime
+
+
 class OwnerReady(Step):
     """Signal: an owner has the session connected and takes its commands on ``queue``."""
 
@@ -107,12 +113,16 @@ class OwnerReady(Step):
     """How long this owner was without the socket, by its own clock."""
     speakers: bool = False
     """Whether it takes live speech."""
+    speaker: GrantedSpeaker | None = None
+    """A first ticket to its ingress, so that nobody who comes soon has to ask it for one."""
 
 
 class OwnerRecovering(Step):
     """Signal: the owner lost the provider's socket and is getting it back."""
 
     epoch: Epoch
+    leaving: bool = False
+    """It is going away instead: another one is on its way."""
 
 
 class UtteranceLines(Step):
@@ -131,12 +141,6 @@ class GrantSpeaker(Step):
 
     session_key: str
     epoch: Epoch
-
-
-class GrantedSpeaker(Step):
-    ingress_url: str
-    ticket: Sealed
-    expires_at: datetime
 
 
 class DeliverCommand(Step):

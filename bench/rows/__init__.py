@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final, Protocol
 
 from bench.lab import Lab
-from bench.rows import encode, interrupt, owner, start
+from bench.rows import encode, history, interrupt, owner, start
 from bench.table import Row
 
 
@@ -23,6 +23,6 @@ class Measurement(Protocol):
         """Measure; what breaks is raised."""
 
 
-_ALL: Final[tuple[Measurement, ...]] = (encode, owner, start, interrupt)
+_ALL: Final[tuple[Measurement, ...]] = (encode, owner, start, interrupt, history)
 MEASUREMENTS: Final[Mapping[str, Measurement]] = {each.NAME: each for each in _ALL}
 """By name, in the order of the table."""

@@ -155,7 +155,7 @@ async def temporal_server(
     await supervisor.start(
         ChildSpec(
             name="Temporal",
-            argv=_temporal_argv(source, settings),
+            argv=temporal_argv(source, settings),
             ready=ready,
             ready_within_s=TEMPORAL_READY_WITHIN_S,
             stop_within_s=SERVER_STOP_WITHIN_S,
@@ -164,7 +164,8 @@ async def temporal_server(
     yield server
 
 
-def _temporal_argv(source: Binary, settings: LocalSettings) -> list[str]:
+def temporal_argv(source: Binary, settings: LocalSettings) -> list[str]:
+    """How a development server on the settings' ports is started; it keeps all in memory."""
     argv = [
         str(source.path),
         *("server", "start-dev", "--ip", LOOPBACK),

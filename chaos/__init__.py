@@ -1,0 +1,1 @@
+"""The proof: real processes, broken with real signals, and what was billed and heard looked at."""

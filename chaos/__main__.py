@@ -1,0 +1,116 @@
+"""``make chaos``, or ``python -m chaos [--rounds N] [--only FAULT,...] [--layout all|split]``.
+
+Breaks real processes and prints one table. Exit status 0 only if every row is ok.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from chaos.faults import FAULTS
+from chaos.runner import Proof, run_folder
+from chaos.table import print_table, write_report
+from chaos.world import Layout
+from deploy.local.errors import LocalError
+from deploy.local.servers import interrupt_on_sigterm
+
+ROUNDS: Final = 20
+FOLDERS_KEPT: Final = 5
+INTERRUPTED: Final = 130
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Break things, print, write the report; 0 if every row is ok."""
+    options = _parser().parse_args(words)
+    interrupt_on_sigterm()
+    folder = run_folder()
+    _forget_old_ones(folder.parent)
+    folder.mkdir(parents=True)
+    logging.basicConfig(
+        filename=folder / "runner.log",
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    report = options.report or folder / "report.json"
+    print(f"breaking things: logs, histories and report in {folder}", file=sys.stderr)
+    began_s = time.monotonic()
+    faults = [FAULTS[name] for name in options.only]
+    proof = Proof(faults, options.layout, options.rounds, options.seed, folder)
+    status: int | None = None
+    try:
+        asyncio.run(proof.run())
+    except LocalError as error:
+        print("\n".join((*error.detail, error.sentence)), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: all children are ended", file=sys.stderr)
+        status = INTERRUPTED
+    except Exception:
+        traceback.print_exc()  # a fault of the runner's own: what was done before counts
+        status = 1
+    rows = proof.rows()
+    print_table(rows, sys.stdout)
+    write_report(report, rows)
+    print(f"\n{time.monotonic() - began_s:.0f} s, seed {options.seed}; report: {report}")
+    if status is None:
+        status = 0 if rows and all(row.ok for row in rows) else 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m chaos", description="Break real processes.")
+    parser.add_argument("--rounds", type=_count, default=ROUNDS, metavar="N", help="runs a row")
+    parser.add_argument(
+        "--only",
+        type=_names,
+        default=list(FAULTS),
+        metavar="FAULT,...",
+        help=f"some of: {', '.join(FAULTS)}",
+    )
+    parser.add_argument(
+        "--layout",
+        type=lambda text: [Layout(text)],
+        default=list(Layout),
+        metavar="all|split",
+        help="roles in one process, or spread; both where it matters",
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="JSON")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="of where faults strike")
+    return parser
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return count
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    unknown = [name for name in names if name not in FAULTS]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"no fault {', '.join(unknown)}: choose from {', '.join(FAULTS)}"
+        )
+    return names
+
+
+def _forget_old_ones(folder: Path) -> None:
+    old = sorted(folder.glob("chaos-*"), key=lambda path: path.stat().st_mtime)
+    for path in old[: -FOLDERS_KEPT + 1]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

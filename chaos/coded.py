@@ -1,0 +1,190 @@
+"""Speech that codes its own position, and what became of it in what was heard.
+
+Each piece of some samples is one constant value that tells which piece it is; silence is zero. The
+simulator plays samples unchanged, so that what was lost, said twice, or interrupted by silence can
+be counted from the sound itself, by the sample. Knows no session and no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+RATE_HZ: Final = 24_000
+SAMPLES_PER_MS: Final = RATE_HZ // 1000
+PIECES_AT_MOST: Final = 65_535
+"""Every value of a sample but zero."""
+
+Samples = npt.NDArray[np.int16]
+_Pieces = npt.NDArray[np.int32]
+_NOTHING: Final = -1
+_POSITIVE: Final = 32_767
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """The speech of one utterance: which pieces it consists of.
+
+    Utterances of one session take different pieces, so that one is never taken for another.
+    """
+
+    first_piece: int
+    pieces: int
+    piece_samples: int = SAMPLES_PER_MS
+    """24 are a millisecond; longer ones are for speech of more than a minute."""
+
+    def __post_init__(self) -> None:
+        if self.pieces < 1 or self.first_piece < 0 or self.piece_samples < 1:
+            raise ValueError("speech has at least one piece of one sample")
+        if self.first_piece + self.pieces > PIECES_AT_MOST:
+            raise ValueError(
+                f"a session's speech has {PIECES_AT_MOST} pieces at most: take longer ones"
+            )
+
+    @property
+    def end_piece(self) -> int:
+        """The first piece after it."""
+        return self.first_piece + self.pieces
+
+    @property
+    def length_ms(self) -> float:
+        """How long it is said."""
+        return self.pieces * self.piece_samples / SAMPLES_PER_MS
+
+    def samples(self) -> Samples:
+        """The speech itself."""
+        pieces = np.arange(self.first_piece, self.end_piece, dtype=np.int32)
+        values = np.where(pieces < _POSITIVE, pieces + 1, _POSITIVE - 1 - pieces)
+        return np.repeat(values.astype(np.int16), self.piece_samples)
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """A silence inside an utterance; ``at_ms`` counts from the beginning of what was heard."""
+
+    at_ms: float
+    duration_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hearing:
+    """What was heard of one utterance."""
+
+    began_ms: float | None
+    """When its first sample was heard, from the beginning of the sound; None: never."""
+    ended_ms: float | None
+    """When its last one was over."""
+    lost_ms: float
+    """Never heard."""
+    repeated_ms: float
+    """Heard once more than it was said."""
+    out_of_order_ms: float
+    """Heard for the first time after something that stands later in it."""
+    foreign_ms: float
+    """Other sound in the middle of it."""
+    silences: tuple[Silence, ...]
+
+    @property
+    def longest_silence_ms(self) -> float:
+        """The longest silence between its first and its last sample; 0 without one."""
+        return max((one.duration_ms for one in self.silences), default=0.0)
+
+    @property
+    def is_whole(self) -> bool:
+        """Every sample was heard, once and in order."""
+        return self.lost_ms == 0 and self.repeated_ms == 0 and self.out_of_order_ms == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """The sound of one session, from a moment of the wall clock on."""
+
+    began_at_s: float
+    samples: Samples
+
+
+def heard_in(code: Code, recordings: Sequence[Recording]) -> Hearing:
+    """Look for an utterance that one session after the other may have said.
+
+    What was said is counted in each, what was silent in all: silences are those of the time line.
+    """
+    said = heard_of(code, np.concatenate([one.samples for one in recordings]))
+    if len(recordings) == 1:
+        return said
+    together = heard_of(code, _on_one_time_line(recordings))
+    return replace(
+        said,
+        began_ms=together.began_ms,
+        ended_ms=together.ended_ms,
+        silences=together.silences,
+    )
+
+
+def _on_one_time_line(recordings: Sequence[Recording]) -> Samples:
+    first_s = min(one.began_at_s for one in recordings)
+    places = [round((one.began_at_s - first_s) * RATE_HZ) for one in recordings]
+    length = max(at + len(one.samples) for at, one in zip(places, recordings, strict=True))
+    line = np.zeros(length, dtype=np.int16)
+    for at, one in zip(places, recordings, strict=True):
+        part = line[at : at + len(one.samples)]
+        np.copyto(part, one.samples, where=one.samples != 0)
+    return line
+
+
+def heard_of(code: Code, pcm: bytes | Samples) -> Hearing:
+    """Look for an utterance in what was heard: 24 kHz, 16 bit, mono, silence included."""
+    sound = np.frombuffer(pcm, dtype="<i2") if isinstance(pcm, bytes) else pcm
+    piece = _pieces_of(sound)
+    own = (piece >= code.first_piece) & (piece < code.end_piece)
+    places = np.flatnonzero(own)
+    if not places.size:
+        return Hearing(None, None, code.length_ms, 0.0, 0.0, 0.0, ())
+    first, last = int(places[0]), int(places[-1])
+    inside = piece[first : last + 1]
+    counts = np.bincount(inside[own[first : last + 1]] - code.first_piece, minlength=code.pieces)
+    expected = code.piece_samples
+    silent = inside == _NOTHING
+    foreign = ~silent & ~own[first : last + 1]
+    return Hearing(
+        began_ms=first / SAMPLES_PER_MS,
+        ended_ms=(last + 1) / SAMPLES_PER_MS,
+        lost_ms=_ms(np.maximum(expected - counts, 0).sum()),
+        repeated_ms=_ms(np.maximum(counts - expected, 0).sum()),
+        out_of_order_ms=_late(piece[places] - code.first_piece, code),
+        foreign_ms=_ms(foreign.sum()),
+        silences=_runs(silent, first),
+    )
+
+
+def _pieces_of(sound: Samples) -> _Pieces:
+    """Which piece each sample belongs to; `_NOTHING` for silence."""
+    value = sound.astype(np.int32)
+    piece = np.where(value > 0, value - 1, _POSITIVE - 1 - value)
+    return np.where(value == 0, np.int32(_NOTHING), piece).astype(np.int32)
+
+
+def _late(heard: _Pieces, code: Code) -> float:
+    """How much was first heard after something later."""
+    pieces, first_at = np.unique(heard, return_index=True)
+    # The earliest place of anything that stands later; the last piece has nothing after it.
+    later = np.minimum.accumulate(first_at[::-1])[::-1]
+    late = pieces[:-1][later[1:] < first_at[:-1]]
+    counts = np.bincount(heard, minlength=code.pieces)
+    return _ms(np.minimum(counts[late], code.piece_samples).sum())
+
+
+def _runs(silent: npt.NDArray[np.bool_], offset: int) -> tuple[Silence, ...]:
+    edges = np.diff(np.concatenate(([False], silent, [False])).astype(np.int8))
+    begins, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    return tuple(
+        Silence((offset + int(begin)) / SAMPLES_PER_MS, (int(end) - int(begin)) / SAMPLES_PER_MS)
+        for begin, end in zip(begins, ends, strict=True)
+    )
+
+
+def _ms(samples: int | np.integer) -> float:
+    return int(samples) / SAMPLES_PER_MS

@@ -1,0 +1,11 @@
+"""What can go wrong with the proof itself, as opposed to with what is proved."""
+
+from __future__ import annotations
+
+
+class NotAvailable(Exception):
+    """A fault that cannot be made here, or not yet: the row says so, and is not ok."""
+
+
+class Never(Exception):
+    """Something that was waited for did not happen within its bound."""

@@ -1,0 +1,114 @@
+"""Sessions that are ended, cancelled, terminated: until LiveAvatar has stopped them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+from chaos.fault import BOTH, Fault, Load
+from chaos.run import Run
+from workers.wiring import Role
+
+AT_ONCE: Final = 3
+
+
+async def end(run: Run) -> None:
+    """Ask for the end, of sessions that speak and of one that is silent."""
+    sessions = await run.live_all(AT_ONCE)
+    speeches = [run.say_live(sessions[0], 8), await run.say_clip(sessions[1], 8)]
+    for speech in speeches:
+        speech.must_be = None
+    await run.until_heard(sessions[:2], 500)
+    asked_s = [run.unwanted(session) for session in sessions]
+    await asyncio.gather(*(run.end(session) for session in sessions))
+    for session, at_s in zip(sessions, asked_s, strict=True):
+        run.measure(1000 * (await run.until_stopped(session, 5) - at_s))
+    await run.finished(*speeches)
+
+
+async def cancel(run: Run) -> None:
+    """Cancel the workflow in mid-utterance."""
+    session = await run.live()
+    speech = run.say_live(session, 8)
+    speech.must_be = None
+    await run.until_heard([session], 500)
+    at_s = run.unwanted(session)
+    await session.cancel()
+    run.measure(1000 * (await run.until_stopped(session, 20) - at_s))
+    await run.end(session)
+    await run.finished(speech)
+
+
+async def terminate(run: Run) -> None:
+    """Terminate the workflow: nobody is left to clean up but the owner."""
+    session = await run.live()
+    speech = run.say_live(session, 30)
+    speech.must_be = None
+    await run.until_heard([session], 500)
+    await asyncio.sleep(run.random.uniform(0, 3))  # anywhere between two heartbeats
+    at_s = await run.terminate(session)
+    run.measure(1000 * (await run.until_stopped(session, 30) - at_s))
+    await run.finished(speech)
+
+
+async def owner_and_workflow_killed(run: Run) -> None:
+    """Terminate, and kill the owner at once: only the janitor is left."""
+    await run.world.start_worker(Role.JANITOR)
+    session = await run.live()
+    owner = run.world.owner
+    speech = run.say_live(session, 8)
+    speech.must_be = None
+    await run.until_heard([session], 500)
+    at_s = await run.terminate(session)
+    await run.world.kill(owner)
+    run.measure(1000 * (await run.until_stopped(session, 75) - at_s))
+    await run.finished(speech)
+
+
+async def nothing(run: Run) -> None:
+    """No fault at all: what is left behind by sessions that speak and end."""
+    began_s = time.monotonic()
+    sessions = await run.live_all(AT_ONCE)
+    await run.said(*(run.say_live(session, 3) for session in sessions))
+    await run.said(*[await run.say_clip(session, 2) for session in sessions])
+    await asyncio.gather(*(run.end(session) for session in sessions))
+    run.expect(time.monotonic() - began_s < 60, "speech", "a run without a fault took a minute")
+
+
+FAULTS: Final = (
+    Fault(
+        name="nothing",
+        what="no fault: longest silence in speech",
+        inject=nothing,
+        bound_ms=50,
+        layouts=BOTH,
+        share=0.5,
+    ),
+    Fault(
+        name="end",
+        what="end → LiveAvatar stopped",
+        inject=end,
+        bound_ms=1000,
+        layouts=BOTH,
+        load=Load.TIGHT,
+    ),
+    Fault(name="cancel", what="cancel → LiveAvatar stopped", inject=cancel, bound_ms=5000),
+    Fault(
+        name="terminate",
+        what="terminate → LiveAvatar stopped",
+        inject=terminate,
+        bound_ms=10_000,
+        load=Load.WAITS,
+        settle_s=30,
+    ),
+    Fault(
+        name="owner-and-workflow-killed",
+        what="terminate and kill -9 → LiveAvatar stopped",
+        inject=owner_and_workflow_killed,
+        bound_ms=60_000,
+        load=Load.WAITS,
+        share=0.5,
+        takes_s=50,
+    ),
+)

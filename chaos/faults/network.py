@@ -1,0 +1,154 @@
+"""Temporal is away, or the network to it or to LiveAvatar's sockets fails, in mid live speech."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
+
+from chaos.fault import Fault, Load
+from chaos.proxy import Way
+from chaos.run import Run
+from chaos.world import Place
+
+AFTERWARDS_S: Final = 10.0
+"""Speech goes on for so long when it is back."""
+NETWORK_AWAY_S: Final = 20.0
+SOCKET_AWAY_S: Final = 4.0
+NO_SILENCE_MS: Final = 50
+
+
+async def _speaks_on(run: Run, away_s: float, away: Callable[[], Awaitable[None]]) -> None:
+    """Speak while `away` takes its time; then the session is as it was."""
+    session = await run.live()
+    before = await session.status()
+    speech = run.say_live(session, away_s + AFTERWARDS_S)
+    await run.until_heard([session], run.mid_utterance_ms())
+    await away()
+    await run.said(speech)
+    status = await session.status(timeout_s=30)
+    run.expect(
+        status.generation == before.generation,
+        "the session is adopted",
+        f"it is at generation {status.generation}, and was at {before.generation}",
+        session,
+    )
+    run.expect(status.state == "LIVE", "the session is adopted", f"it is {status.state}", session)
+    await run.end(session)
+
+
+async def temporal_killed(run: Run, away_s: float) -> None:
+    """SIGKILL, and started again with its database."""
+
+    async def away() -> None:
+        await run.world.temporal.kill()
+        await asyncio.sleep(away_s)
+        await run.world.temporal.start()
+
+    await _speaks_on(run, away_s, away)
+
+
+async def temporal_stopped(run: Run, away_s: float) -> None:
+    """SIGSTOP and SIGCONT: it is there, and does not answer."""
+
+    async def away() -> None:
+        run.world.temporal.stop_answering()
+        try:
+            await asyncio.sleep(away_s)
+        finally:
+            run.world.temporal.answer_again()
+
+    await _speaks_on(run, away_s, away)
+
+
+async def temporal_cut(run: Run, way: Way) -> None:
+    """The network between workers and Temporal."""
+
+    async def away() -> None:
+        run.world.to_temporal.go(way)
+        await asyncio.sleep(NETWORK_AWAY_S)
+        run.world.to_temporal.go(Way.PASS)
+
+    await _speaks_on(run, NETWORK_AWAY_S, away)
+
+
+async def sockets_cut(run: Run, way: Way) -> None:
+    """The network between the owner and LiveAvatar's WebSockets."""
+
+    async def away() -> None:
+        run.world.to_provider.go(way)
+        await asyncio.sleep(SOCKET_AWAY_S)
+        run.world.to_provider.go(Way.PASS)
+
+    await _speaks_on(run, SOCKET_AWAY_S, away)
+
+
+def _temporal_away(away_s: int, share: float = 1.0) -> Fault:
+    return Fault(
+        name=f"temporal-away-{away_s}",
+        what=f"kill -9 of Temporal, back after {away_s} s: silence",
+        inject=partial(temporal_killed, away_s=away_s),
+        bound_ms=NO_SILENCE_MS,
+        place=Place.OWN_TEMPORAL,
+        load=Load.WAITS,
+        takes_s=away_s + 15,
+        share=share,
+        settle_s=20,
+    )
+
+
+def _cut(name: str, what: str, inject: Callable[[Run], Awaitable[None]], bound_ms: float) -> Fault:
+    return Fault(
+        name=name,
+        what=what,
+        inject=inject,
+        bound_ms=bound_ms,
+        place=Place.PROXIED,
+        load=Load.WAITS,
+        share=0.5,
+        takes_s=30,
+        settle_s=20,
+    )
+
+
+FAULTS: Final = (
+    _temporal_away(5),
+    _temporal_away(30, 0.5),
+    _temporal_away(100, 0.25),
+    Fault(
+        name="temporal-stopped-20",
+        what="SIGSTOP of Temporal for 20 s: silence",
+        inject=partial(temporal_stopped, away_s=20),
+        bound_ms=NO_SILENCE_MS,
+        share=0.5,
+        takes_s=40,
+        place=Place.OWN_TEMPORAL,
+        load=Load.WAITS,
+        settle_s=20,
+    ),
+    _cut(
+        "network-refused",
+        "Temporal refused for 20 s: silence",
+        partial(temporal_cut, way=Way.REFUSE),
+        NO_SILENCE_MS,
+    ),
+    _cut(
+        "network-swallowed",
+        "Temporal cut off for 20 s: silence",
+        partial(temporal_cut, way=Way.SWALLOW),
+        NO_SILENCE_MS,
+    ),
+    _cut(
+        "sockets-refused",
+        "LiveAvatar's sockets refused for 4 s: silence",
+        partial(sockets_cut, way=Way.REFUSE),
+        5000,
+    ),
+    _cut(
+        "sockets-swallowed",
+        "LiveAvatar's sockets cut off for 4 s: silence",
+        partial(sockets_cut, way=Way.SWALLOW),
+        5000,
+    ),
+)

@@ -1,0 +1,175 @@
+"""The process that owns sessions is killed, drained, frozen: how long the avatar is silent."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Final
+
+from chaos.errors import Never
+from chaos.fault import BOTH, Fault, Load
+from chaos.run import Run
+from chaos.world import Layout
+
+SPEAKING: Final = 3
+DRAINED: Final = 50
+SPEECH_S: Final = 9.0
+DRAINED_WITHIN_S: Final = 10.0
+LEAVES_WITHIN_S: Final = 2.0
+FROZEN_S: Final = 20.0
+
+
+async def owner_killed(run: Run) -> None:
+    """kill -9 while a speaker is connected: its hint brings the next owner."""
+    sessions = await run.live_all(SPEAKING)
+    owner = run.world.owner
+    await run.world.start_owner()
+    speeches = [run.say_live(session, SPEECH_S) for session in sessions]
+    await run.until_heard(sessions, run.mid_utterance_ms())
+    await run.world.kill(owner)
+    await run.said(*speeches)
+
+
+async def owner_killed_clip(run: Run) -> None:
+    """kill -9 in a clip: whoever asked for it waits, and nobody else is connected."""
+    sessions = await run.live_all(SPEAKING)
+    owner = run.world.owner
+    await run.world.start_owner()
+    speeches = [await run.say_clip(session, SPEECH_S) for session in sessions]
+    await run.until_heard(sessions, run.mid_utterance_ms())
+    await run.world.kill(owner)
+    await run.said(*speeches)
+
+
+async def owner_killed_unwatched(run: Run) -> None:
+    """kill -9 while nobody speaks or looks: only heartbeats tell."""
+    sessions = await run.live_all(SPEAKING)
+    owner = run.world.owner
+    await run.world.start_owner()
+    epochs = [(await one.status()).epoch or (0, 0) for one in sessions]
+    await asyncio.sleep(run.random.uniform(0, 5))  # anywhere between two heartbeats
+    killed_at_s = await run.world.kill(owner)
+    for owned_at in [
+        asyncio.create_task(run.until_owned_beyond(one, epoch, 40))
+        for one, epoch in zip(sessions, epochs, strict=True)
+    ]:
+        run.measure(1000 * (await owned_at - killed_at_s))
+
+
+async def drain(run: Run, count: int = DRAINED) -> None:
+    """SIGTERM under load, as a deploy sends it."""
+    sessions = await run.live_all(count)
+    owner = run.world.owner
+    await run.world.start_owner()
+    speeches = [run.say_live(session, SPEECH_S) for session in sessions]
+    await run.until_heard(sessions, run.mid_utterance_ms())
+    owner.send(signal.SIGTERM)
+    gone = asyncio.create_task(owner.gone(30))
+    await run.said(*speeches)
+    gone_s = await gone
+    run.expect(
+        gone_s <= DRAINED_WITHIN_S,
+        "a drained process leaves",
+        f"it took {gone_s:.1f} s (at most {DRAINED_WITHIN_S:g} s), see {owner.log}",
+    )
+    run.expect(
+        owner.status == 0, "a drained process leaves", f"with status {owner.status}: {owner.log}"
+    )
+
+
+async def drain_5(run: Run) -> None:
+    """The same with five: for a quick look."""
+    await drain(run, 5)
+
+
+async def second_signal(run: Run) -> None:
+    """SIGTERM, and again: it leaves at once, and its sessions are taken over as from a dead one."""
+    sessions = await run.live_all(SPEAKING)
+    owner = run.world.owner
+    await run.world.start_owner()
+    speeches = [run.say_live(session, SPEECH_S) for session in sessions]
+    await run.until_heard(sessions, run.mid_utterance_ms())
+    owner.send(signal.SIGTERM)
+    await asyncio.sleep(0.2)
+    if owner.is_alive:
+        owner.send(signal.SIGTERM)
+    try:
+        run.measure(1000 * await owner.gone(30))
+    except Never as error:
+        run.problem("a second signal ends it", str(error))
+    await run.finished(*speeches)
+
+
+async def frozen(run: Run) -> None:
+    """SIGSTOP for 20 s, then SIGCONT: it comes back to sessions that are another's."""
+    sessions = await run.live_all(SPEAKING)
+    owner = run.world.owner
+    await run.world.start_owner()
+    speeches = [run.say_live(session, FROZEN_S + 6) for session in sessions]
+    await run.until_heard(sessions, run.mid_utterance_ms())
+    owner.send(signal.SIGSTOP)
+    try:
+        await asyncio.sleep(FROZEN_S)
+    finally:
+        owner.send(signal.SIGCONT)
+    await run.said(*speeches)
+
+
+FAULTS: Final = (
+    Fault(
+        name="owner-killed",
+        what="kill -9 in live speech: silence",
+        inject=owner_killed,
+        bound_ms={Layout.ALL: 3000, Layout.SPLIT: 1500},
+        layouts=BOTH,
+        load=Load.TIGHT,
+    ),
+    Fault(
+        name="owner-killed-clip",
+        what="kill -9 in a clip: silence",
+        inject=owner_killed_clip,
+        bound_ms=17_000,
+        layouts=BOTH,
+        load=Load.WAITS,
+        share=0.5,
+        takes_s=30,
+    ),
+    Fault(
+        name="owner-killed-unwatched",
+        what="kill -9, nobody looks: until owned again",
+        inject=owner_killed_unwatched,
+        bound_ms=17_000,
+        layouts=BOTH,
+        load=Load.WAITS,
+        share=0.5,
+        takes_s=25,
+    ),
+    Fault(
+        name="drain-50",
+        what="SIGTERM with 50 sessions in live speech: silence",
+        inject=drain,
+        bound_ms=1000,
+        layouts=BOTH,
+        load=Load.ALONE,
+        settle_s=10,
+        share=0.25,
+        takes_s=35,
+    ),
+    Fault(
+        name="second-signal",
+        what="SIGTERM twice → gone",
+        inject=second_signal,
+        bound_ms=1000 * LEAVES_WITHIN_S,
+        layouts=BOTH,
+    ),
+    Fault(
+        name="frozen",
+        what="SIGSTOP for 20 s in live speech: silence",
+        inject=frozen,
+        bound_ms={Layout.ALL: 3000, Layout.SPLIT: 1500},
+        layouts=BOTH,
+        load=Load.WAITS,
+        share=0.5,
+        takes_s=45,
+    ),
+)

@@ -1,0 +1,224 @@
+"""Starts that go wrong, and stops: exactly one session is billed, and it is live in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+from avatar_sessions import Session
+from avatar_sessions.contract.states import SessionState
+from chaos.fault import BOTH, Fault, Load
+from chaos.run import ATTACH_WITHIN_S, Run, session_request
+from chaos.world import Place
+from liveavatar_simulator import SessionLine
+
+LATE_S: Final = 24.0
+"""Beyond what a call to LiveAvatar may take."""
+STOP_DOWN_S: Final = 6.0
+
+
+async def lost_start_reply(run: Run) -> None:
+    """The session starts, and the reply does not come."""
+    async with run.going_wrong(lost_start_replies=1):
+        session = await run.start()
+        await run.attached(session)
+    doubtful = await _others(run, session)
+    run.expect(len(doubtful) == 1, "the fault happens", f"{len(doubtful)} sessions were doubtful")
+    run.measure(1000 * _billed_s(doubtful))
+    await run.end(session)
+
+
+async def late_start(run: Run) -> None:
+    """LiveAvatar takes longer than the call may last, and starts the session nevertheless."""
+    async with run.going_wrong(slow_start_s=LATE_S):
+        session = await run.start()
+        await until_state(run, session, SessionState.STARTING)
+        await asyncio.sleep(1)
+    await run.attached(session)
+    await run.until_nothing_starts(LATE_S + 10)
+    run.measure(1000 * _billed_s(await _others(run, session)))
+    await run.end(session)
+
+
+async def lost_token_reply(run: Run) -> None:
+    """A session is minted, and nobody hears of it: nothing is billed."""
+    async with run.going_wrong(lost_token_replies=1):
+        session = await run.start()
+        await run.attached(session)
+    await run.end(session)
+
+
+async def rate_limited(run: Run) -> None:
+    """429 for a token, two starts and a stop."""
+    async with run.going_wrong(
+        rate_limited_tokens=1, rate_limited_starts=2, rate_limited_stops=1, retry_after_s=1
+    ):
+        session = await run.start()
+        await run.attached(session)
+        await run.end(session)
+
+
+async def no_slot(run: Run) -> None:
+    """LiveAvatar lets one session run at once, and the first ends while the second asks."""
+    first = await run.live()
+    second = await run.start()
+    await until_state(run, second, SessionState.STARTING)
+    await asyncio.sleep(run.random.uniform(0.2, 1))
+    await run.end(first)
+    await run.attached(second)
+    await run.end(second)
+
+
+async def started_by_many(run: Run) -> None:
+    """Ten backends start one key at once: one session."""
+    session = await run.start()
+    again = run.world.sessions
+    request = session_request()
+    others = await asyncio.gather(*(again.start(session.key, request) for _ in range(9)))
+    await asyncio.gather(*(one.attach(timeout_s=ATTACH_WITHIN_S) for one in others))
+    await run.attached(session)
+    lines = [one for one in await run.new_lines() if one.started_at is not None]
+    run.expect(len(lines) == 1, "one session is billed", f"{len(lines)} were started", session)
+    await run.end(session)
+
+
+async def worker_killed_in_start(run: Run) -> None:
+    """kill -9 of the worker that waits for /start's reply: the outcome is unknown."""
+    async with run.going_wrong(slow_start_s=3):
+        session = await run.start()
+        await until_state(run, session, SessionState.STARTING)
+        await asyncio.sleep(run.random.uniform(0.2, 2))
+        worker = run.world.for_workflows
+        await run.world.kill(worker)
+    await run.world.start_worker(worker.role)
+    await run.attached(session, within_s=110)
+    await run.end(session)
+
+
+async def worker_killed_in_cleanup(run: Run) -> None:
+    """kill -9 of the worker that stops the session; another one goes on with it."""
+    session = await run.live()
+    async with run.going_wrong(stop_failures=2):
+        at_s = run.unwanted(session)
+        ending = asyncio.create_task(run.end(session))
+        await until_state(run, session, SessionState.ENDING)
+        await asyncio.sleep(run.random.uniform(0, 0.5))
+        worker = run.world.for_workflows
+        await run.world.kill(worker)
+        await run.world.start_worker(worker.role)
+        await ending
+    run.measure(1000 * (await run.until_stopped(session, 60) - at_s))
+
+
+async def stop_fails(run: Run) -> None:
+    """LiveAvatar cannot stop anything for a while: the cleanup goes on until it can."""
+    session = await run.live()
+    async with run.going_wrong(stop_failures=1000):
+        ending = asyncio.create_task(run.end(session))
+        await asyncio.sleep(STOP_DOWN_S)
+    works_again_s = time.time()
+    run.measure(1000 * (await run.until_stopped(session, 40) - works_again_s))
+    await ending
+
+
+async def until_state(run: Run, session: Session, state: SessionState) -> None:
+    """Wait until the session stands there, by its search attribute: no worker need answer."""
+    handle = run.world.client.get_workflow_handle(session.workflow_id)
+
+    async def there() -> bool:
+        described = await handle.describe()
+        return described.search_attributes.get("AvatarState", [""])[0] == state.value
+
+    await run.until(there, 30, f"the session is {state}")
+
+
+def _billed_s(lines: list[SessionLine]) -> float:
+    """How long they were billed, so far."""
+    return sum(
+        (line.ended_at.timestamp() if line.ended_at else time.time()) - line.started_at.timestamp()
+        for line in lines
+        if line.started_at is not None
+    )
+
+
+async def _others(run: Run, session: Session) -> list[SessionLine]:
+    """What was minted in this run and is not what the session lives on."""
+    ours = await run.provider_id(session)
+    return [one for one in await run.new_lines() if one.session_id != ours]
+
+
+FAULTS: Final = (
+    Fault(
+        name="lost-start-reply",
+        what="the other session is billed for",
+        inject=lost_start_reply,
+        bound_ms=5000,
+    ),
+    Fault(
+        name="late-start",
+        what="the session that started late is billed for",
+        inject=late_start,
+        bound_ms=5000,
+        load=Load.WAITS,
+        settle_s=10,
+        share=0.5,
+        takes_s=45,
+    ),
+    Fault(
+        name="lost-token-reply",
+        what="one session, live in the end",
+        inject=lost_token_reply,
+        bound_ms=None,
+    ),
+    Fault(
+        name="rate-limited",
+        what="one session, live in the end",
+        inject=rate_limited,
+        bound_ms=None,
+        load=Load.WAITS,
+    ),
+    Fault(
+        name="concurrency",
+        what="no slot at first, live in the end",
+        inject=no_slot,
+        bound_ms=None,
+        place=Place.CRAMPED,
+        load=Load.WAITS,
+    ),
+    Fault(
+        name="started-by-many",
+        what="one session for ten starts",
+        inject=started_by_many,
+        bound_ms=None,
+    ),
+    Fault(
+        name="worker-killed-in-start",
+        what="one session, live in the end",
+        inject=worker_killed_in_start,
+        bound_ms=None,
+        load=Load.WAITS,
+        settle_s=40,
+        share=0.5,
+        takes_s=30,
+    ),
+    Fault(
+        name="worker-killed-in-cleanup",
+        what="end → LiveAvatar stopped",
+        inject=worker_killed_in_cleanup,
+        bound_ms=30_000,
+        layouts=BOTH,
+        load=Load.WAITS,
+        settle_s=40,
+        share=0.5,
+    ),
+    Fault(
+        name="stop-fails",
+        what="stops work again → LiveAvatar stopped",
+        inject=stop_fails,
+        bound_ms=16_000,
+        load=Load.WAITS,
+        settle_s=20,
+        share=0.5,
+    ),
+)

@@ -1,0 +1,308 @@
+"""What must hold after every fault, whatever it was: looked up in the simulator's ledger, in the
+reports, in what was heard, and in the kernel's account of the processes.
+
+Nothing here causes anything; `settle` waits, within a bound, until nothing is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final
+
+from temporalio.service import RPCError
+
+from avatar_sessions.contract import names
+from avatar_sessions.contract.messages import GenerationReport
+from avatar_sessions.contract.states import UtteranceOutcome
+from chaos.coded import Recording, heard_in
+from chaos.errors import Never, NotAvailable
+from chaos.run import Patient, Run, Speech
+from chaos.world import World
+from liveavatar_simulator import SessionLine
+
+SAME_BILL_S: Final = 1.0
+"""How far a report's billed seconds may be from the ledger's, beyond how long the start took."""
+FILES_MORE: Final = 6
+"""Connections that are kept for the next call."""
+THREADS_MORE: Final = 4
+"""Pools that grow on demand."""
+SETTLED_WITHIN_S: Final = 15.0
+"""How long connections that are closed may take to be gone from a process."""
+POLL_S: Final = 0.1
+
+
+@dataclass
+class Figures:
+    """What a run adds to its row."""
+
+    leaked: int = 0
+    billed_for_nothing_s: float = 0.0
+    speech_lost_ms: float = 0.0
+    speech_repeated_ms: float = 0.0
+    started: int = 0
+    keys_of: dict[str, str] = field(default_factory=dict)
+    """Session key by provider session."""
+
+
+async def listen(run: Run) -> None:
+    """Look for each utterance of the run in what was heard, by whichever LiveAvatar session."""
+    for patient in run.patients.values():
+        await _know_provider_sessions(run, patient)
+    sounds: dict[str, Recording] = {}
+    for patient in run.patients.values():
+        for speech in patient.speeches:
+            heard: list[Recording] = []
+            for provider_id in await _in_order(run, patient):
+                if provider_id not in sounds:
+                    sounds[provider_id] = await run.world.simulator.heard(provider_id)
+                heard.append(sounds[provider_id])
+            speech.hearing = heard_in(speech.code, heard) if heard else None
+
+
+async def _in_order(run: Run, patient: Patient) -> list[str]:
+    """An utterance may be said by one LiveAvatar session after the other."""
+    return [one.session_id for one in await run.lines(patient.provider_ids) if one.started_at]
+
+
+async def settle(run: Run, within_s: float) -> None:
+    """Wait until nothing of the run is billed any more, or the bound is over."""
+
+    async def nothing_open() -> bool:
+        return all(one.ended_at is not None for one in await run.new_lines() if one.started_at)
+
+    try:
+        await run.until(nothing_open, within_s, "nothing is billed any more")
+    except Never:
+        return  # told by `check`, session by session
+
+
+async def check(run: Run) -> Figures:
+    """All of them, after `listen`; problems go to the run, figures come back."""
+    figures = Figures()
+    lines = [one for one in await run.new_lines() if one.started_at is not None]
+    figures.started = len(lines)
+    figures.keys_of = {
+        provider_id: key for key, one in run.patients.items() for provider_id in one.provider_ids
+    }
+    await _nothing_is_open(run, lines, figures)
+    nothing_is_billed_twice(run, lines, figures)
+    one_owner_speaks(run, lines, figures)
+    reports_tell_the_truth(run, lines)
+    what_is_completed_was_heard(run)
+    _count_speech(run, figures)
+    figures.billed_for_nothing_s = billed_for_nothing(run, lines, figures)
+    return figures
+
+
+async def _know_provider_sessions(run: Run, patient: Patient) -> None:
+    """From the report, or, where there is none, from the workflow's search attribute."""
+    if patient.report is not None:
+        patient.provider_ids |= {one.provider_session_id for one in patient.report.generations}
+        return
+    handle = run.world.client.get_workflow_handle(patient.session.workflow_id)
+    try:
+        described = await handle.describe()
+    except RPCError:
+        return
+    told = described.search_attributes.get(names.SEARCH_ATTRIBUTE_PROVIDER_SESSION_ID, [])
+    patient.provider_ids |= {str(one) for one in told}
+
+
+async def _nothing_is_open(run: Run, lines: list[SessionLine], figures: Figures) -> None:
+    for line in lines:
+        key = figures.keys_of.get(line.session_id)
+        patient = run.patients.get(key) if key else None
+        session = patient.session if patient else None
+        if line.ended_at is None:
+            figures.leaked += 1
+            run.problem(
+                "nothing is left open",
+                f"LiveAvatar session {line.session_id} is billed and nobody stops it",
+                session,
+            )
+            await run.world.simulator.stop(line.session_id)
+        elif line.sockets_open:
+            run.problem("nothing is left open", f"{line.sockets_open} sockets are open", session)
+        if key is None:
+            run.problem("nothing is left open", f"nobody knows of session {line.session_id}")
+
+
+def nothing_is_billed_twice(run: Run, lines: list[SessionLine], figures: Figures) -> None:
+    """Never more than one session of a key, beyond what an unknown outcome needs."""
+    now_s = time.time()
+    for key, patient in run.patients.items():
+        spans = sorted(
+            (_start_s(line), _end_s(line, now_s))
+            for line in lines
+            if figures.keys_of.get(line.session_id) == key
+        )
+        for (_, end_s), (next_start_s, next_end_s) in pairwise(spans):
+            both_s = min(end_s, next_end_s) - next_start_s
+            if both_s > run.double_billing_s:
+                run.problem(
+                    "one session is billed",
+                    f"two were, for {both_s:.1f} s (at most {run.double_billing_s:g} s)",
+                    patient.session,
+                )
+
+
+def one_owner_speaks(run: Run, lines: list[SessionLine], figures: Figures) -> None:
+    """Once a later socket has spoken, no earlier one is heard of."""
+    for line in lines:
+        sockets = [
+            command.socket
+            for command in line.commands
+            if command.type in ("agent.speak", "agent.speak_end")
+        ]
+        key = figures.keys_of.get(line.session_id)
+        session = run.patients[key].session if key else None
+        if any(later < earlier for earlier, later in pairwise(sockets)):
+            run.problem("one owner speaks", f"sockets took turns: {_turns(sockets)}", session)
+
+
+def _turns(sockets: list[int]) -> str:
+    turns = [one for at, one in enumerate(sockets) if at == 0 or sockets[at - 1] != one]
+    return ", ".join(map(str, turns[:12]))
+
+
+def reports_tell_the_truth(run: Run, lines: list[SessionLine]) -> None:
+    """Each started session stands in exactly one report, with its bill."""
+    told: dict[str, list[GenerationReport]] = {}
+    for patient in run.patients.values():
+        if patient.report is None:
+            if patient.must_report:
+                run.problem("every session is reported", "there is no report", patient.session)
+            continue
+        for generation in patient.report.generations:
+            told.setdefault(generation.provider_session_id, []).append(generation)
+    unreported = {
+        provider_id
+        for patient in run.patients.values()
+        if not patient.must_report or patient.report is None
+        for provider_id in patient.provider_ids
+    }
+    for line in lines:
+        if line.session_id in unreported:
+            continue
+        found = told.get(line.session_id, [])
+        if len(found) != 1:
+            run.problem(
+                "every session is reported",
+                f"{line.session_id} stands in {len(found)} reports",
+            )
+            continue
+        if line.ended_at is None:
+            continue  # told already
+        ledger_s = _end_s(line, 0.0) - _start_s(line)
+        # The report counts from the request to start, and LiveAvatar from its own start.
+        starting_s = _start_s(line) - line.minted_at.timestamp()
+        if not -SAME_BILL_S <= found[0].billed_s - ledger_s <= SAME_BILL_S + starting_s:
+            run.problem(
+                "reports tell the bill",
+                f"{line.session_id}: {found[0].billed_s:.1f} s in the report, {ledger_s:.1f} s"
+                f" in the ledger ({found[0].stop}, {line.end_reason})",
+            )
+
+
+def what_is_completed_was_heard(run: Run) -> None:
+    for patient in run.patients.values():
+        for speech in patient.speeches:
+            hearing, report = speech.hearing, speech.report
+            if speech.must_be is not None:
+                _ended_as_it_must(run, speech)
+            if hearing is None or report is None:
+                continue
+            if report.outcome is UtteranceOutcome.COMPLETED and hearing.lost_ms > 0:
+                run.problem(
+                    "completed means heard",
+                    f"{hearing.lost_ms:.1f} ms of a completed {speech.source} utterance were"
+                    " never heard",
+                    patient.session,
+                )
+            if hearing.out_of_order_ms > 0:
+                run.problem(
+                    "speech keeps its order",
+                    f"{hearing.out_of_order_ms:.1f} ms came after what follows them",
+                    patient.session,
+                )
+
+
+def _ended_as_it_must(run: Run, speech: Speech) -> None:
+    told = speech.report.outcome if speech.report else speech.error or "nothing was told of it"
+    if told != speech.must_be:
+        run.problem(
+            "speech goes on",
+            f"a {speech.source} utterance should be {speech.must_be}: {told}",
+            speech.session,
+        )
+
+
+def _count_speech(run: Run, figures: Figures) -> None:
+    for patient in run.patients.values():
+        for speech in patient.speeches:
+            if speech.hearing is None:
+                continue
+            figures.speech_repeated_ms += speech.hearing.repeated_ms
+            if speech.must_be is UtteranceOutcome.COMPLETED:
+                figures.speech_lost_ms += speech.hearing.lost_ms
+
+
+def billed_for_nothing(run: Run, lines: list[SessionLine], figures: Figures) -> float:
+    """Seconds after nobody wanted it; of one that never had a socket, all of them."""
+    now_s, total_s = time.time(), 0.0
+    for line in lines:
+        key = figures.keys_of.get(line.session_id)
+        unwanted_at_s = run.patients[key].unwanted_at_s if key else None
+        begin_s, end_s = _start_s(line), _end_s(line, now_s)
+        if key is None or line.sockets_total == 0:
+            total_s += end_s - begin_s
+        elif unwanted_at_s is not None:
+            total_s += max(0.0, end_s - max(begin_s, unwanted_at_s))
+    return total_s
+
+
+def _start_s(line: SessionLine) -> float:
+    assert line.started_at is not None
+    return line.started_at.timestamp()
+
+
+def _end_s(line: SessionLine, now_s: float) -> float:
+    return now_s if line.ended_at is None else line.ended_at.timestamp()
+
+
+async def nothing_is_held(run: Run) -> None:
+    """Processes that go on hold no more files and threads than after the first run they served."""
+    world = run.world
+    give_up_s = time.monotonic() + SETTLED_WITHIN_S
+    while held := _held(world):
+        if time.monotonic() > give_up_s:
+            for text in held:
+                run.problem("nothing is left behind", text)
+            break
+        await asyncio.sleep(POLL_S)
+    for worker, now in world.census().items():
+        world.warm.setdefault(worker, now)
+
+
+def _held(world: World) -> list[str]:
+    held: list[str] = []
+    for worker, now in world.census().items():
+        then = world.warm.get(worker)
+        if then is None:
+            continue
+        if now.files > then.files + FILES_MORE:
+            held.append(f"{worker!r} has {now.files} open files, {then.files} before")
+        if now.threads > then.threads + THREADS_MORE:
+            held.append(f"{worker!r} has {now.threads} threads, {then.threads} before")
+    return held
+
+
+async def what_was_heard(run: Run) -> None:
+    """As `listen`; a simulator without a record is told as a problem, once."""
+    try:
+        await listen(run)
+    except NotAvailable as error:
+        run.problem("speech", str(error))

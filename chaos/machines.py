@@ -1,0 +1,126 @@
+"""Worker processes that may die: started, signalled, looked into. Nothing here minds a death."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from chaos.errors import Never
+from deploy.local.processes import Child, ChildSpec, Supervisor
+from deploy.local.settings import ROOT
+from deploy.local.stack import WORKER_READY, WORKER_READY_WITHIN_S, WORKER_STOP_WITHIN_S
+from workers.wiring import Role
+
+POLL_S: Final = 0.02
+one_at_a_time: Final = asyncio.Semaphore(1)
+"""Python processes that start: each takes a core for two seconds, and others are measured then."""
+NOT_INHERITED: Final = ("TEMPORAL_", "LIVEKIT_", "LIVEAVATAR_", "AVATAR_SESSIONS_", "OTEL_")
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What a process holds."""
+
+    files: int
+    threads: int
+
+
+class WorkerProcess:
+    """One ``python -m workers``."""
+
+    def __init__(self, role: Role, child: Child) -> None:
+        self.role = role
+        self.child = child
+        self.signalled_at_s = 0.0
+        """Monotonic, of the last signal."""
+
+    def __repr__(self) -> str:
+        return f"{self.child.spec.name} (pid {self.child.pid})"
+
+    @property
+    def owns(self) -> bool:
+        """Whether sessions' streams run in it."""
+        return self.role in (Role.ALL, Role.STREAMS)
+
+    @property
+    def log(self) -> Path:
+        """Where it writes."""
+        return self.child.log
+
+    @property
+    def is_alive(self) -> bool:
+        """Not ended; it may be stopped."""
+        return self.child.process.returncode is None
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status; negative is the signal that ended it; None while it lives."""
+        return self.child.process.returncode
+
+    def send(self, sign: signal.Signals) -> float:
+        """Signal it, and only it; returns the moment, of the wall clock."""
+        self.signalled_at_s = time.monotonic()
+        at_s = time.time()
+        os.kill(self.child.pid, sign)
+        return at_s
+
+    async def gone(self, within_s: float) -> float:
+        """Wait until it has ended; seconds since the last signal.
+
+        Raises:
+            Never: it did not.
+        """
+        try:
+            async with asyncio.timeout(within_s):
+                await self.child.process.wait()
+        except TimeoutError:
+            raise Never(f"{self!r} still runs {within_s:g} s after its signal") from None
+        return time.monotonic() - self.signalled_at_s
+
+    def census(self) -> Census:
+        """Its open files and threads, as the kernel counts them."""
+        proc = Path("/proc") / str(self.child.pid)
+        return Census(
+            files=len(list((proc / "fd").iterdir())), threads=len(list((proc / "task").iterdir()))
+        )
+
+    def fill_disk(self) -> None:
+        """From now on its log cannot grow: every write to it fails, as on a full disk."""
+        size = self.log.stat().st_size
+        resource.prlimit(self.child.pid, resource.RLIMIT_FSIZE, (size, size))
+
+
+async def start_worker(
+    supervisor: Supervisor, name: str, role: Role, environment: Mapping[str, str]
+) -> WorkerProcess:
+    """Start one, and wait until it says that it works.
+
+    Raises:
+        LocalError: it ended before, or did not come up.
+    """
+    log = supervisor.log_of(name)
+
+    async def ready() -> bool:
+        return WORKER_READY in log.read_bytes()
+
+    spec = ChildSpec(
+        name=name,
+        argv=[sys.executable, "-m", "workers", "--role", role.value],
+        env=environment,
+        without=NOT_INHERITED,
+        cwd=ROOT,
+        ready=ready,
+        ready_within_s=WORKER_READY_WITHIN_S,
+        stop_within_s=WORKER_STOP_WITHIN_S,
+        needed=False,
+    )
+    async with one_at_a_time:
+        return WorkerProcess(role, await supervisor.start(spec))

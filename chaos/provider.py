@@ -1,0 +1,171 @@
+"""The simulator in a process of its own, as the runner uses it: its ledger, its faults, its sound.
+
+What is billed, what was sent and what was heard is asked here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import wave
+from datetime import datetime
+from typing import Any, Final
+
+import httpx
+import numpy as np
+from pydantic import SecretStr
+
+from chaos.coded import RATE_HZ, Recording
+from chaos.errors import NotAvailable
+from chaos.machines import one_at_a_time
+from deploy.local.ports import LOOPBACK
+from deploy.local.processes import ChildSpec, Supervisor
+from deploy.local.settings import ROOT
+from deploy.local.stack import answers_http
+from liveavatar_simulator import Ledger, SessionLine
+
+READY_WITHIN_S: Final = 60.0
+CALL_TIMEOUT_S: Final = 15.0
+RECORD_S: Final = 300
+"""How much of each session's sound is kept."""
+FAKE_LIVEKIT_KEY: Final = "an-obviously-fake-livekit-secret-of-32-bytes"
+
+
+class Simulated:
+    """One simulator, by HTTP."""
+
+    def __init__(self, url: str, api_key: SecretStr, media_port: int) -> None:
+        self.url = url
+        self.api_key = api_key
+        self.media_port = media_port
+        self._http = httpx.AsyncClient(base_url=url, timeout=CALL_TIMEOUT_S, trust_env=False)
+
+    async def close(self) -> None:
+        """Let go of its connections."""
+        await self._http.aclose()
+
+    async def ledger(self) -> list[SessionLine]:
+        """Every session it knows, oldest first."""
+        reply = await self._http.get("/simulator/ledger")
+        return Ledger.model_validate(reply.raise_for_status().json()).sessions
+
+    async def session(self, session_id: str) -> SessionLine:
+        """One of them.
+
+        Raises:
+            LookupError: there is none.
+        """
+        for line in await self.ledger():
+            if str(line.session_id) == session_id:
+                return line
+        raise LookupError(f"the simulator knows no session {session_id}")
+
+    async def go_wrong(self, **faults: Any) -> None:
+        """Set what goes wrong from now on; without arguments, nothing.
+
+        Raises:
+            NotAvailable: this simulator does not know such a fault.
+        """
+        reply = await self._http.post("/simulator/faults", json=faults)
+        if reply.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
+            raise NotAvailable(f"the simulator does not know the faults {', '.join(faults)}")
+        reply.raise_for_status()
+
+    async def faults(self) -> dict[str, Any]:
+        """What is still to go wrong."""
+        reply = await self._http.get("/simulator/faults")
+        told: dict[str, Any] = reply.raise_for_status().json()
+        return told
+
+    async def heard(self, session_id: str) -> Recording:
+        """What was heard in a session from its start, silence included.
+
+        Raises:
+            NotAvailable: this simulator does not record.
+        """
+        reply = await self._http.get(f"/simulator/sessions/{session_id}/heard.wav")
+        if reply.status_code == httpx.codes.NOT_FOUND:
+            raise NotAvailable("the simulator keeps no record of what was heard")
+        with wave.open(io.BytesIO(reply.raise_for_status().content)) as sound:
+            assert (sound.getframerate(), sound.getnchannels(), sound.getsampwidth()) == (
+                RATE_HZ,
+                1,
+                2,
+            )
+            samples = np.frombuffer(sound.readframes(sound.getnframes()), dtype="<i2")
+        began_at = datetime.fromisoformat(reply.headers["X-Heard-From"])
+        return Recording(began_at.timestamp(), samples)
+
+    async def end(self, session_id: str, **how: Any) -> None:
+        """Let the provider end a session by itself."""
+        await self._do(f"/simulator/sessions/{session_id}/end", **how)
+
+    async def freeze(self, session_id: str) -> None:
+        """Let the provider stop rendering without a word."""
+        await self._do(f"/simulator/sessions/{session_id}/freeze")
+
+    async def drop_sockets(self) -> None:
+        """Cut every socket without a goodbye."""
+        await self._do("/simulator/sockets/drop")
+
+    async def stop(self, session_id: str) -> None:
+        """Stop a session that the product left behind, so that the next run begins clean."""
+        await self._http.request(
+            "POST",
+            "/v1/sessions/stop",
+            headers={"X-API-KEY": self.api_key.get_secret_value()},
+            json={"session_id": session_id, "reason": "USER_CLOSED"},
+        )
+
+    async def _do(self, path: str, **body: Any) -> None:
+        reply = await self._http.post(path, json=body or None)
+        if reply.status_code in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
+            raise NotAvailable(f"the simulator has no POST {path.rpartition('/')[2]}")
+        reply.raise_for_status()
+
+
+async def start_simulator(
+    supervisor: Supervisor,
+    name: str,
+    api_key: SecretStr,
+    ports: tuple[int, int],
+    *,
+    public_host: str,
+    at_once: int,
+) -> Simulated:
+    """Start one; its delays are the measured ones, and nobody is in any room.
+
+    Args:
+        supervisor: whom the process belongs to.
+        name: of the process and its log.
+        api_key: the one it takes.
+        ports: for REST and for the media WebSockets.
+        public_host: what its media host is called in a ``ws_url``.
+        at_once: sessions that may run at once.
+    """
+    url = f"http://{LOOPBACK}:{ports[0]}"
+    async with one_at_a_time:
+        await supervisor.start(
+            ChildSpec(
+                name=name,
+                argv=[
+                    *(sys.executable, "-m", "liveavatar_simulator", "--host", LOOPBACK),
+                    *("--port", str(ports[0]), "--media-port", str(ports[1]), "--verbose"),
+                ],
+                env={
+                    "SIMULATOR_API_KEYS": api_key.get_secret_value(),
+                    "SIMULATOR_JOIN_ROOMS": "false",
+                    "SIMULATOR_PUBLIC_HOST": public_host,
+                    "SIMULATOR_CREDITS": "1000000",
+                    "SIMULATOR_CONCURRENCY_LIMIT": str(at_once),
+                    "SIMULATOR_TAPE_LENGTH": "10000",
+                    "SIMULATOR_RECORD_HEARD_S": str(RECORD_S),
+                    "LIVEKIT_API_SECRET": FAKE_LIVEKIT_KEY,
+                },
+                without=("SIMULATOR_", "LIVEKIT_"),
+                cwd=ROOT,
+                ready=lambda: answers_http(f"{url}/simulator/ledger"),
+                ready_within_s=READY_WITHIN_S,
+            )
+        )
+    return Simulated(url, api_key, ports[1])

@@ -1,0 +1,364 @@
+"""One injected fault: the sessions it meets, the speech that is being said, and what is measured.
+
+A fault's function gets a `Run`, uses its words, and says what it measured; the checks that hold
+for every fault are made afterwards, on what the run has kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import soundfile
+
+from avatar_sessions import (
+    AvatarSessionsError,
+    Clip,
+    Session,
+    SessionReport,
+    SessionRequest,
+    UtteranceReport,
+)
+from avatar_sessions.contract.states import UtteranceOutcome
+from chaos.coded import RATE_HZ, SAMPLES_PER_MS, Code, Hearing
+from chaos.errors import Never
+from chaos.world import World
+from liveavatar_lite import WAYNE_AVATAR_ID
+from liveavatar_simulator import SessionLine
+
+AT_ONCE: Final = 10
+"""Sessions that are started, or ended, at the same time."""
+POLL_S: Final = 0.05
+PIECE_S: Final = 0.1
+TTS_SPEED: Final = 2.0
+"""Speech is made twice as fast as it is said, as a TTS makes it."""
+END_WITHIN_S: Final = 75.0
+ATTACH_WITHIN_S: Final = 75.0
+SPOKEN_MARGIN_S: Final = 90.0
+"""How much longer than its length an utterance may take before the run gives it up."""
+
+
+@dataclass
+class Speech:
+    """An utterance under way; `over` ends with its report."""
+
+    session: Session
+    code: Code
+    source: str
+    saying: asyncio.Task[UtteranceReport]
+    must_be: UtteranceOutcome | None = UtteranceOutcome.COMPLETED
+    """How it must end; None: in any way."""
+    measured: bool = False
+    """Whether its longest silence is what the run measures."""
+    report: UtteranceReport | None = None
+    error: str | None = None
+    hearing: Hearing | None = None
+    """Set by the checks, from what was heard."""
+
+
+@dataclass
+class Patient:
+    """A session of the run, and what is known of it."""
+
+    session: Session
+    provider_ids: set[str] = field(default_factory=set)
+    speeches: list[Speech] = field(default_factory=list)
+    next_piece: int = 0
+    unwanted_at_s: float | None = None
+    """Wall clock: when nobody wanted it any more; None: still wanted."""
+    report: SessionReport | None = None
+    must_report: bool = True
+    """False: its workflow was terminated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that must hold, and did not."""
+
+    invariant: str
+    text: str
+    session_key: str | None = None
+
+    def __str__(self) -> str:
+        about = f" [session {self.session_key}]" if self.session_key else ""
+        return f"{self.invariant}: {self.text}{about}"
+
+
+class Run:
+    """One fault in one world."""
+
+    def __init__(self, world: World, name: str, seed: int) -> None:
+        self.world = world
+        self.name = name
+        self.random = random.Random(seed)
+        self.patients: dict[str, Patient] = {}
+        self.measured_ms: list[float] = []
+        self.problems: list[Problem] = []
+        self.double_billing_s = 5.0
+        """How long two sessions of one key may be billed at once."""
+        self.known_before: set[str] = set()
+        """Provider sessions that were there before this run."""
+
+    # ------------------------------------------------------------- sessions
+
+    async def start(self, **request: object) -> Session:
+        """Start a session, and wait for nothing."""
+        key = f"{self.name}-{uuid.uuid4().hex[:8]}"
+        session = await self.world.sessions.start(key, session_request(**request))
+        self.patients[key] = Patient(session)
+        return session
+
+    async def live(self, **request: object) -> Session:
+        """Start a session, and wait until its avatar is live."""
+        session = await self.start(**request)
+        await self.attached(session)
+        return session
+
+    async def live_all(self, count: int, **request: object) -> list[Session]:
+        """So many, at once."""
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def one() -> Session:
+            async with gate:
+                return await self.live(**request)
+
+        return list(await asyncio.gather(*(one() for _ in range(count))))
+
+    async def end_all(self, sessions: Iterable[Session]) -> None:
+        """End them, some at once."""
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def one(session: Session) -> None:
+            async with gate:
+                await self.end(session)
+
+        await asyncio.gather(*(one(session) for session in sessions))
+
+    async def attached(self, session: Session, within_s: float = ATTACH_WITHIN_S) -> None:
+        """Wait until the avatar is live, and remember what is billed."""
+        await session.attach(timeout_s=within_s)
+        status = await session.status()
+        assert status.provider_session_id is not None
+        self.patients[session.key].provider_ids.add(status.provider_session_id)
+
+    async def provider_id(self, session: Session) -> str:
+        """The LiveAvatar session it has now."""
+        status = await session.status()
+        assert status.provider_session_id is not None, "it has not been started"
+        return status.provider_session_id
+
+    def unwanted(self, session: Session, at_s: float | None = None) -> float:
+        """From this moment on nobody wants it; returns the moment, of the wall clock."""
+        moment = time.time() if at_s is None else at_s
+        self.patients[session.key].unwanted_at_s = moment
+        return moment
+
+    async def end(self, session: Session) -> None:
+        """End it, and keep its report; one that does not end is told as a problem."""
+        patient = self.patients[session.key]
+        if patient.unwanted_at_s is None:
+            self.unwanted(session)
+        try:
+            patient.report = await session.end(timeout_s=END_WITHIN_S)
+        except AvatarSessionsError as error:
+            self.problem("ends", f"{type(error).__name__}: {error}", session)
+
+    async def terminate(self, session: Session) -> float:
+        """Terminate its workflow, as an operator in a hurry does; returns the moment."""
+        patient = self.patients[session.key]
+        patient.must_report = False
+        moment = self.unwanted(session)
+        await self.world.client.get_workflow_handle(session.workflow_id).terminate("chaos")
+        return moment
+
+    # --------------------------------------------------------------- speech
+
+    def say_live(self, session: Session, seconds: float) -> Speech:
+        """Say live speech, on from now, in a task of its own."""
+        code = self._code(session, seconds)
+        return self._speech(session, code, "live", _say_live(session, code))
+
+    async def say_clip(self, session: Session, seconds: float) -> Speech:
+        """Say a clip, and await its end in a task of its own."""
+        code = self._code(session, seconds)
+        name = f"coded-{code.first_piece}-{code.pieces}-{code.piece_samples}.wav"
+        path = self.world.ground.clip_folder / name
+        if not path.exists():
+            await asyncio.to_thread(soundfile.write, path, code.samples(), RATE_HZ, "PCM_16")
+        said = session.speak(Clip(file=name), ttl_s=120, timeout_s=seconds + SPOKEN_MARGIN_S)
+        return self._speech(session, code, "clip", said)
+
+    def _code(self, session: Session, seconds: float) -> Code:
+        patient = self.patients[session.key]
+        piece_samples = SAMPLES_PER_MS if seconds <= 30 else 3 * SAMPLES_PER_MS
+        pieces = round(seconds * RATE_HZ / piece_samples)
+        code = Code(patient.next_piece, pieces, piece_samples)
+        patient.next_piece = code.end_piece
+        return code
+
+    def _speech(
+        self, session: Session, code: Code, source: str, saying: Awaitable[UtteranceReport]
+    ) -> Speech:
+        task = asyncio.ensure_future(saying)
+        speech = Speech(session, code, source, task)
+        self.patients[session.key].speeches.append(speech)
+        return speech
+
+    async def said(self, *speeches: Speech) -> None:
+        """Wait until they are over, and measure the silences in them."""
+        for speech in speeches:
+            speech.measured = True
+        await self.finished(*speeches)
+
+    async def finished(self, *speeches: Speech) -> None:
+        """Wait until they are over; one that does not come to its end in time is a problem."""
+        longest_ms = max(one.code.length_ms for one in speeches)
+        await asyncio.wait(
+            {one.saying for one in speeches}, timeout=longest_ms / 1000 + SPOKEN_MARGIN_S
+        )
+        for speech in speeches:
+            if not speech.saying.done():
+                speech.saying.cancel()
+                self.problem("speech", "its utterance did not come to an end", speech.session)
+                continue
+            error = speech.saying.exception()
+            if error is None:
+                speech.report = speech.saying.result()
+            else:
+                speech.error = f"{type(error).__name__}: {error}"
+
+    async def until_heard(self, sessions: list[Session], ms: float, within_s: float = 30) -> None:
+        """Wait until so much of the present utterance of each was heard."""
+        ids = {one for session in sessions for one in self.patients[session.key].provider_ids}
+
+        async def heard() -> bool:
+            lines = [one for one in await self.world.simulator.ledger() if one.session_id in ids]
+            played = [one.utterances[-1].played_ms if one.utterances else 0.0 for one in lines]
+            return bool(played) and min(played) >= ms
+
+        await self.until(heard, within_s, f"{ms:.0f} ms of the utterance were heard")
+
+    def mid_utterance_ms(self) -> float:
+        """Somewhere in the middle, another place each time."""
+        return 2000 + 1000 * self.random.random()
+
+    # -------------------------------------------------------------- waiting
+
+    async def until(
+        self, condition: Callable[[], Awaitable[bool]], within_s: float, what: str
+    ) -> float:
+        """Wait until something holds; seconds it took.
+
+        Raises:
+            Never: it did not within the bound.
+        """
+        began_s = time.monotonic()
+        while not await condition():
+            if time.monotonic() - began_s > within_s:
+                raise Never(f"not within {within_s:g} s: {what}")
+            await asyncio.sleep(POLL_S)
+        return time.monotonic() - began_s
+
+    async def until_stopped(self, session: Session, within_s: float) -> float:
+        """Wait until LiveAvatar has stopped all of a session; the moment, of the wall clock.
+
+        Raises:
+            Never: it did not within the bound.
+        """
+        ids = self.patients[session.key].provider_ids
+
+        async def stopped() -> bool:
+            return all(line.ended_at is not None for line in await self.lines(ids))
+
+        await self.until(stopped, within_s, "LiveAvatar has stopped the session")
+        ends = [line.ended_at.timestamp() for line in await self.lines(ids) if line.ended_at]
+        return max(ends)
+
+    async def until_owned_beyond(
+        self, session: Session, epoch: tuple[int, int], within_s: float
+    ) -> float:
+        """Wait until a later owner than this is ready; the moment, of the wall clock."""
+
+        async def ready() -> bool:
+            with contextlib.suppress(AvatarSessionsError):
+                status = await session.status(timeout_s=3)
+                return status.state == "LIVE" and (status.epoch or (0, 0)) > epoch
+            return False
+
+        await self.until(ready, within_s, "another owner is ready")
+        return time.time()
+
+    async def lines(self, ids: set[str]) -> list[SessionLine]:
+        """The ledger's lines of these provider sessions."""
+        return [one for one in await self.world.simulator.ledger() if one.session_id in ids]
+
+    async def new_lines(self) -> list[SessionLine]:
+        """The ledger's lines of all that was made in this run."""
+        lines = await self.world.simulator.ledger()
+        return [one for one in lines if one.session_id not in self.known_before]
+
+    async def until_nothing_starts(self, within_s: float) -> None:
+        """Wait until LiveAvatar has begun whatever it was asked to begin in this run."""
+
+        async def begun() -> bool:
+            return all(one.started_at is not None for one in await self.new_lines())
+
+        with contextlib.suppress(Never):  # one whose start was given up stays minted
+            await self.until(begun, within_s, "all starts are over")
+
+    # ------------------------------------------------------------- findings
+
+    def measure(self, ms: float) -> None:
+        """A figure that the fault's bound is for."""
+        self.measured_ms.append(ms)
+
+    def problem(self, invariant: str, text: str, session: Session | None = None) -> None:
+        """Something that must hold does not."""
+        self.problems.append(Problem(invariant, text, session.key if session else None))
+
+    def expect(
+        self, holds: bool, invariant: str, text: str, session: Session | None = None
+    ) -> None:
+        """Tell a problem unless this holds."""
+        if not holds:
+            self.problem(invariant, text, session)
+
+    @asynccontextmanager
+    async def going_wrong(self, **faults: object) -> AsyncIterator[None]:
+        """Let the provider go wrong for as long as the block lasts."""
+        await self.world.simulator.go_wrong(**faults)
+        try:
+            yield
+        finally:
+            await self.world.simulator.go_wrong()
+
+
+async def _say_live(session: Session, code: Code) -> UtteranceReport:
+    samples = code.samples()
+    step = round(RATE_HZ * PIECE_S)
+    async with session.live() as live:
+        async with live.utterance(text="coded speech") as speech:
+            for at in range(0, len(samples), step):
+                await speech.write(np.ascontiguousarray(samples[at : at + step]))
+                await asyncio.sleep(PIECE_S / TTS_SPEED)
+        return await speech.result()
+
+
+def session_request(**request: object) -> SessionRequest:
+    return SessionRequest.model_validate(
+        {
+            "avatar_id": WAYNE_AVATAR_ID,
+            "max_duration_s": 1200,
+            "command_ttl_s": 120,
+            "start_timeout_s": 120,
+            **request,
+        }
+    )

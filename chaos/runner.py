@@ -1,0 +1,337 @@
+"""Starts the servers, lets the faults happen, keeps what came out. Ends all it started.
+
+On a failed check it tells which, of which session, and where the logs and the saved history are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from temporalio.service import RPCError
+
+from avatar_sessions import AvatarSessionsError
+from avatar_sessions.seal import Seal
+from chaos import invariants
+from chaos.errors import Never, NotAvailable
+from chaos.fault import Fault
+from chaos.run import Problem, Run, Speech
+from chaos.schedule import CAPACITY, COST, Gate, Job, in_order, jobs_of
+from chaos.table import Row, Tally
+from chaos.temporal import MortalTemporal
+from chaos.world import API_KEY, Ground, Layout, Place, World
+from deploy.local.errors import LocalError, ServerUnavailable
+from deploy.local.ports import LOOPBACK
+from deploy.local.processes import Supervisor
+from deploy.local.secret_scan import find_secrets, leaks_in_histories, remember
+from deploy.local.servers import Binary, find_temporal
+from deploy.local.settings import ROOT, LocalSettings
+
+logger = logging.getLogger(__name__)
+
+RUN_WITHIN_S: Final = 420.0
+"""No run takes longer: what is left of it then is told as a problem."""
+GIVE_UP_SPEECH_S: Final = 5.0
+WORLDS_AT_MOST: Final = 40
+FAILURES_TOLD: Final = 3
+"""Of one row, as they happen; all are in the report."""
+
+
+def run_folder() -> Path:
+    """Where this process keeps what its runs leave: logs, and the histories of what failed."""
+    return ROOT / ".run" / f"chaos-{os.getpid()}"
+
+
+class Proof:
+    """All the runs of some faults, and the rows they make; rows can be had at any time."""
+
+    def __init__(
+        self,
+        faults: Sequence[Fault],
+        layouts: Sequence[Layout],
+        rounds: int,
+        seed: int,
+        folder: Path,
+    ) -> None:
+        by_name = {fault.name: fault for fault in faults}
+        rows = jobs_of(faults, layouts, rounds)
+        self._jobs = [job for jobs in rows.values() for job in jobs]
+        self._tallies = {
+            (name, layout): Tally(by_name[name], layout, unavailable=by_name[name].unavailable)
+            for name, layout in rows
+        }
+        self._runner = Runner(folder, seed, self._tallies)
+
+    async def run(self) -> list[Row]:
+        """Let them all happen.
+
+        Raises:
+            LocalError: Temporal cannot be had here.
+        """
+        await self._runner.run(self._jobs)
+        return self.rows()
+
+    def rows(self) -> list[Row]:
+        """What came out so far; the last one, if there is one, is about no single fault."""
+        told = [tally.row() for tally in self._tallies.values()]
+        problems = self._runner.problems
+        return [*told, _after_all(problems)] if problems else told
+
+
+def _after_all(problems: list[Problem]) -> Row:
+    return Row(
+        fault="after all",
+        layout="",
+        runs=1,
+        samples=0,
+        what="secrets, processes and ports left behind",
+        bound_ms=None,
+        p50_ms=None,
+        p99_ms=None,
+        worst_ms=None,
+        leaked=0,
+        billed_for_nothing_s=0,
+        speech_lost_ms=0,
+        speech_repeated_ms=0,
+        ok=False,
+        problems=[str(one) for one in problems],
+    )
+
+
+class Runner:
+    """One proof."""
+
+    def __init__(self, folder: Path, seed: int, tallies: dict[tuple[str, Layout], Tally]) -> None:
+        self._folder = folder
+        self._seed = seed
+        self._tallies = tallies
+        self._gate = Gate()
+        self._jobs: deque[Job] = deque()
+        self._idle: dict[tuple[Layout, Place], list[World]] = {}
+        self._opened = 0
+        self._ports: set[int] = set()
+        self.problems: list[Problem] = []
+        """What is wrong apart from any single run."""
+        self._ground: Ground | None = None
+        self._shared: MortalTemporal | None = None
+
+    async def run(self, jobs: Sequence[Job]) -> None:
+        """Do them all."""
+        self._jobs = in_order(jobs)
+        if not self._jobs:
+            return
+        supervisor = Supervisor(self._folder / "logs")
+        async with supervisor:
+            await self._prepare(supervisor)
+            lanes = min(CAPACITY, len(self._jobs))
+            async with asyncio.TaskGroup() as group:
+                for number in range(lanes):
+                    group.create_task(self._lane(), name=f"lane {number}")
+            assert self._shared is not None
+            await self._look_for_leaks(self._shared)
+        self._look_at_what_is_left(supervisor)
+
+    async def _prepare(self, supervisor: Supervisor) -> None:
+        source = find_temporal(LocalSettings(temporal_address=None), sys.stderr)
+        if not isinstance(source, Binary):
+            raise ServerUnavailable(
+                "the faults need a Temporal that can be killed: install `temporal`, or Go"
+            )
+        clips = self._folder / "clips"
+        clips.mkdir(parents=True)
+        seal_key = Seal.new_key()
+        remember(seal_key.get_secret_value(), "a seal key")
+        remember(API_KEY.get_secret_value(), "the API key")
+        self._ground = Ground(supervisor, source, self._folder, seal_key, clips)
+        shared = self._folder / "shared"
+        shared.mkdir()
+        names = [f"w{number}" for number in range(WORLDS_AT_MOST)]
+        self._shared = MortalTemporal(supervisor, source, shared, names)
+        self._ports.add(self._shared.port)
+        await self._shared.start()
+
+    async def _lane(self) -> None:
+        while self._jobs:
+            job = self._jobs.popleft()
+            tally = self._tallies[job.fault.name, job.layout]
+            async with self._gate.inside(COST[job.fault.load]):
+                if tally.unavailable is None:
+                    await self._do(job, tally)
+            await self._close_unneeded()
+
+    async def _do(self, job: Job, tally: Tally) -> None:
+        try:
+            async with self._world(job) as world:
+                await self._one(job, tally, world)
+        except LocalError as error:
+            self._tell(job, tally, [Problem("servers come up", error.sentence)])
+
+    # --------------------------------------------------------------- worlds
+
+    @asynccontextmanager
+    async def _world(self, job: Job) -> AsyncIterator[World]:
+        """One that nobody uses; it is thrown away where the run broke in it."""
+        idle = self._idle.get(job.kind_of_world)
+        world = idle.pop() if idle else await self._open(job)
+        try:
+            await world.prepare()
+            yield world
+        except BaseException:
+            await world.close()
+            raise
+        self._idle.setdefault(job.kind_of_world, []).append(world)
+
+    async def _open(self, job: Job) -> World:
+        assert self._ground is not None
+        layout, place = job.kind_of_world
+        own = place is Place.OWN_TEMPORAL
+        world = World(self._ground, f"w{self._opened}", layout, place)
+        self._opened += 1
+        if self._opened > WORLDS_AT_MOST:
+            raise ServerUnavailable(f"{WORLDS_AT_MOST} worlds broke: see {self._folder}/logs")
+        await world.open(None if own else self._shared)
+        self._ports |= {world.simulator.media_port, world.temporal.port}
+        return world
+
+    async def _close_unneeded(self) -> None:
+        needed = {job.kind_of_world for job in self._jobs}
+        for kind in list(self._idle):
+            if kind not in needed:
+                for world in self._idle.pop(kind, []):  # another lane may have closed them
+                    if world.place is Place.OWN_TEMPORAL:
+                        await self._look_for_leaks(world.temporal)
+                    await world.close()
+
+    # ----------------------------------------------------------------- runs
+
+    async def _one(self, job: Job, tally: Tally, world: World) -> None:
+        began_s = time.monotonic()
+        run = Run(world, job.fault.name, self._seed * 1000 + job.number)
+        run.known_before = {one.session_id for one in await world.simulator.ledger()}
+        broke = await self._inject(run, job, tally)
+        figures = await self._aftermath(run, job.fault)
+        tally.runs += 1
+        tally.measured_ms += run.measured_ms
+        tally.figures.append(figures)
+        if run.problems:
+            await self._save_histories(run)
+            self._tell(job, tally, run.problems)
+        logger.info(
+            "%s %s run %d: %.1f s, measured %s ms, %d problems",
+            job.fault.name,
+            job.layout,
+            job.number,
+            time.monotonic() - began_s,
+            [round(one) for one in run.measured_ms],
+            len(run.problems),
+        )
+        if broke is not None:
+            raise broke
+
+    async def _inject(self, run: Run, job: Job, tally: Tally) -> LocalError | None:
+        """Let it happen; what comes out of it is a finding, whatever it is."""
+        try:
+            async with asyncio.timeout(RUN_WITHIN_S):
+                await job.fault.inject(run)
+        except NotAvailable as error:
+            tally.unavailable = str(error)
+        except (Never, AvatarSessionsError, RPCError, TimeoutError) as error:
+            run.problem("what must happen happens", f"{type(error).__name__}: {error}")
+        except LocalError as error:
+            return error
+        except Exception as error:
+            logger.exception("%s broke", job.fault.name)
+            run.problem("the fault can be told", f"{type(error).__name__}: {error}")
+        return None
+
+    async def _aftermath(self, run: Run, fault: Fault) -> invariants.Figures:
+        """End what still runs, and check what must hold."""
+        await run.world.simulator.go_wrong()
+        speaking = [one.saying for each in run.patients.values() for one in each.speeches]
+        await run.end_all(
+            one.session for one in run.patients.values() if one.report is None and one.must_report
+        )
+        for task in speaking:
+            task.cancel()
+        if speaking:
+            await asyncio.wait(speaking, timeout=GIVE_UP_SPEECH_S)
+        await invariants.settle(run, fault.settle_s)
+        await invariants.what_was_heard(run)
+        figures = await invariants.check(run)
+        for patient in run.patients.values():
+            for speech in patient.speeches:
+                if speech.hearing is not None:
+                    _log_speech(speech)
+                    if speech.measured:
+                        run.measure(speech.hearing.longest_silence_ms)
+        await invariants.nothing_is_held(run)
+        return figures
+
+    # -------------------------------------------------------------- failures
+
+    async def _save_histories(self, run: Run) -> None:
+        folder = self._folder / "histories"
+        folder.mkdir(exist_ok=True)
+        for key, patient in run.patients.items():
+            handle = run.world.client.get_workflow_handle(patient.session.workflow_id)
+            with contextlib.suppress(RPCError):
+                history = await handle.fetch_history()
+                (folder / f"{key}.json").write_text(history.to_json() + "\n")
+
+    def _tell(self, job: Job, tally: Tally, problems: Sequence[Problem]) -> None:
+        tally.failed_runs += 1
+        tally.problems += problems
+        if tally.failed_runs > FAILURES_TOLD:
+            return
+        about = f"{job.fault.name} ({job.layout}) run {job.number}"
+        for problem, count in Counter(problems).items():
+            times = f" ({count} times)" if count > 1 else ""
+            print(f"FAILED {about}: {problem}{times}", file=sys.stderr)
+        print(f"  logs: {self._folder}/logs, histories: {self._folder}/histories", file=sys.stderr)
+
+    async def _look_for_leaks(self, temporal: MortalTemporal) -> None:
+        async for leak in leaks_in_histories(temporal.server("w0")):
+            self.problems.append(Problem("nothing secret is told", leak))
+
+    def _look_at_what_is_left(self, supervisor: Supervisor) -> None:
+        for child in supervisor.children:
+            if Path(f"/proc/{child.pid}").exists():
+                text = f"{child.spec.name} (pid {child.pid}) still runs"
+                self.problems.append(Problem("nothing is left behind", text))
+        for port in sorted(self._ports):
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((LOOPBACK, port))
+                except OSError:
+                    text = f"port {port} is still in use"
+                    self.problems.append(Problem("nothing is left behind", text))
+        for leak in find_secrets(self._folder / "logs"):
+            self.problems.append(Problem("nothing secret is told", leak))
+
+
+def _log_speech(speech: Speech) -> None:
+    hearing = speech.hearing
+    assert hearing is not None
+    told = speech.report.outcome if speech.report else speech.error
+    logger.info(
+        "%s: %s speech %s, heard from %s to %s ms, lost %.0f, repeated %.0f, silent %s",
+        speech.session.key,
+        speech.source,
+        told,
+        hearing.began_ms,
+        hearing.ended_ms,
+        hearing.lost_ms,
+        hearing.repeated_ms,
+        [(round(one.at_ms), round(one.duration_ms)) for one in hearing.silences[:20]],
+    )

@@ -1,0 +1,164 @@
+"""What came out: one row a fault and layout, as a table for people and a list for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final, TextIO
+
+from bench.table import machine, percentile
+from chaos.fault import Fault
+from chaos.invariants import Figures
+from chaos.run import Problem
+from chaos.world import Layout
+
+REASONS_TOLD: Final = 3
+_HEADINGS: Final = (
+    "fault",
+    "layout",
+    "runs",
+    "p50 ms",
+    "p99 ms",
+    "worst",
+    "bound",
+    "leaked",
+    "billed for nothing s",
+    "lost ms",
+    "repeated ms",
+    "ok",
+    "what",
+)
+_WORDS: Final = frozenset({"fault", "layout", "ok", "what"})
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line."""
+
+    fault: str
+    layout: str
+    runs: int
+    """Injected faults; each may have several samples."""
+    samples: int
+    what: str
+    bound_ms: float | None
+    """For p99; None: only the invariants count."""
+    p50_ms: float | None
+    p99_ms: float | None
+    worst_ms: float | None
+    leaked: int
+    """Sessions that were billed and that nobody stopped."""
+    billed_for_nothing_s: float
+    """Sum of the seconds beyond the moment nobody wanted them."""
+    speech_lost_ms: float
+    speech_repeated_ms: float
+    ok: bool
+    unavailable: str | None = None
+    """Why it could not be tried; such a row is not ok."""
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Tally:
+    """One row while it is being made."""
+
+    fault: Fault
+    layout: Layout
+    runs: int = 0
+    failed_runs: int = 0
+    measured_ms: list[float] = field(default_factory=list)
+    figures: list[Figures] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    unavailable: str | None = None
+
+    def row(self) -> Row:
+        """As it stands now."""
+        bound_ms, measured = self.fault.bound_in(self.layout), self.measured_ms
+        p99_ms = percentile(measured, 99) if measured else None
+        kept = bound_ms is None or (p99_ms is not None and p99_ms <= bound_ms)
+        return Row(
+            fault=self.fault.name,
+            layout=self.layout.value,
+            runs=self.runs,
+            samples=len(measured),
+            what=self.fault.what,
+            bound_ms=bound_ms,
+            p50_ms=_rounded(percentile(measured, 50)) if measured else None,
+            p99_ms=_rounded(p99_ms),
+            worst_ms=_rounded(max(measured)) if measured else None,
+            leaked=sum(one.leaked for one in self.figures),
+            billed_for_nothing_s=round(sum(one.billed_for_nothing_s for one in self.figures), 1),
+            speech_lost_ms=round(sum(one.speech_lost_ms for one in self.figures), 1),
+            speech_repeated_ms=round(sum(one.speech_repeated_ms for one in self.figures), 1),
+            ok=self.runs > 0 and kept and not self.problems and self.unavailable is None,
+            unavailable=self.unavailable,
+            problems=[str(one) for one in self.problems],
+        )
+
+
+def _rounded(figure: float | None) -> float | None:
+    return None if figure is None else round(figure, 1)
+
+
+def write_report(path: Path, rows: Iterable[Row]) -> None:
+    """Write the rows as a JSON list."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+
+
+def print_table(rows: Sequence[Row], out: TextIO) -> None:
+    """Print the machine, the rows, and below them why those that are not ok are not."""
+    about = machine()
+    print(f"\n{about['cpu']}, {about['cores']} cores, Python {about['python']}\n", file=out)
+    lines = [_HEADINGS, *(_cells(row) for row in rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(_HEADINGS))]
+    for line in lines:
+        cells = [
+            cell.ljust(width) if heading in _WORDS else cell.rjust(width)
+            for heading, cell, width in zip(_HEADINGS, line, widths, strict=True)
+        ]
+        print("  ".join(cells).rstrip(), file=out)
+    for row in rows:
+        if not row.ok:
+            _print_reasons(row, out)
+
+
+def _print_reasons(row: Row, out: TextIO) -> None:
+    print(f"\n{row.fault} ({row.layout}) is not ok:", file=out)
+    if row.unavailable is not None:
+        print(f"  not available: {row.unavailable}", file=out)
+    if row.bound_ms is not None and row.p99_ms is not None and row.p99_ms > row.bound_ms:
+        print(f"  p99 is {row.p99_ms:.0f} ms, the bound {row.bound_ms:.0f} ms", file=out)
+    kinds: dict[str, list[str]] = {}
+    for problem in row.problems:
+        kinds.setdefault(problem.partition(":")[0], []).append(problem)
+    for told in kinds.values():
+        for problem in told[:REASONS_TOLD]:
+            print(f"  {problem}", file=out)
+        if len(told) > REASONS_TOLD:
+            print(f"  … and {len(told) - REASONS_TOLD} more of these", file=out)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    ok = "yes" if row.ok else "n/a" if row.unavailable else "NO"
+    return (
+        row.fault,
+        row.layout,
+        str(row.runs),
+        _whole(row.p50_ms),
+        _whole(row.p99_ms),
+        _whole(row.worst_ms),
+        _whole(row.bound_ms),
+        str(row.leaked),
+        f"{row.billed_for_nothing_s:.1f}",
+        f"{row.speech_lost_ms:.0f}",
+        f"{row.speech_repeated_ms:.0f}",
+        ok,
+        row.what,
+    )
+
+
+def _whole(figure: float | None) -> str:
+    return "" if figure is None else f"{figure:.0f}"

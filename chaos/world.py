@@ -1,0 +1,236 @@
+"""A world to break: a namespace on a real Temporal server, a simulator, and real worker processes.
+
+Worlds share nothing but this machine and, mostly, the Temporal server's process, so that several
+faults can happen at once. What is broken, and what must hold, is not decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from pydantic import SecretStr
+from temporalio.client import Client
+
+from avatar_sessions import AvatarSessions
+from avatar_sessions.seal import Seal
+from chaos.machines import Census, WorkerProcess, start_worker
+from chaos.provider import Simulated, start_simulator
+from chaos.proxy import Proxy, Way
+from chaos.temporal import MortalTemporal, through
+from deploy.local.ports import LOOPBACK, free_port
+from deploy.local.processes import Supervisor
+from deploy.local.servers import Binary
+from workers.wiring import Role
+
+ELSEWHERE: Final = "127.0.0.2"
+"""Also this machine: where the simulator is reached by way of a proxy."""
+API_KEY: Final = SecretStr("obviously-fake-chaos-api-key")
+AT_ONCE: Final = 1000
+GONE_WITHIN_S: Final = 20.0
+
+
+class Layout(StrEnum):
+    """How the roles are spread over processes."""
+
+    ALL = "all"
+    """Each worker does everything."""
+    SPLIT = "split"
+    """Workflows in one process, sessions in others."""
+
+
+class Place(StrEnum):
+    """What a fault needs of its world."""
+
+    SHARED = "shared"
+    """A namespace of the Temporal server that all worlds share."""
+    OWN_TEMPORAL = "own-temporal"
+    """A Temporal server that may be killed."""
+    PROXIED = "proxied"
+    """Workers reach Temporal and the simulator's sockets through proxies."""
+    CRAMPED = "cramped"
+    """LiveAvatar lets one session run at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What worlds are made of."""
+
+    supervisor: Supervisor
+    source: Binary
+    folder: Path
+    seal_key: SecretStr
+    clip_folder: Path
+
+
+class World:
+    """One world. `open` it before use; its processes belong to the ground's supervisor."""
+
+    def __init__(self, ground: Ground, name: str, layout: Layout, place: Place) -> None:
+        self.ground = ground
+        self.name = name
+        self.layout = layout
+        self.place = place
+        self.workers: list[WorkerProcess] = []
+        """Those that were started and may still live."""
+        self.warm: dict[WorkerProcess, Census] = {}
+        """What each worker held when it had served its first run."""
+        self.to_temporal = Proxy((LOOPBACK, 0))
+        self.to_provider = Proxy((LOOPBACK, 0))
+        self._numbers = itertools.count(1)
+        self._exits = AsyncExitStack()
+        self._temporal: MortalTemporal | None = None
+        self._client: Client | None = None
+        self._simulator: Simulated | None = None
+        self._sessions: AvatarSessions | None = None
+        self._environment: dict[str, str] = {}
+
+    async def open(self, shared: MortalTemporal | None) -> None:
+        """Start what it needs, but no workers.
+
+        Args:
+            shared: the server that has a namespace of this world's name; None: one of its own.
+
+        Raises:
+            LocalError: something did not come up.
+        """
+        ground = self.ground
+        if shared is None:
+            folder = ground.folder / self.name
+            folder.mkdir()
+            shared = MortalTemporal(ground.supervisor, ground.source, folder, [self.name])
+            await shared.start()
+        self._temporal = shared
+        proxied = self.place is Place.PROXIED
+        ports = (free_port(), free_port())
+        self._simulator = await start_simulator(
+            ground.supervisor,
+            f"{self.name} simulator",
+            API_KEY,
+            ports,
+            public_host=ELSEWHERE if proxied else LOOPBACK,
+            at_once=1 if self.place is Place.CRAMPED else AT_ONCE,
+        )
+        self._exits.push_async_callback(self._simulator.close)
+        direct = shared.server(self.name)
+        server = direct
+        if proxied:
+            self.to_temporal = Proxy((LOOPBACK, shared.port))
+            self.to_provider = Proxy((LOOPBACK, ports[1]))
+            await self._exits.enter_async_context(self.to_temporal.listening(LOOPBACK))
+            await self._exits.enter_async_context(self.to_provider.listening(ELSEWHERE, ports[1]))
+            server = through(direct, self.to_temporal.port)
+        self._client = await direct.client()
+        self._sessions = AvatarSessions(self._client, Seal([ground.seal_key]))
+        self._environment = {
+            **server.environment,
+            "LIVEAVATAR_API_URL": self._simulator.url,
+            "LIVEAVATAR_API_KEY": API_KEY.get_secret_value(),
+            "AVATAR_SESSIONS_SEAL_KEYS": ground.seal_key.get_secret_value(),
+            "AVATAR_SESSIONS_CLIP_FOLDER": str(ground.clip_folder),
+        }
+
+    async def close(self) -> None:
+        """Let go; the supervisor ends the processes."""
+        for worker in self.workers:
+            if worker.is_alive:
+                await self.kill(worker)
+        await self._exits.aclose()
+
+    # ------------------------------------------------------------- its parts
+
+    @property
+    def simulator(self) -> Simulated:
+        """LiveAvatar, here."""
+        assert self._simulator is not None, "the world is not open"
+        return self._simulator
+
+    @property
+    def sessions(self) -> AvatarSessions:
+        """The client of a backend in this world."""
+        assert self._sessions is not None, "the world is not open"
+        return self._sessions
+
+    @property
+    def client(self) -> Client:
+        """Temporal, as an operator has it."""
+        assert self._client is not None, "the world is not open"
+        return self._client
+
+    @property
+    def temporal(self) -> MortalTemporal:
+        """Its Temporal server's process."""
+        assert self._temporal is not None, "the world is not open"
+        return self._temporal
+
+    # --------------------------------------------------------------- workers
+
+    async def start_worker(self, role: Role) -> WorkerProcess:
+        """One more worker process."""
+        name = f"{self.name} {role.value} {next(self._numbers)}"
+        worker = await start_worker(self.ground.supervisor, name, role, self._environment)
+        self.workers.append(worker)
+        return worker
+
+    async def kill(self, worker: WorkerProcess) -> float:
+        """SIGKILL, and wait until it is gone; the moment, of the wall clock."""
+        at_s = worker.send(signal.SIGKILL)
+        await worker.gone(GONE_WITHIN_S)
+        return at_s
+
+    @property
+    def for_workflows(self) -> WorkerProcess:
+        """The process that runs workflows and short calls."""
+        if self.layout is Layout.ALL:
+            return self.owner
+        (worker,) = self.alive(Role.SESSIONS)
+        return worker
+
+    @property
+    def owner_role(self) -> Role:
+        """The role of a process that owns sessions, in this layout."""
+        return Role.ALL if self.layout is Layout.ALL else Role.STREAMS
+
+    async def start_owner(self) -> WorkerProcess:
+        """One more process that can own sessions."""
+        return await self.start_worker(self.owner_role)
+
+    def alive(self, role: Role) -> list[WorkerProcess]:
+        """The workers of a role that have not ended."""
+        return [one for one in self.workers if one.is_alive and one.role is role]
+
+    @property
+    def owner(self) -> WorkerProcess:
+        """The process that owns all sessions: right after `prepare` there is one."""
+        owners = self.alive(self.owner_role)
+        assert len(owners) == 1, f"{len(owners)} owners: ask only while there is one"
+        return owners[0]
+
+    async def prepare(self) -> None:
+        """The least that works: one owner and, where roles are split, one worker for workflows.
+
+        The youngest stay, so that what one fault has left over is used by the next.
+        """
+        await self.simulator.go_wrong()
+        self.to_temporal.go(Way.PASS)
+        self.to_provider.go(Way.PASS)
+        wanted = (
+            {self.owner_role} if self.layout is Layout.ALL else {self.owner_role, Role.SESSIONS}
+        )
+        for worker in list(self.workers):
+            youngest = self.alive(worker.role)[-1:] if worker.role in wanted else []
+            if worker.is_alive and worker not in youngest:
+                await self.kill(worker)
+        self.workers = [one for one in self.workers if one.is_alive]
+        missing = [role for role in sorted(wanted) if not self.alive(role)]
+        await asyncio.gather(*(self.start_worker(role) for role in missing))
+
+    def census(self) -> dict[WorkerProcess, Census]:
+        """What each living worker holds."""
+        return {one: one.census() for one in self.workers if one.is_alive}

@@ -1,0 +1,63 @@
+"""A few of the faults, once each, on real processes: what holds for all of them holds.
+
+Times are not looked at closely: other tests run on the same machine. `make chaos` does that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from chaos.fault import Fault, Load
+from chaos.faults import FAULTS
+from chaos.faults.owners import drain_5
+from chaos.runner import Proof
+from chaos.table import Row
+from chaos.world import Layout
+from deploy.local.stack import TemporalServer
+
+GENEROUS_MS = 30_000
+CHOSEN = (
+    "nothing",
+    "end",
+    "cancel",
+    "terminate",
+    "owner-killed",
+    "drain-5",
+    "lost-start-reply",
+    "socket-drop",
+)
+
+
+def chosen() -> list[Fault]:
+    faults = {
+        **FAULTS,
+        "drain-5": replace(
+            FAULTS["drain-50"], name="drain-5", inject=drain_5, load=Load.WORKS, share=1
+        ),
+    }
+    return [replace(faults[name], bound_ms=GENEROUS_MS) for name in CHOSEN]
+
+
+@pytest_asyncio.fixture(scope="session")
+async def rows(temporal: TemporalServer, run_folder: Path) -> dict[str, Row]:
+    """The rows by fault; `temporal` is asked for so that its program is there."""
+    told = await Proof(chosen(), [Layout.SPLIT], 1, 1, run_folder / "chaos").run()
+    return {row.fault: row for row in told}
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("fault", CHOSEN)
+async def test_a_fault_leaves_nothing_behind(rows: dict[str, Row], fault: str) -> None:
+    row = rows[fault]
+    assert row.problems == []
+    assert (row.runs, row.leaked, row.ok) == (1, 0, True)
+    assert row.speech_lost_ms == 0
+
+
+@pytest.mark.timeout(400)
+async def test_the_run_leaves_no_process_port_or_secret_behind(rows: dict[str, Row]) -> None:
+    assert "after all" not in rows

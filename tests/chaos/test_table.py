@@ -1,0 +1,104 @@
+"""A row is ok only if everything holds, and says why it is not."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+from chaos.fault import BOTH, Fault
+from chaos.invariants import Figures
+from chaos.run import Problem, Run
+from chaos.table import Tally, print_table, write_report
+from chaos.world import Layout
+
+
+async def nothing(run: Run) -> None: ...
+
+
+FAULT = Fault(
+    name="owner-killed",
+    what="kill -9: silence",
+    inject=nothing,
+    bound_ms={Layout.ALL: 3000, Layout.SPLIT: 1500},
+    layouts=BOTH,
+)
+
+
+def tally(*measured_ms: float, layout: Layout = Layout.SPLIT) -> Tally:
+    return Tally(FAULT, layout, runs=1, measured_ms=list(measured_ms), figures=[Figures()])
+
+
+def test_a_row_that_keeps_its_bound_is_ok() -> None:
+    row = tally(10, 20, 1500).row()
+    assert row.ok
+    assert (row.p50_ms, row.p99_ms, row.worst_ms, row.bound_ms) == (20, 1500, 1500, 1500)
+
+
+def test_a_bound_is_the_layouts_own() -> None:
+    assert not tally(1501).row().ok
+    assert tally(1501, layout=Layout.ALL).row().ok
+
+
+def test_a_bound_without_a_figure_is_not_kept() -> None:
+    assert not tally().row().ok
+
+
+def test_a_row_without_a_run_is_not_ok() -> None:
+    assert not Tally(FAULT, Layout.ALL).row().ok
+
+
+def test_one_problem_is_enough() -> None:
+    one = tally(1)
+    one.problems.append(Problem("nothing is left open", "one is", "key-1"))
+    assert not one.row().ok
+
+
+def test_what_is_not_available_is_not_ok() -> None:
+    one = tally(1)
+    one.unavailable = "not here"
+    assert not one.row().ok
+
+
+def test_figures_of_all_runs_are_added_up() -> None:
+    one = tally(1)
+    one.figures = [
+        Figures(leaked=1, billed_for_nothing_s=1.26, speech_lost_ms=10, speech_repeated_ms=5),
+        Figures(leaked=0, billed_for_nothing_s=2.0, speech_lost_ms=1.5, speech_repeated_ms=0),
+    ]
+    row = one.row()
+    assert (row.leaked, row.billed_for_nothing_s) == (1, 3.3)
+    assert (row.speech_lost_ms, row.speech_repeated_ms) == (11.5, 5)
+
+
+def test_the_report_is_a_list_with_a_rows_figures(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "report.json"
+    write_report(path, [tally(12).row()])
+    (row,) = json.loads(path.read_text())
+    asked = {
+        "fault",
+        "layout",
+        "runs",
+        "bound_ms",
+        "p50_ms",
+        "p99_ms",
+        "worst_ms",
+        "leaked",
+        "billed_for_nothing_s",
+        "speech_lost_ms",
+        "speech_repeated_ms",
+        "ok",
+    }
+    assert asked <= set(row)
+    assert (row["fault"], row["layout"], row["ok"]) == ("owner-killed", "split", True)
+
+
+def test_the_table_tells_why_a_row_is_not_ok() -> None:
+    late = tally(1600)
+    late.problems += [Problem("one owner speaks", f"sockets {n}", f"key-{n}") for n in range(5)]
+    out = io.StringIO()
+    print_table([tally(3).row(), late.row()], out)
+    text = out.getvalue()
+    assert "p99 is 1600 ms, the bound 1500 ms" in text
+    assert "one owner speaks: sockets 0 [session key-0]" in text
+    assert "and 2 more of these" in text
