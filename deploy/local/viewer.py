@@ -93,6 +93,7 @@ REASONS: Final[dict[EndReason, str]] = {
     EndReason.START_FAILED: "The avatar could not be started.",
     EndReason.START_TIMEOUT: "The avatar did not come up in time.",
     EndReason.CONNECTION_FAILED: "The connection to the avatar was lost and could not be restored.",
+    EndReason.HISTORY_FULL: "The session took more commands than can be kept of one.",
     EndReason.INTERNAL_ERROR: "Something went wrong on our side.",
 }
 
