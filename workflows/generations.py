@@ -217,14 +217,18 @@ class Generations:
             return held
         if not held.task.done():
             await self._retire(held)
+        is_there = not held.task.done()
         self._life.switching = True
         try:
-            if not held.task.done():
+            if is_there:
                 await self._owner.hand_over()
             self._provider.stream, self._provider.successor = stream, None
             self._life.switch_to(stream.generation, stream.ready)
         finally:
             self._life.switching = False
+        if request.room is None and is_there:
+            # Whoever watches goes over to the new room, before the old one is deleted.
+            await workflow.sleep(options.FOLLOW_PAUSE, summary="viewers follow")
         await self._stop(held)
         return successor
 
