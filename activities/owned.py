@@ -330,14 +330,16 @@ class OwnedSession:
         await asyncio.sleep(self._limits.release_timeout_s)
         await connection.close()
 
-    async def close(self, *, moving: bool = False) -> None:
+    async def close(self, *, moving: bool = False, cut: bool = False) -> None:
         """Close the socket and end what is being said. Bounded; may be called twice.
 
         Args:
             moving: another owner goes on with the session.
+            cut: what LiveAvatar has of it is not to be said.
         """
         if self.state is OwnedState.CLOSED:
             return
+        cut = cut and self._mouth.speaking is not None
         over = self.state is OwnedState.LETTING_GO or not moving
         self._moving = not over
         self._mouth.take_stock()
@@ -354,6 +356,9 @@ class OwnedSession:
         if self._interrupt_owed is not None:
             self._interrupt_owed.cancel()
         self._mouth.close(outcome)
+        if cut and self._connection is not None:
+            with contextlib.suppress(LiteError):  # then it is gone anyhow
+                await self._connection.interrupt()
         await self.clips.close()
         await self.live.close()
         if self._connection is not None:
@@ -581,8 +586,11 @@ class OwnedSession:
         return CommandOutcome.SENT
 
     async def hand_over(self) -> CommandOutcome:
-        """Let go of a session that another goes on with; what is not said is told as left off."""
-        await self.close(moving=True)
+        """Let go of a session that another goes on with; what is not said is told as left off.
+
+        LiveAvatar would say on what it has, while the other one says it, too: it is cut.
+        """
+        await self.close(moving=True, cut=True)
         return CommandOutcome.SENT
 
     def _usable(self) -> LiteConnection:
