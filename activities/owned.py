@@ -197,8 +197,13 @@ class OwnedSession:
         Raises:
             ConnectionFailed: the socket could not be had (again).
         """
-        while True:
+        while not self._is_closed:
             connection = await self._connect()
+            if self._is_closed:
+                # A newer socket puts out an older one, and the next owner may have one by now.
+                if connection is not None:
+                    await connection.close()
+                break
             if connection is None:
                 return await self._result(StreamEnd.PROVIDER_CLOSED, None)
             await self._ready(connection)
@@ -219,6 +224,7 @@ class OwnedSession:
                 return await self._result(StreamEnd.REPLACED, connection)
             if was_ready:
                 self._on_lost()
+        return await self._result(StreamEnd.RELEASED, None)
 
     async def _ended_by_provider(self) -> ProviderEnd | None:
         """What LiveAvatar's books say; None also if they cannot be read now."""
@@ -228,7 +234,10 @@ class OwnedSession:
         return None
 
     async def _connect(self) -> LiteConnection | None:
-        """Open the socket, a few times if need be; None when LiveAvatar has ended the session."""
+        """Open the socket, a few times if need be; None when LiveAvatar has ended the session.
+
+        Also None when it was closed by us meanwhile.
+        """
         limits = self._limits
         first = self.connects == 0
         for tries, pause_s in enumerate(RECONNECT_PAUSES_S, start=1):
@@ -243,11 +252,13 @@ class OwnedSession:
                 )
             except ConnectionFailed as error:
                 logger.warning("connecting failed, try %d: %s", tries, error)
-                if await self._ended_by_provider() is not None:
+                if self._is_closed or await self._ended_by_provider() is not None:
                     return None
                 if tries == len(RECONNECT_PAUSES_S):
                     raise
             await asyncio.sleep(pause_s)
+            if self._is_closed:
+                return None
         raise AssertionError("unreachable")
 
     async def _ready(self, connection: LiteConnection) -> None:
@@ -353,6 +364,10 @@ class OwnedSession:
         await self.live.close()
         if self._connection is not None:
             await self._connection.close()
+
+    @property
+    def _is_closed(self) -> bool:
+        return self.state is OwnedState.CLOSED
 
     @property
     def goes_on(self) -> bool:
@@ -482,6 +497,7 @@ class OwnedSession:
         """
         asked_at_s = time.monotonic() - delayed_s
         self._cut(up_to_order, UtteranceOutcome.INTERRUPTED, asked_at_s)
+        self.live.cut_earlier()
         self._usable()
         await self._mouth.interrupt(up_to_order, asked_at_s=asked_at_s)
         await self._rest()
@@ -500,6 +516,7 @@ class OwnedSession:
         said = self._mouth.said
         heard_s = 0.0 if said is None else said.heard_s(time.monotonic())
         self._mouth.cut_in_band()
+        self.live.cut_earlier()
         if self.state in (OwnedState.CONNECTING, OwnedState.RECONNECTING):
             # What LiveAvatar has buffered goes on without us: the next socket begins with it.
             if self._interrupt_owed is None:
