@@ -119,6 +119,8 @@ class Holding:
                 case Ack.GIVEN:
                     return True
                 case Ack.UNREACHABLE:
+                    if not self.session.supervised:
+                        self.session.send_speakers_away()
                     await asyncio.sleep(0.5)
                 case Ack.CANCELLED | Ack.NOT_FOUND if lease is self.lease:
                     return False

@@ -396,6 +396,11 @@ class OwnedSession:
         """Tell it no more."""
         self._observers.discard(observer)
 
+    def send_speakers_away(self) -> None:
+        """Have them ask for the owner: nothing can be said here, and another one may be there."""
+        for observer in list(self._observers):
+            observer.gone(over=False)
+
     @property
     def observers(self) -> int:
         """How many speakers are connected."""

@@ -53,8 +53,8 @@ def main() -> int:
 def leave(status: int) -> NoReturn:
     """End this process without the interpreter's own tidying up.
 
-    That waits for the SDK's native threads: without end, where a server took a connection and
-    said nothing (measured).
+    That waits for the SDK's native threads: without end for a connection that was given up while
+    the server said nothing (measured).
     """
     logging.shutdown()
     sys.stdout.flush()

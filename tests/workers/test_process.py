@@ -23,7 +23,7 @@ async def test_a_worker_that_is_told_to_stop_while_it_connects_goes(
     tmp_path: Path, times: int
 ) -> None:
     """Temporal took the connection and said nothing. SIGTERM was heard only when the thirty
-    seconds for that were over, and then the interpreter waited for the SDK's threads, for ever."""
+    seconds for that were over: long after the time that a process has to go."""
     said_nothing = asyncio.Event()
 
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
