@@ -214,12 +214,11 @@ class Generations:
         successor = self._begin(stream, waits=True)
         ready = await self._until_ready(held, successor)
         if ready is None and not held.task.done():
-            self._provider.successor = None
-            successor.task.cancel()
-            await self._stop(successor)
-            return held
+            return await self._withdraw(successor, held)
         if not held.task.done():
             await self._retire(held)
+        if _was_ended_on_purpose(held):
+            return await self._withdraw(successor, held)
         self._life.switching = True
         try:
             if not held.task.done():
@@ -230,6 +229,13 @@ class Generations:
             self._life.switching = False
         await self._stop(held)
         return successor
+
+    async def _withdraw(self, successor: Held, held: Held) -> Held:
+        """Do without the next generation; returns the other one."""
+        self._provider.successor = None
+        successor.task.cancel()
+        await self._stop(successor)
+        return held
 
     async def _until_ready(self, held: Held, successor: Held) -> OwnerReady | None:
         """Wait for the next generation's owner."""
@@ -272,6 +278,13 @@ def _session_ends_at(request: SessionRequest, first: Stream) -> datetime | None:
     if request.rotate or first.limit is None:
         return began_at + asked
     return began_at + min(asked, first.limit)
+
+
+def _was_ended_on_purpose(held: Held) -> bool:
+    """Whether LiveAvatar, or somebody there, has ended it in a way that ends ours."""
+    if not held.task.done() or held.task.exception() is not None:
+        return False
+    return held.task.result().provider_end_reason in ENDED_ON_PURPOSE
 
 
 def _is_cancelled_from_outside() -> bool:

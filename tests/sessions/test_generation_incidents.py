@@ -142,6 +142,26 @@ async def test_a_session_whose_limit_comes_before_it_is_live_is_not_rotated(
 
 
 @pytest.mark.timeout(120)
+async def test_a_session_that_somebody_stopped_during_a_rotation_stays_stopped(
+    temporal: TemporalServer, livekit: LiveKitServer, platform: Platform, seal_key: SecretStr
+) -> None:
+    """An operator stopped it at LiveAvatar when the next one had just been started: ours went on,
+    there."""
+    async with lab(temporal, livekit, platform, seal_key, plan_max_duration_s=24) as brief:
+        session = await brief.start(sandbox=False, max_duration_s=600)
+        await session.attach()
+        first = str(lines(brief)[0].session_id)
+        await until(lambda: age_s(brief) > 10)
+        speaking = asyncio.create_task(session.speak(LONG))  # keeps the old one until its limit
+        await until(lambda: sum(one.sockets_open for one in lines(brief)) == 2)
+        await brief.simulator.end_session(first, SessionEndReason.USER_CLOSED)
+        report = await session.report(timeout_s=30)
+        await speaking
+        assert report.end_reason is EndReason.PROVIDER_ENDED
+        nothing_left(brief, report)
+
+
+@pytest.mark.timeout(120)
 async def test_an_end_does_not_wait_for_an_owner_that_is_dead(
     alone: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> None:
