@@ -201,8 +201,13 @@ class OwnedSession:
         Raises:
             ConnectionFailed: the socket could not be had (again).
         """
-        while True:
+        while not self._is_closed:
             connection = await self._connect()
+            if self._is_closed:
+                # A newer socket puts out an older one, and the next owner may have one by now.
+                if connection is not None:
+                    await connection.close()
+                break
             if connection is None:
                 return await self._result(StreamEnd.PROVIDER_CLOSED, None)
             await self._ready(connection)
@@ -223,6 +228,7 @@ class OwnedSession:
                 return await self._result(StreamEnd.REPLACED, connection)
             if was_ready:
                 self._on_lost()
+        return await self._result(StreamEnd.RELEASED, None)
 
     async def _ended_by_provider(self) -> ProviderEnd | None:
         """What LiveAvatar's books say; None also if they cannot be read now."""
@@ -232,7 +238,10 @@ class OwnedSession:
         return None
 
     async def _connect(self) -> LiteConnection | None:
-        """Open the socket, a few times if need be; None when LiveAvatar has ended the session."""
+        """Open the socket, a few times if need be; None when LiveAvatar has ended the session.
+
+        Also None when it was closed by us meanwhile.
+        """
         limits = self._limits
         first = self.connects == 0
         give_up_s = time.monotonic() + CONNECT_PATIENCE_S
@@ -248,11 +257,13 @@ class OwnedSession:
                 )
             except ConnectionFailed as error:
                 logger.warning("connecting failed, try %d: %s", tries + 1, error)
-                if await self._ended_by_provider() is not None:
+                if self._is_closed or await self._ended_by_provider() is not None:
                     return None
                 if time.monotonic() >= give_up_s:
                     raise
             await asyncio.sleep(RECONNECT_PAUSES_S[min(tries, len(RECONNECT_PAUSES_S) - 1)])
+            if self._is_closed:
+                return None
         raise AssertionError("unreachable")
 
     async def _ready(self, connection: LiteConnection) -> None:
@@ -365,6 +376,10 @@ class OwnedSession:
             await self._connection.close()
 
     @property
+    def _is_closed(self) -> bool:
+        return self.state is OwnedState.CLOSED
+
+    @property
     def goes_on(self) -> bool:
         """Whether it is neither closed nor about to be."""
         return self.state not in (OwnedState.LETTING_GO, OwnedState.CLOSED)
@@ -390,6 +405,11 @@ class OwnedSession:
     def ignore(self, observer: Observer) -> None:
         """Tell it no more."""
         self._observers.discard(observer)
+
+    def send_speakers_away(self) -> None:
+        """Have them ask for the owner: nothing can be said here, and another one may be there."""
+        for observer in list(self._observers):
+            observer.gone(over=False)
 
     @property
     def observers(self) -> int:
@@ -492,6 +512,7 @@ class OwnedSession:
         """
         asked_at_s = time.monotonic() - delayed_s
         self._cut(up_to_order, UtteranceOutcome.INTERRUPTED, asked_at_s)
+        self.live.cut_earlier()
         self._usable()
         await self._mouth.interrupt(up_to_order, asked_at_s=asked_at_s)
         await self._rest()
@@ -510,6 +531,7 @@ class OwnedSession:
         said = self._mouth.said
         heard_s = 0.0 if said is None else said.heard_s(time.monotonic())
         self._mouth.cut_in_band()
+        self.live.cut_earlier()
         if self.state in (OwnedState.CONNECTING, OwnedState.RECONNECTING):
             # What LiveAvatar has buffered goes on without us: the next socket begins with it.
             if self._interrupt_owed is None:

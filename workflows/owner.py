@@ -273,7 +273,9 @@ class Owner:
                 except TimeoutError:
                     await self._probe()
                 pause = min(2 * pause, options.PROBE_PAUSE_MAX)
-                if workflow.now() >= give_up_at:
+                # It may have come back meanwhile.
+                is_lost = self._life.state is SessionState.RECOVERING
+                if is_lost and workflow.now() >= give_up_at:
                     message = f"no owner for {options.RECOVERY_PATIENCE.total_seconds():g} s"
                     failure = Failure(type="OwnerLost", message=message)
                     self._life.end(Verdict(EndReason.CONNECTION_FAILED, failure))
@@ -295,8 +297,10 @@ class Owner:
             if is_cancelled_exception(error):
                 raise
             # One that took the question and does not answer is stopped, or overwhelmed.
-            if timed_out(error) and self._life.owner == owner:
-                self.missed(owner)
+            if not timed_out(error) or self._life.owner != owner:
+                return
+            self.missed(owner)
+            if self._replaced != owner.epoch:  # by whoever asked at the same time
                 self._replaced = owner.epoch
                 self._successor_patience = options.SUCCESSOR_PATIENCE
                 self._replace()
