@@ -18,7 +18,7 @@ from typing import Final
 
 from chaos.faults import FAULTS
 from chaos.runner import Proof, run_folder
-from chaos.table import print_table, write_report
+from chaos.table import about, print_table, write_markdown, write_report
 from chaos.world import Layout
 from deploy.local.errors import LocalError
 from deploy.local.servers import interrupt_on_sigterm
@@ -59,9 +59,13 @@ def main(words: Sequence[str] | None = None) -> int:
         traceback.print_exc()  # a fault of the runner's own: what was done before counts
         status = 1
     rows = proof.rows()
-    print_table(rows, sys.stdout)
+    title = about(time.monotonic() - began_s, options.seed)
+    print_table(rows, title, sys.stdout)
     write_report(report, rows)
-    print(f"\n{time.monotonic() - began_s:.0f} s, seed {options.seed}; report: {report}")
+    write_markdown(folder / "table.md", rows, title)
+    for line in proof.left_out:
+        print(f"\n{line}")
+    print(f"\nreport: {report}, the table for a page: {folder / 'table.md'}")
     if status is None:
         status = 0 if rows and all(row.ok for row in rows) else 1
     return status

@@ -107,21 +107,35 @@ class Recording:
     samples: Samples
 
 
-def heard_in(code: Code, recordings: Sequence[Recording]) -> Hearing:
-    """Look for an utterance that one session after the other may have said.
+class Sound:
+    """What one session after the other was heard to say, ready to be looked through."""
 
-    What was said is counted in each, what was silent in all: silences are those of the time line.
-    """
-    said = heard_of(code, np.concatenate([one.samples for one in recordings]))
-    if len(recordings) == 1:
-        return said
-    together = heard_of(code, _on_one_time_line(recordings))
-    return replace(
-        said,
-        began_ms=together.began_ms,
-        ended_ms=together.ended_ms,
-        silences=together.silences,
-    )
+    def __init__(self, recordings: Sequence[Recording]) -> None:
+        """Take one or more recordings, in any order."""
+        self._each = [_pieces_of(one.samples) for one in recordings]
+        self._said = np.concatenate(self._each) if len(self._each) > 1 else self._each[0]
+        self._line = _pieces_of(_on_one_time_line(recordings)) if len(self._each) > 1 else None
+
+    def hear(self, code: Code) -> Hearing:
+        """Look for an utterance.
+
+        What was said is counted in each recording, what was silent in all: times and silences are
+        those of the time line that begins with the first.
+        """
+        said = _heard_in_pieces(code, self._said)
+        if self._line is None:
+            return said
+        together = _heard_in_pieces(code, self._line)
+        return replace(
+            said,
+            began_ms=together.began_ms,
+            ended_ms=together.ended_ms,
+            silences=together.silences,
+        )
+
+    def recordings_with(self, code: Code) -> list[int]:
+        """Which recordings have anything of an utterance."""
+        return [at for at, pieces in enumerate(self._each) if _own(code, pieces).any()]
 
 
 def _on_one_time_line(recordings: Sequence[Recording]) -> Samples:
@@ -135,11 +149,23 @@ def _on_one_time_line(recordings: Sequence[Recording]) -> Samples:
     return line
 
 
+def heard_in(code: Code, recordings: Sequence[Recording]) -> Hearing:
+    """Look for an utterance that one session after the other may have said."""
+    return Sound(recordings).hear(code)
+
+
 def heard_of(code: Code, pcm: bytes | Samples) -> Hearing:
     """Look for an utterance in what was heard: 24 kHz, 16 bit, mono, silence included."""
     sound = np.frombuffer(pcm, dtype="<i2") if isinstance(pcm, bytes) else pcm
-    piece = _pieces_of(sound)
-    own = (piece >= code.first_piece) & (piece < code.end_piece)
+    return _heard_in_pieces(code, _pieces_of(sound))
+
+
+def _own(code: Code, piece: _Pieces) -> npt.NDArray[np.bool_]:
+    return (piece >= code.first_piece) & (piece < code.end_piece)
+
+
+def _heard_in_pieces(code: Code, piece: _Pieces) -> Hearing:
+    own = _own(code, piece)
     places = np.flatnonzero(own)
     if not places.size:
         return Hearing(None, None, code.length_ms, 0.0, 0.0, 0.0, ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class NotAvailable(Exception):
-    """A fault that cannot be made here, or not yet: the row says so, and is not ok."""
+    """The simulator cannot make a fault, or keeps no record: the row says so, and is not ok."""
 
 
 class Never(Exception):

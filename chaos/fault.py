@@ -13,16 +13,21 @@ Inject = Callable[[Run], Awaitable[None]]
 
 
 class Load(StrEnum):
-    """How much of this machine a run takes, and so how many may happen at once."""
+    """How much of this machine a run takes, and so what may happen at the same time."""
 
+    ALONE = "alone"
+    """Nothing."""
+    TIGHT = "tight"
+    """Two others whose bound is about a second, too."""
+    WORKS = "works"
+    """Starts and speaks all the time: takes the room of three that wait."""
     WAITS = "waits"
     """Mostly waits for timeouts."""
-    WORKS = "works"
-    """Starts processes and speaks, and its bound is tight."""
-    TIGHT = "tight"
-    """The same, with a bound of about a second."""
-    ALONE = "alone"
-    """Nothing else may happen at the same time."""
+
+
+def nothing_is_missing() -> str | None:
+    """Most faults need nothing but this repository."""
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +45,13 @@ class Fault:
     load: Load = Load.WORKS
     takes_s: float = 15.0
     """About how long a run is: the long ones go first."""
-    share: float = 1.0
-    """Of the rounds that are asked for: less where a run has many samples and needs the machine."""
+    chain: int = 1
+    """So many of it meet the same sessions, one after the other. Each counts as a run: it is
+    injected, measured and told apart; sessions and their ends are looked at after the last."""
     settle_s: float = 5.0
     """How long after the run something may still be billed."""
-    unavailable: str | None = None
-    """Why it cannot be made here; None: it can."""
+    missing: Callable[[], str | None] = nothing_is_missing
+    """What it needs that is not on this machine, and how to get it; None: it can be made."""
 
     def bound_in(self, layout: Layout) -> float | None:
         """The bound in a layout."""

@@ -17,10 +17,11 @@ from temporalio.service import RPCError
 from avatar_sessions.contract import names
 from avatar_sessions.contract.messages import GenerationReport
 from avatar_sessions.contract.states import UtteranceOutcome
-from chaos.coded import Recording, heard_in
+from chaos.coded import Recording, Sound
 from chaos.errors import Never, NotAvailable
+from chaos.machines import Census, WorkerProcess
 from chaos.run import Patient, Run, Speech
-from chaos.world import World
+from chaos.world import Place, World
 from liveavatar_simulator import SessionLine
 
 SAME_BILL_S: Final = 1.0
@@ -29,6 +30,8 @@ FILES_MORE: Final = 6
 """Connections that are kept for the next call."""
 THREADS_MORE: Final = 4
 """Pools that grow on demand."""
+TASKS_MORE: Final = 4
+"""Polls that are under way at one look, and not at the other."""
 SETTLED_WITHIN_S: Final = 15.0
 """How long connections that are closed may take to be gone from a process."""
 POLL_S: Final = 0.1
@@ -39,10 +42,13 @@ class Figures:
     """What a run adds to its row."""
 
     leaked: int = 0
+    sessions: int = 0
+    """LiveAvatar sessions that were billed."""
     billed_for_nothing_s: float = 0.0
+    billed_for_nothing_worst_s: float = 0.0
+    """Of one LiveAvatar session."""
     speech_lost_ms: float = 0.0
     speech_repeated_ms: float = 0.0
-    started: int = 0
     keys_of: dict[str, str] = field(default_factory=dict)
     """Session key by provider session."""
 
@@ -51,20 +57,21 @@ async def listen(run: Run) -> None:
     """Look for each utterance of the run in what was heard, by whichever LiveAvatar session."""
     for patient in run.patients.values():
         await _know_provider_sessions(run, patient)
-    sounds: dict[str, Recording] = {}
+    started = [one.session_id for one in await run.new_lines() if one.started_at]
     for patient in run.patients.values():
-        for speech in patient.speeches:
-            heard: list[Recording] = []
-            for provider_id in await _in_order(run, patient):
-                if provider_id not in sounds:
-                    sounds[provider_id] = await run.world.simulator.heard(provider_id)
-                heard.append(sounds[provider_id])
-            speech.hearing = heard_in(speech.code, heard) if heard else None
+        ids = [one for one in started if one in patient.provider_ids]  # in their order
+        if not ids or not patient.speeches:
+            continue
+        recordings = [await run.world.simulator.heard(one) for one in ids]
+        await asyncio.to_thread(_hear, patient, ids, recordings)
 
 
-async def _in_order(run: Run, patient: Patient) -> list[str]:
+def _hear(patient: Patient, ids: list[str], recordings: list[Recording]) -> None:
     """An utterance may be said by one LiveAvatar session after the other."""
-    return [one.session_id for one in await run.lines(patient.provider_ids) if one.started_at]
+    sound = Sound(recordings)
+    for speech in patient.speeches:
+        speech.hearing = sound.hear(speech.code)
+        speech.heard_from = {ids[at] for at in sound.recordings_with(speech.code)}
 
 
 async def settle(run: Run, within_s: float) -> None:
@@ -83,7 +90,7 @@ async def check(run: Run) -> Figures:
     """All of them, after `listen`; problems go to the run, figures come back."""
     figures = Figures()
     lines = [one for one in await run.new_lines() if one.started_at is not None]
-    figures.started = len(lines)
+    figures.sessions = len(lines)
     figures.keys_of = {
         provider_id: key for key, one in run.patients.items() for provider_id in one.provider_ids
     }
@@ -93,7 +100,9 @@ async def check(run: Run) -> Figures:
     reports_tell_the_truth(run, lines)
     what_is_completed_was_heard(run)
     _count_speech(run, figures)
-    figures.billed_for_nothing_s = billed_for_nothing(run, lines, figures)
+    for_nothing_s = billed_for_nothing(run, lines, figures)
+    figures.billed_for_nothing_s = sum(for_nothing_s)
+    figures.billed_for_nothing_worst_s = max(for_nothing_s, default=0.0)
     return figures
 
 
@@ -250,18 +259,22 @@ def _count_speech(run: Run, figures: Figures) -> None:
                 figures.speech_lost_ms += speech.hearing.lost_ms
 
 
-def billed_for_nothing(run: Run, lines: list[SessionLine], figures: Figures) -> float:
-    """Seconds after nobody wanted it; of one that never had a socket, all of them."""
-    now_s, total_s = time.time(), 0.0
+def billed_for_nothing(run: Run, lines: list[SessionLine], figures: Figures) -> list[float]:
+    """Of each LiveAvatar session the seconds after nobody wanted it; all of one that never had a
+    socket, or that nobody knows of."""
+    now_s = time.time()
+    seconds: list[float] = []
     for line in lines:
         key = figures.keys_of.get(line.session_id)
-        unwanted_at_s = run.patients[key].unwanted_at_s if key else None
         begin_s, end_s = _start_s(line), _end_s(line, now_s)
-        if key is None or line.sockets_total == 0:
-            total_s += end_s - begin_s
-        elif unwanted_at_s is not None:
-            total_s += max(0.0, end_s - max(begin_s, unwanted_at_s))
-    return total_s
+        unwanted_at_s = run.patients[key].unwanted_at_s if key else begin_s
+        if line.sockets_total == 0:
+            unwanted_at_s = begin_s
+        if unwanted_at_s is None:
+            seconds.append(0.0)
+        else:
+            seconds.append(max(0.0, end_s - max(begin_s, unwanted_at_s)))
+    return seconds
 
 
 def _start_s(line: SessionLine) -> float:
@@ -274,30 +287,51 @@ def _end_s(line: SessionLine, now_s: float) -> float:
 
 
 async def nothing_is_held(run: Run) -> None:
-    """Processes that go on hold no more files and threads than after the first run they served."""
+    """Processes that go on hold no more files, threads and tasks than after the first run they
+    served."""
     world = run.world
     give_up_s = time.monotonic() + SETTLED_WITHIN_S
-    while held := _held(world):
+    while held := _held(world, now := await world.census()):
         if time.monotonic() > give_up_s:
             for text in held:
                 run.problem("nothing is left behind", text)
             break
         await asyncio.sleep(POLL_S)
-    for worker, now in world.census().items():
-        world.warm.setdefault(worker, now)
+    for worker, holds in now.items():
+        world.warm.setdefault(worker, holds)
 
 
-def _held(world: World) -> list[str]:
+def _held(world: World, census: dict[WorkerProcess, Census]) -> list[str]:
     held: list[str] = []
-    for worker, now in world.census().items():
+    for worker, now in census.items():
+        if now.tasks is None:
+            held.append(f"{worker!r} does not tell its tasks on SIGUSR1")
         then = world.warm.get(worker)
         if then is None:
             continue
-        if now.files > then.files + FILES_MORE:
-            held.append(f"{worker!r} has {now.files} open files, {then.files} before")
-        if now.threads > then.threads + THREADS_MORE:
-            held.append(f"{worker!r} has {now.threads} threads, {then.threads} before")
+        for what, more, before, at_most in (
+            ("open files", now.files, then.files, FILES_MORE),
+            ("threads", now.threads, then.threads, THREADS_MORE),
+            ("tasks", now.tasks or 0, then.tasks or 0, TASKS_MORE),
+        ):
+            if more > before + at_most:
+                held.append(f"{worker!r} has {more} {what}, {before} before")
     return held
+
+
+async def no_room_is_left(run: Run, within_s: float) -> None:
+    """LiveKit has none of the rooms that this world's sessions made."""
+    if run.world.place is not Place.ROOMS:
+        return
+
+    async def none() -> bool:
+        return not await run.rooms()
+
+    try:
+        await run.until(none, within_s, "no room is left")
+    except Never:
+        for room in await run.rooms():
+            run.problem("nothing is left behind", f"LiveKit still has the room {room}")
 
 
 async def what_was_heard(run: Run) -> None:

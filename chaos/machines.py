@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import resource
 import signal
 import sys
@@ -14,15 +15,16 @@ from pathlib import Path
 from typing import Final
 
 from chaos.errors import Never
+from chaos.quiet import Quiet
 from deploy.local.processes import Child, ChildSpec, Supervisor
 from deploy.local.settings import ROOT
 from deploy.local.stack import WORKER_READY, WORKER_READY_WITHIN_S, WORKER_STOP_WITHIN_S
 from workers.wiring import Role
 
 POLL_S: Final = 0.02
-one_at_a_time: Final = asyncio.Semaphore(1)
-"""Python processes that start: each takes a core for two seconds, and others are measured then."""
+ANSWERS_WITHIN_S: Final = 5.0
 NOT_INHERITED: Final = ("TEMPORAL_", "LIVEKIT_", "LIVEAVATAR_", "AVATAR_SESSIONS_", "OTEL_")
+_TASKS: Final = re.compile(rb": tasks (\d+):")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Census:
 
     files: int
     threads: int
+    tasks: int | None
+    """asyncio's, as the process itself says; None: it does not."""
 
 
 class WorkerProcess:
@@ -85,23 +89,46 @@ class WorkerProcess:
             raise Never(f"{self!r} still runs {within_s:g} s after its signal") from None
         return time.monotonic() - self.signalled_at_s
 
-    def census(self) -> Census:
-        """Its open files and threads, as the kernel counts them."""
+    async def census(self) -> Census:
+        """Its open files and threads, as the kernel counts them, and its tasks."""
+        tasks = await self._tasks()
         proc = Path("/proc") / str(self.child.pid)
         return Census(
-            files=len(list((proc / "fd").iterdir())), threads=len(list((proc / "task").iterdir()))
+            files=len(list((proc / "fd").iterdir())),
+            threads=len(list((proc / "task").iterdir())),
+            tasks=tasks,
         )
+
+    async def _tasks(self) -> int | None:
+        """It writes them to its log when it is asked to."""
+        told_before = self.log.stat().st_size
+        os.kill(self.child.pid, signal.SIGUSR1)
+        give_up_s = time.monotonic() + ANSWERS_WITHIN_S
+        while time.monotonic() < give_up_s:
+            with self.log.open("rb") as log:
+                log.seek(told_before)
+                if told := _TASKS.search(log.read()):
+                    return int(told[1])
+            await asyncio.sleep(POLL_S)
+        return None
 
     def fill_disk(self) -> None:
         """From now on its log cannot grow: every write to it fails, as on a full disk."""
-        size = self.log.stat().st_size
-        resource.prlimit(self.child.pid, resource.RLIMIT_FSIZE, (size, size))
+        self._limit_log(self.log.stat().st_size)
+
+    def free_disk(self) -> None:
+        """From now on its log can grow again."""
+        self._limit_log(resource.RLIM_INFINITY)
+
+    def _limit_log(self, size: int) -> None:
+        _, most = resource.prlimit(self.child.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self.child.pid, resource.RLIMIT_FSIZE, (size, most))
 
 
 async def start_worker(
-    supervisor: Supervisor, name: str, role: Role, environment: Mapping[str, str]
+    supervisor: Supervisor, quiet: Quiet, name: str, role: Role, environment: Mapping[str, str]
 ) -> WorkerProcess:
-    """Start one, and wait until it says that it works.
+    """Start one when nobody minds, and wait until it says that it works.
 
     Raises:
         LocalError: it ended before, or did not come up.
@@ -122,5 +149,5 @@ async def start_worker(
         stop_within_s=WORKER_STOP_WITHIN_S,
         needed=False,
     )
-    async with one_at_a_time:
+    async with quiet.start():
         return WorkerProcess(role, await supervisor.start(spec))

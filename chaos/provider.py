@@ -8,26 +8,29 @@ from __future__ import annotations
 import io
 import sys
 import wave
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Any, Final
 
 import httpx
 import numpy as np
 from pydantic import SecretStr
+from pydantic_core import from_json
 
 from chaos.coded import RATE_HZ, Recording
 from chaos.errors import NotAvailable
-from chaos.machines import one_at_a_time
+from chaos.quiet import Quiet
 from deploy.local.ports import LOOPBACK
 from deploy.local.processes import ChildSpec, Supervisor
 from deploy.local.settings import ROOT
 from deploy.local.stack import answers_http
-from liveavatar_simulator import Ledger, SessionLine
+from liveavatar_simulator import SessionLine
 
 READY_WITHIN_S: Final = 60.0
 CALL_TIMEOUT_S: Final = 15.0
 RECORD_S: Final = 300
 """How much of each session's sound is kept."""
+AT_ONCE: Final = 1000
 FAKE_LIVEKIT_KEY: Final = "an-obviously-fake-livekit-secret-of-32-bytes"
 
 
@@ -44,21 +47,24 @@ class Simulated:
         """Let go of its connections."""
         await self._http.aclose()
 
-    async def ledger(self) -> list[SessionLine]:
-        """Every session it knows, oldest first."""
+    async def ledger(self, leave_out: Collection[str] = ()) -> list[SessionLine]:
+        """Every session it knows, oldest first, but for those whose ids are of no interest."""
+        return await self._lines(lambda session_id: session_id not in leave_out)
+
+    async def lines(self, ids: Collection[str]) -> list[SessionLine]:
+        """Those of its sessions that have these ids, oldest first."""
+        return await self._lines(lambda session_id: session_id in ids)
+
+    async def _lines(self, wanted: Callable[[str], bool]) -> list[SessionLine]:
+        # A world's ledger grows with each run, and is looked at often: what is of no interest is
+        # not made into models.
         reply = await self._http.get("/simulator/ledger")
-        return Ledger.model_validate(reply.raise_for_status().json()).sessions
-
-    async def session(self, session_id: str) -> SessionLine:
-        """One of them.
-
-        Raises:
-            LookupError: there is none.
-        """
-        for line in await self.ledger():
-            if str(line.session_id) == session_id:
-                return line
-        raise LookupError(f"the simulator knows no session {session_id}")
+        told: dict[str, Any] = from_json(reply.raise_for_status().content)
+        return [
+            SessionLine.model_validate(line)
+            for line in told["sessions"]
+            if wanted(line["session_id"])
+        ]
 
     async def go_wrong(self, **faults: Any) -> None:
         """Set what goes wrong from now on; without arguments, nothing.
@@ -126,25 +132,27 @@ class Simulated:
 
 async def start_simulator(
     supervisor: Supervisor,
+    quiet: Quiet,
     name: str,
     api_key: SecretStr,
     ports: tuple[int, int],
     *,
     public_host: str,
-    at_once: int,
+    settings: Mapping[str, str],
 ) -> Simulated:
     """Start one; its delays are the measured ones, and nobody is in any room.
 
     Args:
         supervisor: whom the process belongs to.
+        quiet: when it may start.
         name: of the process and its log.
         api_key: the one it takes.
         ports: for REST and for the media WebSockets.
         public_host: what its media host is called in a ``ws_url``.
-        at_once: sessions that may run at once.
+        settings: what else it is told by its environment.
     """
     url = f"http://{LOOPBACK}:{ports[0]}"
-    async with one_at_a_time:
+    async with quiet.start():
         await supervisor.start(
             ChildSpec(
                 name=name,
@@ -157,10 +165,11 @@ async def start_simulator(
                     "SIMULATOR_JOIN_ROOMS": "false",
                     "SIMULATOR_PUBLIC_HOST": public_host,
                     "SIMULATOR_CREDITS": "1000000",
-                    "SIMULATOR_CONCURRENCY_LIMIT": str(at_once),
+                    "SIMULATOR_CONCURRENCY_LIMIT": str(AT_ONCE),
                     "SIMULATOR_TAPE_LENGTH": "10000",
                     "SIMULATOR_RECORD_HEARD_S": str(RECORD_S),
                     "LIVEKIT_API_SECRET": FAKE_LIVEKIT_KEY,
+                    **settings,
                 },
                 without=("SIMULATOR_", "LIVEKIT_"),
                 cwd=ROOT,

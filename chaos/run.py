@@ -18,7 +18,11 @@ from typing import Final
 
 import numpy as np
 import soundfile
+from livekit import api
+from pydantic import SecretStr
 
+from activities.room_marks import mark_on
+from activities.rooms import LiveKitServer, livekit_api
 from avatar_sessions import (
     AvatarSessionsError,
     Clip,
@@ -28,6 +32,7 @@ from avatar_sessions import (
     UtteranceReport,
 )
 from avatar_sessions.contract.states import UtteranceOutcome
+from avatar_sessions.live import LiveUtterance
 from chaos.coded import RATE_HZ, SAMPLES_PER_MS, Code, Hearing
 from chaos.errors import Never
 from chaos.world import World
@@ -37,9 +42,13 @@ from liveavatar_simulator import SessionLine
 AT_ONCE: Final = 10
 """Sessions that are started, or ended, at the same time."""
 POLL_S: Final = 0.05
+POLL_AT_MOST_S: Final = 0.5
+"""Each look costs the simulator and us a few milliseconds: long waits are looked at less often."""
 PIECE_S: Final = 0.1
 TTS_SPEED: Final = 2.0
 """Speech is made twice as fast as it is said, as a TTS makes it."""
+HEAD_START_S: Final = 0.5
+"""How much of it is there at once."""
 END_WITHIN_S: Final = 75.0
 ATTACH_WITHIN_S: Final = 75.0
 SPOKEN_MARGIN_S: Final = 90.0
@@ -53,7 +62,7 @@ class Speech:
     session: Session
     code: Code
     source: str
-    saying: asyncio.Task[UtteranceReport]
+    saying: asyncio.Future[UtteranceReport]
     must_be: UtteranceOutcome | None = UtteranceOutcome.COMPLETED
     """How it must end; None: in any way."""
     measured: bool = False
@@ -62,6 +71,8 @@ class Speech:
     error: str | None = None
     hearing: Hearing | None = None
     """Set by the checks, from what was heard."""
+    heard_from: set[str] = field(default_factory=set)
+    """The LiveAvatar sessions that were heard to say something of it; set by the checks."""
 
 
 @dataclass
@@ -95,15 +106,25 @@ class Problem:
 class Run:
     """One fault in one world."""
 
-    def __init__(self, world: World, name: str, seed: int) -> None:
+    def __init__(self, world: World, name: str, seed: int, times: int = 1) -> None:
         self.world = world
         self.name = name
+        self.times = times
+        """How often a fault that comes in a chain is to be injected."""
+        self.injected = 0
+        """How often it was; others need not count."""
+        self.piece_ms = 1
+        """How finely speech tells its place: a session has 65 s of milliseconds."""
         self.random = random.Random(seed)
         self.patients: dict[str, Patient] = {}
         self.measured_ms: list[float] = []
+        self.rows: list[list[Speech]] = []
+        """Utterances that follow each other without a pause; the pause where another LiveAvatar
+        session goes on is measured."""
         self.problems: list[Problem] = []
         self.double_billing_s = 5.0
         """How long two sessions of one key may be billed at once."""
+        self._drivers: set[asyncio.Task[None]] = set()
         self.known_before: set[str] = set()
         """Provider sessions that were there before this run."""
 
@@ -196,9 +217,25 @@ class Run:
         said = session.speak(Clip(file=name), ttl_s=120, timeout_s=seconds + SPOKEN_MARGIN_S)
         return self._speech(session, code, "clip", said)
 
+    def say_row(self, session: Session, seconds: float, count: int) -> list[Speech]:
+        """Say live utterances as an agent does that streams its sentences: without a pause."""
+        loop = asyncio.get_running_loop()
+        told: list[asyncio.Future[UtteranceReport]] = [loop.create_future() for _ in range(count)]
+        codes = [self._code(session, seconds) for _ in told]
+        row = [
+            self._speech(session, code, "live", future)
+            for code, future in zip(codes, told, strict=True)
+        ]
+        self.rows.append(row)
+        driver = asyncio.create_task(_say_row(session, codes, told), name="say a row")
+        self._drivers.add(driver)
+        driver.add_done_callback(self._drivers.discard)
+        return row
+
     def _code(self, session: Session, seconds: float) -> Code:
         patient = self.patients[session.key]
-        piece_samples = SAMPLES_PER_MS if seconds <= 30 else 3 * SAMPLES_PER_MS
+        piece_ms = self.piece_ms if seconds <= 30 else max(3, self.piece_ms)
+        piece_samples = piece_ms * SAMPLES_PER_MS
         pieces = round(seconds * RATE_HZ / piece_samples)
         code = Code(patient.next_piece, pieces, piece_samples)
         patient.next_piece = code.end_piece
@@ -229,6 +266,9 @@ class Run:
                 speech.saying.cancel()
                 self.problem("speech", "its utterance did not come to an end", speech.session)
                 continue
+            if speech.saying.cancelled():
+                speech.error = "nobody said it to its end"
+                continue
             error = speech.saying.exception()
             if error is None:
                 speech.report = speech.saying.result()
@@ -236,15 +276,19 @@ class Run:
                 speech.error = f"{type(error).__name__}: {error}"
 
     async def until_heard(self, sessions: list[Session], ms: float, within_s: float = 30) -> None:
-        """Wait until so much of the present utterance of each was heard."""
+        """Wait until so much of the utterance that each says now was heard.
+
+        Raises:
+            Never: it was not within the bound.
+        """
         ids = {one for session in sessions for one in self.patients[session.key].provider_ids}
-
-        async def heard() -> bool:
-            lines = [one for one in await self.world.simulator.ledger() if one.session_id in ids]
-            played = [one.utterances[-1].played_ms if one.utterances else 0.0 for one in lines]
-            return bool(played) and min(played) >= ms
-
-        await self.until(heard, within_s, f"{ms:.0f} ms of the utterance were heard")
+        give_up_s = time.monotonic() + within_s
+        while (heard_ms := _heard_so_far_ms(await self.lines(ids))) < ms:
+            if time.monotonic() > give_up_s:
+                raise Never(f"not within {within_s:g} s: {ms:.0f} ms of an utterance were heard")
+            # What is said comes at the speed of sound: no need to look before it can be there.
+            left_s = (ms - heard_ms) / 1000 if heard_ms else 2 * POLL_S
+            await asyncio.sleep(max(POLL_S, left_s))
 
     def mid_utterance_ms(self) -> float:
         """Somewhere in the middle, another place each time."""
@@ -262,9 +306,10 @@ class Run:
         """
         began_s = time.monotonic()
         while not await condition():
-            if time.monotonic() - began_s > within_s:
+            waited_s = time.monotonic() - began_s
+            if waited_s > within_s:
                 raise Never(f"not within {within_s:g} s: {what}")
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(min(max(POLL_S, waited_s / 20), POLL_AT_MOST_S))
         return time.monotonic() - began_s
 
     async def until_stopped(self, session: Session, within_s: float) -> float:
@@ -298,12 +343,20 @@ class Run:
 
     async def lines(self, ids: set[str]) -> list[SessionLine]:
         """The ledger's lines of these provider sessions."""
-        return [one for one in await self.world.simulator.ledger() if one.session_id in ids]
+        return await self.world.simulator.lines(ids)
 
     async def new_lines(self) -> list[SessionLine]:
         """The ledger's lines of all that was made in this run."""
-        lines = await self.world.simulator.ledger()
-        return [one for one in lines if one.session_id not in self.known_before]
+        return await self.world.simulator.ledger(leave_out=self.known_before)
+
+    async def rooms(self) -> list[str]:
+        """The rooms that sessions of this world have made on its LiveKit."""
+        livekit = self.world.livekit
+        server = LiveKitServer(livekit.url, livekit.api_key, SecretStr(livekit.api_secret))
+        async with livekit_api(server) as calls:
+            told = await calls.room.list_rooms(api.ListRoomsRequest())
+        marks = {room.name: mark_on(room.metadata) for room in told.rooms}
+        return [name for name, mark in marks.items() if mark and mark.namespace == self.world.name]
 
     async def until_nothing_starts(self, within_s: float) -> None:
         """Wait until LiveAvatar has begun whatever it was asked to begin in this run."""
@@ -313,6 +366,12 @@ class Run:
 
         with contextlib.suppress(Never):  # one whose start was given up stays minted
             await self.until(begun, within_s, "all starts are over")
+
+    @asynccontextmanager
+    async def quiet(self) -> AsyncIterator[None]:
+        """Measure in here: no process of any world starts."""
+        async with self.world.ground.quiet.window():
+            yield
 
     # ------------------------------------------------------------- findings
 
@@ -341,15 +400,53 @@ class Run:
             await self.world.simulator.go_wrong()
 
 
+def _heard_so_far_ms(lines: list[SessionLine]) -> float:
+    """The least that was heard of what each says now; 0 while one of them says nothing."""
+    now = [one.utterances[-1] for one in lines if one.utterances]
+    if not now or len(now) < len(lines):
+        return 0.0
+    return min(one.played_ms if one.outcome in ("playing", "starved") else 0.0 for one in now)
+
+
 async def _say_live(session: Session, code: Code) -> UtteranceReport:
-    samples = code.samples()
-    step = round(RATE_HZ * PIECE_S)
     async with session.live() as live:
         async with live.utterance(text="coded speech") as speech:
-            for at in range(0, len(samples), step):
-                await speech.write(np.ascontiguousarray(samples[at : at + step]))
-                await asyncio.sleep(PIECE_S / TTS_SPEED)
+            await _say(speech, code)
         return await speech.result()
+
+
+async def _say_row(
+    session: Session, codes: list[Code], told: list[asyncio.Future[UtteranceReport]]
+) -> None:
+    try:
+        async with session.live() as live:
+            said: list[LiveUtterance] = []
+            for code in codes:
+                async with live.utterance(text="coded speech") as speech:
+                    await _say(speech, code)
+                said.append(speech)
+            for speech, future in zip(said, told, strict=True):
+                report = await speech.result()
+                if not future.done():
+                    future.set_result(report)
+    except AvatarSessionsError as error:
+        for future in told:
+            if not future.done():
+                future.set_exception(error)
+    finally:
+        for future in told:
+            future.cancel()
+
+
+async def _say(speech: LiveUtterance, code: Code) -> None:
+    """Make it as a TTS does, by the clock: who is kept waiting has the more to give afterwards."""
+    samples = code.samples()
+    step = round(RATE_HZ * PIECE_S)
+    began_s = time.monotonic()
+    for at in range(0, len(samples), step):
+        made_at_s = began_s + (at / RATE_HZ - HEAD_START_S) / TTS_SPEED
+        await asyncio.sleep(max(0.0, made_at_s - time.monotonic()))
+        await speech.write(np.ascontiguousarray(samples[at : at + step]))
 
 
 def session_request(**request: object) -> SessionRequest:

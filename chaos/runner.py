@@ -15,6 +15,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -26,23 +27,29 @@ from chaos import invariants
 from chaos.errors import Never, NotAvailable
 from chaos.fault import Fault
 from chaos.run import Problem, Run, Speech
-from chaos.schedule import CAPACITY, COST, Gate, Job, in_order, jobs_of
+from chaos.schedule import COST, Gate, Job, Phase, jobs_of, phases_of, width_for
 from chaos.table import Row, Tally
 from chaos.temporal import MortalTemporal
 from chaos.world import API_KEY, Ground, Layout, Place, World
 from deploy.local.errors import LocalError, ServerUnavailable
-from deploy.local.ports import LOOPBACK
+from deploy.local.ports import LOOPBACK, free_port
 from deploy.local.processes import Supervisor
 from deploy.local.secret_scan import find_secrets, leaks_in_histories, remember
-from deploy.local.servers import Binary, find_temporal
+from deploy.local.servers import Binary, find_livekit, find_temporal
 from deploy.local.settings import ROOT, LocalSettings
+from deploy.local.stack import livekit_server
 
 logger = logging.getLogger(__name__)
 
 RUN_WITHIN_S: Final = 420.0
 """No run takes longer: what is left of it then is told as a problem."""
 GIVE_UP_SPEECH_S: Final = 5.0
-WORLDS_AT_MOST: Final = 40
+WORLDS_AT_MOST: Final = 64
+"""Each that breaks is replaced by a new one."""
+IDLE_WORLDS: Final = 4
+"""Beyond those in use: what one kind of fault leaves is used again."""
+LOOK_S: Final = 0.05
+LATE_S: Final = 0.2
 FAILURES_TOLD: Final = 3
 """Of one row, as they happen; all are in the report."""
 
@@ -66,11 +73,11 @@ class Proof:
         by_name = {fault.name: fault for fault in faults}
         rows = jobs_of(faults, layouts, rounds)
         self._jobs = [job for jobs in rows.values() for job in jobs]
-        self._tallies = {
-            (name, layout): Tally(by_name[name], layout, unavailable=by_name[name].unavailable)
-            for name, layout in rows
-        }
+        self._tallies = {(name, layout): Tally(by_name[name], layout) for name, layout in rows}
         self._runner = Runner(folder, seed, self._tallies)
+        missing = {fault.name: fault.missing() for fault in faults}
+        self.left_out = [f"{name} is left out: {why}" for name, why in missing.items() if why]
+        """Faults that need what is not here, and how to get it."""
 
     async def run(self) -> list[Row]:
         """Let them all happen.
@@ -100,7 +107,9 @@ def _after_all(problems: list[Problem]) -> Row:
         p99_ms=None,
         worst_ms=None,
         leaked=0,
+        sessions=0,
         billed_for_nothing_s=0,
+        billed_for_nothing_worst_s=0,
         speech_lost_ms=0,
         speech_repeated_ms=0,
         ok=False,
@@ -115,34 +124,58 @@ class Runner:
         self._folder = folder
         self._seed = seed
         self._tallies = tallies
-        self._gate = Gate()
         self._jobs: deque[Job] = deque()
+        """Those of the present phase that nobody has taken yet."""
+        self._later: list[Phase] = []
         self._idle: dict[tuple[Layout, Place], list[World]] = {}
         self._opened = 0
+        self._worlds: set[World] = set()
+        """Those that are open."""
         self._ports: set[int] = set()
         self.problems: list[Problem] = []
         """What is wrong apart from any single run."""
+        self._worlds_at_most = IDLE_WORLDS
         self._ground: Ground | None = None
         self._shared: MortalTemporal | None = None
 
     async def run(self, jobs: Sequence[Job]) -> None:
         """Do them all."""
-        self._jobs = in_order(jobs)
-        if not self._jobs:
+        if not jobs:
             return
+        self._later = phases_of(jobs, width_for(free_memory_bytes()))
         supervisor = Supervisor(self._folder / "logs")
         async with supervisor:
-            await self._prepare(supervisor)
-            lanes = min(CAPACITY, len(self._jobs))
-            async with asyncio.TaskGroup() as group:
-                for number in range(lanes):
-                    group.create_task(self._lane(), name=f"lane {number}")
+            async with contextlib.AsyncExitStack() as servers:
+                await self._prepare(supervisor, servers, {job.fault.place for job in jobs})
+                while self._later:
+                    await self._phase(self._later.pop(0))
             assert self._shared is not None
             await self._look_for_leaks(self._shared)
         self._look_at_what_is_left(supervisor)
 
-    async def _prepare(self, supervisor: Supervisor) -> None:
-        source = find_temporal(LocalSettings(temporal_address=None), sys.stderr)
+    async def _phase(self, phase: Phase) -> None:
+        began_s = time.monotonic()
+        self._jobs, gate = deque(phase.jobs), Gate(phase.width)
+        self._worlds_at_most = phase.width + IDLE_WORLDS
+        watch = asyncio.create_task(_watch_ourselves(), name="watch ourselves")
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number in range(min(phase.width, len(phase.jobs))):
+                    group.create_task(self._lane(gate), name=f"lane {number}")
+        finally:
+            watch.cancel()
+        logger.info(
+            "%d jobs, %d at once: %.0f s",
+            len(phase.jobs),
+            phase.width,
+            time.monotonic() - began_s,
+        )
+
+    async def _prepare(
+        self, supervisor: Supervisor, servers: contextlib.AsyncExitStack, places: set[Place]
+    ) -> None:
+        settings = LocalSettings(temporal_address=None, livekit_url=None, livekit_port=free_port())
+        source = find_temporal(settings, sys.stderr)
         if not isinstance(source, Binary):
             raise ServerUnavailable(
                 "the faults need a Temporal that can be killed: install `temporal`, or Go"
@@ -152,7 +185,13 @@ class Runner:
         seal_key = Seal.new_key()
         remember(seal_key.get_secret_value(), "a seal key")
         remember(API_KEY.get_secret_value(), "the API key")
-        self._ground = Ground(supervisor, source, self._folder, seal_key, clips)
+        livekit = None
+        if Place.ROOMS in places:
+            found = find_livekit(settings, sys.stderr)
+            livekit = await servers.enter_async_context(livekit_server(supervisor, found, settings))
+            remember(livekit.api_secret, "LiveKit's API secret")
+            self._ports.add(settings.livekit_port)
+        self._ground = Ground(supervisor, source, self._folder, seal_key, clips, livekit)
         shared = self._folder / "shared"
         shared.mkdir()
         names = [f"w{number}" for number in range(WORLDS_AT_MOST)]
@@ -160,21 +199,17 @@ class Runner:
         self._ports.add(self._shared.port)
         await self._shared.start()
 
-    async def _lane(self) -> None:
+    async def _lane(self, gate: Gate) -> None:
         while self._jobs:
             job = self._jobs.popleft()
             tally = self._tallies[job.fault.name, job.layout]
-            async with self._gate.inside(COST[job.fault.load]):
-                if tally.unavailable is None:
-                    await self._do(job, tally)
+            async with gate.inside(COST[job.fault.load]):
+                try:
+                    async with self._world(job) as world:
+                        await self._one(job, tally, world)
+                except LocalError as error:
+                    self._tell(job, tally, [Problem("servers come up", error.sentence)])
             await self._close_unneeded()
-
-    async def _do(self, job: Job, tally: Tally) -> None:
-        try:
-            async with self._world(job) as world:
-                await self._one(job, tally, world)
-        except LocalError as error:
-            self._tell(job, tally, [Problem("servers come up", error.sentence)])
 
     # --------------------------------------------------------------- worlds
 
@@ -187,40 +222,55 @@ class Runner:
             await world.prepare()
             yield world
         except BaseException:
-            await world.close()
+            await self._close(world)
             raise
         self._idle.setdefault(job.kind_of_world, []).append(world)
 
     async def _open(self, job: Job) -> World:
         assert self._ground is not None
+        await self._make_room()
         layout, place = job.kind_of_world
         own = place is Place.OWN_TEMPORAL
         world = World(self._ground, f"w{self._opened}", layout, place)
         self._opened += 1
         if self._opened > WORLDS_AT_MOST:
             raise ServerUnavailable(f"{WORLDS_AT_MOST} worlds broke: see {self._folder}/logs")
+        self._worlds.add(world)
         await world.open(None if own else self._shared)
         self._ports |= {world.simulator.media_port, world.temporal.port}
         return world
 
+    async def _make_room(self) -> None:
+        """Idle worlds of other kinds go before there are too many."""
+        while len(self._worlds) >= self._worlds_at_most:
+            kind = max(self._idle, key=lambda one: len(self._idle[one]), default=None)
+            if kind is None or not self._idle[kind]:
+                return
+            await self._close(self._idle[kind].pop())
+
     async def _close_unneeded(self) -> None:
-        needed = {job.kind_of_world for job in self._jobs}
+        later = [job for phase in self._later for job in phase.jobs]
+        needed = {job.kind_of_world for job in (*self._jobs, *later)}
         for kind in list(self._idle):
             if kind not in needed:
                 for world in self._idle.pop(kind, []):  # another lane may have closed them
-                    if world.place is Place.OWN_TEMPORAL:
-                        await self._look_for_leaks(world.temporal)
-                    await world.close()
+                    await self._close(world)
+
+    async def _close(self, world: World) -> None:
+        self._worlds.discard(world)
+        if world.place is Place.OWN_TEMPORAL and world.is_open:
+            await self._look_for_leaks(world.temporal)
+        await world.close()
 
     # ----------------------------------------------------------------- runs
 
     async def _one(self, job: Job, tally: Tally, world: World) -> None:
         began_s = time.monotonic()
-        run = Run(world, job.fault.name, self._seed * 1000 + job.number)
+        run = Run(world, job.fault.name, self._seed * 1000 + job.number, job.times)
         run.known_before = {one.session_id for one in await world.simulator.ledger()}
-        broke = await self._inject(run, job, tally)
+        broke = await self._inject(run, job)
         figures = await self._aftermath(run, job.fault)
-        tally.runs += 1
+        tally.runs += max(1, run.injected)
         tally.measured_ms += run.measured_ms
         tally.figures.append(figures)
         if run.problems:
@@ -238,13 +288,13 @@ class Runner:
         if broke is not None:
             raise broke
 
-    async def _inject(self, run: Run, job: Job, tally: Tally) -> LocalError | None:
+    async def _inject(self, run: Run, job: Job) -> LocalError | None:
         """Let it happen; what comes out of it is a finding, whatever it is."""
         try:
             async with asyncio.timeout(RUN_WITHIN_S):
                 await job.fault.inject(run)
         except NotAvailable as error:
-            tally.unavailable = str(error)
+            run.problem("the fault can be made", str(error))
         except (Never, AvatarSessionsError, RPCError, TimeoutError) as error:
             run.problem("what must happen happens", f"{type(error).__name__}: {error}")
         except LocalError as error:
@@ -274,6 +324,9 @@ class Runner:
                     _log_speech(speech)
                     if speech.measured:
                         run.measure(speech.hearing.longest_silence_ms)
+        for row in run.rows:
+            _measure_borders(run, row)
+        await invariants.no_room_is_left(run, fault.settle_s)
         await invariants.nothing_is_held(run)
         return figures
 
@@ -318,6 +371,37 @@ class Runner:
                     self.problems.append(Problem("nothing is left behind", text))
         for leak in find_secrets(self._folder / "logs"):
             self.problems.append(Problem("nothing secret is told", leak))
+
+
+async def _watch_ourselves() -> None:
+    """Log when this process was late itself: its speakers were, too."""
+    while True:
+        before_s = time.monotonic()
+        await asyncio.sleep(LOOK_S)
+        late_s = time.monotonic() - before_s - LOOK_S
+        if late_s > LATE_S:
+            logger.warning("the runner itself was late by %.0f ms", 1000 * late_s)
+
+
+def _measure_borders(run: Run, row: Sequence[Speech]) -> None:
+    """The pause before an utterance that another LiveAvatar session says than the one before."""
+    for before, after in pairwise(row):
+        if before.hearing is None or after.hearing is None:
+            continue
+        ended_ms, began_ms = before.hearing.ended_ms, after.hearing.began_ms
+        if ended_ms is None or began_ms is None:
+            continue
+        pause_ms = began_ms - ended_ms
+        logger.info("%s: %.0f ms between two utterances", before.session.key, pause_ms)
+        if not before.heard_from & after.heard_from:
+            run.measure(max(0.0, pause_ms))
+
+
+def free_memory_bytes() -> int:
+    """What new processes can have without anybody's memory going to disk."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    (kib,) = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * int(kib)
 
 
 def _log_speech(speech: Speech) -> None:

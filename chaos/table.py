@@ -25,6 +25,7 @@ _HEADINGS: Final = (
     "bound",
     "leaked",
     "billed for nothing s",
+    "worst s",
     "lost ms",
     "repeated ms",
     "ok",
@@ -40,7 +41,7 @@ class Row:
     fault: str
     layout: str
     runs: int
-    """Injected faults; each may have several samples."""
+    """Injected faults, each in one world; each may have several samples."""
     samples: int
     what: str
     bound_ms: float | None
@@ -50,13 +51,15 @@ class Row:
     worst_ms: float | None
     leaked: int
     """Sessions that were billed and that nobody stopped."""
+    sessions: int
+    """LiveAvatar sessions that were billed, in all runs."""
     billed_for_nothing_s: float
-    """Sum of the seconds beyond the moment nobody wanted them."""
+    """Sum of the seconds beyond the moment nobody wanted them, an ordinary end's included."""
+    billed_for_nothing_worst_s: float
+    """Of one LiveAvatar session."""
     speech_lost_ms: float
     speech_repeated_ms: float
     ok: bool
-    unavailable: str | None = None
-    """Why it could not be tried; such a row is not ok."""
     problems: list[str] = field(default_factory=list)
 
 
@@ -71,7 +74,6 @@ class Tally:
     measured_ms: list[float] = field(default_factory=list)
     figures: list[Figures] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    unavailable: str | None = None
 
     def row(self) -> Row:
         """As it stands now."""
@@ -89,11 +91,14 @@ class Tally:
             p99_ms=_rounded(p99_ms),
             worst_ms=_rounded(max(measured)) if measured else None,
             leaked=sum(one.leaked for one in self.figures),
+            sessions=sum(one.sessions for one in self.figures),
             billed_for_nothing_s=round(sum(one.billed_for_nothing_s for one in self.figures), 1),
+            billed_for_nothing_worst_s=round(
+                max((one.billed_for_nothing_worst_s for one in self.figures), default=0.0), 1
+            ),
             speech_lost_ms=round(sum(one.speech_lost_ms for one in self.figures), 1),
             speech_repeated_ms=round(sum(one.speech_repeated_ms for one in self.figures), 1),
-            ok=self.runs > 0 and kept and not self.problems and self.unavailable is None,
-            unavailable=self.unavailable,
+            ok=self.runs > 0 and kept and not self.problems,
             problems=[str(one) for one in self.problems],
         )
 
@@ -108,10 +113,18 @@ def write_report(path: Path, rows: Iterable[Row]) -> None:
     path.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
 
 
-def print_table(rows: Sequence[Row], out: TextIO) -> None:
-    """Print the machine, the rows, and below them why those that are not ok are not."""
-    about = machine()
-    print(f"\n{about['cpu']}, {about['cores']} cores, Python {about['python']}\n", file=out)
+def about(took_s: float, seed: int) -> str:
+    """What the figures stand for, in a line."""
+    here = machine()
+    return (
+        f"{here['cpu']}, {here['cores']} cores, Python {here['python']};"
+        f" {took_s / 60:.1f} minutes, seed {seed}"
+    )
+
+
+def print_table(rows: Sequence[Row], title: str, out: TextIO) -> None:
+    """Print what the figures stand for, the rows, and why those that are not ok are not."""
+    print(f"\n{title}\n", file=out)
     lines = [_HEADINGS, *(_cells(row) for row in rows)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(_HEADINGS))]
     for line in lines:
@@ -125,10 +138,16 @@ def print_table(rows: Sequence[Row], out: TextIO) -> None:
             _print_reasons(row, out)
 
 
+def write_markdown(path: Path, rows: Sequence[Row], title: str) -> None:
+    """Write the same for a page of the documentation."""
+    ruler = ["---" if heading in _WORDS else "---:" for heading in _HEADINGS]
+    lines = [_HEADINGS, ruler, *(_cells(row) for row in rows)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    path.write_text(f"{title}\n\n{table}\n")
+
+
 def _print_reasons(row: Row, out: TextIO) -> None:
     print(f"\n{row.fault} ({row.layout}) is not ok:", file=out)
-    if row.unavailable is not None:
-        print(f"  not available: {row.unavailable}", file=out)
     if row.bound_ms is not None and row.p99_ms is not None and row.p99_ms > row.bound_ms:
         print(f"  p99 is {row.p99_ms:.0f} ms, the bound {row.bound_ms:.0f} ms", file=out)
     kinds: dict[str, list[str]] = {}
@@ -142,7 +161,6 @@ def _print_reasons(row: Row, out: TextIO) -> None:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    ok = "yes" if row.ok else "n/a" if row.unavailable else "NO"
     return (
         row.fault,
         row.layout,
@@ -153,9 +171,10 @@ def _cells(row: Row) -> tuple[str, ...]:
         _whole(row.bound_ms),
         str(row.leaked),
         f"{row.billed_for_nothing_s:.1f}",
+        f"{row.billed_for_nothing_worst_s:.1f}",
         f"{row.speech_lost_ms:.0f}",
         f"{row.speech_repeated_ms:.0f}",
-        ok,
+        "yes" if row.ok else "NO",
         row.what,
     )
 

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import signal
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -20,19 +20,22 @@ from temporalio.client import Client
 
 from avatar_sessions import AvatarSessions
 from avatar_sessions.seal import Seal
+from chaos.clock import Clock, sweep_up_after
 from chaos.machines import Census, WorkerProcess, start_worker
 from chaos.provider import Simulated, start_simulator
 from chaos.proxy import Proxy, Way
+from chaos.quiet import Quiet
 from chaos.temporal import MortalTemporal, through
 from deploy.local.ports import LOOPBACK, free_port
 from deploy.local.processes import Supervisor
 from deploy.local.servers import Binary
+from deploy.local.stack import LiveKitServer
 from workers.wiring import Role
 
 ELSEWHERE: Final = "127.0.0.2"
 """Also this machine: where the simulator is reached by way of a proxy."""
 API_KEY: Final = SecretStr("obviously-fake-chaos-api-key")
-AT_ONCE: Final = 1000
+BRIEF_S: Final = 20
 GONE_WITHIN_S: Final = 20.0
 
 
@@ -56,6 +59,20 @@ class Place(StrEnum):
     """Workers reach Temporal and the simulator's sockets through proxies."""
     CRAMPED = "cramped"
     """LiveAvatar lets one session run at once."""
+    BRIEF = "brief"
+    """LiveAvatar's sessions last `BRIEF_S`, and then freeze."""
+    ROOMS = "rooms"
+    """There is a LiveKit, and avatars that join its rooms: with small pictures, and few."""
+    CLOCKED = "clocked"
+    """Owners have a wall clock that can jump."""
+
+
+_PLAN: Final = {
+    Place.CRAMPED: {"SIMULATOR_CONCURRENCY_LIMIT": "1"},
+    Place.BRIEF: {"SIMULATOR_PLAN_MAX_DURATION_S": str(BRIEF_S)},
+    Place.ROOMS: {"SIMULATOR_FPS": "5", "SIMULATOR_MAX_VIDEO_HEIGHT": "90"},
+}
+"""What the simulator is told there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +84,9 @@ class Ground:
     folder: Path
     seal_key: SecretStr
     clip_folder: Path
+    livekit: LiveKitServer | None
+    """None: no fault asks for rooms."""
+    quiet: Quiet = field(default_factory=Quiet)
 
 
 class World:
@@ -90,6 +110,7 @@ class World:
         self._simulator: Simulated | None = None
         self._sessions: AvatarSessions | None = None
         self._environment: dict[str, str] = {}
+        self._clock: Clock | None = None
 
     async def open(self, shared: MortalTemporal | None) -> None:
         """Start what it needs, but no workers.
@@ -111,11 +132,16 @@ class World:
         ports = (free_port(), free_port())
         self._simulator = await start_simulator(
             ground.supervisor,
+            ground.quiet,
             f"{self.name} simulator",
             API_KEY,
             ports,
             public_host=ELSEWHERE if proxied else LOOPBACK,
-            at_once=1 if self.place is Place.CRAMPED else AT_ONCE,
+            settings={
+                "SIMULATOR_JOIN_ROOMS": str(self.place is Place.ROOMS).lower(),
+                **self._livekit_environment,
+                **_PLAN.get(self.place, {}),
+            },
         )
         self._exits.push_async_callback(self._simulator.close)
         direct = shared.server(self.name)
@@ -134,6 +160,20 @@ class World:
             "LIVEAVATAR_API_KEY": API_KEY.get_secret_value(),
             "AVATAR_SESSIONS_SEAL_KEYS": ground.seal_key.get_secret_value(),
             "AVATAR_SESSIONS_CLIP_FOLDER": str(ground.clip_folder),
+            **self._livekit_environment,
+        }
+        if self.place is Place.CLOCKED:
+            self._clock = Clock(ground.folder / f"{self.name}.clock")
+
+    @property
+    def _livekit_environment(self) -> dict[str, str]:
+        if self.place is not Place.ROOMS:
+            return {}
+        livekit = self.livekit
+        return {
+            "LIVEKIT_URL": livekit.url,
+            "LIVEKIT_API_KEY": livekit.api_key,
+            "LIVEKIT_API_SECRET": livekit.api_secret,
         }
 
     async def close(self) -> None:
@@ -144,6 +184,11 @@ class World:
         await self._exits.aclose()
 
     # ------------------------------------------------------------- its parts
+
+    @property
+    def is_open(self) -> bool:
+        """Whether all of it came up."""
+        return self._sessions is not None
 
     @property
     def simulator(self) -> Simulated:
@@ -169,12 +214,27 @@ class World:
         assert self._temporal is not None, "the world is not open"
         return self._temporal
 
+    @property
+    def livekit(self) -> LiveKitServer:
+        """The server that its rooms are on."""
+        assert self.ground.livekit is not None, "no LiveKit was started"
+        return self.ground.livekit
+
+    @property
+    def clock(self) -> Clock:
+        """The wall clock of its owners."""
+        assert self._clock is not None, "its owners have the kernel's clock"
+        return self._clock
+
     # --------------------------------------------------------------- workers
 
     async def start_worker(self, role: Role) -> WorkerProcess:
         """One more worker process."""
         name = f"{self.name} {role.value} {next(self._numbers)}"
-        worker = await start_worker(self.ground.supervisor, name, role, self._environment)
+        ground, environment = self.ground, self._environment
+        if self._clock is not None and role is self.owner_role:
+            environment = {**environment, **self._clock.environment}
+        worker = await start_worker(ground.supervisor, ground.quiet, name, role, environment)
         self.workers.append(worker)
         return worker
 
@@ -182,6 +242,8 @@ class World:
         """SIGKILL, and wait until it is gone; the moment, of the wall clock."""
         at_s = worker.send(signal.SIGKILL)
         await worker.gone(GONE_WITHIN_S)
+        if self._clock is not None:
+            sweep_up_after(worker.child.pid)
         return at_s
 
     @property
@@ -220,6 +282,8 @@ class World:
         await self.simulator.go_wrong()
         self.to_temporal.go(Way.PASS)
         self.to_provider.go(Way.PASS)
+        if self._clock is not None:
+            self._clock.jump(0)
         wanted = (
             {self.owner_role} if self.layout is Layout.ALL else {self.owner_role, Role.SESSIONS}
         )
@@ -231,6 +295,8 @@ class World:
         missing = [role for role in sorted(wanted) if not self.alive(role)]
         await asyncio.gather(*(self.start_worker(role) for role in missing))
 
-    def census(self) -> dict[WorkerProcess, Census]:
+    async def census(self) -> dict[WorkerProcess, Census]:
         """What each living worker holds."""
-        return {one: one.census() for one in self.workers if one.is_alive}
+        living = [one for one in self.workers if one.is_alive]
+        told = await asyncio.gather(*(one.census() for one in living))
+        return dict(zip(living, told, strict=True))

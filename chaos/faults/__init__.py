@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from chaos.fault import Fault
-from chaos.faults import endings, machines, network, owners, provider, starts
+from chaos.faults import endings, machines, network, owners, provider, rooms, starts
 
 FAULTS: Final[dict[str, Fault]] = {
     fault.name: fault
@@ -14,6 +14,7 @@ FAULTS: Final[dict[str, Fault]] = {
         *owners.FAULTS,
         *starts.FAULTS,
         *provider.FAULTS,
+        *rooms.FAULTS,
         *network.FAULTS,
         *machines.FAULTS,
     )

@@ -83,7 +83,6 @@ FAULTS: Final = (
         inject=nothing,
         bound_ms=50,
         layouts=BOTH,
-        share=0.5,
     ),
     Fault(
         name="end",
@@ -108,7 +107,6 @@ FAULTS: Final = (
         inject=owner_and_workflow_killed,
         bound_ms=60_000,
         load=Load.WAITS,
-        share=0.5,
         takes_s=50,
     ),
 )

@@ -2,34 +2,67 @@
 
 from __future__ import annotations
 
+import re
+import time
+from datetime import datetime
 from typing import Final
 
-from chaos.fault import BOTH, Fault
+from chaos import clock
+from chaos.fault import BOTH, Fault, Load
+from chaos.machines import WorkerProcess
 from chaos.run import Run
+from chaos.world import Place
 
 SPEECH_S: Final = 5.0
+JUMP_SPEECH_S: Final = 7.0
+JUMP_S: Final = 3600
+_WRITTEN: Final = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,")
 
 
 async def log_disk_full(run: Run) -> None:
     """No worker can write a line any more; sessions start, speak and end nevertheless."""
     speaking = await run.live()
-    for worker in run.world.workers:
-        if worker.is_alive:
-            worker.fill_disk()
-    speech = run.say_live(speaking, SPEECH_S)
-    other = await run.live()
-    await run.said(speech, run.say_live(other, SPEECH_S))
-    await run.end(speaking)
-    await run.end(other)
-    for worker in list(run.world.workers):
-        run.expect(worker.is_alive, "workers live on", f"{worker!r} died: {worker.status}")
-        if worker.is_alive:
-            await run.world.kill(worker)  # the next fault's workers write their logs
+    workers = [one for one in run.world.workers if one.is_alive]
+    for worker in workers:
+        worker.fill_disk()
+    try:
+        speech = run.say_live(speaking, SPEECH_S)
+        other = await run.live()
+        await run.said(speech, run.say_live(other, SPEECH_S))
+        await run.end(speaking)
+        await run.end(other)
+    finally:
+        for worker in workers:
+            run.expect(worker.is_alive, "workers live on", f"{worker!r} died: {worker.status}")
+            if worker.is_alive:
+                worker.free_disk()
 
 
 async def clock_jump(run: Run) -> None:
-    """Never called."""
-    raise AssertionError(f"{run.name} is not available")
+    """The owner's wall clock jumps in mid-utterance, an hour forwards or backwards; speech goes on,
+    a clip and more live speech follow, and all ends as if nothing had been."""
+    session, other = await run.live_all(2)
+    speeches = [run.say_live(session, JUMP_SPEECH_S), await run.say_clip(other, JUMP_SPEECH_S)]
+    await run.until_heard([session, other], run.mid_utterance_ms())
+    jump_s = run.random.choice((-JUMP_S, JUMP_S))
+    run.world.clock.jump(jump_s)
+    await run.said(*speeches)
+    off_s = await _clock_of(run.world.owner) - time.time()
+    run.expect(abs(off_s - jump_s) < 60, "the fault happens", f"its clock is {off_s:.0f} s off")
+    late = await run.live()
+    await run.said(
+        run.say_live(session, JUMP_SPEECH_S),
+        run.say_live(late, JUMP_SPEECH_S),
+        await run.say_clip(other, JUMP_SPEECH_S),
+    )
+    await run.end_all((session, other, late))
+
+
+async def _clock_of(worker: WorkerProcess) -> float:
+    """What a process takes the time for, by the last line that it wrote."""
+    await worker.census()  # it writes one
+    written = [line for line in worker.child.last_lines() if _WRITTEN.match(line)]
+    return datetime.strptime(written[-1][:19], "%Y-%m-%d %H:%M:%S").astimezone().timestamp()
 
 
 FAULTS: Final = (
@@ -39,13 +72,16 @@ FAULTS: Final = (
         inject=log_disk_full,
         bound_ms=50,
         layouts=BOTH,
-        share=0.5,
     ),
     Fault(
         name="clock-jump",
-        what="the clock jumps by an hour",
+        what="the owner's clock jumps by an hour: silence",
         inject=clock_jump,
-        bound_ms=None,
-        unavailable="libfaketime is not here, and the kernel has one clock for all processes",
+        bound_ms=50,
+        layouts=BOTH,
+        place=Place.CLOCKED,
+        load=Load.WAITS,
+        takes_s=20,
+        missing=clock.missing,
     ),
 )

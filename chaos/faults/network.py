@@ -84,7 +84,7 @@ async def sockets_cut(run: Run, way: Way) -> None:
     await _speaks_on(run, SOCKET_AWAY_S, away)
 
 
-def _temporal_away(away_s: int, share: float = 1.0) -> Fault:
+def _temporal_away(away_s: int) -> Fault:
     return Fault(
         name=f"temporal-away-{away_s}",
         what=f"kill -9 of Temporal, back after {away_s} s: silence",
@@ -93,7 +93,6 @@ def _temporal_away(away_s: int, share: float = 1.0) -> Fault:
         place=Place.OWN_TEMPORAL,
         load=Load.WAITS,
         takes_s=away_s + 15,
-        share=share,
         settle_s=20,
     )
 
@@ -106,7 +105,6 @@ def _cut(name: str, what: str, inject: Callable[[Run], Awaitable[None]], bound_m
         bound_ms=bound_ms,
         place=Place.PROXIED,
         load=Load.WAITS,
-        share=0.5,
         takes_s=30,
         settle_s=20,
     )
@@ -114,14 +112,13 @@ def _cut(name: str, what: str, inject: Callable[[Run], Awaitable[None]], bound_m
 
 FAULTS: Final = (
     _temporal_away(5),
-    _temporal_away(30, 0.5),
-    _temporal_away(100, 0.25),
+    _temporal_away(30),
+    _temporal_away(100),
     Fault(
         name="temporal-stopped-20",
         what="SIGSTOP of Temporal for 20 s: silence",
         inject=partial(temporal_stopped, away_s=20),
         bound_ms=NO_SILENCE_MS,
-        share=0.5,
         takes_s=40,
         place=Place.OWN_TEMPORAL,
         load=Load.WAITS,

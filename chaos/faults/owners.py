@@ -6,17 +6,22 @@ import asyncio
 import signal
 from typing import Final
 
+from avatar_sessions import Session
 from chaos.errors import Never
 from chaos.fault import BOTH, Fault, Load
+from chaos.machines import WorkerProcess
 from chaos.run import Run
 from chaos.world import Layout
 
 SPEAKING: Final = 3
 DRAINED: Final = 50
-SPEECH_S: Final = 9.0
+CHAIN: Final = 10
+SPEECH_S: Final = 7.0
+DRAINED_SPEECH_S: Final = 6.0
 DRAINED_WITHIN_S: Final = 10.0
 LEAVES_WITHIN_S: Final = 2.0
 FROZEN_S: Final = 20.0
+TAKEN_OVER_WITHIN_S: Final = 5.0
 
 
 async def owner_killed(run: Run) -> None:
@@ -24,10 +29,11 @@ async def owner_killed(run: Run) -> None:
     sessions = await run.live_all(SPEAKING)
     owner = run.world.owner
     await run.world.start_owner()
-    speeches = [run.say_live(session, SPEECH_S) for session in sessions]
-    await run.until_heard(sessions, run.mid_utterance_ms())
-    await run.world.kill(owner)
-    await run.said(*speeches)
+    async with run.quiet():
+        speeches = [run.say_live(session, SPEECH_S) for session in sessions]
+        await run.until_heard(sessions, run.mid_utterance_ms())
+        await run.world.kill(owner)
+        await run.said(*speeches)
 
 
 async def owner_killed_clip(run: Run) -> None:
@@ -57,11 +63,18 @@ async def owner_killed_unwatched(run: Run) -> None:
 
 
 async def drain(run: Run, count: int = DRAINED) -> None:
-    """SIGTERM under load, as a deploy sends it."""
+    """SIGTERM under load, as a deploy sends it; and the next, and the next."""
+    run.piece_ms = 3  # a chain of utterances is longer than a minute
     sessions = await run.live_all(count)
-    owner = run.world.owner
-    await run.world.start_owner()
-    speeches = [run.say_live(session, SPEECH_S) for session in sessions]
+    for _ in range(run.times):
+        owner = run.world.owner
+        await run.world.start_owner()
+        await _drain_one(run, sessions, owner)
+        run.injected += 1
+
+
+async def _drain_one(run: Run, sessions: list[Session], owner: WorkerProcess) -> None:
+    speeches = [run.say_live(session, DRAINED_SPEECH_S) for session in sessions]
     await run.until_heard(sessions, run.mid_utterance_ms())
     owner.send(signal.SIGTERM)
     gone = asyncio.create_task(owner.gone(30))
@@ -105,11 +118,13 @@ async def frozen(run: Run) -> None:
     sessions = await run.live_all(SPEAKING)
     owner = run.world.owner
     await run.world.start_owner()
-    speeches = [run.say_live(session, FROZEN_S + 6) for session in sessions]
-    await run.until_heard(sessions, run.mid_utterance_ms())
-    owner.send(signal.SIGSTOP)
+    async with run.quiet():
+        speeches = [run.say_live(session, FROZEN_S + 6) for session in sessions]
+        await run.until_heard(sessions, run.mid_utterance_ms())
+        owner.send(signal.SIGSTOP)
+        await asyncio.sleep(TAKEN_OVER_WITHIN_S)
     try:
-        await asyncio.sleep(FROZEN_S)
+        await asyncio.sleep(FROZEN_S - TAKEN_OVER_WITHIN_S)
     finally:
         owner.send(signal.SIGCONT)
     await run.said(*speeches)
@@ -131,7 +146,6 @@ FAULTS: Final = (
         bound_ms=17_000,
         layouts=BOTH,
         load=Load.WAITS,
-        share=0.5,
         takes_s=30,
     ),
     Fault(
@@ -141,7 +155,6 @@ FAULTS: Final = (
         bound_ms=17_000,
         layouts=BOTH,
         load=Load.WAITS,
-        share=0.5,
         takes_s=25,
     ),
     Fault(
@@ -152,8 +165,8 @@ FAULTS: Final = (
         layouts=BOTH,
         load=Load.ALONE,
         settle_s=10,
-        share=0.25,
-        takes_s=35,
+        chain=CHAIN,
+        takes_s=100,
     ),
     Fault(
         name="second-signal",
@@ -169,7 +182,6 @@ FAULTS: Final = (
         bound_ms={Layout.ALL: 3000, Layout.SPLIT: 1500},
         layouts=BOTH,
         load=Load.WAITS,
-        share=0.5,
         takes_s=45,
     ),
 )

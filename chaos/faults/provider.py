@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from avatar_sessions import AvatarSessionsError
+from avatar_sessions import AvatarSessionsError, Session
 from avatar_sessions.contract.states import FINAL
 from chaos.errors import Never, NotAvailable
 from chaos.fault import Fault, Load
 from chaos.run import Run
+from chaos.world import BRIEF_S, Place
 
-SPEECH_S: Final = 10.0
+SPEECH_S: Final = 8.0
+SENTENCE_S: Final = 3.0
+SENTENCES: Final = 6
+BORDER_MS: Final = 1000
 TURNED_WITHIN_S: Final = 40.0
 
 
@@ -82,6 +86,31 @@ async def _lost_provider(run: Run, lose: Callable[[str], Awaitable[None]]) -> No
         raise NotAvailable("the session ends with LiveAvatar's: no next one is opened")
 
 
+async def rotation(run: Run) -> None:
+    """LiveAvatar's limit comes while an agent streams its sentences: the next LiveAvatar session
+    takes over between two of them."""
+    run.double_billing_s = BRIEF_S / 3 + 1
+    session = await run.live()
+    await run.finished(*run.say_row(session, SENTENCE_S, SENTENCES))
+    await run.end(session)
+    _expect_next_generation(run, session)
+
+
+async def rotation_in_speech(run: Run) -> None:
+    """The limit comes in an utterance without a border: it is cut, and goes on in the next."""
+    run.double_billing_s = BRIEF_S / 3 + 1
+    session = await run.live()
+    await run.said(run.say_live(session, BRIEF_S + 2))
+    await run.end(session)
+    _expect_next_generation(run, session)
+
+
+def _expect_next_generation(run: Run, session: Session) -> None:
+    report = run.patients[session.key].report
+    billed = [one for one in report.generations if one.started_at] if report else []
+    run.expect(len(billed) >= 2, "the fault happens", f"{len(billed)} LiveAvatar sessions", session)
+
+
 FAULTS: Final = (
     Fault(
         name="socket-drop",
@@ -101,7 +130,6 @@ FAULTS: Final = (
         inject=never_connected,
         bound_ms=17_000,
         load=Load.WAITS,
-        share=0.5,
         takes_s=22,
     ),
     Fault(
@@ -116,7 +144,24 @@ FAULTS: Final = (
         inject=freeze,
         bound_ms=15_000,
         load=Load.WAITS,
-        share=0.5,
         takes_s=20,
+    ),
+    Fault(
+        name="rotation",
+        what="limit reached between utterances: pause at the border",
+        inject=rotation,
+        bound_ms=BORDER_MS,
+        place=Place.BRIEF,
+        load=Load.WAITS,
+        takes_s=25,
+    ),
+    Fault(
+        name="rotation-in-speech",
+        what="limit reached in one long utterance: silence",
+        inject=rotation_in_speech,
+        bound_ms=BORDER_MS,
+        place=Place.BRIEF,
+        load=Load.WAITS,
+        takes_s=30,
     ),
 )

@@ -162,7 +162,6 @@ FAULTS: Final = (
         bound_ms=5000,
         load=Load.WAITS,
         settle_s=10,
-        share=0.5,
         takes_s=45,
     ),
     Fault(
@@ -199,7 +198,6 @@ FAULTS: Final = (
         bound_ms=None,
         load=Load.WAITS,
         settle_s=40,
-        share=0.5,
         takes_s=30,
     ),
     Fault(
@@ -210,7 +208,6 @@ FAULTS: Final = (
         layouts=BOTH,
         load=Load.WAITS,
         settle_s=40,
-        share=0.5,
     ),
     Fault(
         name="stop-fails",
@@ -219,6 +216,5 @@ FAULTS: Final = (
         bound_ms=16_000,
         load=Load.WAITS,
         settle_s=20,
-        share=0.5,
     ),
 )
