@@ -15,7 +15,8 @@ from avatar_sessions.contract.messages import Clip, Sealed, SessionRequest, Utte
 from avatar_sessions.contract.states import CommandOutcome, Pose
 
 Epoch = tuple[int, int]
-"""(number of the stream activity, given by the workflow; its attempt). Only grows."""
+"""(number of the stream activity, given by the workflow; its attempt). Only grows, but for a next
+generation's: it may be earlier than that of an owner replaced while the next one stood ready."""
 
 
 class Step(BaseModel):

@@ -6,12 +6,16 @@ import asyncio
 import time
 from datetime import UTC, datetime, timedelta
 
+from temporalio.client import AsyncActivityHandle, Client
+
 from activities.clip_speech import ClipOrder
+from activities.holding import Ack, Holding, Lease
+from activities.news import News
 from activities.owned import OwnedState
 from activities.utterance import Utterance
 from avatar_sessions.contract.live import Begin
 from avatar_sessions.contract.states import UtteranceOutcome
-from avatar_sessions.contract.steps import StreamEnd
+from avatar_sessions.contract.steps import OwnerBeat, StreamEnd
 from tests.activities.conftest import Owner
 from tests.activities.test_owned import clip, tone
 from tests.waiting import until
@@ -71,3 +75,36 @@ async def test_another_owners_clock_does_not_hold_up_a_clip(owner: Owner) -> Non
     )
     said = await asyncio.wait_for(owner.session.speak(ahead), 15)
     assert (said.report.outcome, said.report.sent_ms) == (UtteranceOutcome.COMPLETED, 90_000)
+
+
+class SlowLease(Lease):
+    """The server takes its time to say that it has given an attempt up."""
+
+    def __init__(self, attempt: AsyncActivityHandle, says: Ack) -> None:
+        super().__init__((1, 1), attempt)
+        self.asked = asyncio.Event()
+        self.answers = asyncio.Event()
+        self._says = says
+
+    async def beat(self, details: OwnerBeat) -> Ack:
+        self.asked.set()
+        await self.answers.wait()
+        return self._says
+
+
+async def test_an_adopted_session_gets_its_lost_socket_back(owner: Owner) -> None:
+    """The old attempt's "not found" came when the new one had adopted the session: it was read as
+    the new one's, and the session was given up, and another one started in its place."""
+    client = await Client.connect("127.0.0.1:9", lazy=True)
+    attempt = client.get_async_activity_handle(task_token=b"any")
+    old, new = SlowLease(attempt, Ack.NOT_FOUND), SlowLease(attempt, Ack.GIVEN)
+    news = News("test", (1, 1), client.get_workflow_handle("any"))
+    holding = Holding(owner.session, news, old, "avatar-owner:000000000000")
+    holding.running.cancel()  # the fixture runs it already
+    asking = asyncio.create_task(holding.may_reconnect())
+    await old.asked.wait()
+    holding.adopt(new)
+    new.answers.set()
+    old.answers.set()
+    assert await asyncio.wait_for(asking, 5)
+    await holding.let_go(moving=True)
