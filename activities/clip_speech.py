@@ -17,13 +17,15 @@ from typing import Any, Final, Protocol
 
 from activities.clip_errors import ClipError
 from activities.mouth import Mouth
-from activities.utterance import Utterance
+from activities.utterance import USUAL_START_LATENCY_S, Utterance
 from avatar_sessions.contract.messages import Failure, UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.contract.steps import ClipCursor, SaidClip
 
 CLIP_AHEAD_BYTES: Final = 96_000
 """How much of a clip is decoded ahead of what was sent: two seconds."""
+CHUNK_S: Final = 1.0
+"""The longest piece that is sent at once."""
 REMEMBERED: Final = 32
 """Clips whose end is kept for an activity that asks again."""
 
@@ -154,6 +156,8 @@ class ClipSpeech:
         left_s = 0.0  # what of an earlier owner's part is still to be played; below 0: silence
         if clip.dry_at is not None:
             left_s = (clip.dry_at - datetime.now(UTC)).total_seconds()
+            # By another machine's clock: no owner sends further ahead than this.
+            left_s = min(left_s, max(self._max_lead_s, CHUNK_S) + USUAL_START_LATENCY_S)
         utterance = Utterance(
             clip.utterance_id,
             order=clip.order,

@@ -114,13 +114,18 @@ class Holding:
     async def may_reconnect(self) -> bool:
         """Whether a lost socket may be opened again: only by whoever is the owner for certain."""
         while not self.orphaned:
-            match await self.beat(self.lease):
+            lease = self.lease
+            match await self.beat(lease):
                 case Ack.GIVEN:
                     return True
                 case Ack.UNREACHABLE:
+                    if not self.session.supervised:
+                        self.session.send_speakers_away()
                     await asyncio.sleep(0.5)
-                case Ack.CANCELLED | Ack.NOT_FOUND:
+                case Ack.CANCELLED | Ack.NOT_FOUND if lease is self.lease:
                     return False
+                case _:
+                    pass  # adopted meanwhile: the new attempt is asked for
         return False
 
     @property
@@ -148,6 +153,7 @@ class Holding:
             moving: another owner may go on with the session.
         """
         await self.session.close(moving=moving)
+        self.running.cancel()  # a socket that is being opened would put out the next owner's
         await self.news.flush(FLUSH_TIMEOUT_S)
         tasks = [self.running, *self._chores]
         for task in tasks:

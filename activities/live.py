@@ -56,6 +56,7 @@ class LiveSpeech:
         self._open: dict[str, Utterance] = {}
         self._lines: OrderedDict[str, UtteranceReport] = OrderedDict()
         self._names: set[str] = set()
+        self._earlier_is_cut = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, begin: Begin) -> Utterance | UtteranceReport:
@@ -88,6 +89,8 @@ class LiveSpeech:
             unplayed_s=begin.unplayed_ms / 1000,
             silent_ms=begin.silent_ms,
         )
+        if self._earlier_is_cut and utterance.began_earlier:
+            utterance.end(UtteranceOutcome.INTERRUPTED, time.monotonic())
         self._open[utterance.id] = utterance
         if len(self._names) < MAX_NAMES:
             self._names.add(utterance.id)
@@ -96,6 +99,13 @@ class LiveSpeech:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return utterance
+
+    def cut_earlier(self) -> None:
+        """There was an interrupt: what owners before this one had begun is over.
+
+        Its speaker may not be back yet, and would go on with it.
+        """
+        self._earlier_is_cut = True
 
     def takes(self, utterance_id: str) -> bool:
         """Whether that name is certain to be a new one."""

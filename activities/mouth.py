@@ -330,12 +330,17 @@ class Mouth:
         Args:
             up_to_order: clips asked for later are spared.
             outcome: what becomes of it.
-            asked_at_s: live speech begun later is spared; None: none is.
+            asked_at_s: live speech begun later is spared, unless an owner before this one has
+                said some of it; None: none is.
         """
         now_s = time.monotonic()
         for utterance in self.utterances:
             if utterance.source == "live":
-                meant = asked_at_s is None or utterance.began_at_s <= asked_at_s
+                meant = (
+                    asked_at_s is None
+                    or utterance.began_at_s <= asked_at_s
+                    or utterance.began_earlier
+                )
             else:
                 meant = up_to_order is None or utterance.order <= up_to_order
             if meant:

@@ -201,8 +201,13 @@ class OwnedSession:
         Raises:
             ConnectionFailed: the socket could not be had (again).
         """
-        while True:
+        while not self._is_closed:
             connection = await self._connect()
+            if self._is_closed:
+                # A newer socket puts out an older one, and the next owner may have one by now.
+                if connection is not None:
+                    await connection.close()
+                break
             if connection is None:
                 return await self._result(StreamEnd.PROVIDER_CLOSED, None)
             await self._ready(connection)
@@ -223,6 +228,7 @@ class OwnedSession:
                 return await self._result(StreamEnd.REPLACED, connection)
             if was_ready:
                 self._on_lost()
+        return await self._result(StreamEnd.RELEASED, None)
 
     async def _ended_by_provider(self) -> ProviderEnd | None:
         """What LiveAvatar's books say; None also if they cannot be read now."""
@@ -232,7 +238,10 @@ class OwnedSession:
         return None
 
     async def _connect(self) -> LiteConnection | None:
-        """Open the socket, a few times if need be; None when LiveAvatar has ended the session."""
+        """Open the socket, a few times if need be; None when LiveAvatar has ended the session.
+
+        Also None when it was closed by us meanwhile.
+        """
         limits = self._limits
         first = self.connects == 0
         give_up_s = time.monotonic() + CONNECT_PATIENCE_S
@@ -248,11 +257,13 @@ class OwnedSession:
                 )
             except ConnectionFailed as error:
                 logger.warning("connecting failed, try %d: %s", tries + 1, error)
-                if await self._ended_by_provider() is not None:
+                if self._is_closed or await self._ended_by_provider() is not None:
                     return None
                 if time.monotonic() >= give_up_s:
                     raise
             await asyncio.sleep(RECONNECT_PAUSES_S[min(tries, len(RECONNECT_PAUSES_S) - 1)])
+            if self._is_closed:
+                return None
         raise AssertionError("unreachable")
 
     async def _ready(self, connection: LiteConnection) -> None:
@@ -330,14 +341,16 @@ class OwnedSession:
         await asyncio.sleep(self._limits.release_timeout_s)
         await connection.close()
 
-    async def close(self, *, moving: bool = False) -> None:
+    async def close(self, *, moving: bool = False, cut: bool = False) -> None:
         """Close the socket and end what is being said. Bounded; may be called twice.
 
         Args:
             moving: another owner goes on with the session.
+            cut: what LiveAvatar has of it is not to be said.
         """
         if self.state is OwnedState.CLOSED:
             return
+        cut = cut and self._mouth.speaking is not None
         over = self.state is OwnedState.LETTING_GO or not moving
         self._moving = not over
         self._mouth.take_stock()
@@ -354,10 +367,17 @@ class OwnedSession:
         if self._interrupt_owed is not None:
             self._interrupt_owed.cancel()
         self._mouth.close(outcome)
+        if cut and self._connection is not None:
+            with contextlib.suppress(LiteError):  # then it is gone anyhow
+                await self._connection.interrupt()
         await self.clips.close()
         await self.live.close()
         if self._connection is not None:
             await self._connection.close()
+
+    @property
+    def _is_closed(self) -> bool:
+        return self.state is OwnedState.CLOSED
 
     @property
     def goes_on(self) -> bool:
@@ -385,6 +405,11 @@ class OwnedSession:
     def ignore(self, observer: Observer) -> None:
         """Tell it no more."""
         self._observers.discard(observer)
+
+    def send_speakers_away(self) -> None:
+        """Have them ask for the owner: nothing can be said here, and another one may be there."""
+        for observer in list(self._observers):
+            observer.gone(over=False)
 
     @property
     def observers(self) -> int:
@@ -487,6 +512,7 @@ class OwnedSession:
         """
         asked_at_s = time.monotonic() - delayed_s
         self._cut(up_to_order, UtteranceOutcome.INTERRUPTED, asked_at_s)
+        self.live.cut_earlier()
         self._usable()
         await self._mouth.interrupt(up_to_order, asked_at_s=asked_at_s)
         await self._rest()
@@ -505,6 +531,7 @@ class OwnedSession:
         said = self._mouth.said
         heard_s = 0.0 if said is None else said.heard_s(time.monotonic())
         self._mouth.cut_in_band()
+        self.live.cut_earlier()
         if self.state in (OwnedState.CONNECTING, OwnedState.RECONNECTING):
             # What LiveAvatar has buffered goes on without us: the next socket begins with it.
             if self._interrupt_owed is None:
@@ -581,8 +608,11 @@ class OwnedSession:
         return CommandOutcome.SENT
 
     async def hand_over(self) -> CommandOutcome:
-        """Let go of a session that another goes on with; what is not said is told as left off."""
-        await self.close(moving=True)
+        """Let go of a session that another goes on with; what is not said is told as left off.
+
+        LiveAvatar would say on what it has, while the other one says it, too: it is cut.
+        """
+        await self.close(moving=True, cut=True)
         return CommandOutcome.SENT
 
     def _usable(self) -> LiteConnection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -67,6 +68,8 @@ SUCCESSOR_PATIENCE_S: Final = 20.0
 the heartbeat timeout, and a moment for the retry."""
 ORPHAN_LOOK_S: Final = 2.0
 LEAVING_TIMEOUT_S: Final = 1.0
+LEAVE_EVERY_S: Final = 0.1
+"""Between two sessions that a draining process hands over, or less where it has many."""
 
 
 class Streaming:
@@ -85,6 +88,7 @@ class Streaming:
         ingress_url: Callable[[], str | None],
         seal_texts: bool = False,
         unsupervised_limit_s: float = 120.0,
+        leave_within_s: float = 5.0,
     ) -> None:
         self._owned = owned
         self._clips = clips
@@ -96,6 +100,8 @@ class Streaming:
         self._ingress_url = ingress_url
         self._seal_texts = seal_texts
         self._unsupervised_limit_s = unsupervised_limit_s
+        self._leave_within_s = leave_within_s
+        self._leaving = asyncio.Lock()
         self._holdings: dict[str, Holding] = {}  # by LiveAvatar's id of the session
         self._keeping: set[asyncio.Task[None]] = set()
 
@@ -119,6 +125,7 @@ class Streaming:
         first = OwnerBeat(epoch=lease.epoch, queue=self._queue, state=OwnedState.CONNECTING.name)
         if await lease.beat(first) is not Ack.GIVEN:
             raise _served_by_another()
+        logger.info("%s: owned in epoch %d.%d", step.session_key, *lease.epoch)
         holding = self._adopted(step, lease) or self._begun(step, lease)
         try:
             return await self._serve(holding, lease, step)
@@ -232,6 +239,9 @@ class Streaming:
             await asyncio.wait({holding.running}, timeout=self._limits.release_timeout_s + 2)
             if holding.running.done():
                 return await self._over(holding, step)
+        await self._turn_to_leave(holding)
+        if holding.running.done():
+            return await self._over(holding, step)
         # Said first, while speech goes on: whoever looks for an owner waits for the next one.
         leaving = OwnerRecovering(epoch=holding.lease.epoch, leaving=True)
         holding.news.put(names.SIGNAL_OWNER_RECOVERING, leaving)
@@ -239,7 +249,7 @@ class Streaming:
         # Nobody after us would.
         await stop_if_terminated(self._liveavatar, step.provider_session_id)
         await self._leave(holding, step, moving=True)
-        activity.heartbeat(holding.details)
+        logger.info("%s: handed over", step.session_key)
         raise ApplicationError(
             "the worker is draining: another takes over",
             type=ErrorType.WORKER_DRAINING,
@@ -247,6 +257,15 @@ class Streaming:
             next_retry_delay=timedelta(milliseconds=1),
             category=ApplicationErrorCategory.BENIGN,
         )
+
+    async def _turn_to_leave(self, holding: Holding) -> None:
+        """One session after the other: each is served until its turn comes.
+
+        Fifty at once kept Temporal busy for four seconds, twice what LiveAvatar has buffered.
+        """
+        pause_s = min(LEAVE_EVERY_S, self._leave_within_s / max(1, len(self._holdings)))
+        async with self._leaving:
+            await asyncio.wait({holding.running}, timeout=pause_s)
 
     async def _leave(self, holding: Holding, step: StreamAudio, *, moving: bool) -> None:
         self._owned.remove(holding.session)
@@ -316,17 +335,17 @@ class Streaming:
         A server that does not answer is no reason to fall silent: that is for `UNREACHABLE` after
         the limit.
         """
-        number = 0
-        while True:
+        for number in itertools.count(1):
+            # The first one went before the session was taken.
+            await asyncio.sleep(BEAT_S if holding.unacked_s < BEAT_S else UNACKED_PAUSE_S)
             if number % SDK_BEAT_EVERY == 0:
                 activity.heartbeat(holding.details)
-            number += 1
             ack = await holding.beat(lease)
             if ack in (Ack.CANCELLED, Ack.NOT_FOUND):
                 return ack
             if holding.unacked_s > self._unsupervised_limit_s:
                 return Ack.UNREACHABLE
-            await asyncio.sleep(BEAT_S if ack is Ack.GIVEN else UNACKED_PAUSE_S)
+        raise AssertionError("unreachable")
 
     async def _provider_end(self, provider_session_id: str) -> ProviderEnd | None:
         """Ask LiveAvatar's books whether the session is over; None if not, or not to be known."""

@@ -395,6 +395,11 @@ class Utterance:
         """Nothing of it is being played, as far as LiveAvatar told."""
         return all(segment.silent for segment in self._segments)
 
+    @property
+    def began_earlier(self) -> bool:
+        """An owner before this one has sent some of it: older than all that was asked for here."""
+        return self._offset_bytes > 0
+
     def is_done(self, now_s: float) -> bool:
         """An earlier owner has sent all of it, and that is played: LiveAvatar has told already."""
         return self._offset_bytes == self.sent_bytes > 0 and self.to_play_s(now_s) <= 0

@@ -3,29 +3,36 @@
 //   const room = new AvatarRoom({ video, audio });        // a <video> and an <audio> element
 //   room.addEventListener("change", () => …room.link, room.track, room.soundBlocked…);
 //   await room.join(livekitUrl, token);                   // rejects if the room cannot be joined
+//   await room.join(nextUrl, nextToken);                  // moves: the old room is left for the new one
 //   await room.speak(track);                              // a microphone's track; null: fall silent
 //   await room.leave();
 //
 // Publishes nothing but that one track. Does not know what a session is, nor where access comes from.
 
+import { Avatars } from "./avatars.js";
 import { LINK } from "./state.js";
 
 const MICROPHONE_SOURCE = 2; // LiveKit's number, among the sources that a token may publish
 
-// What LiveAvatar calls its participant in rooms that it hosts. In a room of one's own the name
-// is free, so that anybody else who publishes video counts too.
-const HOSTED_AVATAR_IDENTITY = "heygen";
 const REACH_TIMEOUT_MS = 8000;
 const PUBLISH_AGAIN_MS = 2000;
+const LINGER_MS = 5000; // how long a room that was moved from is kept for its picture
 const FORBIDDEN = 403; // what livekit-client says when a token does not allow it
 
 /** The room is not there, or not for us: worth another try with fresh access. */
 export class RoomUnavailable extends Error {}
 
+/**
+ * Fires "change" when anything below has changed, "cut" right before the picture becomes another
+ * one or none, and "refused" when the room does not take what is to be heard in it.
+ */
 export class AvatarRoom extends EventTarget {
   #elements;
   #livekit = null;
   #room = null;
+  #avatars = null; // those of that room
+  #joining = null; // the attempt to join another one
+  #left = null; // the room that was moved from, while its picture is still the one to see
   #video = null;
   #audio = null;
   #own = null; // the track that is to be heard in the room
@@ -35,15 +42,22 @@ export class AvatarRoom extends EventTarget {
   /** One of LINK: how the page hangs on the room. */
   link = LINK.none;
 
+  /** True where the room we were in last was deleted: its access leads nowhere any more. */
+  deleted = false;
+
+  /** True while there is a video track of the avatar; its frames may still be on their way. */
+  showing = false;
+
   /** @param {{video: HTMLVideoElement, audio: HTMLAudioElement}} elements where to play it */
   constructor(elements) {
     super();
     this.#elements = elements;
+    document.addEventListener("visibilitychange", () => this.#spare());
   }
 
-  /** True while there is a video track of the avatar; its frames may still be on their way. */
-  get showing() {
-    return this.#video !== null;
+  /** True while another avatar is in the room, to take over from the one that is shown. */
+  get handingOver() {
+    return this.#avatars?.handingOver ?? false;
   }
 
   /** The avatar's audio as a MediaStreamTrack, or null while there is none. */
@@ -58,7 +72,7 @@ export class AvatarRoom extends EventTarget {
 
   /** LiveKit's own opinion of whether the avatar speaks; works while sound is blocked. */
   get speaking() {
-    return this.#avatar()?.isSpeaking ?? false;
+    return this.#avatars?.shown?.isSpeaking ?? false;
   }
 
   /** True while this participant may publish a microphone. */
@@ -87,45 +101,85 @@ export class AvatarRoom extends EventTarget {
   }
 
   /**
-   * Join with access for a viewer.
+   * Join with access for a viewer. A room that we are in is kept until the new one is joined, and
+   * its picture until there is a new one.
    *
    * @throws {RoomUnavailable} the server cannot be reached or does not let us in
    */
   async join(livekitUrl, token) {
-    await this.leave();
-    this.#become(LINK.joining);
+    await this.#joining?.room?.disconnect(false);
+    const attempt = (this.#joining = { room: null });
+    if (this.#room === null) this.#become(LINK.joining);
     try {
       this.#livekit ??= await load();
       await reach(livekitUrl);
       const { Room, LogLevel, setLogLevel } = this.#livekit;
       setLogLevel(LogLevel.error);
       // What the person says is theirs: a room that is left does not switch the microphone off.
-      this.#room = new Room({ adaptiveStream: true, stopLocalTrackOnUnpublish: false });
-      this.#listen(this.#room);
-      await this.#room.connect(livekitUrl, token);
-      this.#become(LINK.joined);
-      this.#pick();
-      void this.#publish();
+      // No adaptive stream: a waiting avatar's picture is there when its turn comes.
+      attempt.room = new Room({ stopLocalTrackOnUnpublish: false });
+      this.#listen(attempt.room);
+      if (attempt === this.#joining) await attempt.room.connect(livekitUrl, token);
+      if (attempt !== this.#joining) throw new RoomUnavailable("The room was left again.");
     } catch (error) {
-      await this.leave();
+      await attempt.room?.disconnect(false);
+      if (attempt === this.#joining) {
+        this.#joining = null;
+        if (this.#room === null) this.#become(LINK.none);
+      }
       if (error instanceof RoomUnavailable) throw error;
       throw new RoomUnavailable("The room cannot be joined at the moment.", { cause: error });
     }
+    this.#joining = null;
+    this.#enter(attempt.room);
   }
 
   /** Leave, if joined. */
   async leave() {
-    const room = this.#room;
+    const [room, attempt] = [this.#room, this.#joining];
     this.#room = null;
+    this.#joining = null;
+    this.#forget();
     this.#drop();
-    await room?.disconnect(false);
-    this.#become(LINK.none);
+    await Promise.all([room?.disconnect(false), attempt?.room?.disconnect(false)]);
+    if (this.#room === null && this.#joining === null) this.#become(LINK.none);
   }
 
   /** Play sound after all; meant for a click's handler. */
   async startSound() {
     await this.#room?.startAudio();
     this.#changed();
+  }
+
+  /** A room is joined: it is the one that counts from now on. */
+  #enter(room) {
+    this.#forget();
+    if (this.#room !== null) {
+      const left = (this.#left = this.#room);
+      setTimeout(() => {
+        if (left !== this.#left) return;
+        this.#forget();
+        this.#pick();
+      }, LINGER_MS);
+    }
+    this.#room = room;
+    this.#sent = null;
+    this.deleted = false;
+    this.#avatars?.close();
+    this.#avatars = new Avatars(room);
+    this.#avatars.addEventListener("change", () => {
+      if (room === this.#room) this.#pick();
+    });
+    this.#become(LINK.joined);
+    this.#pick();
+    void this.#publish();
+  }
+
+  /** Leave the room that was moved from. */
+  #forget() {
+    const left = this.#left;
+    this.#left = null;
+    void left?.disconnect(false);
   }
 
   #listen(room) {
@@ -170,42 +224,78 @@ export class AvatarRoom extends EventTarget {
       RoomEvent.Disconnected,
       here((reason) => {
         this.#room = null;
+        this.deleted = reason === DisconnectReason.ROOM_DELETED;
         this.#drop();
-        const stolen = reason === DisconnectReason.DUPLICATE_IDENTITY;
-        this.#become(stolen ? LINK.elsewhere : LINK.none);
+        if (this.#joining !== null) this.#become(LINK.joining); // ourselves, perhaps, under one name
+        else if (reason === DisconnectReason.DUPLICATE_IDENTITY) this.#become(LINK.elsewhere);
+        else this.#become(LINK.none);
       }),
     );
-  }
-
-  /** The participant that is the avatar: the hosted name, else the first that shows a picture. */
-  #avatar() {
-    const others = [...(this.#room?.remoteParticipants.values() ?? [])];
-    const shows = (participant) => participant.videoTrackPublications.size > 0;
-    return (
-      others.find((one) => one.identity === HOSTED_AVATAR_IDENTITY && shows(one)) ??
-      others.find(shows) ??
-      null
-    );
+    for (const event of [RoomEvent.TrackUnsubscribed, RoomEvent.Disconnected]) {
+      room.on(event, () => {
+        if (room !== this.#left) return;
+        this.#forget();
+        this.#pick();
+      });
+    }
   }
 
   /** Play the avatar's tracks and nobody else's: an agent's audio would be heard twice. */
   #pick() {
     const tracksOf = (publications) =>
       [...(publications?.values() ?? [])].map((one) => one.track).find((track) => track) ?? null;
-    const avatar = this.#avatar();
+    this.#avatars?.look();
+    const avatar = this.#avatars?.shown;
     const video = tracksOf(avatar?.videoTrackPublications);
     const audio = tracksOf(avatar?.audioTrackPublications);
-    if (video !== this.#video) {
-      this.#video?.detach(this.#elements.video);
-      this.#video = video;
-      video?.attach(this.#elements.video);
+    if (audio !== null || this.#left === null) this.#hear(audio);
+    if (this.#left !== null && (video?.mediaStreamTrack.muted ?? true)) {
+      // Nothing has come yet: the old picture is better than none.
+      const again = () => this.#pick();
+      video?.mediaStreamTrack.addEventListener("unmute", again, { once: true });
+    } else {
+      this.#show(video);
+      this.#forget();
     }
-    if (audio !== this.#audio) {
-      this.#audio?.detach(this.#elements.audio);
-      this.#audio = audio;
-      audio?.attach(this.#elements.audio);
-    }
+    this.showing = this.#video !== null;
+    this.#spare();
     this.#changed();
+  }
+
+  #show(video) {
+    if (video === this.#video) return;
+    const [before, element] = [this.#video, this.#elements.video];
+    if (before !== null) this.dispatchEvent(new Event("cut"));
+    this.#video = video;
+    video?.attach(element);
+    if (before === null) return;
+    if (video === null) {
+      before.detach(element);
+    } else {
+      // The element plays on with the other track. Told to let go of it, livekit-client would have
+      // it load anew, which shows black.
+      before.attachedElements = [];
+      before.detach();
+    }
+  }
+
+  #hear(audio) {
+    if (audio === this.#audio) return;
+    const element = this.#elements.audio;
+    const { muted } = element; // the person's choice, which attach() knows nothing of
+    this.#audio?.detach(element);
+    this.#audio = audio;
+    audio?.attach(element);
+    element.muted = muted;
+  }
+
+  /** Have nothing sent for a page that nobody sees. */
+  #spare() {
+    for (const { videoTrackPublications } of this.#room?.remoteParticipants.values() ?? []) {
+      for (const publication of videoTrackPublications.values()) {
+        if (publication.isEnabled === document.hidden) publication.setEnabled(!document.hidden);
+      }
+    }
   }
 
   /** Make what is published what is wanted; one attempt at a time, and again until it is so. */
@@ -244,10 +334,11 @@ export class AvatarRoom extends EventTarget {
 
   #drop() {
     this.#sent = null;
-    this.#video?.detach(this.#elements.video);
-    this.#audio?.detach(this.#elements.audio);
-    this.#audio = null;
-    this.#video = null;
+    this.#avatars?.close();
+    this.#avatars = null;
+    this.#hear(null);
+    this.#show(null);
+    this.showing = false;
   }
 
   #become(link) {

@@ -13,6 +13,7 @@ const stillness = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class Page {
   video = byId("avatar");
+  last = byId("last"); // the last picture as it was, for while the next one is on its way
   voice = byId("voice");
   bands = METER_BARS / 2;
   ownBands = OWN_BARS;
@@ -20,7 +21,7 @@ export class Page {
   #ownBars = Array.from({ length: OWN_BARS }, () => document.createElement("i"));
   #notes = {}; // what is to be told of the microphone and of words, and until when
   #glow = byId("glow").getContext("2d", { alpha: false });
-  #still = byId("still").getContext("2d"); // the last picture, for when the stream is gone
+  #still = byId("still").getContext("2d"); // the last picture's colours, behind what covers it
   #stillAt = -Infinity;
   #frames = []; // times of the frames of the last second
   #factsAt = null;
@@ -67,10 +68,13 @@ export class Page {
     });
   }
 
-  /** Show a view (a key of VIEWS) of a session; `picture`: frames are arriving. */
+  /**
+   * Show a view (a key of VIEWS) of a session; `picture`: "live" while frames are arriving, "held"
+   * while the last one stands in for them, "still" when it has done so for too long, or "none".
+   */
   show(view, picture, known) {
     const { label, tone, busy } = VIEWS[view];
-    const covered = COVERED.has(view) || !picture;
+    const covered = COVERED.has(view) || !["live", "held"].includes(picture);
     this.#set("view", view, (value) => {
       document.body.dataset.view = value;
       document.body.dataset.tone = tone;
@@ -82,9 +86,11 @@ export class Page {
       document.body.dataset.covered = String(value);
     });
     if (covered) this.#showVeil(view, label, known);
-    this.#set("picture", picture ? "live" : known.seen ? "still" : "none", (value) => {
+    this.#set("picture", picture, (value) => {
       document.body.dataset.picture = value;
-      if (value !== "live") byId("facts").textContent = "";
+      if (value === "live") return;
+      byId("facts").textContent = "";
+      this.#factsAt = null; // what is counted before the next second is over is no rate
     });
     this.#set("key", known.sessionKey ?? "", (value) => (byId("session-key").textContent = value));
     this.#set("title", `${label} · ${known.sessionKey ?? "Avatar session"}`, (value) => {

@@ -102,11 +102,12 @@ const BEFORE_LIVE = new Set(["REQUESTED", "MINTING", "STARTING", "CONNECTING"]);
  * @param {string} known.link one of LINK
  * @param {object|null} known.status the session's status as the server tells it
  * @param {boolean} known.picture frames of the avatar are arriving
+ * @param {boolean} known.held they are not, and the last one stands in for them
  * @param {boolean} known.seen there has been a picture before
  * @param {boolean} known.audible the avatar can be heard at this moment
  * @returns {keyof VIEWS}
  */
-export function viewOf({ link, status, picture, seen, audible }) {
+export function viewOf({ link, status, picture, held, seen, audible }) {
   const state = status?.state;
   if (FINAL_VIEWS[state]) return FINAL_VIEWS[state];
   if (link === LINK.refused) return "refused";
@@ -115,8 +116,8 @@ export function viewOf({ link, status, picture, seen, audible }) {
   if (BEFORE_LIVE.has(state)) return "waiting";
   if (link === LINK.none || link === LINK.joining) return seen ? "recovering" : "connecting";
   if (link === LINK.reconnecting) return "recovering";
-  if (!picture) return "waiting";
-  if (state === "RECOVERING") return "recovering";
+  if (state === "RECOVERING" && (picture || seen)) return "recovering";
+  if (!picture) return held ? "recovering" : "waiting";
   if (audible) return "talking";
   return status?.pose === "listening" ? "listening" : "idle";
 }

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, NoReturn
@@ -40,6 +41,9 @@ EXIT_PAUSE_S: Final = 0.5
 """Between the last worker's shutdown and the interpreter's exit: without it, 3 of 12 processes
 died in the SDK's native threads after all work was done (measured)."""
 
+LAST_MOMENT_S: Final = 0.3
+"""What hangs in the drain is left by the drain itself; this is for everything else."""
+
 
 class CannotStart(Exception):
     """The worker cannot do its work; the message says what to do."""
@@ -47,6 +51,9 @@ class CannotStart(Exception):
 
 async def run(role: Role, settings: WorkerSettings) -> None:
     """Work until SIGTERM or SIGINT. A second signal leaves at once: sessions are taken over.
+
+    From the first one on the process is gone within the drain timeout, whatever hangs, and
+    wherever: also while it connects, or when a collector of traces does not answer.
 
     Raises:
         CannotStart: Temporal cannot be reached, or lacks what sessions need.
@@ -58,15 +65,40 @@ async def run(role: Role, settings: WorkerSettings) -> None:
         if stop.is_set():
             _leave_hard("second signal: leaving at once, sessions are taken over by others")
         stop.set()
+        _leave_hard_after(settings.drain_timeout_s)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)
     loop.add_signal_handler(signal.SIGUSR1, _tell_tasks)
     endpoint = settings.otlp_endpoint
     with tracing(endpoint) as interceptors, metering(endpoint) as meter:
-        client = await connect(interceptors)
-        await ensure_search_attributes(client)
-        await _work(role, client, settings, meter, stop)
+        client = await _connected(interceptors, stop)
+        if client is not None:
+            await _work(role, client, settings, meter, stop)
+
+
+async def _connected(interceptors: Sequence[Interceptor], stop: asyncio.Event) -> Client | None:
+    """A client that all is there for; None: told to stop before that.
+
+    Raises:
+        CannotStart: Temporal cannot be reached, or lacks what sessions need.
+    """
+    connecting = asyncio.create_task(_connect_and_look(interceptors), name="connect")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    both: set[asyncio.Future[Any]] = {connecting, stopping}
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        return connecting.result() if connecting.done() else None
+    finally:
+        for task in both:
+            task.cancel()
+        await asyncio.wait(both)
+
+
+async def _connect_and_look(interceptors: Sequence[Interceptor]) -> Client:
+    client = await connect(interceptors)
+    await ensure_search_attributes(client)
+    return client
 
 
 def _tell_tasks() -> None:
@@ -167,6 +199,15 @@ async def _first_failure(running: list[asyncio.Task[None]]) -> None:
     done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
         task.result()
+
+
+def _leave_hard_after(drain_timeout_s: float) -> None:
+    """See to it that this process goes, also if its event loop is what hangs."""
+    within_s = max(drain_timeout_s, 1.0 + EXIT_PAUSE_S) + LAST_MOMENT_S
+    why = f"still here {within_s:g} s after the signal: leaving hard"
+    guard = threading.Timer(within_s, _leave_hard, (why,))
+    guard.daemon = True
+    guard.start()
 
 
 def _leave_hard(why: str) -> NoReturn:

@@ -38,6 +38,8 @@ STREAM_POLLS: Final = 2
 BEAT_THROTTLE: Final = timedelta(seconds=5)
 """Bounds how long a cancel takes to reach a stream by the SDK's own heartbeat."""
 CLIP_BEAT_THROTTLE: Final = timedelta(milliseconds=200)
+LEAVE_SHARE: Final = 0.55
+"""Of the time to drain: for the turns in which sessions are handed over."""
 CALL_BEAT_THROTTLE: Final = timedelta(seconds=1)
 """Calls last seconds and are missed after four: their beats must not be saved up."""
 
@@ -216,6 +218,7 @@ def _streaming(
         ingress_url=lambda: ingress.url,
         seal_texts=settings.seal_texts,
         unsupervised_limit_s=settings.unsupervised_s,
+        leave_within_s=LEAVE_SHARE * settings.drain_timeout_s,
     )
 
 
@@ -229,8 +232,8 @@ def _owner_workers(
         max_concurrent_activities=settings.max_sessions,
         max_concurrent_activity_task_polls=STREAM_POLLS,
         max_heartbeat_throttle_interval=BEAT_THROTTLE,
-        # Sessions are handed over at once; this is for what hangs.
-        graceful_shutdown_timeout=timedelta(seconds=settings.drain_timeout_s / 2),
+        # Sessions are handed over one by one; this is for what hangs.
+        graceful_shutdown_timeout=timedelta(seconds=0.8 * settings.drain_timeout_s),
     )
     inbox = Worker(
         client,

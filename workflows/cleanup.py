@@ -151,7 +151,10 @@ class Cleanup:
                     result_type,
                     options.CLEANUP,
                     summary=summary,
-                    schedule_to_close_timeout=min(stretch, give_up - workflow.now()),
+                    # The last try may come late, with the workers: it is made all the same.
+                    schedule_to_close_timeout=max(
+                        _SHORTEST_STRETCH, min(stretch, give_up - workflow.now())
+                    ),
                 )
             except ActivityError as error:
                 if is_cancelled_exception(error):

@@ -69,7 +69,6 @@ class Generations:
         try:
             stream = await self._provider.open(request)
             self._life.ends_at = _session_ends_at(request, stream)
-            self._life.to(SessionState.CONNECTING)
             held = self._begin(stream)
             again_at: datetime | None = None
             while True:
@@ -79,14 +78,16 @@ class Generations:
                     if verdict is not None:
                         return verdict
                     held = await self._recover(request, held)
-                else:
+                elif self._life.live_at is not None:
                     held = await self._rotate(request, held)
-                # A rotation that did not work is tried again, until the limit ends the session.
+                # One that did not work, or that came before the session was live, is tried again,
+                # until the limit ends this generation.
                 again_at = workflow.now() + options.ROTATE_AGAIN if held.stream is stream else None
                 stream = held.stream
         except asyncio.CancelledError:
-            if self._life.verdict is not None and self._life.owner is not None and self._tasks:
-                # The end lets the owners go: their last words are waited for, with patience.
+            ends_by_itself = self._life.verdict is not None and not _is_cancelled_from_outside()
+            if ends_by_itself and self._life.owner is not None and self._tasks:
+                # The end lets the owners go: their last words are waited for, until it cancels.
                 await workflow.wait(self._tasks)
             raise
         finally:
@@ -100,6 +101,8 @@ class Generations:
         else:
             self._provider.stream = stream
             self._life.speaks = stream.generation
+            if self._life.state is SessionState.STARTING:
+                self._life.to(SessionState.CONNECTING)
         task = asyncio.create_task(stream.hold(), name=f"generation {stream.generation.number}")
         self._keep(task)
         return Held(stream, task)
@@ -211,22 +214,32 @@ class Generations:
         successor = self._begin(stream, waits=True)
         ready = await self._until_ready(held, successor)
         if ready is None and not held.task.done():
-            self._provider.successor = None
-            successor.task.cancel()
-            await self._stop(successor)
-            return held
+            return await self._withdraw(successor, held)
         if not held.task.done():
             await self._retire(held)
+        if _was_ended_on_purpose(held):
+            return await self._withdraw(successor, held)
+        is_there = not held.task.done()
         self._life.switching = True
         try:
-            if not held.task.done():
+            if is_there:
                 await self._owner.hand_over()
             self._provider.stream, self._provider.successor = stream, None
             self._life.switch_to(stream.generation, stream.ready)
         finally:
             self._life.switching = False
+        if request.room is None and is_there:
+            # Whoever watches goes over to the new room, before the old one is deleted.
+            await workflow.sleep(options.FOLLOW_PAUSE, summary="viewers follow")
         await self._stop(held)
         return successor
+
+    async def _withdraw(self, successor: Held, held: Held) -> Held:
+        """Do without the next generation; returns the other one."""
+        self._provider.successor = None
+        successor.task.cancel()
+        await self._stop(successor)
+        return held
 
     async def _until_ready(self, held: Held, successor: Held) -> OwnerReady | None:
         """Wait for the next generation's owner."""
@@ -269,6 +282,22 @@ def _session_ends_at(request: SessionRequest, first: Stream) -> datetime | None:
     if request.rotate or first.limit is None:
         return began_at + asked
     return began_at + min(asked, first.limit)
+
+
+def _was_ended_on_purpose(held: Held) -> bool:
+    """Whether LiveAvatar, or somebody there, has ended it in a way that ends ours."""
+    if not held.task.done() or held.task.exception() is not None:
+        return False
+    return held.task.result().provider_end_reason in ENDED_ON_PURPOSE
+
+
+def _is_cancelled_from_outside() -> bool:
+    """Whether this task was cancelled, and has not only raised that by itself.
+
+    To wait again after a cancel would lose it: a second one in the same step counts for nothing.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _may_pass(error: ActivityError) -> bool:

@@ -186,14 +186,19 @@ class Life:
         return generation
 
     def owned_by(self, ready: OwnerReady) -> bool:
-        """Take over the owner a signal names; a stale epoch is refused."""
-        if self.owner is not None and tuple(ready.epoch) < tuple(self.owner.epoch):
-            return False
-        if self.owner is not None and tuple(ready.epoch) > tuple(self.owner.epoch):
-            same = ready.provider_session_id == self.owner.provider_session_id
-            self.takeovers += same  # the next generation's owner is nobody's successor
-        elif self.owner is not None and ready.gap_ms:
-            self.reconnects += 1
+        """Take over the owner a signal names; a stale epoch is refused.
+
+        Only of the same generation: one that waited to take over may have an owner whose epoch is
+        earlier than that of a replaced owner of the one before it.
+        """
+        before = self.owner
+        if before is not None and ready.provider_session_id == before.provider_session_id:
+            if tuple(ready.epoch) < tuple(before.epoch):
+                return False
+            if tuple(ready.epoch) > tuple(before.epoch):
+                self.takeovers += 1
+            elif ready.gap_ms:
+                self.reconnects += 1
         self.owner = ready
         return True
 

@@ -157,6 +157,8 @@ ROTATE_AGAIN: Final = timedelta(seconds=5)
 """After a next generation that could not be had."""
 HAND_OVER_MARGIN: Final = timedelta(seconds=3)
 """Before LiveAvatar's limit the other one takes over in any case."""
+FOLLOW_PAUSE: Final = timedelta(seconds=1.5)
+"""How long the old room of a hosted session stays after the next one speaks."""
 RETIRE_MARGIN: Final = timedelta(seconds=2)
 WORTH_A_GENERATION: Final = timedelta(seconds=5)
 """With less time left, no other LiveAvatar session is opened."""

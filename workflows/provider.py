@@ -86,6 +86,7 @@ class Provider:
             ActivityError: LiveAvatar or LiveKit refused, or could not be reached in time.
             asyncio.CancelledError: the session ends.
         """
+        self._check_wanted()
         if request.room is not None:
             await self._enter_room(request)
         for attempt in range(1, options.MAX_GENERATIONS + 1):

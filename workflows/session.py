@@ -99,13 +99,10 @@ class AvatarSession:
     @workflow.run
     async def run(self, *inputs: Any) -> SessionReport:
         """Live the session out; the report is the result however it ended."""
-        try:
-            await self._live_out()
-        except asyncio.CancelledError:
-            self._life.end(Verdict(EndReason.CANCELLED))
-        if workflow.cancellation_reason() is not None:
-            # A cancel that lands together with another completion is not always raised.
-            self._life.end(Verdict(EndReason.CANCELLED))
+        await self._guarded(self._live_out())
+        # Without a verdict until now it was cancelled. That is not always raised here: a cancel may
+        # land together with another completion, or meet an activity, which then fails with it.
+        self._life.end(Verdict(EndReason.CANCELLED))
         ending = asyncio.create_task(self._end(), name="end")
         while not ending.done():
             try:

@@ -53,13 +53,26 @@ class SessionViewerSource:
         self._sessions = sessions
 
     async def access(self, session_key: str) -> ViewerAccess:
-        """Access under a name of its own, so that several may watch a room of ours."""
+        """Access under a name of its own, so that several may watch a room of ours.
+
+        A hosted room belongs to one LiveAvatar session. Which one that is, the access does not
+        tell: it is the one that speaks both before and after.
+        """
+        session = self._sessions.get(session_key)
         identity = f"viewer-{secrets.token_hex(4)}"
         try:
-            access = await self._sessions.get(session_key).attach(identity)
+            before = (await session.status()).generation
+            while True:
+                access = await session.attach(identity)
+                url, token = access.viewer.livekit_url, SecretStr(access.viewer.token)
+                if access.room is not None:
+                    return ViewerAccess(url, token)
+                after = (await session.status()).generation
+                if after == before:
+                    return ViewerAccess(url, token, generation=before)
+                before = after
         except AvatarSessionsError as error:
             raise ViewerSourceError(str(error)) from error
-        return ViewerAccess(access.viewer.livekit_url, SecretStr(access.viewer.token))
 
     async def status(self, session_key: str) -> ViewerStatus:
         """The session's state in the viewer's terms."""
@@ -71,6 +84,7 @@ class SessionViewerSource:
             state=status.state,
             speaking=status.speaking is not None,
             pose=status.pose,
+            generation=status.generation,
             live_at=status.live_at,
             end_reason=status.end_reason,
             detail=None if status.failure is None else status.failure.message,

@@ -93,6 +93,7 @@ REASONS: Final[dict[EndReason, str]] = {
     EndReason.START_FAILED: "The avatar could not be started.",
     EndReason.START_TIMEOUT: "The avatar did not come up in time.",
     EndReason.CONNECTION_FAILED: "The connection to the avatar was lost and could not be restored.",
+    EndReason.HISTORY_FULL: "The session took more commands than can be kept of one.",
     EndReason.INTERNAL_ERROR: "Something went wrong on our side.",
 }
 
@@ -103,6 +104,9 @@ class ViewerAccess:
 
     livekit_url: str
     token: SecretStr
+    generation: int | None = None
+    """Which of the session's LiveAvatar sessions the room belongs to: with a later one the page
+    asks for access anew. None: the room stays the same."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,8 @@ class ViewerStatus:
     """An utterance is being spoken. The page trusts its ears first; this helps while muted."""
     pose: Pose | None = None
     """What the avatar does while silent; None: not known."""
+    generation: int = 0
+    """Which LiveAvatar session it is that speaks, counted from 1; 0: not known."""
     live_at: datetime | None = None
     end_reason: EndReason | None = None
     detail: str | None = None
@@ -125,6 +131,7 @@ class ViewerStatus:
             "state": self.state,
             "speaking": self.speaking,
             "pose": self.pose,
+            "generation": self.generation,
             "live_at": None if self.live_at is None else self.live_at.isoformat(),
             "end_reason": self.end_reason,
             "reason": None if self.end_reason is None else REASONS[self.end_reason],
@@ -140,7 +147,8 @@ class ViewerSource(Protocol):
     """Where access and status come from. Both are called with bounded waits."""
 
     async def access(self, session_key: str) -> ViewerAccess:
-        """Access for one viewer; called only while the session is LIVE or RECOVERING.
+        """Access for one viewer, to the room where the session is now. Called only while it is
+        LIVE, and again whenever a page has lost its room.
 
         Raises:
             ViewerSourceError: not at the moment; the page says so and tries again.
@@ -395,12 +403,15 @@ class ViewerServer:
             "can_say": self._speaker is not None,
             "livekit_url": None,
             "token": None,
+            "generation": None,
         }
-        if status.state in {SessionState.LIVE, SessionState.RECOVERING}:
+        # Not while it is RECOVERING: the answer would wait for what comes next, and few may.
+        if status.state is SessionState.LIVE:
             async with asyncio.timeout(ACCESS_TIMEOUT_S):
                 access = await self._source.access(session_key)
             answer["livekit_url"] = access.livekit_url
             answer["token"] = access.token.get_secret_value()
+            answer["generation"] = access.generation
         return answer
 
     async def _status(self, request: Request) -> Response:

@@ -120,6 +120,8 @@ class PageAccess(BaseModel):
 
     livekit_url: str
     token: str
+    generation: int
+    """Whose room it is: LiveAvatar's next session has another one (docs/viewer.md)."""
 
 
 class SaidWords(BaseModel):
@@ -142,6 +144,7 @@ class Standing(BaseModel):
     """How a session stands."""
 
     state: SessionState
+    generation: int
     speaking: bool
     live_at: datetime | None
     ends_at: datetime | None
@@ -172,8 +175,17 @@ async def access(backend: Ours, caller: Theirs) -> PageAccess:
     A token is handed out once, in this answer: it is kept nowhere here and stands in no address.
     A page that is loaded again asks again, and gets another.
     """
-    granted = await backend.session_of(caller).attach()
-    return PageAccess(livekit_url=granted.viewer.livekit_url, token=granted.viewer.token)
+    session = backend.session_of(caller)
+    before = (await session.status()).generation
+    while True:
+        granted = await session.attach()
+        after = (await session.status()).generation
+        if after == before:
+            break
+        before = after  # it has just moved on: whose room that was is not certain
+    return PageAccess(
+        livekit_url=granted.viewer.livekit_url, token=granted.viewer.token, generation=after
+    )
 
 
 @routes.post("/say")
@@ -201,6 +213,7 @@ async def status(backend: Ours, caller: Theirs) -> Standing:
     now = await backend.session_of(caller).status()
     return Standing(
         state=now.state,
+        generation=now.generation,
         speaking=now.speaking is not None,
         live_at=now.live_at,
         ends_at=now.ends_at,

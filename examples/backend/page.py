@@ -22,7 +22,8 @@ FILES: Final = {
     "page.js": STATIC / "page.js",
     "style.css": STATIC / "style.css",
     "avatar-room.js": WEB / "avatar-room.js",  # joins the room and plays the avatar
-    "state.js": WEB / "state.js",  # which it needs
+    "avatars.js": WEB / "avatars.js",  # which it needs
+    "state.js": WEB / "state.js",
     "livekit-client.js": WEB / LIVEKIT_CLIENT,  # after `make web`; else it comes from a CDN
 }
 """What is served below /static/: these names and no others."""

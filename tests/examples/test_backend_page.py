@@ -9,6 +9,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, Playwright, expect
 
 from examples.local_tts import ToneTts
+from liveavatar_lite import SessionEndReason
 from tests.examples.backend_server import RunningBackend, backend
 from tests.examples.conftest import Product
 from tests.waiting import until
@@ -81,6 +82,30 @@ async def test_a_person_starts_the_avatar_makes_it_talk_stops_it_and_ends_it(
     # Before there is a session the page asks and is told 404, which a browser notes as an error.
     assert [one for one in complaints if "404" not in one] == []
     assert not [one for one in addresses if running.url in one and "token" in one]
+
+
+async def test_the_page_follows_the_session_into_the_room_of_liveavatars_next_one(
+    running: RunningBackend, browser: Browser, product: Product
+) -> None:
+    page = await browser.new_page()
+    page.set_default_timeout(SOON_MS)
+    await page.goto(running.url)
+    await page.get_by_role("button", name="Start").click()
+    await says(page, "Live")
+    await page.wait_for_function(PLAYS, timeout=SOON_MS)
+
+    lost = product.simulator.ledger().sessions[-1]
+    await product.simulator.end_session(str(lost.session_id), SessionEndReason.SERVER_ERROR)
+    await page.wait_for_function(  # the old room's picture is gone
+        "() => document.querySelector('#avatar').srcObject === null", timeout=SOON_MS
+    )
+
+    await page.wait_for_function(PLAYS, timeout=2 * SOON_MS)
+    await says(page, "Live")
+    assert product.simulator.ledger().sessions[-1].session_id != lost.session_id
+    await page.get_by_role("button", name="End").click()
+    await says(page, "Ended")
+    await page.close()
 
 
 async def test_a_refusal_is_told_on_the_page(running: RunningBackend, browser: Browser) -> None:

@@ -10,7 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError
 
 from avatar_sessions import AvatarSessions, Session, SessionReport, SessionRequest
+from avatar_sessions.contract import names
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.seal import Seal
 from deploy.local.settings import ROOT
@@ -59,6 +60,8 @@ class Platform:
     client: Client
     settings: WorkerSettings
     clip_folder: Path
+    records: bool = field(default=False, kw_only=True)
+    """Whether histories are to be kept: ``--record-histories``."""
 
     async def start(self, **request: object) -> Session:
         """Start a sandbox session under a new key."""
@@ -178,6 +181,7 @@ async def platform(
 ) -> AsyncIterator[Platform]:
     """Workers in all roles, and a client."""
     client = await temporal.client()
+    records = bool(pytestconfig.getoption("--record-histories", default=False))
     async with crew_working(client, worker_settings):
         yield Platform(
             simulator=simulator,
@@ -185,8 +189,9 @@ async def platform(
             client=client,
             settings=worker_settings,
             clip_folder=clip_folder,
+            records=records,
         )
-    if pytestconfig.getoption("--record-histories", default=False):
+    if records:
         await record_histories(client)
 
 
@@ -223,16 +228,20 @@ async def own_namespace(temporal: TemporalServer) -> Client:
             return elsewhere
 
 
-async def record_histories(client: Client) -> None:
+async def record_histories(client: Client, *, suffix: str = "") -> None:
     """Keep one history of every way to end, told apart by what happened on the way."""
     HISTORIES.mkdir(exist_ok=True)
-    async for execution in client.list_workflows("ExecutionStatus = 'Completed'"):
+    wanted = f"ExecutionStatus = 'Completed' AND WorkflowType = '{names.WORKFLOW_TYPE}'"
+    async for execution in client.list_workflows(wanted):
         handle = client.get_workflow_handle(execution.id, run_id=execution.run_id)
         report = SessionReport.model_validate(await handle.result())
         history = await handle.fetch_history()
         name = report.end_reason.value
-        if len(report.generations) > 1:
+        if not suffix and len(report.generations) > 1:
             name += "+lost_start_reply"
+        name += suffix
+        if report.takeovers:
+            name += "+taken_over"
         if report.reconnects:
             name += "+recovered"
         if any(one.outcome is UtteranceOutcome.INTERRUPTED for one in report.utterances):

@@ -21,6 +21,7 @@ from tests.sessions.conftest import (
     Platform,
     crew_working,
     own_namespace,
+    record_histories,
     simulator_settings,
 )
 from tests.sessions.test_live_takeover import say
@@ -51,6 +52,8 @@ async def lab(
                 settings=workers,
                 sessions=AvatarSessions(client, Seal([seal_key])),
             )
+        if platform.records:
+            await record_histories(client, suffix="+generations")
 
 
 @pytest_asyncio.fixture

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from avatar_sessions import LiveSpeech, UtteranceReport
-from avatar_sessions.contract.states import UtteranceOutcome
+from avatar_sessions import LiveSpeech, SessionMoved, UtteranceReport
+from avatar_sessions.contract.states import Pose, UtteranceOutcome
 from deploy.local.stack import LiveKitServer, TemporalServer
 from tests.sessions.conftest import Platform, new_key, wayne
+from tests.sessions.gate import Gate
 from tests.sessions.test_takeover import (
     alone,
     heard_by_liveavatar_ms,
@@ -114,6 +116,13 @@ async def test_an_utterance_goes_on_without_a_gap_when_its_owner_drains(
     assert "Traceback" not in first_log.read_text()
 
 
+async def moved(live: LiveSpeech) -> None:
+    """Wait until speech goes to another owner."""
+    async for event in live.events():
+        if isinstance(event, SessionMoved):
+            return
+
+
 async def test_a_false_hint_costs_nothing(platform: Platform) -> None:
     """Anybody may think that an owner is lost; one that answers goes on."""
     session = await platform.start()
@@ -155,3 +164,38 @@ async def test_waiting_for_an_owner_costs_little_history(
                 await session.end()
     assert line.outcome is UtteranceOutcome.COMPLETED
     assert waited <= 120
+
+
+@pytest.mark.timeout(150)
+async def test_a_speaker_leaves_an_owner_that_is_cut_off(
+    alone: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+) -> None:
+    """An owner that Temporal does not reach is replaced, and has no socket any more. Its speakers
+    still reached it, and waited with it until it let go: for twenty seconds and more."""
+    folder = run_folder
+    first_log, second_log = folder / "cut-off-1.log", folder / "cut-off-2.log"
+    host, _, port = temporal.address.partition(":")
+    async with Gate(host, int(port)).standing() as gate:
+        beyond = replace(temporal, address=f"127.0.0.1:{gate.port}")
+        with (
+            worker(alone, temporal, livekit, Role.SESSIONS, folder / "cut-off-sessions.log"),
+            worker(alone, beyond, livekit, Role.STREAMS, first_log),
+        ):
+            await worker_ready(first_log)
+            await worker_ready(folder / "cut-off-sessions.log")
+            session = await alone.sessions.start(new_key(), wayne(sandbox=False))
+            async with session.live() as live:
+                with worker(alone, temporal, livekit, Role.STREAMS, second_log), gate.cut():
+                    await worker_ready(second_log)
+                    saying = asyncio.create_task(say(live, 12))
+                    await asyncio.sleep(3)
+                    await session.set_pose(Pose.LISTENING)  # finds nobody there
+                    async with asyncio.timeout(40):
+                        await moved(live)
+                    assert "let go" not in first_log.read_text()
+                    line = await asyncio.wait_for(saying, 40)
+                    heard_ms = await heard_by_liveavatar_ms(alone, session)
+                    report = await session.end()
+    assert (line.outcome, line.heard_ms) == (UtteranceOutcome.COMPLETED, 12_000)
+    assert report.takeovers == 1
+    assert 12_000 - 100 <= heard_ms <= 12_000 + 1000

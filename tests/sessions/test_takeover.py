@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.seal import Seal
 from deploy.local.settings import ROOT
 from deploy.local.stack import LiveKitServer, TemporalServer
-from tests.sessions.conftest import Platform, new_key, own_namespace, wayne
+from tests.sessions.conftest import Platform, new_key, own_namespace, record_histories, wayne
 from workers.settings import WorkerSettings
 from workers.wiring import Role
 
@@ -29,16 +30,15 @@ SHORT, LONG = Clip(file="short.wav"), Clip(file="long.wav")
 
 
 @pytest_asyncio.fixture
-async def alone(temporal: TemporalServer, platform: Platform, seal_key: SecretStr) -> Platform:
+async def alone(
+    temporal: TemporalServer, platform: Platform, seal_key: SecretStr
+) -> AsyncIterator[Platform]:
     """A namespace without workers: the test brings its own processes."""
     client = await own_namespace(temporal)
-    return Platform(
-        simulator=platform.simulator,
-        sessions=AvatarSessions(client, Seal([seal_key])),
-        client=client,
-        settings=platform.settings,
-        clip_folder=platform.clip_folder,
-    )
+    sessions = AvatarSessions(client, Seal([seal_key]))
+    yield replace(platform, client=client, sessions=sessions)
+    if platform.records:
+        await record_histories(client)
 
 
 @contextmanager

@@ -50,9 +50,9 @@ class Avatar:
 
 @contextlib.asynccontextmanager
 async def avatar_in(
-    livekit: LiveKitServer, room_name: str, identity: str = "heygen"
+    livekit: LiveKitServer, room_name: str, identity: str = "heygen", *, mirrored: bool = False
 ) -> AsyncIterator[Avatar]:
-    """An avatar in the room while the context is open."""
+    """An avatar in the room while the context is open; `mirrored` tells it from another one."""
     grants = api.VideoGrants(room_join=True, room=room_name)
     room = rtc.Room()
     await room.connect(livekit.url, _token(livekit, identity, grants))
@@ -73,7 +73,7 @@ async def avatar_in(
             rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE),
         )
         avatar.tasks = [
-            asyncio.create_task(_show(video), name="avatar-video"),
+            asyncio.create_task(_show(video, mirrored=mirrored), name="avatar-video"),
             asyncio.create_task(_sound(avatar, audio), name="avatar-audio"),
         ]
         yield avatar
@@ -86,11 +86,15 @@ async def avatar_in(
         await room.disconnect()
 
 
-async def _show(source: rtc.VideoSource) -> None:
-    """Colours that change from frame to frame: red grows while blue shrinks."""
+async def _show(source: rtc.VideoSource, *, mirrored: bool) -> None:
+    """Colours that change from frame to frame: red grows while blue shrinks.
+
+    Green grows from left to right, or from right to left.
+    """
     number = 0
     frame = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
-    frame[..., 1] = np.linspace(0, 255, WIDTH, dtype=np.uint8)
+    green = np.linspace(0, 255, WIDTH, dtype=np.uint8)
+    frame[..., 1] = green[::-1] if mirrored else green
     frame[..., 3] = 255
     while True:
         number += 1

@@ -20,6 +20,7 @@ from deploy.local.viewer import ViewerAccess, ViewerServer
 from tests.web.avatar import viewer_token
 from tests.web.conftest import SAY_YES, Stage, browser_that_hears
 from tests.web.page import SOON_MS, open_page, shows
+from tests.web.test_generations import delete, next_room
 
 SAMPLE_RATE_HZ = 48_000
 # The browser's own sign that a page hears is lit as long as a track it was given is live.
@@ -173,6 +174,29 @@ async def test_a_person_who_is_put_out_of_the_room_is_heard_again_without_a_clic
     async with subscriber(stage) as ears:
         assert await ears.until_audible(SOON_MS / 1000) is not None
     await expect(page.get_by_role("button", name="You are heard")).to_be_visible(timeout=SOON_MS)
+
+
+@pytest.mark.parametrize("old_room", ["deleted", "kept"])
+async def test_who_speaks_is_heard_in_the_room_of_the_next_liveavatar_session_without_a_click(
+    stage: Stage, viewer: ViewerServer, person: BrowserContext, old_room: str
+) -> None:
+    async with next_room(stage, may_speak=True) as following:
+        page = await open_page(person, viewer.invite("support-42"))
+        await shows(page, "Idle")
+        await page.evaluate(KEEP_WHAT_IS_GIVEN)
+        await switch_on(page)
+        token = viewer_token(stage.livekit, following.room, "somebody-else")
+        async with Subscriber(stage.livekit.url, token.get_secret_value()) as ears:
+            following.switch()
+            if old_room == "deleted":
+                await delete(stage.livekit, stage.room)
+
+            async with rooms_of(stage) as rooms, asyncio.timeout(SOON_MS / 1000):
+                while not await microphones(rooms, following.room, "viewer"):
+                    await asyncio.sleep(0.1)
+            assert await ears.until_audible(SOON_MS / 1000) is not None
+        await expect(page.get_by_role("button", name="You are heard")).to_be_visible()
+        assert await page.evaluate("() => window.given.getAudioTracks()[0].readyState") == "live"
 
 
 async def test_the_microphone_is_given_back_when_the_session_is_over(

@@ -279,15 +279,48 @@ async def test_an_avatar_that_goes_and_returns_is_shown_again(
     page = await open_page(tab, viewer.invite("support-42"))
     await shows(page, "Idle")
 
+    await stage.avatar.room.disconnect()
+    await shows(page, "Reconnecting")
+    await shows(page, "Waiting for the avatar")
     stage.session.becomes(SessionState.RECOVERING)
     await shows(page, "Reconnecting")
-    await stage.avatar.room.disconnect()
-    await shows(page, "Waiting for the avatar")
     async with avatar_in(stage.livekit, stage.room, "heygen") as again:
         again.loudness = LOUD
         stage.session.becomes(SessionState.LIVE)
 
         await shows(page, "Talking")
+
+
+async def test_a_page_that_nobody_sees_is_sent_no_picture_but_the_sound(
+    stage: Stage, viewer: ViewerServer, tab: BrowserContext
+) -> None:
+    page = await open_page(tab, viewer.invite("support-42"))
+    await shows(page, "Idle")
+    hide = """(hidden) => {
+      Object.defineProperty(document, 'hidden', { get: () => hidden, configurable: true });
+      document.dispatchEvent(new Event('visibilitychange'));
+    }"""
+
+    await page.evaluate(hide, True)
+    async with asyncio.timeout(SOON_MS / 1000):
+        while await frames_in_a_second(page):
+            pass
+    stage.avatar.loudness = LOUD
+    await level_passes(page, -25)
+    await page.evaluate(hide, False)
+
+    async with asyncio.timeout(SOON_MS / 1000):
+        while await frames_in_a_second(page) < 5:
+            pass
+    await shows(page, "Talking")
+
+
+async def frames_in_a_second(page: Page) -> int:
+    frames = "() => document.querySelector('video').getVideoPlaybackQuality().totalVideoFrames"
+    before: int = await page.evaluate(frames)
+    await asyncio.sleep(1)
+    after: int = await page.evaluate(frames)
+    return after - before
 
 
 async def test_an_agents_voice_is_not_taken_for_the_avatars(
@@ -493,7 +526,10 @@ VIEWS: tuple[tuple[dict[str, Any], str], ...] = (
     ),
     ({"link": "joined", "status": {"state": "LIVE", "pose": "idle"}, "picture": True}, "idle"),
     ({"link": "reconnecting", "status": LIVE, "picture": True}, "recovering"),
+    ({"link": "joined", "status": LIVE, "seen": True}, "waiting"),
+    ({"link": "joined", "status": LIVE, "seen": True, "held": True}, "recovering"),
     ({"link": "joined", "status": {"state": "RECOVERING"}, "picture": True}, "recovering"),
+    ({"link": "joined", "status": {"state": "RECOVERING"}, "seen": True}, "recovering"),
     ({"link": "joined", "status": {"state": "ENDING"}, "picture": True}, "ending"),
     ({"link": "joined", "status": {"state": "ENDED"}, "picture": True}, "ended"),
     ({"link": "none", "status": {"state": "FAILED"}}, "failed"),

@@ -181,6 +181,7 @@ async def test_the_field_is_there_only_where_words_become_speech_and_while_the_s
     stage: Stage, viewer: ViewerServer, saying: ViewerServer, tab: BrowserContext
 ) -> None:
     silent = await open_page(tab, viewer.invite("support-42"))
+    await shows(silent, "Idle")  # before its place is taken: both have one access
     page = await open_page(tab, saying.invite("support-42"))
     await shows(page, "Idle")
     await expect(page.locator("#say")).to_be_visible()

@@ -27,6 +27,7 @@ const byId = (id) => document.getElementById(id);
 const room = new AvatarRoom({ video: byId("avatar"), audio: byId("voice") });
 let state = "none"; // the session's, as the server told last
 let joining = false;
+let generation = 0; // the LiveAvatar session whose room we are in, or were
 
 /** What the server answered; its sentence as an Error where it refused. */
 async function ask(method, path = "", body = undefined) {
@@ -73,23 +74,34 @@ async function join() {
   if (joining) return;
   joining = true;
   try {
-    const { livekit_url, token } = await ask("POST", "/access");
-    await room.join(livekit_url, token);
+    const access = await ask("POST", "/access");
+    if (room.deleted && access.generation === generation) return; // the next one is on its way
+    await room.join(access.livekit_url, access.token);
+    generation = access.generation;
   } finally {
     joining = false;
   }
 }
 
-/** Look how the session stands, and do what follows from it: this also makes up for a lost room. */
+/**
+ * Look how the session stands, and do what follows from it: this also makes up for a lost room, and
+ * follows the session into the room of LiveAvatar's next one.
+ */
 async function look() {
+  let moved = false;
   try {
-    become((await ask("GET")).state);
+    const standing = await ask("GET");
+    become(standing.state);
+    moved = standing.generation > generation;
   } catch (error) {
     if (error.status !== 404) return complain(error);
     become("none");
   }
-  if (IN_ROOM.has(state) && room.link === "none") await attempt(join);
-  if (OVER.has(state) || state === "none") await room.leave();
+  if (state === "LIVE" && (room.link === "none" || moved)) await attempt(join);
+  if (OVER.has(state) || state === "none") {
+    generation = 0; // the next session begins to count anew
+    await room.leave();
+  }
 }
 
 function note(text, told) {
@@ -105,6 +117,7 @@ function note(text, told) {
 byId("start").addEventListener("click", () =>
   attempt(async () => {
     await ask("POST");
+    generation = 0;
     become("REQUESTED");
   }),
 );
