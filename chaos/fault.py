@@ -20,7 +20,7 @@ class Load(StrEnum):
     TIGHT = "tight"
     """Two others whose bound is about a second, too."""
     WORKS = "works"
-    """Starts and speaks all the time: takes the room of three that wait."""
+    """Starts and speaks all the time: takes the room of two that wait."""
     WAITS = "waits"
     """Mostly waits for timeouts."""
 

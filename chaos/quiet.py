@@ -1,54 +1,74 @@
 """Starts of Python processes, and the windows in which none may start. Knows no process.
 
-A start takes a core for a second or two. One happens at a time, and none while somebody measures
+A start takes a core for a second or two. So few happen at once, and none while somebody measures
 how long a takeover takes: what a neighbour of ours costs is no part of the fault.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Final
+
+PATIENCE_S: Final = 5.0
+"""So long a window lets starts go before it."""
 
 
 class Quiet:
-    """Starts shut each other and windows out; windows stand beside each other.
+    """Starts and windows shut each other out; windows stand beside each other."""
 
-    A window waits while a start waits, so that windows open together; starts end by themselves.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, starts_at_once: int = 1) -> None:
+        self.starts_at_once = starts_at_once
         self._changed = asyncio.Condition()
-        self._windows = 0
+        self._starts = 0
         self._starts_wanted = 0
-        self._is_starting = False
+        self._windows = 0
+        self._windows_due = 0
+        """Those whose patience is over."""
 
     @asynccontextmanager
     async def start(self) -> AsyncIterator[None]:
         """Start a process in here."""
         self._starts_wanted += 1
         try:
-            async with self._changed:
-                await self._changed.wait_for(lambda: not self._is_starting and not self._windows)
-                self._is_starting = True
-            try:
-                yield
-            finally:
-                self._is_starting = False
+            await self._until(self._may_start)
+            self._starts += 1
         finally:
             self._starts_wanted -= 1
-            async with self._changed:
-                self._changed.notify_all()
+        try:
+            yield
+        finally:
+            self._starts -= 1
+            await self._tell()
 
     @asynccontextmanager
     async def window(self) -> AsyncIterator[None]:
         """Measure in here: nothing starts."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: not self._starts_wanted)
-            self._windows += 1
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._until(lambda: not self._starts and not self._starts_wanted)
+        except TimeoutError:
+            self._windows_due += 1
+            try:
+                await self._until(lambda: not self._starts)
+            finally:
+                self._windows_due -= 1
+        self._windows += 1
         try:
             yield
         finally:
             self._windows -= 1
-            async with self._changed:
-                self._changed.notify_all()
+            await self._tell()
+
+    def _may_start(self) -> bool:
+        shut = self._windows or self._windows_due
+        return not shut and self._starts < self.starts_at_once
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        async with self._changed:
+            await self._changed.wait_for(condition)
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()

@@ -26,13 +26,14 @@ from avatar_sessions.seal import Seal
 from chaos import invariants
 from chaos.errors import Never, NotAvailable
 from chaos.fault import Fault
+from chaos.ports import own_port
 from chaos.run import Problem, Run, Speech
 from chaos.schedule import COST, Gate, Job, Phase, jobs_of, phases_of, width_for
 from chaos.table import Row, Tally
 from chaos.temporal import MortalTemporal
 from chaos.world import API_KEY, Ground, Layout, Place, World
 from deploy.local.errors import LocalError, ServerUnavailable
-from deploy.local.ports import LOOPBACK, free_port
+from deploy.local.ports import LOOPBACK
 from deploy.local.processes import Supervisor
 from deploy.local.secret_scan import find_secrets, leaks_in_histories, remember
 from deploy.local.servers import Binary, find_livekit, find_temporal
@@ -157,6 +158,8 @@ class Runner:
         began_s = time.monotonic()
         self._jobs, gate = deque(phase.jobs), Gate(phase.width)
         self._worlds_at_most = phase.width + IDLE_WORLDS
+        assert self._ground is not None
+        self._ground.quiet.starts_at_once = phase.starts_at_once
         watch = asyncio.create_task(_watch_ourselves(), name="watch ourselves")
         try:
             async with asyncio.TaskGroup() as group:
@@ -174,7 +177,7 @@ class Runner:
     async def _prepare(
         self, supervisor: Supervisor, servers: contextlib.AsyncExitStack, places: set[Place]
     ) -> None:
-        settings = LocalSettings(temporal_address=None, livekit_url=None, livekit_port=free_port())
+        settings = LocalSettings(temporal_address=None, livekit_url=None, livekit_port=own_port())
         source = find_temporal(settings, sys.stderr)
         if not isinstance(source, Binary):
             raise ServerUnavailable(

@@ -16,7 +16,7 @@ TIGHT_AT_ONCE: Final = 3
 WORLDS_AT_ONCE: Final = 30
 WORLD_BYTES: Final = 512 * 1024 * 1024
 """What a world takes of memory: four processes of 85 MiB, and a Temporal server (measured)."""
-COST: Final = {Load.ALONE: 1, Load.TIGHT: 1, Load.WORKS: 3, Load.WAITS: 1}
+COST: Final = {Load.ALONE: 1, Load.TIGHT: 1, Load.WORKS: 2, Load.WAITS: 1}
 TOGETHER_S: Final = 600.0
 """About how long all that may happen together takes: only the order comes from it."""
 
@@ -46,6 +46,8 @@ class Phase:
     jobs: tuple[Job, ...]
     width: int
     """How much of it may happen at once; `COST` says what each takes."""
+    starts_at_once: int = 1
+    """Of Python processes, each of which takes a core."""
 
 
 def jobs_of(
@@ -75,7 +77,7 @@ def phases_of(jobs: Collection[Job], width: int) -> list[Phase]:
     phases = (
         Phase(_by_world(of(Load.ALONE)), 1),
         Phase(_by_world(of(Load.TIGHT)), TIGHT_AT_ONCE),
-        Phase(_evenly(of(Load.WORKS, Load.WAITS)), max(width, *COST.values())),
+        Phase(_evenly(of(Load.WORKS, Load.WAITS)), max(width, *COST.values()), 2),
     )
     return [phase for phase in phases if phase.jobs]
 

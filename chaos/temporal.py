@@ -13,7 +13,8 @@ from typing import Final
 
 from temporalio.service import RPCError
 
-from deploy.local.ports import free_port
+from chaos.ports import own_port
+from deploy.local.errors import ProcessDied
 from deploy.local.processes import Child, ChildSpec, Supervisor
 from deploy.local.servers import Binary
 from deploy.local.settings import LocalSettings
@@ -24,7 +25,7 @@ from deploy.local.stack import (
     temporal_argv,
 )
 
-NAMESPACE_DAYS: Final = 1
+TRIES: Final = 3
 
 
 class MortalTemporal:
@@ -40,8 +41,8 @@ class MortalTemporal:
         self._settings = LocalSettings(
             temporal_address=None,
             temporal_namespace=namespaces[0],
-            temporal_port=free_port(),
-            temporal_ui_port=free_port(),
+            temporal_port=own_port(),
+            temporal_ui_port=own_port(),
         )
         self._name = folder.name
         self._lives = 0
@@ -71,16 +72,22 @@ class MortalTemporal:
         for name in self._namespaces[1:]:
             argv += ["--namespace", name]
         argv += ["--db-filename", str(self._database)]
-        self._child = await self._supervisor.start(
-            ChildSpec(
-                name=f"{self._name} temporal {self._lives}",
-                argv=argv,
-                ready=self._answers,
-                ready_within_s=TEMPORAL_READY_WITHIN_S,
-                stop_within_s=SERVER_STOP_WITHIN_S,
-                needed=False,
-            )
+        spec = ChildSpec(
+            name=f"{self._name} temporal {self._lives}",
+            argv=argv,
+            ready=self._answers,
+            ready_within_s=TEMPORAL_READY_WITHIN_S,
+            stop_within_s=SERVER_STOP_WITHIN_S,
+            needed=False,
         )
+        for tries_left in reversed(range(TRIES)):
+            try:
+                self._child = await self._supervisor.start(spec)
+            except ProcessDied:
+                if not tries_left:
+                    raise  # else one of the ports that it chose itself was taken meanwhile
+            else:
+                return
 
     async def kill(self) -> None:
         """SIGKILL; its data stay."""

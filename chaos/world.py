@@ -22,11 +22,12 @@ from avatar_sessions import AvatarSessions
 from avatar_sessions.seal import Seal
 from chaos.clock import Clock, sweep_up_after
 from chaos.machines import Census, WorkerProcess, start_worker
+from chaos.ports import own_port
 from chaos.provider import Simulated, start_simulator
 from chaos.proxy import Proxy, Way
 from chaos.quiet import Quiet
 from chaos.temporal import MortalTemporal, through
-from deploy.local.ports import LOOPBACK, free_port
+from deploy.local.ports import LOOPBACK
 from deploy.local.processes import Supervisor
 from deploy.local.servers import Binary
 from deploy.local.stack import LiveKitServer
@@ -129,7 +130,7 @@ class World:
             await shared.start()
         self._temporal = shared
         proxied = self.place is Place.PROXIED
-        ports = (free_port(), free_port())
+        ports = (own_port(), own_port())
         self._simulator = await start_simulator(
             ground.supervisor,
             ground.quiet,

@@ -118,12 +118,12 @@ async def frozen(run: Run) -> None:
     sessions = await run.live_all(SPEAKING)
     owner = run.world.owner
     await run.world.start_owner()
-    async with run.quiet():
-        speeches = [run.say_live(session, FROZEN_S + 6) for session in sessions]
-        await run.until_heard(sessions, run.mid_utterance_ms())
-        owner.send(signal.SIGSTOP)
-        await asyncio.sleep(TAKEN_OVER_WITHIN_S)
+    speeches = [run.say_live(session, FROZEN_S + 8) for session in sessions]
+    await run.until_heard(sessions, run.mid_utterance_ms())
     try:
+        async with run.quiet():
+            owner.send(signal.SIGSTOP)
+            await asyncio.sleep(TAKEN_OVER_WITHIN_S)
         await asyncio.sleep(FROZEN_S - TAKEN_OVER_WITHIN_S)
     finally:
         owner.send(signal.SIGCONT)

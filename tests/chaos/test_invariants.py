@@ -194,12 +194,24 @@ async def test_an_utterance_that_must_be_completed_and_is_not_is_told(run: Run) 
 
 def test_what_is_billed_after_nobody_wanted_it_is_for_nothing(run: Run, figures: Figures) -> None:
     run.unwanted(run.patients[KEY].session, at(15).timestamp())
-    assert billed_for_nothing(run, [line("first", 0, 20)], figures) == pytest.approx(5)
-    assert billed_for_nothing(run, [line("first", 0, 14)], figures) == 0
+    assert billed_for_nothing(run, [line("first", 0, 20)], figures) == [pytest.approx(5)]
+    assert billed_for_nothing(run, [line("first", 0, 14)], figures) == [0.0]
+
+
+def test_what_is_billed_while_somebody_wants_it_is_not_for_nothing(
+    run: Run, figures: Figures
+) -> None:
+    """However long its owner is dead: the session is what somebody waits for."""
+    assert billed_for_nothing(run, [line("first", 0, 20)], figures) == [0.0]
 
 
 def test_all_of_a_session_that_nobody_ever_connected_to_is_for_nothing(
     run: Run, figures: Figures
 ) -> None:
     lines = [line("first", 0, 4, sockets_total=0), line("second", 5, 30)]
-    assert billed_for_nothing(run, lines, figures) == pytest.approx(4)
+    assert billed_for_nothing(run, lines, figures) == [pytest.approx(4), 0.0]
+
+
+def test_all_of_a_session_that_nobody_knows_of_is_for_nothing(run: Run) -> None:
+    lines = [line("another", 0, 7)]
+    assert billed_for_nothing(run, lines, Figures()) == [pytest.approx(7)]

@@ -35,9 +35,7 @@ CHOSEN = (
 def chosen() -> list[Fault]:
     faults = {
         **FAULTS,
-        "drain-5": replace(
-            FAULTS["drain-50"], name="drain-5", inject=drain_5, load=Load.WORKS, share=1
-        ),
+        "drain-5": replace(FAULTS["drain-50"], name="drain-5", inject=drain_5, load=Load.WORKS),
     }
     return [replace(faults[name], bound_ms=GENEROUS_MS) for name in CHOSEN]
 

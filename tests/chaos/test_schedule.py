@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
+
 from chaos.fault import BOTH, Fault, Load
 from chaos.run import Run
-from chaos.schedule import CAPACITY, Gate, in_order, jobs_of
+from chaos.schedule import COST, Gate, Job, jobs_of, phases_of, width_for
 from chaos.world import Layout
 from tests.waiting import until
 
@@ -26,35 +28,68 @@ def test_a_row_has_as_many_runs_as_asked_for() -> None:
     }
 
 
-def test_a_row_with_a_share_has_fewer_and_never_none() -> None:
-    dear = replace(FAULT, share=0.25, layouts=(Layout.ALL,))
-    assert len(jobs_of([dear], list(Layout), 20)["some", Layout.ALL]) == 5
-    assert len(jobs_of([dear], list(Layout), 1)["some", Layout.ALL]) == 1
+def test_a_chain_of_runs_is_one_job_and_counts_as_many() -> None:
+    chained = replace(FAULT, chain=8, layouts=(Layout.ALL,))
+    jobs = jobs_of([chained], list(Layout), 20)["some", Layout.ALL]
+    assert [job.times for job in jobs] == [8, 8, 4]
 
 
 def test_a_layout_that_is_not_asked_for_has_no_row() -> None:
     assert list(jobs_of([FAULT], [Layout.SPLIT], 1)) == [("some", Layout.SPLIT)]
 
 
-def test_what_cannot_be_done_here_has_a_row_without_runs() -> None:
-    rows = jobs_of([replace(FAULT, unavailable="no such clock")], [Layout.ALL], 5)
-    assert rows == {("some", Layout.ALL): []}
+def test_what_needs_something_that_is_not_here_is_left_out() -> None:
+    assert jobs_of([replace(FAULT, missing=lambda: "get it")], [Layout.ALL], 5) == {}
 
 
-def test_what_needs_the_machine_goes_first_and_long_waits_before_short_ones() -> None:
-    faults = [
-        replace(FAULT, name="short wait", load=Load.WAITS, takes_s=5),
-        replace(FAULT, name="long wait", load=Load.WAITS, takes_s=100),
-        replace(FAULT, name="works", load=Load.WORKS),
-        replace(FAULT, name="alone", load=Load.ALONE),
+def jobs(*faults: Fault, rounds: int = 1) -> list[Job]:
+    rows = jobs_of(faults, [Layout.ALL], rounds)
+    return [job for row in rows.values() for job in row]
+
+
+def test_what_needs_the_machine_alone_comes_first_and_what_is_tight_next() -> None:
+    phases = phases_of(
+        jobs(
+            replace(FAULT, name="waits", load=Load.WAITS),
+            replace(FAULT, name="tight", load=Load.TIGHT),
+            replace(FAULT, name="works", load=Load.WORKS),
+            replace(FAULT, name="alone", load=Load.ALONE),
+        ),
+        width=30,
+    )
+    assert [{job.fault.name for job in phase.jobs} for phase in phases] == [
+        {"alone"},
+        {"tight"},
+        {"waits", "works"},
     ]
-    jobs = [job for row in jobs_of(faults, [Layout.ALL], 1).values() for job in row]
-    names = [job.fault.name for job in in_order(jobs)]
-    assert names == ["alone", "works", "long wait", "short wait"]
+    assert [phase.width for phase in phases] == [1, 3, 30]
+
+
+def test_there_is_always_room_for_the_dearest_run() -> None:
+    (phase,) = phases_of(jobs(replace(FAULT, load=Load.WORKS)), width=1)
+    assert phase.width >= COST[Load.WORKS]
+
+
+def test_rows_lie_evenly_and_long_waits_end_with_the_others() -> None:
+    (phase,) = phases_of(
+        jobs(
+            replace(FAULT, name="short", load=Load.WAITS, takes_s=6),
+            replace(FAULT, name="long", load=Load.WAITS, takes_s=300),
+            rounds=3,
+        ),
+        width=1,
+    )
+    names = [job.fault.name for job in phase.jobs]
+    assert names == ["long", "short", "long", "short", "long", "short"]
+
+
+@pytest.mark.parametrize(("gib", "worlds"), [(0.1, 1), (4, 8), (64, 30)])
+def test_there_are_as_many_worlds_as_memory_has_room_for(gib: float, worlds: int) -> None:
+    assert width_for(int(gib * 2**30)) == worlds
 
 
 async def test_a_run_that_needs_the_machine_is_alone() -> None:
-    gate, inside, most = Gate(), set[str](), list[set[str]]()
+    gate, inside, most = Gate(12), set[str](), list[set[str]]()
     go_on = asyncio.Event()
 
     async def run(name: str, cost: int) -> None:
@@ -68,7 +103,7 @@ async def test_a_run_that_needs_the_machine_is_alone() -> None:
         group.create_task(run("a", 4))
         group.create_task(run("b", 4))
         await until(lambda: inside == {"a", "b"})
-        group.create_task(run("alone", CAPACITY))
+        group.create_task(run("alone", 12))
         await asyncio.sleep(0)
         group.create_task(run("c", 1))  # would fit, but somebody waits
         await asyncio.sleep(0.05)

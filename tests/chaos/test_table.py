@@ -9,7 +9,7 @@ from pathlib import Path
 from chaos.fault import BOTH, Fault
 from chaos.invariants import Figures
 from chaos.run import Problem, Run
-from chaos.table import Tally, print_table, write_report
+from chaos.table import Tally, about, print_table, write_markdown, write_report
 from chaos.world import Layout
 
 
@@ -54,20 +54,29 @@ def test_one_problem_is_enough() -> None:
     assert not one.row().ok
 
 
-def test_what_is_not_available_is_not_ok() -> None:
-    one = tally(1)
-    one.unavailable = "not here"
-    assert not one.row().ok
-
-
 def test_figures_of_all_runs_are_added_up() -> None:
     one = tally(1)
     one.figures = [
-        Figures(leaked=1, billed_for_nothing_s=1.26, speech_lost_ms=10, speech_repeated_ms=5),
-        Figures(leaked=0, billed_for_nothing_s=2.0, speech_lost_ms=1.5, speech_repeated_ms=0),
+        Figures(
+            leaked=1,
+            sessions=3,
+            billed_for_nothing_s=1.26,
+            billed_for_nothing_worst_s=0.9,
+            speech_lost_ms=10,
+            speech_repeated_ms=5,
+        ),
+        Figures(
+            leaked=0,
+            sessions=2,
+            billed_for_nothing_s=2.0,
+            billed_for_nothing_worst_s=2.0,
+            speech_lost_ms=1.5,
+            speech_repeated_ms=0,
+        ),
     ]
     row = one.row()
-    assert (row.leaked, row.billed_for_nothing_s) == (1, 3.3)
+    assert (row.leaked, row.sessions, row.billed_for_nothing_s) == (1, 5, 3.3)
+    assert row.billed_for_nothing_worst_s == 2.0
     assert (row.speech_lost_ms, row.speech_repeated_ms) == (11.5, 5)
 
 
@@ -97,8 +106,19 @@ def test_the_table_tells_why_a_row_is_not_ok() -> None:
     late = tally(1600)
     late.problems += [Problem("one owner speaks", f"sockets {n}", f"key-{n}") for n in range(5)]
     out = io.StringIO()
-    print_table([tally(3).row(), late.row()], out)
+    print_table([tally(3).row(), late.row()], "some machine", out)
     text = out.getvalue()
     assert "p99 is 1600 ms, the bound 1500 ms" in text
     assert "one owner speaks: sockets 0 [session key-0]" in text
     assert "and 2 more of these" in text
+
+
+def test_the_table_for_a_page_says_what_it_stands_for(tmp_path: Path) -> None:
+    path = tmp_path / "table.md"
+    write_markdown(path, [tally(12).row()], about(took_s=90, seed=7))
+    title, _, headings, ruler, row = path.read_text().splitlines()
+    assert "cores" in title
+    assert title.endswith("1.5 minutes, seed 7")
+    assert headings.startswith("| fault | layout | runs | p50 ms |")
+    assert len(ruler.split("|")) == len(headings.split("|")) == len(row.split("|"))
+    assert row.startswith("| owner-killed | split | 1 | 12 | 12 | 12 | 1500 |")

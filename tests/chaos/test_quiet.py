@@ -1,0 +1,109 @@
+"""No process starts while a takeover is measured, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from chaos import quiet as quiet_module
+from chaos.quiet import Quiet
+from tests.waiting import until
+
+
+class Scene:
+    """Starts and windows that last until they are told to end."""
+
+    def __init__(self, starts_at_once: int = 1) -> None:
+        self.quiet = Quiet(starts_at_once)
+        self.inside: set[str] = set()
+        self.over: dict[str, asyncio.Event] = {}
+
+    async def start(self, name: str) -> None:
+        async with self.quiet.start():
+            await self._stay(name)
+
+    async def window(self, name: str) -> None:
+        async with self.quiet.window():
+            await self._stay(name)
+
+    async def _stay(self, name: str) -> None:
+        self.inside.add(name)
+        await self.over.setdefault(name, asyncio.Event()).wait()
+        self.inside.discard(name)
+
+    def end(self, name: str) -> None:
+        self.over.setdefault(name, asyncio.Event()).set()
+
+
+async def a_moment() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_starts_wait_for_each_other_and_for_windows() -> None:
+    scene = Scene()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(scene.window("w1"))
+        group.create_task(scene.window("w2"))
+        await until(lambda: scene.inside == {"w1", "w2"})
+        group.create_task(scene.start("s1"))
+        group.create_task(scene.start("s2"))
+        await a_moment()
+        assert scene.inside == {"w1", "w2"}
+        scene.end("w1")
+        scene.end("w2")
+        await until(lambda: scene.inside == {"s1"})
+        scene.end("s1")
+        await until(lambda: scene.inside == {"s2"})
+        scene.end("s2")
+
+
+async def test_as_many_start_at_once_as_may() -> None:
+    scene = Scene(starts_at_once=2)
+    async with asyncio.TaskGroup() as group:
+        for name in ("s1", "s2", "s3"):
+            group.create_task(scene.start(name))
+        await until(lambda: scene.inside == {"s1", "s2"})
+        await a_moment()
+        assert scene.inside == {"s1", "s2"}
+        for name in ("s1", "s2", "s3"):
+            scene.end(name)
+
+
+async def test_a_window_lets_starts_go_first_until_its_patience_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(quiet_module, "PATIENCE_S", 0.1)
+    scene = Scene()
+    async with asyncio.TaskGroup() as group:
+        for name in ("s1", "s2", "s3"):
+            group.create_task(scene.start(name))
+        await until(lambda: scene.inside == {"s1"})
+        group.create_task(scene.window("w"))
+        await a_moment()
+        scene.end("s1")
+        await until(lambda: scene.inside == {"s2"})
+        await asyncio.sleep(0.2)
+        scene.end("s2")
+        await until(lambda: scene.inside == {"w"})
+        scene.end("w")
+        await until(lambda: scene.inside == {"s3"})
+        scene.end("s3")
+
+
+async def test_who_gives_up_waiting_shuts_nobody_out() -> None:
+    scene = Scene()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(scene.window("w"))
+        await until(lambda: scene.inside == {"w"})
+        waiting = group.create_task(scene.start("s1"))
+        await a_moment()
+        waiting.cancel()
+        group.create_task(scene.window("w2"))
+        await until(lambda: scene.inside == {"w", "w2"})
+        scene.end("w")
+        scene.end("w2")
+        group.create_task(scene.start("s2"))
+        await until(lambda: scene.inside == {"s2"})
+        scene.end("s2")
