@@ -13,13 +13,14 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final, Protocol
+from typing import Final
 
 from pydantic import SecretStr
 
 from activities.clip_speech import ClipOrder, ClipSpeech, Progress
 from activities.live import LiveSpeech
 from activities.mouth import Mouth
+from activities.observer import Observer
 from activities.utterance import Utterance
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutcome
@@ -92,34 +93,6 @@ class OwnerLimits:
     """Chunks sent and nothing back for so long: the socket is dead, found in less than 5 s."""
     release_timeout_s: float = 3.0
     """How long a released socket waits for LiveAvatar to close it."""
-
-
-class Observer(Protocol):
-    """A speaker's connection: hears what becomes of the session and its speech."""
-
-    def posed(self, previous: str | None, pose: str) -> None:
-        """The avatar's pose changed."""
-
-    def began(self, utterance: Utterance) -> None:
-        """The avatar has begun to say an utterance."""
-
-    def progressed(self, utterance: Utterance) -> None:
-        """Speech went on to LiveAvatar."""
-
-    def over(self, line: UtteranceReport) -> None:
-        """An utterance is over."""
-
-    def cleared(self, interrupt_id: str | None) -> None:
-        """LiveAvatar has taken an interrupt."""
-
-    def reported(self, error: ErrorReported) -> None:
-        """LiveAvatar objects."""
-
-    def usable(self, ready: bool) -> None:
-        """Speech goes on to LiveAvatar, or waits for a socket."""
-
-    def gone(self, *, over: bool) -> None:
-        """This process lets go: the session is over, or moves to another."""
 
 
 async def _always() -> bool:
@@ -619,31 +592,3 @@ class OwnedSession:
         if self.state is not OwnedState.READY or self._connection is None:
             raise NotReady(f"the session is {self.state.name}")
         return self._connection
-
-
-class OwnedSessions:
-    """The sessions this process owns. During a rotation a key has two: the old one and the next."""
-
-    def __init__(self) -> None:
-        self._sessions: list[OwnedSession] = []
-
-    def add(self, session: OwnedSession) -> None:
-        """Own a session."""
-        self._sessions.append(session)
-
-    def remove(self, session: OwnedSession) -> None:
-        """Own it no more."""
-        if session in self._sessions:
-            self._sessions.remove(session)
-
-    def get(self, key: str, epoch: Epoch) -> OwnedSession | None:
-        """The session, if this process owns it in just this epoch."""
-        mine = (one for one in self._sessions if one.key == key and one.epoch == epoch)
-        return next(mine, None)
-
-    def all(self) -> list[OwnedSession]:
-        """Every session that is owned now."""
-        return list(self._sessions)
-
-    def __len__(self) -> int:
-        return len(self._sessions)

@@ -17,13 +17,12 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from activities import failures
 from activities.clip_speech import ClipOrder
 from activities.clips import Clips
-from activities.holding import Ack, Holding, Lease
+from activities.holding import Ack, Holding, Lease, OwnedSessions
 from activities.news import News
 from activities.orphans import Standing, standing_of_attempt, stop_for_good, stop_if_terminated
 from activities.owned import (
     NotReady,
     OwnedSession,
-    OwnedSessions,
     OwnedState,
     OwnerLimits,
     ProviderEnd,
@@ -283,6 +282,7 @@ class Streaming:
             await self._leave(holding, step, moving=True)
             return
         holding.orphaned = True
+        holding.session.supervised = False  # nobody new is let in, until it is adopted
         keeping = asyncio.create_task(self._keep(holding, step), name=f"keep {step.session_key}")
         self._keeping.add(keeping)
         keeping.add_done_callback(self._keeping.discard)

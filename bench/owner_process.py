@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import uvloop
 
-from activities.owned import OwnedSession, OwnedSessions
+from activities.holding import OwnedSessions
+from activities.owned import OwnedSession
 from activities.utterance import Utterance
 from avatar_sessions.contract.messages import UtteranceReport
 from liveavatar_lite import ErrorReported

@@ -21,7 +21,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from activities.owned import OwnedSession, OwnedSessions
+from activities.holding import OwnedSessions
+from activities.owned import OwnedSession
 from activities.tickets import TicketRefused, Tickets
 from avatar_sessions.contract.live import MAX_FRAME_BYTES, PATH, SUBPROTOCOL
 from workers.speaker import Speaker

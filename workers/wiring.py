@@ -15,8 +15,9 @@ from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.clips import ClipPolicy, Clips
+from activities.holding import OwnedSessions
 from activities.janitor_metrics import JanitorMetrics
-from activities.owned import OwnedSessions, OwnerLimits
+from activities.owned import OwnerLimits
 from activities.provisioning import Provisioning
 from activities.reaping import Reaping
 from activities.reaping_round import ReapingRules

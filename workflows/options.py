@@ -192,4 +192,6 @@ HISTORY_END: Final = 0.95
 refused then, and the session ends."""
 MAX_HISTORY_EVENTS: Final = 51_200
 MAX_HISTORY_BYTES: Final = 50 * 1024 * 1024
-"""Temporal's defaults (``limit.historyCount.error``, ``limit.historySize.error``)."""
+MAX_SIGNALS: Final = 10_000
+"""Temporal's defaults (``limit.historyCount.error``, ``limit.historySize.error``,
+``history.maximumSignalsPerExecution``)."""

@@ -90,6 +90,7 @@ class AvatarSession:
         self._generations = Generations(self._life, self._provider, self._owner)
         self._last_asked_at = info.workflow_start_time
         self._awaited_speaks = 0
+        self._signals = 0
         self._pose = Pose.IDLE
         self._serving: list[asyncio.Task[None]] = []
         self._opening: asyncio.Task[None] | None = None
@@ -392,11 +393,13 @@ class AvatarSession:
     @workflow.signal(dynamic=True)
     def on_unknown_signal(self, name: str, args: Sequence[RawValue]) -> None:
         """Anything else is recorded and otherwise ignored."""
+        self._signals += 1
         self._ledger.ignore(name, f"no such signal ({len(args)} arguments)", workflow.now())
 
     def _understand(
         self, name: str, model: type[Message], messages: tuple[Any, ...]
     ) -> Message | None:
+        self._signals += 1
         if self._history_used() > options.HISTORY_END:
             failure = Failure(type="HistoryFull", message=HISTORY_FULL)
             self._life.end(Verdict(EndReason.HISTORY_FULL, failure))
@@ -431,11 +434,12 @@ class AvatarSession:
             return "too many commands wait already"
         return HISTORY_FULL if self._history_used() > options.HISTORY_ROOM else None
 
-    @staticmethod
-    def _history_used() -> float:
-        """How much of what the server keeps of a workflow is used: it ends one that has more."""
+    def _history_used(self) -> float:
+        """How much of what the server keeps of a workflow is used: it ends one that has more, and
+        takes no more signals."""
         info = workflow.info()
         return max(
+            self._signals / options.MAX_SIGNALS,
             info.get_current_history_length() / options.MAX_HISTORY_EVENTS,
             info.get_current_history_size() / options.MAX_HISTORY_BYTES,
         )
