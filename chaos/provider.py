@@ -8,8 +8,9 @@ from __future__ import annotations
 import io
 import sys
 import wave
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 import httpx
@@ -37,15 +38,19 @@ FAKE_LIVEKIT_KEY: Final = "an-obviously-fake-livekit-secret-of-32-bytes"
 class Simulated:
     """One simulator, by HTTP."""
 
-    def __init__(self, url: str, api_key: SecretStr, media_port: int) -> None:
+    def __init__(
+        self, url: str, api_key: SecretStr, media_port: int, end: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._end = end
         self.url = url
         self.api_key = api_key
         self.media_port = media_port
         self._http = httpx.AsyncClient(base_url=url, timeout=CALL_TIMEOUT_S, trust_env=False)
 
     async def close(self) -> None:
-        """Let go of its connections."""
+        """End its process."""
         await self._http.aclose()
+        await self._end()
 
     async def ledger(self, leave_out: Collection[str] = ()) -> list[SessionLine]:
         """Every session it knows, oldest first, but for those whose ids are of no interest."""
@@ -153,7 +158,7 @@ async def start_simulator(
     """
     url = f"http://{LOOPBACK}:{ports[0]}"
     async with quiet.start():
-        await supervisor.start(
+        child = await supervisor.start(
             ChildSpec(
                 name=name,
                 argv=[
@@ -177,4 +182,4 @@ async def start_simulator(
                 ready_within_s=READY_WITHIN_S,
             )
         )
-    return Simulated(url, api_key, ports[1])
+    return Simulated(url, api_key, ports[1], partial(supervisor.end, child))

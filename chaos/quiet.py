@@ -1,6 +1,6 @@
 """Starts of Python processes, and the windows in which none may start. Knows no process.
 
-A start takes a core for a second or two. So few happen at once, and none while somebody measures
+A start takes a core for a second or two. So one happens at a time, and none while somebody measures
 how long a takeover takes: what a neighbour of ours costs is no part of the fault.
 """
 
@@ -16,12 +16,11 @@ PATIENCE_S: Final = 5.0
 
 
 class Quiet:
-    """Starts and windows shut each other out; windows stand beside each other."""
+    """Starts shut each other and windows out; windows stand beside each other."""
 
-    def __init__(self, starts_at_once: int = 1) -> None:
-        self.starts_at_once = starts_at_once
+    def __init__(self) -> None:
         self._changed = asyncio.Condition()
-        self._starts = 0
+        self._is_starting = False
         self._starts_wanted = 0
         self._windows = 0
         self._windows_due = 0
@@ -33,13 +32,13 @@ class Quiet:
         self._starts_wanted += 1
         try:
             await self._until(self._may_start)
-            self._starts += 1
+            self._is_starting = True
         finally:
             self._starts_wanted -= 1
         try:
             yield
         finally:
-            self._starts -= 1
+            self._is_starting = False
             await self._tell()
 
     @asynccontextmanager
@@ -47,11 +46,11 @@ class Quiet:
         """Measure in here: nothing starts."""
         try:
             async with asyncio.timeout(PATIENCE_S):
-                await self._until(lambda: not self._starts and not self._starts_wanted)
+                await self._until(lambda: not self._is_starting and not self._starts_wanted)
         except TimeoutError:
             self._windows_due += 1
             try:
-                await self._until(lambda: not self._starts)
+                await self._until(lambda: not self._is_starting)
             finally:
                 self._windows_due -= 1
         self._windows += 1
@@ -62,8 +61,7 @@ class Quiet:
             await self._tell()
 
     def _may_start(self) -> bool:
-        shut = self._windows or self._windows_due
-        return not shut and self._starts < self.starts_at_once
+        return not (self._is_starting or self._windows or self._windows_due)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         async with self._changed:

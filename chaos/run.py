@@ -41,10 +41,10 @@ from liveavatar_simulator import SessionLine
 
 AT_ONCE: Final = 10
 """Sessions that are started, or ended, at the same time."""
-POLL_S: Final = 0.05
+POLL_S: Final = 0.1
 POLL_AT_MOST_S: Final = 0.5
 """Each look costs the simulator and us a few milliseconds: long waits are looked at less often."""
-PIECE_S: Final = 0.1
+PIECE_S: Final = 0.2
 TTS_SPEED: Final = 2.0
 """Speech is made twice as fast as it is said, as a TTS makes it."""
 HEAD_START_S: Final = 0.5
@@ -309,7 +309,7 @@ class Run:
             waited_s = time.monotonic() - began_s
             if waited_s > within_s:
                 raise Never(f"not within {within_s:g} s: {what}")
-            await asyncio.sleep(min(max(POLL_S, waited_s / 20), POLL_AT_MOST_S))
+            await asyncio.sleep(min(max(POLL_S, waited_s / 10), POLL_AT_MOST_S))
         return time.monotonic() - began_s
 
     async def until_stopped(self, session: Session, within_s: float) -> float:

@@ -12,9 +12,8 @@ import os
 import socket
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -24,11 +23,12 @@ from temporalio.service import RPCError
 from avatar_sessions import AvatarSessionsError
 from avatar_sessions.seal import Seal
 from chaos import invariants
+from chaos.air import Air
 from chaos.errors import Never, NotAvailable
 from chaos.fault import Fault
 from chaos.ports import own_port
 from chaos.run import Problem, Run, Speech
-from chaos.schedule import COST, Gate, Job, Phase, jobs_of, phases_of, width_for
+from chaos.schedule import COST, Gate, Job, Kind, Phase, Queues, jobs_of, phases_of, width_for
 from chaos.table import Row, Tally
 from chaos.temporal import MortalTemporal
 from chaos.world import API_KEY, Ground, Layout, Place, World
@@ -47,8 +47,6 @@ RUN_WITHIN_S: Final = 420.0
 GIVE_UP_SPEECH_S: Final = 5.0
 WORLDS_AT_MOST: Final = 64
 """Each that breaks is replaced by a new one."""
-IDLE_WORLDS: Final = 4
-"""Beyond those in use: what one kind of fault leaves is used again."""
 LOOK_S: Final = 0.05
 LATE_S: Final = 0.2
 FAILURES_TOLD: Final = 3
@@ -125,17 +123,10 @@ class Runner:
         self._folder = folder
         self._seed = seed
         self._tallies = tallies
-        self._jobs: deque[Job] = deque()
-        """Those of the present phase that nobody has taken yet."""
-        self._later: list[Phase] = []
-        self._idle: dict[tuple[Layout, Place], list[World]] = {}
         self._opened = 0
-        self._worlds: set[World] = set()
-        """Those that are open."""
         self._ports: set[int] = set()
         self.problems: list[Problem] = []
         """What is wrong apart from any single run."""
-        self._worlds_at_most = IDLE_WORLDS
         self._ground: Ground | None = None
         self._shared: MortalTemporal | None = None
 
@@ -143,36 +134,31 @@ class Runner:
         """Do them all."""
         if not jobs:
             return
-        self._later = phases_of(jobs, width_for(free_memory_bytes()))
+        phases = phases_of(jobs, width_for(free_memory_bytes()))
         supervisor = Supervisor(self._folder / "logs")
         async with supervisor:
             async with contextlib.AsyncExitStack() as servers:
                 await self._prepare(supervisor, servers, {job.fault.place for job in jobs})
-                while self._later:
-                    await self._phase(self._later.pop(0))
+                for phase in phases:
+                    await self._phase(phase)
             assert self._shared is not None
             await self._look_for_leaks(self._shared)
         self._look_at_what_is_left(supervisor)
 
     async def _phase(self, phase: Phase) -> None:
         began_s = time.monotonic()
-        self._jobs, gate = deque(phase.jobs), Gate(phase.width)
-        self._worlds_at_most = phase.width + IDLE_WORLDS
-        assert self._ground is not None
-        self._ground.quiet.starts_at_once = phase.starts_at_once
+        queues, gate = Queues(phase.jobs), Gate(phase.width)
+        air = Air() if phase.needs_air else None
         watch = asyncio.create_task(_watch_ourselves(), name="watch ourselves")
         try:
             async with asyncio.TaskGroup() as group:
                 for number in range(min(phase.width, len(phase.jobs))):
-                    group.create_task(self._lane(gate), name=f"lane {number}")
+                    lane = self._lane(queues, gate, air)
+                    group.create_task(lane, name=f"lane {number}")
         finally:
             watch.cancel()
-        logger.info(
-            "%d jobs, %d at once: %.0f s",
-            len(phase.jobs),
-            phase.width,
-            time.monotonic() - began_s,
-        )
+        took_s = time.monotonic() - began_s
+        logger.info("%d jobs, %d at once: %.0f s", len(phase.jobs), phase.width, took_s)
 
     async def _prepare(
         self, supervisor: Supervisor, servers: contextlib.AsyncExitStack, places: set[Place]
@@ -202,68 +188,54 @@ class Runner:
         self._ports.add(self._shared.port)
         await self._shared.start()
 
-    async def _lane(self, gate: Gate) -> None:
-        while self._jobs:
-            job = self._jobs.popleft()
-            tally = self._tallies[job.fault.name, job.layout]
-            async with gate.inside(COST[job.fault.load]):
-                try:
-                    async with self._world(job) as world:
-                        await self._one(job, tally, world)
-                except LocalError as error:
-                    self._tell(job, tally, [Problem("servers come up", error.sentence)])
-            await self._close_unneeded()
-
     # --------------------------------------------------------------- worlds
 
-    @asynccontextmanager
-    async def _world(self, job: Job) -> AsyncIterator[World]:
-        """One that nobody uses; it is thrown away where the run broke in it."""
-        idle = self._idle.get(job.kind_of_world)
-        world = idle.pop() if idle else await self._open(job)
+    async def _lane(self, queues: Queues, gate: Gate, air: Air | None) -> None:
+        while True:
+            with queues.a_lane() as kind:
+                if kind is None:
+                    return
+                await self._serve(kind, queues, gate, air)
+
+    async def _serve(self, kind: Kind, queues: Queues, gate: Gate, air: Air | None) -> None:
+        """All jobs of a kind that nobody else takes, in one world unless one breaks."""
+        world: World | None = None
         try:
-            await world.prepare()
-            yield world
-        except BaseException:
-            await self._close(world)
-            raise
-        self._idle.setdefault(job.kind_of_world, []).append(world)
+            while job := queues.next_of(kind):
+                async with gate.inside(COST[job.fault.load]):
+                    if air is not None:
+                        await air.taken()
+                    tally = self._tallies[job.fault.name, job.layout]
+                    try:
+                        world = world or await self._open(job)
+                        await world.prepare()
+                        await self._one(job, tally, world)
+                    except LocalError as error:
+                        self._tell(job, tally, [Problem("servers come up", error.sentence)])
+                        if world is not None:
+                            await world.close()
+                        world = None
+            if world is not None and world.place is Place.OWN_TEMPORAL:
+                await self._look_for_leaks(world.temporal)
+        finally:
+            if world is not None:
+                await world.close()
 
     async def _open(self, job: Job) -> World:
         assert self._ground is not None
-        await self._make_room()
         layout, place = job.kind_of_world
         own = place is Place.OWN_TEMPORAL
+        if self._opened >= WORLDS_AT_MOST:
+            raise ServerUnavailable(f"{WORLDS_AT_MOST} worlds broke: see {self._folder}/logs")
         world = World(self._ground, f"w{self._opened}", layout, place)
         self._opened += 1
-        if self._opened > WORLDS_AT_MOST:
-            raise ServerUnavailable(f"{WORLDS_AT_MOST} worlds broke: see {self._folder}/logs")
-        self._worlds.add(world)
-        await world.open(None if own else self._shared)
+        try:
+            await world.open(None if own else self._shared)
+        except BaseException:
+            await world.close()
+            raise
         self._ports |= {world.simulator.media_port, world.temporal.port}
         return world
-
-    async def _make_room(self) -> None:
-        """Idle worlds of other kinds go before there are too many."""
-        while len(self._worlds) >= self._worlds_at_most:
-            kind = max(self._idle, key=lambda one: len(self._idle[one]), default=None)
-            if kind is None or not self._idle[kind]:
-                return
-            await self._close(self._idle[kind].pop())
-
-    async def _close_unneeded(self) -> None:
-        later = [job for phase in self._later for job in phase.jobs]
-        needed = {job.kind_of_world for job in (*self._jobs, *later)}
-        for kind in list(self._idle):
-            if kind not in needed:
-                for world in self._idle.pop(kind, []):  # another lane may have closed them
-                    await self._close(world)
-
-    async def _close(self, world: World) -> None:
-        self._worlds.discard(world)
-        if world.place is Place.OWN_TEMPORAL and world.is_open:
-            await self._look_for_leaks(world.temporal)
-        await world.close()
 
     # ----------------------------------------------------------------- runs
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from chaos.fault import Fault, Load
 from chaos.world import Layout, Place
 
-TIGHT_AT_ONCE: Final = 3
-WORLDS_AT_ONCE: Final = 30
+TIGHT_AT_ONCE: Final = 4
+WORLDS_AT_ONCE: Final = 24
+WORTH_A_WORLD_S: Final = 15.0
+"""A new world takes about so long, so that less work is left to the worlds there are."""
 WORLD_BYTES: Final = 512 * 1024 * 1024
 """What a world takes of memory: four processes of 85 MiB, and a Temporal server (measured)."""
 COST: Final = {Load.ALONE: 1, Load.TIGHT: 1, Load.WORKS: 2, Load.WAITS: 1}
@@ -46,8 +48,8 @@ class Phase:
     jobs: tuple[Job, ...]
     width: int
     """How much of it may happen at once; `COST` says what each takes."""
-    starts_at_once: int = 1
-    """Of Python processes, each of which takes a core."""
+    needs_air: bool = False
+    """Whether each waits until the machine has a little time left."""
 
 
 def jobs_of(
@@ -77,7 +79,7 @@ def phases_of(jobs: Collection[Job], width: int) -> list[Phase]:
     phases = (
         Phase(_by_world(of(Load.ALONE)), 1),
         Phase(_by_world(of(Load.TIGHT)), TIGHT_AT_ONCE),
-        Phase(_evenly(of(Load.WORKS, Load.WAITS)), max(width, *COST.values()), 2),
+        Phase(_evenly(of(Load.WORKS, Load.WAITS)), max(width, *COST.values()), True),
     )
     return [phase for phase in phases if phase.jobs]
 
@@ -100,6 +102,50 @@ def _evenly(jobs: Sequence[Job]) -> tuple[Job, ...]:
         return begins_s, -job.fault.takes_s, job.fault.name, job.layout
 
     return tuple(sorted(jobs, key=place))
+
+
+Kind = tuple[Layout, Place]
+
+
+class Queues:
+    """The jobs of a phase, by the kind of world they need.
+
+    A lane serves one kind, in one world, until there is no more of it: worlds are dear to make.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._waiting: dict[Kind, deque[Job]] = {}
+        for job in jobs:
+            self._waiting.setdefault(job.kind_of_world, deque()).append(job)
+        self._lanes: Counter[Kind] = Counter()
+
+    @contextmanager
+    def a_lane(self) -> Iterator[Kind | None]:
+        """The kind that most work for each lane is left of, and the lane that serves it from now
+        on; None: what is left is not worth another world."""
+        kind = max(self._waiting, key=self._left_for_one_more_s, default=None)
+        if kind is None or not self._is_worth_a_world(kind):
+            yield None
+            return
+        self._lanes[kind] += 1
+        try:
+            yield kind
+        finally:
+            self._lanes[kind] -= 1
+
+    def next_of(self, kind: Kind) -> Job | None:
+        """Take the next job of a kind; None: there is no more."""
+        waiting = self._waiting[kind]
+        return waiting.popleft() if waiting else None
+
+    def _is_worth_a_world(self, kind: Kind) -> bool:
+        if not self._waiting[kind]:
+            return False
+        return not self._lanes[kind] or self._left_for_one_more_s(kind) > WORTH_A_WORLD_S
+
+    def _left_for_one_more_s(self, kind: Kind) -> float:
+        left_s = sum(job.fault.takes_s for job in self._waiting[kind])
+        return left_s / (self._lanes[kind] + 1)
 
 
 class Gate:

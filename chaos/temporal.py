@@ -95,6 +95,12 @@ class MortalTemporal:
         self._child.signal_group(signal.SIGKILL)
         await self._child.process.wait()
 
+    async def end(self) -> None:
+        """For good."""
+        if self._child is not None:
+            self.answer_again()
+            await self._supervisor.end(self._child)
+
     def stop_answering(self) -> None:
         """SIGSTOP: connections stay, nothing comes."""
         assert self._child is not None, "it was never started"

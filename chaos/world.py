@@ -127,6 +127,7 @@ class World:
             folder = ground.folder / self.name
             folder.mkdir()
             shared = MortalTemporal(ground.supervisor, ground.source, folder, [self.name])
+            self._exits.push_async_callback(shared.end)
             await shared.start()
         self._temporal = shared
         proxied = self.place is Place.PROXIED
@@ -178,11 +179,12 @@ class World:
         }
 
     async def close(self) -> None:
-        """Let go; the supervisor ends the processes."""
+        """End all of its processes, the youngest first. Closed, it stays closed."""
         for worker in self.workers:
             if worker.is_alive:
                 await self.kill(worker)
         await self._exits.aclose()
+        self._sessions = None
 
     # ------------------------------------------------------------- its parts
 

@@ -69,7 +69,7 @@ async def owner_and_workflow_killed(run: Run) -> None:
 async def nothing(run: Run) -> None:
     """No fault at all: what is left behind by sessions that speak and end."""
     began_s = time.monotonic()
-    sessions = await run.live_all(AT_ONCE)
+    sessions = await run.live_all(2)
     await run.said(*(run.say_live(session, 3) for session in sessions))
     await run.said(*[await run.say_clip(session, 2) for session in sessions])
     await asyncio.gather(*(run.end(session) for session in sessions))

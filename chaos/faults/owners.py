@@ -13,7 +13,7 @@ from chaos.machines import WorkerProcess
 from chaos.run import Run
 from chaos.world import Layout
 
-SPEAKING: Final = 3
+SPEAKING: Final = 2
 DRAINED: Final = 50
 CHAIN: Final = 10
 SPEECH_S: Final = 7.0

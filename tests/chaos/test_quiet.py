@@ -14,8 +14,8 @@ from tests.waiting import until
 class Scene:
     """Starts and windows that last until they are told to end."""
 
-    def __init__(self, starts_at_once: int = 1) -> None:
-        self.quiet = Quiet(starts_at_once)
+    def __init__(self) -> None:
+        self.quiet = Quiet()
         self.inside: set[str] = set()
         self.over: dict[str, asyncio.Event] = {}
 
@@ -57,18 +57,6 @@ async def test_starts_wait_for_each_other_and_for_windows() -> None:
         scene.end("s1")
         await until(lambda: scene.inside == {"s2"})
         scene.end("s2")
-
-
-async def test_as_many_start_at_once_as_may() -> None:
-    scene = Scene(starts_at_once=2)
-    async with asyncio.TaskGroup() as group:
-        for name in ("s1", "s2", "s3"):
-            group.create_task(scene.start(name))
-        await until(lambda: scene.inside == {"s1", "s2"})
-        await a_moment()
-        assert scene.inside == {"s1", "s2"}
-        for name in ("s1", "s2", "s3"):
-            scene.end(name)
 
 
 async def test_a_window_lets_starts_go_first_until_its_patience_is_over(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
 
 from chaos.fault import BOTH, Fault, Load
 from chaos.run import Run
-from chaos.schedule import COST, Gate, Job, jobs_of, phases_of, width_for
+from chaos.schedule import COST, Gate, Job, Queues, jobs_of, phases_of, width_for
 from chaos.world import Layout
 from tests.waiting import until
 
@@ -62,7 +63,7 @@ def test_what_needs_the_machine_alone_comes_first_and_what_is_tight_next() -> No
         {"tight"},
         {"waits", "works"},
     ]
-    assert [phase.width for phase in phases] == [1, 3, 30]
+    assert [phase.width for phase in phases] == [1, 4, 30]
 
 
 def test_there_is_always_room_for_the_dearest_run() -> None:
@@ -83,9 +84,29 @@ def test_rows_lie_evenly_and_long_waits_end_with_the_others() -> None:
     assert names == ["long", "short", "long", "short", "long", "short"]
 
 
-@pytest.mark.parametrize(("gib", "worlds"), [(0.1, 1), (4, 8), (64, 30)])
+@pytest.mark.parametrize(("gib", "worlds"), [(0.1, 1), (4, 8), (64, 24)])
 def test_there_are_as_many_worlds_as_memory_has_room_for(gib: float, worlds: int) -> None:
     assert width_for(int(gib * 2**30)) == worlds
+
+
+def test_lanes_go_where_most_work_is_left_for_each() -> None:
+    split = replace(FAULT, takes_s=100, layouts=(Layout.SPLIT,))
+    all_roles = replace(FAULT, takes_s=40, layouts=(Layout.ALL,))
+    rows = jobs_of([split, replace(all_roles, name="other")], list(Layout), 3)
+    queues = Queues([job for row in rows.values() for job in row])
+    with ExitStack() as lanes:
+        served = [lanes.enter_context(queues.a_lane()) for _ in range(4)]
+    assert [kind and kind[0] for kind in served] == ["split", "split", "all", "split"]
+
+
+def test_a_little_work_is_left_to_the_worlds_there_are() -> None:
+    queues = Queues(jobs(replace(FAULT, takes_s=10), rounds=2))
+    with queues.a_lane() as kind, queues.a_lane() as no_kind:
+        assert kind is not None
+        assert no_kind is None
+        assert queues.next_of(kind) is not None
+        assert queues.next_of(kind) is not None
+        assert queues.next_of(kind) is None
 
 
 async def test_a_run_that_needs_the_machine_is_alone() -> None:

@@ -1,0 +1,48 @@
+"""Lets runs begin while this machine has air: without it, their neighbours are what is measured.
+
+Looks at the whole machine, so that what others do on it counts, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Final
+
+IDLE_AT_LEAST: Final = 0.2
+"""Of all cores' time, for a run to begin."""
+LOOK_S: Final = 0.5
+WAITS_AT_MOST_S: Final = 2.0
+"""Then it begins nevertheless: a machine that is always busy must not stop the proof."""
+_STAT: Final = Path("/proc/stat")
+
+
+class Air:
+    """Who wants to begin stands in line; one is let go a look."""
+
+    def __init__(self) -> None:
+        self._line = asyncio.Lock()
+
+    async def taken(self) -> None:
+        """Wait until a run may begin."""
+        async with self._line:
+            give_up_s = time.monotonic() + WAITS_AT_MOST_S
+            before = _times()
+            while True:
+                await asyncio.sleep(LOOK_S)
+                now = _times()
+                if _idle(before, now) >= IDLE_AT_LEAST or time.monotonic() > give_up_s:
+                    return
+                before = now
+
+
+def _times() -> list[int]:
+    """Ticks of all cores: user, nice, system, idle, iowait, …"""
+    return [int(word) for word in _STAT.read_text().partition("\n")[0].split()[1:]]
+
+
+def _idle(before: list[int], now: list[int]) -> float:
+    spent = [late - early for early, late in zip(before, now, strict=True)]
+    total = sum(spent[:8])  # what guests take is counted in user, too
+    return (spent[3] + spent[4]) / total if total > 0 else 1.0
