@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from deploy.local.errors import LocalError
+
 
 class NotAvailable(Exception):
     """The simulator cannot make a fault, or keeps no record: the row says so, and is not ok."""
+
+
+class SimulatorLost(LocalError):
+    """The simulator does not answer: what it knew is lost, and so is its world."""
 
 
 class Never(Exception):

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from pydantic_core import from_json
 
 from chaos.coded import RATE_HZ, Recording
-from chaos.errors import NotAvailable
+from chaos.errors import NotAvailable, SimulatorLost
 from chaos.quiet import Quiet
 from deploy.local.ports import LOOPBACK
 from deploy.local.processes import ChildSpec, Supervisor
@@ -29,6 +29,8 @@ from liveavatar_simulator import SessionLine
 
 READY_WITHIN_S: Final = 60.0
 CALL_TIMEOUT_S: Final = 15.0
+KEPT_S: Final = 2.0
+"""How long a connection may be idle. The simulator closes it after 5 s, perhaps as we ask."""
 RECORD_S: Final = 300
 """How much of each session's sound is kept."""
 AT_ONCE: Final = 1000
@@ -45,7 +47,12 @@ class Simulated:
         self.url = url
         self.api_key = api_key
         self.media_port = media_port
-        self._http = httpx.AsyncClient(base_url=url, timeout=CALL_TIMEOUT_S, trust_env=False)
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            timeout=CALL_TIMEOUT_S,
+            trust_env=False,
+            limits=httpx.Limits(keepalive_expiry=KEPT_S),
+        )
 
     async def close(self) -> None:
         """End its process."""
@@ -63,7 +70,7 @@ class Simulated:
     async def _lines(self, wanted: Callable[[str], bool]) -> list[SessionLine]:
         # A world's ledger grows with each run, and is looked at often: what is of no interest is
         # not made into models.
-        reply = await self._http.get("/simulator/ledger")
+        reply = await self._ask("GET", "/simulator/ledger")
         told: dict[str, Any] = from_json(reply.raise_for_status().content)
         return [
             SessionLine.model_validate(line)
@@ -77,14 +84,14 @@ class Simulated:
         Raises:
             NotAvailable: this simulator does not know such a fault.
         """
-        reply = await self._http.post("/simulator/faults", json=faults)
+        reply = await self._ask("POST", "/simulator/faults", json=faults)
         if reply.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
             raise NotAvailable(f"the simulator does not know the faults {', '.join(faults)}")
         reply.raise_for_status()
 
     async def faults(self) -> dict[str, Any]:
         """What is still to go wrong."""
-        reply = await self._http.get("/simulator/faults")
+        reply = await self._ask("GET", "/simulator/faults")
         told: dict[str, Any] = reply.raise_for_status().json()
         return told
 
@@ -94,7 +101,7 @@ class Simulated:
         Raises:
             NotAvailable: this simulator does not record.
         """
-        reply = await self._http.get(f"/simulator/sessions/{session_id}/heard.wav")
+        reply = await self._ask("GET", f"/simulator/sessions/{session_id}/heard.wav")
         if reply.status_code == httpx.codes.NOT_FOUND:
             raise NotAvailable("the simulator keeps no record of what was heard")
         with wave.open(io.BytesIO(reply.raise_for_status().content)) as sound:
@@ -121,7 +128,7 @@ class Simulated:
 
     async def stop(self, session_id: str) -> None:
         """Stop a session that the product left behind, so that the next run begins clean."""
-        await self._http.request(
+        await self._ask(
             "POST",
             "/v1/sessions/stop",
             headers={"X-API-KEY": self.api_key.get_secret_value()},
@@ -129,10 +136,17 @@ class Simulated:
         )
 
     async def _do(self, path: str, **body: Any) -> None:
-        reply = await self._http.post(path, json=body or None)
+        reply = await self._ask("POST", path, json=body or None)
         if reply.status_code in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
             raise NotAvailable(f"the simulator has no POST {path.rpartition('/')[2]}")
         reply.raise_for_status()
+
+    async def _ask(self, method: str, path: str, **more: Any) -> httpx.Response:
+        try:
+            return await self._http.request(method, path, **more)
+        except httpx.TransportError as error:
+            told = f"{type(error).__name__}: {error}"
+            raise SimulatorLost(f"the simulator at {self.url} does not answer ({told})") from error
 
 
 async def start_simulator(

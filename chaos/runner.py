@@ -210,8 +210,9 @@ class Runner:
                         world = world or await self._open(job)
                         await world.prepare()
                         await self._one(job, tally, world)
-                    except LocalError as error:
-                        self._tell(job, tally, [Problem("servers come up", error.sentence)])
+                    except (LocalError, RPCError, RuntimeError) as error:
+                        logger.exception("a world broke in %s", job.fault.name)
+                        self._tell(job, tally, [Problem("its world lives on", str(error))])
                         if world is not None:
                             await world.close()
                         world = None

@@ -286,7 +286,7 @@ class World:
         self.to_temporal.go(Way.PASS)
         self.to_provider.go(Way.PASS)
         if self._clock is not None:
-            self._clock.jump(0)
+            await self._clock.set_right()
         wanted = (
             {self.owner_role} if self.layout is Layout.ALL else {self.owner_role, Role.SESSIONS}
         )

@@ -107,6 +107,6 @@ FAULTS: Final = (
         inject=owner_and_workflow_killed,
         bound_ms=60_000,
         load=Load.WAITS,
-        takes_s=50,
+        takes_s=40,
     ),
 )

@@ -105,7 +105,7 @@ FAULTS: Final = (
         bound_ms=60_000,
         place=Place.ROOMS,
         load=Load.WAITS,
-        takes_s=45,
+        takes_s=30,
         settle_s=20,
     ),
 )

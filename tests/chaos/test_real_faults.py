@@ -29,7 +29,11 @@ CHOSEN = (
     "drain-5",
     "lost-start-reply",
     "socket-drop",
+    "rotation",
+    "room-end",
+    "clock-jump",
 )
+MISSING = {name: why for name, fault in FAULTS.items() if (why := fault.missing())}
 
 
 def chosen() -> list[Fault]:
@@ -50,6 +54,8 @@ async def rows(temporal: TemporalServer, run_folder: Path) -> dict[str, Row]:
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("fault", CHOSEN)
 async def test_a_fault_leaves_nothing_behind(rows: dict[str, Row], fault: str) -> None:
+    if fault in MISSING:
+        pytest.skip(MISSING[fault])
     row = rows[fault]
     assert row.problems == []
     assert (row.runs, row.leaked, row.ok) == (1, 0, True)
