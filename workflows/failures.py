@@ -64,10 +64,10 @@ def is_type(error: ActivityError, wanted: ErrorType) -> bool:
 
 def never_reached_owner(error: ActivityError) -> bool:
     """Whether nobody acted on a task for the owner: its queue is silent, or it owns no more."""
-    return is_type(error, ErrorType.NOT_OWNER) or _is_silent(error)
+    return is_type(error, ErrorType.NOT_OWNER) or is_untaken(error)
 
 
-def _is_silent(error: ActivityError) -> bool:
+def is_untaken(error: ActivityError) -> bool:
     """Whether nobody even took the task: no process polls that queue any more."""
     cause = error.cause
     return isinstance(cause, TimeoutError) and cause.type is TimeoutType.SCHEDULE_TO_START

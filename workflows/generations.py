@@ -231,7 +231,15 @@ class Generations:
         if request.room is None and is_there:
             # Whoever watches goes over to the new room, before the old one is deleted.
             await workflow.sleep(options.FOLLOW_PAUSE, summary="viewers follow")
+        else:
+            await workflow.wait([held.task], timeout=options.FOLLOW_PAUSE.total_seconds())
         await self._stop(held)
+        if _was_ended_on_purpose(held):
+            # It came to light only now: the owner's answer was here before its result.
+            verdict = self._verdict_on(request, held)
+            assert verdict is not None
+            self._life.end(verdict)
+            raise asyncio.CancelledError("the session ends")
         return successor
 
     async def _withdraw(self, successor: Held, held: Held) -> Held:

@@ -150,6 +150,7 @@ PROBE_PAUSE_MAX: Final = timedelta(seconds=5)
 SUCCESSOR_PATIENCE: Final = timedelta(seconds=3)
 """How long an owner's successor may take to be ready before yet another is called; doubled each
 time."""
+SUCCESSOR_PATIENCE_IF_STOPPED: Final = timedelta(seconds=1)
 ROTATE_AHEAD: Final = timedelta(seconds=30)
 """How long before LiveAvatar's limit the next generation is opened, or a third of the limit: two
 are billed meanwhile, and the one that speaks has so long to come to an utterance's end."""

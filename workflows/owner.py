@@ -37,6 +37,7 @@ from workflows.calls import call
 from workflows.failures import (
     failure_of,
     is_heartbeat_timeout,
+    is_untaken,
     last_heartbeat,
     never_reached_owner,
     no_answer,
@@ -59,10 +60,16 @@ class Owner:
         self._ledger = ledger
         self._provider = provider
         self._hinted = False  # somebody says that it is lost
+        self._asking = False  # it is asked whether it is there
         self._answered_at: datetime | None = None  # when it last answered a probe
         self._replaced: Epoch | None = None  # the last one that was found to be silent
         self._successor_due_at: datetime | None = None  # then yet another one is called
         self._successor_patience = options.SUCCESSOR_PATIENCE
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether somebody says that it is lost, and it has not been asked, or not answered, yet."""
+        return self._hinted or self._asking
 
     def hint(self) -> None:
         """Somebody says that the owner is lost. One that has just answered is not asked again."""
@@ -291,6 +298,7 @@ class Owner:
             self._call_another()
             return
         task = self._task(owner, "keep_alive")
+        self._asking = True
         try:
             await self._call(owner, task, "is the owner there?", options.PROBE)
         except ActivityError as error:
@@ -302,9 +310,16 @@ class Owner:
             self.missed(owner)
             if self._replaced != owner.epoch:  # by whoever asked at the same time
                 self._replaced = owner.epoch
-                self._successor_patience = options.SUCCESSOR_PATIENCE
+                # One that is stopped, and not dead, is given its successors' tasks, too.
+                self._successor_patience = (
+                    options.SUCCESSOR_PATIENCE
+                    if is_untaken(error)
+                    else options.SUCCESSOR_PATIENCE_IF_STOPPED
+                )
                 self._replace()
             return
+        finally:
+            self._asking = False
         self._answered_at = workflow.now()
         if self._life.state is SessionState.RECOVERING and self._life.owner == owner:
             self._life.to(SessionState.LIVE)

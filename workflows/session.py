@@ -503,7 +503,12 @@ class AvatarSession:
         request = Attach.model_validate(one_message(messages))
         self._last_asked_at = workflow.now()
         while True:
-            await workflow.wait_condition(lambda: self._live or self._over)
+            # Whoever has just lost its owner would be sent back to it.
+            await workflow.wait_condition(
+                lambda: (
+                    (self._live and not (request.speaker and self._owner.in_doubt)) or self._over
+                )
+            )
             if self._over:
                 break
             owner = self._life.owner

@@ -280,7 +280,7 @@ class TestHowItFails:
         ("request_fields", "error"),
         [
             ({"avatar_id": "99999999-9999-4999-8999-999999999999"}, AvatarNotAccepted),
-            ({"sandbox": False, "max_duration_s": 86_400}, DurationOverPlan),
+            ({"sandbox": False, "max_duration_s": 86_400, "rotate": False}, DurationOverPlan),
         ],
     )
     async def test_attach_raises_typed_what_liveavatar_refused(
