@@ -126,7 +126,13 @@ class WorkerProcess:
 
 
 async def start_worker(
-    supervisor: Supervisor, quiet: Quiet, name: str, role: Role, environment: Mapping[str, str]
+    supervisor: Supervisor,
+    quiet: Quiet,
+    name: str,
+    role: Role,
+    environment: Mapping[str, str],
+    *,
+    urgent: bool = False,
 ) -> WorkerProcess:
     """Start one when nobody minds, and wait until it says that it works.
 
@@ -149,5 +155,5 @@ async def start_worker(
         stop_within_s=WORKER_STOP_WITHIN_S,
         needed=False,
     )
-    async with quiet.start():
+    async with quiet.start(urgent=urgent):
         return WorkerProcess(role, await supervisor.start(spec))

@@ -22,19 +22,22 @@ class Quiet:
         self._changed = asyncio.Condition()
         self._is_starting = False
         self._starts_wanted = 0
+        self._urgent_wanted = 0
         self._windows = 0
         self._windows_due = 0
         """Those whose patience is over."""
 
     @asynccontextmanager
-    async def start(self) -> AsyncIterator[None]:
-        """Start a process in here."""
+    async def start(self, *, urgent: bool = False) -> AsyncIterator[None]:
+        """Start a process in here; one that a fault waits for goes before those that do not."""
         self._starts_wanted += 1
+        self._urgent_wanted += urgent
         try:
-            await self._until(self._may_start)
+            await self._until(self._may_start_at_once if urgent else self._may_start)
             self._is_starting = True
         finally:
             self._starts_wanted -= 1
+            self._urgent_wanted -= urgent
         try:
             yield
         finally:
@@ -61,7 +64,10 @@ class Quiet:
             await self._tell()
 
     def _may_start(self) -> bool:
-        return not (self._is_starting or self._windows or self._windows_due)
+        return self._may_start_at_once() and not (self._urgent_wanted or self._windows_due)
+
+    def _may_start_at_once(self) -> bool:
+        return not (self._is_starting or self._windows)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         async with self._changed:

@@ -12,7 +12,7 @@ from typing import Final
 from chaos.fault import Fault, Load
 from chaos.world import Layout, Place
 
-TIGHT_AT_ONCE: Final = 4
+TIGHT_AT_ONCE: Final = 3
 WORLDS_AT_ONCE: Final = 24
 WORTH_A_WORLD_S: Final = 15.0
 """A new world takes about so long, so that less work is left to the worlds there are."""

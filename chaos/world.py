@@ -231,13 +231,15 @@ class World:
 
     # --------------------------------------------------------------- workers
 
-    async def start_worker(self, role: Role) -> WorkerProcess:
-        """One more worker process."""
+    async def start_worker(self, role: Role, *, urgent: bool = False) -> WorkerProcess:
+        """One more worker process; an urgent one goes before those of other worlds."""
         name = f"{self.name} {role.value} {next(self._numbers)}"
         ground, environment = self.ground, self._environment
         if self._clock is not None and role is self.owner_role:
             environment = {**environment, **self._clock.environment}
-        worker = await start_worker(ground.supervisor, ground.quiet, name, role, environment)
+        worker = await start_worker(
+            ground.supervisor, ground.quiet, name, role, environment, urgent=urgent
+        )
         self.workers.append(worker)
         return worker
 

@@ -91,7 +91,7 @@ async def worker_killed_in_start(run: Run) -> None:
         await asyncio.sleep(run.random.uniform(0.2, 2))
         worker = run.world.for_workflows
         await run.world.kill(worker)
-    await run.world.start_worker(worker.role)
+    await run.world.start_worker(worker.role, urgent=True)
     await run.attached(session, within_s=110)
     await run.end(session)
 
@@ -106,7 +106,7 @@ async def worker_killed_in_cleanup(run: Run) -> None:
         await asyncio.sleep(run.random.uniform(0, 0.5))
         worker = run.world.for_workflows
         await run.world.kill(worker)
-        await run.world.start_worker(worker.role)
+        await run.world.start_worker(worker.role, urgent=True)
         await ending
     run.measure(1000 * (await run.until_stopped(session, 60) - at_s))
 

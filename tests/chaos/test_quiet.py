@@ -19,8 +19,8 @@ class Scene:
         self.inside: set[str] = set()
         self.over: dict[str, asyncio.Event] = {}
 
-    async def start(self, name: str) -> None:
-        async with self.quiet.start():
+    async def start(self, name: str, *, urgent: bool = False) -> None:
+        async with self.quiet.start(urgent=urgent):
             await self._stay(name)
 
     async def window(self, name: str) -> None:
@@ -93,5 +93,21 @@ async def test_who_gives_up_waiting_shuts_nobody_out() -> None:
         scene.end("w")
         scene.end("w2")
         group.create_task(scene.start("s2"))
+        await until(lambda: scene.inside == {"s2"})
+        scene.end("s2")
+
+
+async def test_a_start_that_a_fault_waits_for_goes_before_the_others() -> None:
+    scene = Scene()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(scene.start("s1"))
+        await until(lambda: scene.inside == {"s1"})
+        group.create_task(scene.start("s2"))
+        await a_moment()
+        group.create_task(scene.start("urgent", urgent=True))
+        await a_moment()
+        scene.end("s1")
+        await until(lambda: scene.inside == {"urgent"})
+        scene.end("urgent")
         await until(lambda: scene.inside == {"s2"})
         scene.end("s2")

@@ -63,7 +63,7 @@ def test_what_needs_the_machine_alone_comes_first_and_what_is_tight_next() -> No
         {"tight"},
         {"waits", "works"},
     ]
-    assert [phase.width for phase in phases] == [1, 4, 30]
+    assert [phase.width for phase in phases] == [1, 3, 30]
 
 
 def test_there_is_always_room_for_the_dearest_run() -> None:
