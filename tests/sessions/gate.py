@@ -62,12 +62,15 @@ class Gate:
         try:
             yield self
         finally:
+            self.closed = True
             server.close()
             for hold in self._holds:
                 hold.opened.set()
-            for link in self._links:
-                link.cancel()
-            if self._links:
+            # One that was let in at the last moment has not said yet that it is here.
+            await asyncio.sleep(0.05)
+            while self._links:
+                for link in self._links:
+                    link.cancel()
                 await asyncio.wait(self._links)
 
     @contextlib.contextmanager
@@ -102,7 +105,7 @@ class Gate:
         with contextlib.suppress(OSError, asyncio.CancelledError):
             if not self.closed:
                 await self._forward(reader, writer)
-        writer.close()
+        writer.transport.abort()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         first = await reader.read(PIECE_BYTES)
