@@ -32,7 +32,7 @@ from avatar_sessions import (
     UtteranceReport,
 )
 from avatar_sessions.contract.states import UtteranceOutcome
-from avatar_sessions.live import LiveUtterance
+from avatar_sessions.live import LiveSpeech, LiveUtterance
 from chaos.coded import RATE_HZ, SAMPLES_PER_MS, Code, Hearing
 from chaos.errors import Never
 from chaos.world import World
@@ -202,10 +202,20 @@ class Run:
 
     # --------------------------------------------------------------- speech
 
-    def say_live(self, session: Session, seconds: float) -> Speech:
-        """Say live speech, on from now, in a task of its own."""
+    def say_live(
+        self, session: Session, seconds: float, speaker: LiveSpeech | None = None
+    ) -> Speech:
+        """Say live speech, on from now, in a task of its own; None: by a speaker of its own."""
         code = self._code(session, seconds)
-        return self._speech(session, code, "live", _say_live(session, code))
+        saying = _say_live(session, code) if speaker is None else _say_utterance(speaker, code)
+        return self._speech(session, code, "live", saying)
+
+    @asynccontextmanager
+    async def speakers(self, sessions: Iterable[Session]) -> AsyncIterator[list[LiveSpeech]]:
+        """A speaker for each, who stays connected, wherever the session goes."""
+        async with contextlib.AsyncExitStack() as stack:
+            opening = [stack.enter_async_context(session.live()) for session in sessions]
+            yield list(await asyncio.gather(*opening))
 
     async def say_clip(self, session: Session, seconds: float) -> Speech:
         """Say a clip, and await its end in a task of its own."""
@@ -410,9 +420,13 @@ def _heard_so_far_ms(lines: list[SessionLine]) -> float:
 
 async def _say_live(session: Session, code: Code) -> UtteranceReport:
     async with session.live() as live:
-        async with live.utterance(text="coded speech") as speech:
-            await _say(speech, code)
-        return await speech.result()
+        return await _say_utterance(live, code)
+
+
+async def _say_utterance(live: LiveSpeech, code: Code) -> UtteranceReport:
+    async with live.utterance(text="coded speech") as speech:
+        await _say(speech, code)
+    return await speech.result()
 
 
 async def _say_row(

@@ -10,7 +10,7 @@ from avatar_sessions import Session
 from chaos.errors import Never
 from chaos.fault import BOTH, Fault, Load
 from chaos.machines import WorkerProcess
-from chaos.run import Run
+from chaos.run import Run, Speech
 from chaos.world import Layout
 
 SPEAKING: Final = 2
@@ -66,15 +66,21 @@ async def drain(run: Run, count: int = DRAINED) -> None:
     """SIGTERM under load, as a deploy sends it; and the next, and the next."""
     run.piece_ms = 3  # a chain of utterances is longer than a minute
     sessions = await run.live_all(count)
-    for _ in range(run.times):
-        owner = run.world.owner
-        await run.world.start_owner()
-        await _drain_one(run, sessions, owner)
-        run.injected += 1
+    async with run.speakers(sessions) as speakers:
+        for _ in range(run.times):
+            owner = run.world.owner
+            await run.world.start_owner()
+            speeches = [
+                run.say_live(session, DRAINED_SPEECH_S, speaker)
+                for session, speaker in zip(sessions, speakers, strict=True)
+            ]
+            await _drain_one(run, sessions, speeches, owner)
+            run.injected += 1
 
 
-async def _drain_one(run: Run, sessions: list[Session], owner: WorkerProcess) -> None:
-    speeches = [run.say_live(session, DRAINED_SPEECH_S) for session in sessions]
+async def _drain_one(
+    run: Run, sessions: list[Session], speeches: list[Speech], owner: WorkerProcess
+) -> None:
     await run.until_heard(sessions, run.mid_utterance_ms())
     owner.send(signal.SIGTERM)
     gone = asyncio.create_task(owner.gone(30))
