@@ -68,7 +68,7 @@ class Owner:
 
     @property
     def in_doubt(self) -> bool:
-        """Whether somebody says that it is lost, and it has not been asked, or not answered, yet."""
+        """Whether somebody says that it is lost, and it was not asked, or has not answered, yet."""
         return self._hinted or self._asking
 
     def hint(self) -> None:
