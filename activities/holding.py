@@ -18,7 +18,7 @@ from temporalio.client import AsyncActivityCancelledError, AsyncActivityHandle
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.news import News
-from activities.owned import OwnedSession
+from owner.session import OwnedSession
 from avatar_sessions.contract.steps import Epoch, OwnerBeat, StreamResult
 
 BEAT_TIMEOUT_S: Final = 3.0

@@ -15,19 +15,13 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities import failures
-from activities.clip_speech import ClipOrder
-from activities.clips import Clips
+from owner.clip_queue import ClipOrder
+from owner.clips.source import Clips
 from activities.holding import Ack, Holding, Lease, OwnedSessions
 from activities.news import News
 from activities.orphans import Standing, standing_of_attempt, stop_for_good, stop_if_terminated
-from activities.owned import (
-    NotReady,
-    OwnedSession,
-    OwnedState,
-    OwnerLimits,
-    ProviderEnd,
-)
-from activities.tickets import Tickets
+from owner.session import NotReady, OwnedSession, OwnedState, OwnerLimits, ProviderEnd
+from owner.ingress.tickets import Tickets
 from avatar_sessions.contract import names
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import CommandOutcome, Pose

@@ -17,8 +17,8 @@ from typing import Any, Final
 import uvloop
 
 from activities.holding import OwnedSessions
-from activities.owned import OwnedSession
-from activities.utterance import Utterance
+from owner.session import OwnedSession
+from owner.utterance import Utterance
 from avatar_sessions.contract.messages import UtteranceReport
 from liveavatar_lite import ErrorReported
 from workers.process import connect, working

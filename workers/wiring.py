@@ -14,20 +14,20 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from activities.clips import ClipPolicy, Clips
+from owner.clips.source import ClipPolicy, Clips
 from activities.holding import OwnedSessions
 from activities.janitor_metrics import JanitorMetrics
-from activities.owned import OwnerLimits
+from owner.session import OwnerLimits
 from activities.provisioning import Provisioning
 from activities.reaping import Reaping
 from activities.reaping_round import ReapingRules
 from activities.rooms import LiveKitServer, Rooms
 from activities.streaming import Streaming
-from activities.tickets import Tickets
+from owner.ingress.tickets import Tickets
 from avatar_sessions.contract import names
 from avatar_sessions.seal import Seal
 from liveavatar_lite import LiveAvatar
-from workers.ingress import Ingress, IngressSettings
+from owner.ingress.server import Ingress, IngressSettings
 from workers.settings import WorkerSettings
 from workflows.janitor import AvatarJanitor
 from workflows.session import AvatarSession

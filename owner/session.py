@@ -17,11 +17,11 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from activities.clip_speech import ClipOrder, ClipSpeech, Progress
-from activities.live import LiveSpeech
-from activities.mouth import Mouth
-from activities.observer import Observer
-from activities.utterance import Utterance
+from owner.clip_queue import ClipOrder, ClipSpeech, Progress
+from owner.live_queue import LiveSpeech
+from owner.playout import Mouth
+from owner.observer import Observer
+from owner.utterance import Utterance
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutcome
 from avatar_sessions.contract.steps import Epoch, SaidClip, StreamEnd, StreamResult

@@ -12,8 +12,8 @@ import pytest_asyncio
 import soundfile
 from aiohttp import web
 
-from activities import clips as clips_module
-from activities.clips import (
+from owner.clips import source as clips_module
+from owner.clips.source import (
     ClipError,
     ClipForbidden,
     ClipMissing,

@@ -8,16 +8,16 @@ from datetime import UTC, datetime, timedelta
 
 from temporalio.client import AsyncActivityHandle, Client
 
-from activities.clip_speech import ClipOrder
+from owner.clip_queue import ClipOrder
 from activities.holding import Ack, Holding, Lease
 from activities.news import News
-from activities.owned import OwnedState
-from activities.utterance import Utterance
+from owner.session import OwnedState
+from owner.utterance import Utterance
 from avatar_sessions.contract.live import Begin
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.contract.steps import OwnerBeat, StreamEnd
-from tests.activities.conftest import Owner
-from tests.activities.test_owned import clip, tone
+from tests.owner.conftest import Owner
+from tests.owner.test_session import clip, tone
 from tests.waiting import until
 
 

@@ -8,12 +8,12 @@ import contextlib
 import numpy as np
 import pytest
 
-from activities.clip_speech import OpenClip
-from activities.owned import NotReady, OwnedState
+from owner.clip_queue import OpenClip
+from owner.session import NotReady, OwnedState
 from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutcome
 from avatar_sessions.contract.steps import StreamEnd
 from liveavatar_lite import SAMPLE_RATE_HZ
-from tests.activities.conftest import Owner
+from tests.owner.conftest import Owner
 from tests.waiting import until
 
 

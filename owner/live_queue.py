@@ -12,8 +12,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from activities.mouth import Mouth
-from activities.utterance import Utterance
+from owner.playout import Mouth
+from owner.utterance import Utterance
 from avatar_sessions.contract.live import Begin
 from avatar_sessions.contract.messages import Failure, UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import IO
 
-from activities.clip_errors import ClipError
+from owner.clips.errors import ClipError
 
 
 class SpoolState(enum.Enum):

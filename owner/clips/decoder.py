@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 import soundfile
 
-from activities.clip_errors import ClipNotAudio, ClipTooLong
-from activities.spool import Spool
+from owner.clips.errors import ClipNotAudio, ClipTooLong
+from owner.clips.spool import Spool
 from avatar_sessions.contract.messages import MAX_CLIP_S
 from liveavatar_lite import FIRST_CHUNK_S, BadAudio, PcmConverter
 

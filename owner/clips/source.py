@@ -18,7 +18,7 @@ from typing import Final
 
 import httpx
 
-from activities.clip_errors import (
+from owner.clips.errors import (
     ClipError,
     ClipForbidden,
     ClipMissing,
@@ -26,8 +26,8 @@ from activities.clip_errors import (
     ClipTooLong,
     ClipUnreachable,
 )
-from activities.decoding import MAX_CLIP_BYTES, Decoder
-from activities.spool import Spool
+from owner.clips.decoder import MAX_CLIP_BYTES, Decoder
+from owner.clips.spool import Spool
 from avatar_sessions.contract.messages import MAX_CLIP_S, Clip
 from avatar_sessions.seal import Seal, SealError
 

@@ -22,10 +22,10 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from activities.holding import OwnedSessions
-from activities.owned import OwnedSession
-from activities.tickets import TicketRefused, Tickets
+from owner.session import OwnedSession
+from owner.ingress.tickets import TicketRefused, Tickets
 from avatar_sessions.contract.live import MAX_FRAME_BYTES, PATH, SUBPROTOCOL
-from workers.speaker import Speaker
+from owner.ingress.connection import Speaker
 
 logger = logging.getLogger(__name__)
 # The library's own lines show request paths, and a path may hold a ticket.

@@ -20,8 +20,8 @@ import soundfile
 from aiohttp import web
 from numpy.typing import NDArray
 
-from activities import clips as clips_module
-from activities.clips import (
+from owner.clips import source as clips_module
+from owner.clips.source import (
     ClipNotAudio,
     ClipPolicy,
     ClipReader,

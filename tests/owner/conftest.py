@@ -11,8 +11,8 @@ from uuid import UUID
 import pytest_asyncio
 from pydantic import SecretStr
 
-from activities.clip_speech import ClipOrder, OpenClip
-from activities.owned import OwnedSession, OwnerLimits, ProviderEnd
+from owner.clip_queue import ClipOrder, OpenClip
+from owner.session import OwnedSession, OwnerLimits, ProviderEnd
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import Pose
 from avatar_sessions.contract.steps import StreamResult

@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from activities.utterance import Utterance
+from owner.utterance import Utterance
 from avatar_sessions.contract.live import Begin
 from avatar_sessions.contract.states import UtteranceOutcome
 from liveavatar_simulator import LiveAvatarSimulator
 from liveavatar_simulator.settings import Correlation, SpeechSignals
-from tests.activities.conftest import Owner, owner_of, simulator_settings
-from tests.activities.test_owned import tone
+from tests.owner.conftest import Owner, owner_of, simulator_settings
+from tests.owner.test_session import tone
 from tests.waiting import until
 
 DIALECTS = list(itertools.product(SpeechSignals, Correlation))

@@ -13,7 +13,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-from activities.utterance import GiveUp, Rest, Seal, Send, Utterance, Wait
+from owner.utterance import GiveUp, Rest, Seal, Send, Utterance, Wait
 from avatar_sessions.contract.messages import Failure
 from avatar_sessions.contract.states import UtteranceOutcome
 from liveavatar_lite import ConnectionFailed, LiteConnection, LiteError

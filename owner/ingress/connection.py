@@ -16,9 +16,9 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from activities.live import NameUsed, TooManyUtterances
-from activities.owned import NotReady, OwnedSession, OwnedState
-from activities.utterance import Utterance
+from owner.live_queue import NameUsed, TooManyUtterances
+from owner.session import NotReady, OwnedSession, OwnedState
+from owner.utterance import Utterance
 from avatar_sessions.contract.live import (
     CLIENT_MESSAGE,
     Begin,

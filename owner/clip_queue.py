@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
-from activities.clip_errors import ClipError
-from activities.mouth import Mouth
-from activities.utterance import USUAL_START_LATENCY_S, Utterance
+from owner.clips.errors import ClipError
+from owner.playout import Mouth
+from owner.utterance import USUAL_START_LATENCY_S, Utterance
 from avatar_sessions.contract.messages import Failure, UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.contract.steps import ClipCursor, SaidClip

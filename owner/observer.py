@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from activities.utterance import Utterance
+from owner.utterance import Utterance
 from avatar_sessions.contract.messages import UtteranceReport
 from liveavatar_lite import ErrorReported
 

@@ -12,11 +12,11 @@ from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
 
 from activities.holding import OwnedSessions
-from activities.tickets import TicketRefused, Tickets
+from owner.ingress.tickets import TicketRefused, Tickets
 from avatar_sessions.contract.steps import Epoch
 from liveavatar_simulator import LiveAvatarSimulator
-from tests.activities.conftest import Owner, owner_of, simulator_settings
-from workers.ingress import MAX_SPEAKERS, Ingress, IngressSettings
+from tests.owner.conftest import Owner, owner_of, simulator_settings
+from owner.ingress.server import MAX_SPEAKERS, Ingress, IngressSettings
 
 TTL_S = 60.0
 
