@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import uvloop
 
-from activities.holding import OwnedSessions
+from activities.streaming.activities.ownership import OwnedSessions
 from owner.session import OwnedSession
 from owner.utterance import Utterance
 from avatar_sessions.contract.messages import UtteranceReport

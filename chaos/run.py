@@ -21,8 +21,8 @@ import soundfile
 from livekit import api
 from pydantic import SecretStr
 
-from activities.room_marks import mark_on
-from activities.rooms import LiveKitServer, livekit_api
+from activities.provider.room_marks import mark_on
+from activities.provider.rooms import LiveKitServer, livekit_api
 from avatar_sessions import (
     AvatarSessionsError,
     Clip,

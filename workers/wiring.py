@@ -15,14 +15,14 @@ from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from owner.clips.source import ClipPolicy, Clips
-from activities.holding import OwnedSessions
-from activities.janitor_metrics import JanitorMetrics
+from activities.streaming.activities.ownership import OwnedSessions
+from activities.janitor.metrics import JanitorMetrics
 from owner.session import OwnerLimits
-from activities.provisioning import Provisioning
-from activities.reaping import Reaping
-from activities.reaping_round import ReapingRules
-from activities.rooms import LiveKitServer, Rooms
-from activities.streaming import Streaming
+from activities.provider.sessions import Provisioning
+from activities.janitor.activity import Reaping
+from activities.janitor.round import ReapingRules
+from activities.provider.rooms import LiveKitServer, Rooms
+from activities.streaming.activities.activities import Streaming
 from owner.ingress.tickets import Tickets
 from avatar_sessions.contract import names
 from avatar_sessions.seal import Seal

@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from activities.holding import OwnedSessions
+from activities.streaming.activities.ownership import OwnedSessions
 from owner.session import OwnedSession
 from owner.ingress.tickets import TicketRefused, Tickets
 from avatar_sessions.contract.live import MAX_FRAME_BYTES, PATH, SUBPROTOCOL

@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 
-from activities.janitor_metrics import JanitorMetrics
+from activities.janitor.metrics import JanitorMetrics
 from tests.janitor.conftest import World
 from workers.telemetry import metering
 

@@ -11,8 +11,8 @@ from livekit import api, rtc
 from pydantic import SecretStr
 from temporalio.testing import ActivityEnvironment
 
-from activities.room_marks import PRODUCT, RoomMark, mark_on
-from activities.rooms import LiveKitServer, Rooms
+from activities.provider.room_marks import PRODUCT, RoomMark, mark_on
+from activities.provider.rooms import LiveKitServer, Rooms
 from avatar_sessions.contract.janitor import Decision, JanitorFinding, RoomFinding
 from avatar_sessions.contract.messages import OwnRoom
 from avatar_sessions.contract.steps import CreateRoom

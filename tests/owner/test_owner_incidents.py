@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from temporalio.client import AsyncActivityHandle, Client
 
 from owner.clip_queue import ClipOrder
-from activities.holding import Ack, Holding, Lease
-from activities.news import News
+from activities.streaming.activities.ownership import Ack, Holding, Lease
+from activities.streaming.activities.signals import News
 from owner.session import OwnedState
 from owner.utterance import Utterance
 from avatar_sessions.contract.live import Begin

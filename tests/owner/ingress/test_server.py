@@ -11,7 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
 
-from activities.holding import OwnedSessions
+from activities.streaming.activities.ownership import OwnedSessions
 from owner.ingress.tickets import TicketRefused, Tickets
 from avatar_sessions.contract.steps import Epoch
 from liveavatar_simulator import LiveAvatarSimulator

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from temporalio.client import Client
 
-from activities.fates import Unanswered
+from activities.janitor.workflow_status import Unanswered
 from avatar_sessions.contract.janitor import JanitorRound
 from liveavatar_lite import ApiError, LiteError
 

@@ -14,8 +14,8 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities import failures
-from activities.beats import beating
-from activities.room_marks import PRODUCT, RoomMark, mark_on
+from activities.heartbeats import beating
+from activities.provider.room_marks import PRODUCT, RoomMark, mark_on
 from avatar_sessions.contract import names
 from avatar_sessions.contract.steps import (
     CleanedRoom,

@@ -13,8 +13,8 @@ from pydantic import SecretStr
 from temporalio import activity
 
 from activities import failures
-from activities.beats import beating
-from activities.orphans import stop_if_terminated, stop_if_unwanted
+from activities.heartbeats import beating
+from activities.streaming.activities.orphans import stop_if_terminated, stop_if_unwanted
 from avatar_sessions.contract import names
 from avatar_sessions.contract.messages import SessionRequest
 from avatar_sessions.contract.steps import (

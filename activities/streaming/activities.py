@@ -17,9 +17,9 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from activities import failures
 from owner.clip_queue import ClipOrder
 from owner.clips.source import Clips
-from activities.holding import Ack, Holding, Lease, OwnedSessions
-from activities.news import News
-from activities.orphans import Standing, standing_of_attempt, stop_for_good, stop_if_terminated
+from activities.streaming.activities.ownership import Ack, Holding, Lease, OwnedSessions
+from activities.streaming.activities.signals import News
+from activities.streaming.activities.orphans import Standing, standing_of_attempt, stop_for_good, stop_if_terminated
 from owner.session import NotReady, OwnedSession, OwnedState, OwnerLimits, ProviderEnd
 from owner.ingress.tickets import Tickets
 from avatar_sessions.contract import names

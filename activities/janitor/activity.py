@@ -14,12 +14,12 @@ from typing import Final, TypeVar
 
 from temporalio import activity
 
-from activities.beats import beating
-from activities.janitor_metrics import JanitorMetrics
-from activities.reaped_rooms import RoomReaping
-from activities.reaped_sessions import SessionReaping
-from activities.reaping_round import ReapingRules, Round
-from activities.rooms import LiveKitServer
+from activities.heartbeats import beating
+from activities.janitor.metrics import JanitorMetrics
+from activities.janitor.rooms import RoomReaping
+from activities.janitor.sessions import SessionReaping
+from activities.janitor.round import ReapingRules, Round
+from activities.provider.rooms import LiveKitServer
 from avatar_sessions.contract import names
 from avatar_sessions.contract.janitor import (
     ACTED,

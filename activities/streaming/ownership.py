@@ -17,7 +17,7 @@ from typing import Any, Final
 from temporalio.client import AsyncActivityCancelledError, AsyncActivityHandle
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.news import News
+from activities.streaming.activities.signals import News
 from owner.session import OwnedSession
 from avatar_sessions.contract.steps import Epoch, OwnerBeat, StreamResult
 
