@@ -7,7 +7,7 @@
 // What LiveAvatar calls its participant in rooms that it hosts. In a room of one's own the name
 // is free, so that anybody else who publishes video counts too.
 const HOSTED_IDENTITY = "heygen";
-const GENERATION = /^(.+)-generation-(\d+)$/; // workflows/provider.py names them so, from the second on
+const GENERATION = /^(.+)-generation-(\d+)$/; // workflows/parts/provisioning.py names them so, from the second on
 
 const LISTEN_MS = 40; // how often two avatars are listened to
 const WINDOW_SAMPLES = 2048; // and for how long each time: 43 ms, so that nothing is missed

@@ -51,13 +51,13 @@ with workflow.unsafe.imports_passed_through():
         UtteranceLines,
     )
 
-from workflows import accounts, options
-from workflows.failures import failure_of, never_reached_owner
-from workflows.generations import Generations
-from workflows.ledger import AnyCommand, Entry, Ledger
-from workflows.life import Life, Verdict
-from workflows.owner import Owner
-from workflows.provider import Provider
+from workflows.parts import report as accounts, options
+from workflows.parts.failures import failure_of, never_reached_owner
+from workflows.parts.generations import Generations
+from workflows.parts.ledger import AnyCommand, Entry, Ledger
+from workflows.parts.record import Life, Verdict
+from workflows.parts.owner_monitor import Owner
+from workflows.parts.provisioning import Provider
 
 Message = TypeVar("Message", bound=BaseModel)
 

@@ -35,7 +35,7 @@ from tests.sessions.test_takeover import wait_for_exit, worker, worker_ready
 from tests.waiting import until
 from workers.settings import WorkerSettings
 from workers.wiring import Role
-from workflows import alerts, options
+from workflows.parts import alerts, options
 
 STOP = "POST /v1/sessions/stop"
 NOT_STOPPED, NOT_CLEAN = "provider_not_stopped", "room_not_clean"

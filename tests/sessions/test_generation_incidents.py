@@ -36,7 +36,7 @@ from tests.sessions.test_takeover import alone, wait_for_exit, worker, worker_re
 from tests.waiting import until
 from workers.settings import WorkerSettings
 from workers.wiring import Role
-from workflows import options
+from workflows.parts import options
 
 __all__ = ["alone"]
 

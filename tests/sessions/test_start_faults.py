@@ -35,7 +35,7 @@ from tests.sessions.test_takeover import wait_for_exit, worker, worker_ready
 from tests.waiting import until
 from workers.settings import WorkerSettings
 from workers.wiring import Role
-from workflows import options
+from workflows.parts import options
 
 TOKEN, START, STOP = (f"POST /v1/sessions/{name}" for name in ("token", "start", "stop"))
 CREATE_ROOM = "POST /twirp/livekit.RoomService/CreateRoom"

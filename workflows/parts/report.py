@@ -10,9 +10,9 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.messages import SessionReport, SessionStatus
     from avatar_sessions.contract.states import Pose
 
-from workflows.ledger import Ledger
-from workflows.life import Life
-from workflows.provider import Provider
+from workflows.parts.ledger import Ledger
+from workflows.parts.record import Life
+from workflows.parts.provisioning import Provider
 
 
 def status(life: Life, ledger: Ledger, pose: Pose) -> SessionStatus:

@@ -32,9 +32,9 @@ with workflow.unsafe.imports_passed_through():
         SpeakClip,
     )
 
-from workflows import options
-from workflows.calls import call
-from workflows.failures import (
+from workflows.parts import options
+from workflows.parts.execute import call
+from workflows.parts.failures import (
     failure_of,
     is_heartbeat_timeout,
     is_untaken,
@@ -43,9 +43,9 @@ from workflows.failures import (
     no_answer,
     timed_out,
 )
-from workflows.ledger import Entry, Ledger
-from workflows.life import Life, Verdict
-from workflows.provider import Provider
+from workflows.parts.ledger import Entry, Ledger
+from workflows.parts.record import Life, Verdict
+from workflows.parts.provisioning import Provider
 
 
 class Owner:

@@ -38,12 +38,12 @@ with workflow.unsafe.imports_passed_through():
         StartSession,
     )
 
-from workflows import options
-from workflows.calls import call
-from workflows.cleanup import Cleanup
-from workflows.failures import failure_of, retry_delay, start_outcome_unknown, turn_awaited
-from workflows.life import Generation, Life
-from workflows.streams import Numbers, Stream
+from workflows.parts import options
+from workflows.parts.execute import call
+from workflows.parts.cleanup import Cleanup
+from workflows.parts.failures import failure_of, retry_delay, start_outcome_unknown, turn_awaited
+from workflows.parts.record import Generation, Life
+from workflows.parts.streams import Numbers, Stream
 
 AGENT_IDENTITY = "agent"
 GENERATION_MARK = "-generation-"

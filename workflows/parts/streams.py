@@ -22,9 +22,9 @@ with workflow.unsafe.imports_passed_through():
         StreamResult,
     )
 
-from workflows import options
-from workflows.calls import call
-from workflows.life import Generation
+from workflows.parts import options
+from workflows.parts.execute import call
+from workflows.parts.record import Generation
 
 
 @dataclass

@@ -20,12 +20,12 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.states import EndReason, SessionState
     from avatar_sessions.contract.steps import ErrorType, OwnerReady, StreamEnd, StreamResult
 
-from workflows import options
-from workflows.failures import failure_of, is_type, turn_awaited
-from workflows.life import Life, Verdict
-from workflows.owner import Owner
-from workflows.provider import Provider
-from workflows.streams import Stream
+from workflows.parts import options
+from workflows.parts.failures import failure_of, is_type, turn_awaited
+from workflows.parts.record import Life, Verdict
+from workflows.parts.owner_monitor import Owner
+from workflows.parts.provisioning import Provider
+from workflows.parts.streams import Stream
 
 MAX_DURATION_REACHED: Final = "MAX_DURATION_REACHED"
 ENDED_ON_PURPOSE: Final = frozenset(

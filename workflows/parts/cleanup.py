@@ -20,11 +20,11 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.messages import CleanupReport, GenerationReport, SessionRequest
     from avatar_sessions.contract.steps import CleanedRoom, CleanRoom, StoppedSession, StopSession
 
-from workflows import alerts, options
-from workflows.alerts import Left
-from workflows.calls import call
-from workflows.failures import failure_of, retry_delay
-from workflows.life import Generation, Life
+from workflows.parts import alerts, options
+from workflows.parts.alerts import Left
+from workflows.parts.execute import call
+from workflows.parts.failures import failure_of, retry_delay
+from workflows.parts.record import Generation, Life
 
 Result = TypeVar("Result", bound=BaseModel)
 

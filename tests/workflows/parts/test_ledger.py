@@ -12,7 +12,7 @@ from avatar_sessions.contract.messages import (
     UtteranceReport,
 )
 from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutcome
-from workflows.ledger import MAX_KNOWN_COMMANDS, MAX_REPORTED_UTTERANCES, Entry, Ledger
+from workflows.parts.ledger import MAX_KNOWN_COMMANDS, MAX_REPORTED_UTTERANCES, Entry, Ledger
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CLIP = Clip(file="hello.flac")

@@ -26,7 +26,7 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.states import Alert as AlertWord
     from avatar_sessions.contract.steps import OwnerReady
 
-from workflows.alerts import Alert
+from workflows.parts.alerts import Alert
 
 STATE: Final = SearchAttributeKey.for_keyword(names.SEARCH_ATTRIBUTE_STATE)
 PROVIDER_SESSION_ID: Final = SearchAttributeKey.for_keyword(
