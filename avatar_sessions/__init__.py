@@ -71,15 +71,9 @@ if TYPE_CHECKING:
         UtteranceOver,
         WorkersMissing,
     )
-    from avatar_sessions.live import (
-        LiveSpeech,
-        LiveUtterance,
-    )
-    from avatar_sessions.live_blocking import (
-        BlockingLiveSpeech,
-        BlockingUtterance,
-    )
-    from avatar_sessions.live_events import (
+    from avatar_sessions.live.speech.speech import LiveSpeech, LiveUtterance
+    from avatar_sessions.live.speech.blocking import BlockingLiveSpeech, BlockingUtterance
+    from avatar_sessions.live.speech.events import (
         AvatarIdle,
         AvatarListening,
         AvatarTalking,

@@ -10,7 +10,7 @@ from uuid import uuid4
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError
 
-from avatar_sessions.calls import RPC_TIMEOUT, Calls, WorkflowGone, as_json, understood
+from avatar_sessions.rpc import RPC_TIMEOUT, Calls, WorkflowGone, as_json, understood
 from avatar_sessions.contract import names
 from avatar_sessions.contract.janitor import JanitorFinding, JanitorRound
 from avatar_sessions.errors import (

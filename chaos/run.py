@@ -32,7 +32,7 @@ from avatar_sessions import (
     UtteranceReport,
 )
 from avatar_sessions.contract.states import UtteranceOutcome
-from avatar_sessions.live import LiveSpeech, LiveUtterance
+from avatar_sessions.live.speech.speech import LiveSpeech, LiveUtterance
 from chaos.coded import RATE_HZ, SAMPLES_PER_MS, Code, Hearing
 from chaos.errors import Never
 from chaos.world import World

@@ -35,7 +35,7 @@ from avatar_sessions import (
     SessionFailed,
     SessionOver,
 )
-from avatar_sessions.live_events import AvatarIdle, AvatarListening, AvatarTalking
+from avatar_sessions.live.speech.events import AvatarIdle, AvatarListening, AvatarTalking
 from examples.voice.ears import (
     AVATAR_IDENTITIES,
     SAMPLE_RATE_HZ,

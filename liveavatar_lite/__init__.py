@@ -113,10 +113,7 @@ from .protocol import (
 from .rest import (
     LiveAvatar,
 )
-from .utterances import (
-    UtteranceOver,
-    UtteranceStarted,
-)
+from .utterance_book import UtteranceOver, UtteranceStarted
 
 __all__ = [
     "BYTES_PER_S",

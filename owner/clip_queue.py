@@ -20,7 +20,7 @@ from owner.playout import Mouth
 from owner.utterance import USUAL_START_LATENCY_S, Utterance
 from avatar_sessions.contract.messages import Failure, UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
-from avatar_sessions.contract.steps import ClipCursor, SaidClip
+from avatar_sessions.contract.activities import ClipCursor, SaidClip
 
 CLIP_AHEAD_BYTES: Final = 96_000
 """How much of a clip is decoded ahead of what was sent: two seconds."""

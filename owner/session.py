@@ -24,7 +24,7 @@ from owner.observer import Observer
 from owner.utterance import Utterance
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutcome
-from avatar_sessions.contract.steps import Epoch, SaidClip, StreamEnd, StreamResult
+from avatar_sessions.contract.activities import Epoch, SaidClip, StreamEnd, StreamResult
 from liveavatar_lite import (
     AudioBufferCleared,
     ConnectionFailed,

@@ -45,11 +45,7 @@ with workflow.unsafe.imports_passed_through():
         SessionState,
         UtteranceOutcome,
     )
-    from avatar_sessions.contract.steps import (
-        OwnerReady,
-        OwnerRecovering,
-        UtteranceLines,
-    )
+    from avatar_sessions.contract.activities import OwnerReady, OwnerRecovering, UtteranceLines
 
 from workflows.parts import report as accounts, options
 from workflows.parts.failures import failure_of, never_reached_owner

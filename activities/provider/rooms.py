@@ -17,7 +17,7 @@ from activities import failures
 from activities.heartbeats import beating
 from activities.provider.room_marks import PRODUCT, RoomMark, mark_on
 from avatar_sessions.contract import names
-from avatar_sessions.contract.steps import (
+from avatar_sessions.contract.activities import (
     CleanedRoom,
     CleanRoom,
     CreatedRoom,

@@ -17,7 +17,7 @@ from activities.heartbeats import beating
 from activities.streaming.activities.orphans import stop_if_terminated, stop_if_unwanted
 from avatar_sessions.contract import names
 from avatar_sessions.contract.messages import SessionRequest
-from avatar_sessions.contract.steps import (
+from avatar_sessions.contract.activities import (
     CreatedRoom,
     MintedSession,
     MintToken,

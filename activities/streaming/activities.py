@@ -25,7 +25,7 @@ from owner.ingress.tickets import Tickets
 from avatar_sessions.contract import names
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import CommandOutcome, Pose
-from avatar_sessions.contract.steps import (
+from avatar_sessions.contract.activities import (
     ClipCursor,
     DeliverCommand,
     Delivered,

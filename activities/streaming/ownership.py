@@ -19,7 +19,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.streaming.activities.signals import News
 from owner.session import OwnedSession
-from avatar_sessions.contract.steps import Epoch, OwnerBeat, StreamResult
+from avatar_sessions.contract.activities import Epoch, OwnerBeat, StreamResult
 
 BEAT_TIMEOUT_S: Final = 3.0
 UNSUPERVISED_AFTER_S: Final = 8.0

@@ -17,7 +17,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from avatar_sessions.contract import names
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import Pose
-from avatar_sessions.contract.steps import Epoch, UtteranceLines
+from avatar_sessions.contract.activities import Epoch, UtteranceLines
 
 logger = logging.getLogger(__name__)
 

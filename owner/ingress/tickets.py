@@ -19,7 +19,7 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from avatar_sessions.contract.steps import Epoch
+from avatar_sessions.contract.activities import Epoch
 
 _KEY_BYTES: Final = 32
 _DIGEST_BYTES: Final = hashlib.sha256().digest_size

@@ -34,7 +34,7 @@ class Ran:
 async def cli(world: World, *words: str) -> Ran:
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error", "-m", "avatar_sessions.cli", "janitor", *words),
+        *(sys.executable, "-W", "error", "-m", "avatar_sessions.cli.main", "janitor", *words),
         stdout=pipe,
         stderr=pipe,
         cwd=ROOT,

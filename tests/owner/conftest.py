@@ -15,7 +15,7 @@ from owner.clip_queue import ClipOrder, OpenClip
 from owner.session import OwnedSession, OwnerLimits, ProviderEnd
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import Pose
-from avatar_sessions.contract.steps import StreamResult
+from avatar_sessions.contract.activities import StreamResult
 from liveavatar_lite import WAYNE_AVATAR_ID, LiveAvatar, TokenRequest
 from liveavatar_simulator import LiveAvatarSimulator, SessionLine, SimulatorSettings
 

@@ -15,7 +15,7 @@ from owner.session import OwnedState
 from owner.utterance import Utterance
 from avatar_sessions.contract.live import Begin
 from avatar_sessions.contract.states import UtteranceOutcome
-from avatar_sessions.contract.steps import OwnerBeat, StreamEnd
+from avatar_sessions.contract.activities import OwnerBeat, StreamEnd
 from tests.owner.conftest import Owner
 from tests.owner.test_session import clip, tone
 from tests.waiting import until

@@ -11,7 +11,7 @@ import pytest
 from owner.clip_queue import OpenClip
 from owner.session import NotReady, OwnedState
 from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutcome
-from avatar_sessions.contract.steps import StreamEnd
+from avatar_sessions.contract.activities import StreamEnd
 from liveavatar_lite import SAMPLE_RATE_HZ
 from tests.owner.conftest import Owner
 from tests.waiting import until

@@ -17,7 +17,7 @@ from deploy.local.stack import LiveKitServer
 from liveavatar_lite.audio import SAMPLE_RATE_HZ
 from liveavatar_lite.messages import AgentStateUpdated
 from liveavatar_lite.protocol import PoseChanged
-from liveavatar_lite.utterances import UtteranceOver, UtteranceStarted
+from liveavatar_lite.utterance_book import UtteranceOver, UtteranceStarted
 from tests.simulator.conftest import Caller, Simulate, connected, next_event, tone, until
 
 HEARD_LEVEL = 500

@@ -13,7 +13,7 @@ import pytest
 
 from deploy.local.stack import LiveKitServer
 from liveavatar_lite.audio import BYTES_PER_S, duration_s, size_bytes
-from liveavatar_lite.utterances import UtteranceOver
+from liveavatar_lite.utterance_book import UtteranceOver
 from liveavatar_simulator import Heard, Refusal
 from liveavatar_simulator.heard import HeardRecord
 from tests.simulator.conftest import Caller, Simulate, connected, next_event, tone, until

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from liveavatar_lite.utterances import UtteranceOver
+from liveavatar_lite.utterance_book import UtteranceOver
 from liveavatar_simulator import Ledger, SessionLine
 from tests.simulator.conftest import Caller, Simulate, connected, next_event, tone, until
 from tests.simulator.test_heard import sounds

@@ -16,7 +16,7 @@ from liveavatar_lite.connection import LiteConnection
 from liveavatar_lite.errors import ConnectionRefused, NeverConnected
 from liveavatar_lite.messages import AgentStateUpdated, ErrorReported, SpeakEnded, SpeakStarted
 from liveavatar_lite.protocol import PoseChanged
-from liveavatar_lite.utterances import UtteranceOver, UtteranceStarted
+from liveavatar_lite.utterance_book import UtteranceOver, UtteranceStarted
 from liveavatar_simulator import AtLimit, Correlation, Faults, SpeechSignals
 from liveavatar_simulator.credits import pro_rated
 from tests.simulator.conftest import (

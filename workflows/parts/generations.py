@@ -18,7 +18,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.messages import Failure, SessionRequest
     from avatar_sessions.contract.states import EndReason, SessionState
-    from avatar_sessions.contract.steps import ErrorType, OwnerReady, StreamEnd, StreamResult
+    from avatar_sessions.contract.activities import ErrorType, OwnerReady, StreamEnd, StreamResult
 
 from workflows.parts import options
 from workflows.parts.failures import failure_of, is_type, turn_awaited

@@ -25,7 +25,7 @@ from avatar_sessions.contract.messages import (
     UtteranceTotals,
 )
 from avatar_sessions.contract.states import CommandOutcome, UtteranceOutcome
-from avatar_sessions.contract.steps import ClipCursor
+from avatar_sessions.contract.activities import ClipCursor
 
 MAX_KNOWN_COMMANDS: Final = 1000
 MAX_WAITING_COMMANDS: Final = 200

@@ -22,7 +22,7 @@ with workflow.unsafe.imports_passed_through():
         SessionState,
         UtteranceOutcome,
     )
-    from avatar_sessions.contract.steps import (
+    from avatar_sessions.contract.activities import (
         ClipCursor,
         DeliverCommand,
         Delivered,

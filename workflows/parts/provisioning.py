@@ -23,7 +23,7 @@ with workflow.unsafe.imports_passed_through():
         SpeakerAccess,
     )
     from avatar_sessions.contract.states import EndReason, SessionState
-    from avatar_sessions.contract.steps import (
+    from avatar_sessions.contract.activities import (
         CreatedRoom,
         CreateRoom,
         Epoch,

@@ -24,7 +24,7 @@ with workflow.unsafe.imports_passed_through():
         checked_transition,
     )
     from avatar_sessions.contract.states import Alert as AlertWord
-    from avatar_sessions.contract.steps import OwnerReady
+    from avatar_sessions.contract.activities import OwnerReady
 
 from workflows.parts.alerts import Alert
 

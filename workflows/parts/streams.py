@@ -14,13 +14,7 @@ from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract import names
-    from avatar_sessions.contract.steps import (
-        Epoch,
-        OwnerReady,
-        StartedSession,
-        StreamAudio,
-        StreamResult,
-    )
+    from avatar_sessions.contract.activities import Epoch, OwnerReady, StartedSession, StreamAudio, StreamResult
 
 from workflows.parts import options
 from workflows.parts.execute import call

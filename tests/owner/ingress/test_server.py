@@ -13,7 +13,7 @@ from websockets.typing import Origin
 
 from activities.streaming.activities.ownership import OwnedSessions
 from owner.ingress.tickets import TicketRefused, Tickets
-from avatar_sessions.contract.steps import Epoch
+from avatar_sessions.contract.activities import Epoch
 from liveavatar_simulator import LiveAvatarSimulator
 from tests.owner.conftest import Owner, owner_of, simulator_settings
 from owner.ingress.server import MAX_SPEAKERS, Ingress, IngressSettings

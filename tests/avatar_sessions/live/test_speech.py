@@ -17,9 +17,9 @@ from avatar_sessions import (
     SpeechInterrupted,
     UtteranceOutcome,
 )
-from avatar_sessions.live import MAX_ON_THE_WAY
+from avatar_sessions.live.speech.speech import MAX_ON_THE_WAY
 from liveavatar_lite import BadAudio
-from tests.client.ingress import TICKET, FakeOwners, Ingress
+from tests.support.fake_ingress import TICKET, FakeOwners, Ingress
 from tests.waiting import until
 
 SECOND = 48_000

@@ -20,8 +20,8 @@ from avatar_sessions import (
     UtteranceOutcome,
 )
 from avatar_sessions.contract.live import CloseCode
-from tests.client.ingress import FakeOwners, Ingress
-from tests.client.test_live import SECOND, live_to, speech
+from tests.support.fake_ingress import FakeOwners, Ingress
+from tests.avatar_sessions.live.test_speech import SECOND, live_to, speech
 from tests.waiting import until
 
 
@@ -186,7 +186,7 @@ async def test_an_interrupt_without_an_answer_does_not_cut_what_was_begun_after_
 async def test_an_owner_that_never_says_where_to_go_on_is_given_up(
     ingress: Ingress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("avatar_sessions.live_outbox.ANSWER_S", 0.05)
+    monkeypatch.setattr("avatar_sessions.live.outbox.ANSWER_S", 0.05)
     async with live_to(ingress) as live:
         async with live.utterance(utterance_id="u") as one:
             await one.write(speech(0.5))
@@ -369,7 +369,7 @@ async def test_while_nobody_can_say_who_the_owner_is_the_last_one_is_tried(
     ingress: Ingress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A break cut off Temporal as well: speech goes on when the owner can be reached again."""
-    monkeypatch.setattr("avatar_sessions.live_connection.LAST_OWNER_EVERY_S", 0.05)
+    monkeypatch.setattr("avatar_sessions.live.connection.LAST_OWNER_EVERY_S", 0.05)
     owners = FakeOwners(ingress)
 
     async with live_to(owners) as live:
@@ -485,7 +485,7 @@ async def test_a_session_that_ended_while_its_owner_was_away_comes_out(ingress: 
 async def test_an_owner_that_falls_silent_loses_the_utterance_in_the_end(
     ingress: Ingress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("avatar_sessions.live.QUIET_S", 0.1)
+    monkeypatch.setattr("avatar_sessions.live.speech.QUIET_S", 0.1)
     ingress.answers = False
     async with live_to(ingress) as live:
         async with live.utterance() as one:

@@ -36,16 +36,10 @@ from avatar_sessions.errors import (
     SessionOver,
     UtteranceOver,
 )
-from avatar_sessions.live_connection import Bell, LiveConnection
-from avatar_sessions.live_events import EventFeed, LiveEvents, SpeechEnded, SpeechInterrupted
-from avatar_sessions.live_outbox import (
-    FRAME_BYTES,
-    Outbox,
-    OutgoingUtterance,
-    Resume,
-    UtteranceState,
-)
-from avatar_sessions.live_owner import Owners
+from avatar_sessions.live.speech.connection import Bell, LiveConnection
+from avatar_sessions.live.speech.events import EventFeed, LiveEvents, SpeechEnded, SpeechInterrupted
+from avatar_sessions.live.speech.outbox import FRAME_BYTES, Outbox, OutgoingUtterance, Resume, UtteranceState
+from avatar_sessions.live.speech.owners import Owners
 from liveavatar_lite.messages import (
     Command,
     KeepAlive,
@@ -56,8 +50,8 @@ from liveavatar_lite.messages import (
 from liveavatar_lite.pcm import PcmConverter, PcmInput
 
 if TYPE_CHECKING:
-    from avatar_sessions.live_blocking import BlockingLiveSpeech
-    from avatar_sessions.live_events import SpeechState
+    from avatar_sessions.live.speech.blocking import BlockingLiveSpeech
+    from avatar_sessions.live.speech.events import SpeechState
 
 ORDER_TIMEOUT_S: Final = 10.0
 QUIET_S: Final = 60.0
@@ -295,7 +289,7 @@ class LiveSpeech:
         Raises:
             LiveSpeechClosed: its block has not begun, or has ended.
         """
-        from avatar_sessions.live_blocking import BlockingLiveSpeech
+        from avatar_sessions.live.speech.blocking import BlockingLiveSpeech
 
         self._check_open()
         return BlockingLiveSpeech(self, asyncio.get_running_loop())

@@ -21,7 +21,7 @@ from deploy.local.settings import ROOT
 from deploy.local.stack import TemporalServer
 from liveavatar_lite import WAYNE_AVATAR_ID
 from liveavatar_simulator import LiveAvatarSimulator
-from tests.client.conftest import new_namespace
+from tests.avatar_sessions.conftest import new_namespace
 
 UNKNOWN_AVATAR = "99999999-9999-4999-8999-999999999999"
 WITHIN_S = 30.0
@@ -53,7 +53,7 @@ async def launched(
 ) -> asyncio.subprocess.Process:
     pipe = asyncio.subprocess.PIPE
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error", *python, "-m", "avatar_sessions.cli", *words),
+        *(sys.executable, "-W", "error", *python, "-m", "avatar_sessions.cli.main", *words),
         stdout=pipe,
         stderr=pipe,
         env=dict(environment),

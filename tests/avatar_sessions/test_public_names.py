@@ -118,7 +118,7 @@ def test_those_who_only_send_commands_do_not_pay_for_live_speech() -> None:
     program = (
         "import sys, avatar_sessions;"
         "avatar_sessions.AvatarSessions, avatar_sessions.Session, avatar_sessions.UtteranceOver;"
-        "heavy = {'websockets', 'numpy', 'soxr', 'liveavatar_lite', 'avatar_sessions.live'};"
+        "heavy = {'websockets', 'numpy', 'soxr', 'liveavatar_lite', 'avatar_sessions.live.speech'};"
         "print(*sorted(heavy & set(sys.modules)))"
     )
 

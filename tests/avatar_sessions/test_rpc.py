@@ -25,7 +25,7 @@ from avatar_sessions import (
 from avatar_sessions.settings import ClientSettings
 from deploy.local.ports import free_port
 from deploy.local.stack import TemporalServer
-from tests.client.conftest import new_namespace
+from tests.avatar_sessions.conftest import new_namespace
 
 FAKE_API_KEY = "not-a-real-temporal-key"
 

@@ -23,8 +23,8 @@ from avatar_sessions import (
 )
 from avatar_sessions.contract.names import SESSIONS_TASK_QUEUE
 from deploy.local.stack import TemporalServer
-from tests.client.conftest import new_namespace, wanted
-from tests.client.other_release import OtherRelease
+from tests.avatar_sessions.conftest import new_namespace, wanted
+from tests.support.other_release import OtherRelease
 
 
 @pytest_asyncio.fixture(scope="module")

@@ -17,9 +17,9 @@ from avatar_sessions import (
     UtteranceOutcome,
 )
 from avatar_sessions.contract.live import State
-from avatar_sessions.live_events import MAX_UNREAD_EVENTS, EventFeed
-from tests.client.ingress import Ingress
-from tests.client.test_live import live_to, speech
+from avatar_sessions.live.speech.events import MAX_UNREAD_EVENTS, EventFeed
+from tests.support.fake_ingress import Ingress
+from tests.avatar_sessions.live.test_speech import live_to, speech
 from tests.waiting import until
 
 

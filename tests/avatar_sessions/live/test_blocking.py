@@ -15,8 +15,8 @@ from avatar_sessions import (
     UtteranceOutcome,
 )
 from liveavatar_lite import BadAudio
-from tests.client.ingress import Ingress
-from tests.client.test_live import SECOND, live_to, speech
+from tests.support.fake_ingress import Ingress
+from tests.avatar_sessions.live.test_speech import SECOND, live_to, speech
 from tests.waiting import until
 
 

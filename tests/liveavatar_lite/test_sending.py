@@ -25,7 +25,7 @@ from liveavatar_lite import (
     Speak,
     SpeakEnd,
 )
-from tests.lite.media import Media, media_server, self_signed
+from tests.support.lite_server import Media, media_server, self_signed
 from tests.waiting import until
 
 SECOND = 48_000

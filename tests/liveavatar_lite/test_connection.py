@@ -39,7 +39,15 @@ from liveavatar_lite import (
     UtteranceStarted,
     WarningReported,
 )
-from tests.lite.media import CHUNK, SECRET, Media, deaf_server, media_server, obedient, self_signed
+from tests.support.lite_server import (
+    CHUNK,
+    SECRET,
+    Media,
+    deaf_server,
+    media_server,
+    obedient,
+    self_signed,
+)
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 from temporalio.client import WorkflowExecutionDescription
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, TimeoutError
 
-from avatar_sessions.calls import understood
+from avatar_sessions.rpc import understood
 from avatar_sessions.contract.messages import (
     CleanupReport,
     Failure,
