@@ -13,8 +13,8 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from .avatar import RoomUnreachable
-from .server import PortInUse
+from .media.avatar import RoomUnreachable
+from .service.http_server import PortInUse
 from .settings import DEFAULT_API_KEY, SimulatorSettings
 from .simulator import LiveAvatarSimulator
 

@@ -32,15 +32,15 @@ from liveavatar_lite.messages import (
 )
 from liveavatar_lite.models import SessionEndReason
 
-from .credits import Account, pro_rated
+from .service.credits import Account, pro_rated
 from .faults import Faults
-from .heard import Heard, HeardRecord
+from .media.recording import Heard, HeardRecord
 from .ledger import RoomKind, SessionLine
 from .playback import Cleared, Playback, PlaybackEvent, PlaybackTimes
 from .settings import AtLimit, SimulatorSettings
-from .signals import Signals
+from .dialects import Signals
 from .tape import Tape, ms_of, utterance_line
-from .wire import TokenRequest
+from .service.schemas import TokenRequest
 
 log = logging.getLogger(__name__)
 

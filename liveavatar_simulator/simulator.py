@@ -9,15 +9,15 @@ from typing import Self
 
 from liveavatar_lite.models import SessionEndReason
 
-from .avatar import HostedRooms
-from .face import Face
+from .media.avatar import HostedRooms
+from .media.face import Face
 from .faults import Faults
-from .heard import Heard
+from .media.recording import Heard
 from .ledger import Ledger
-from .media import MediaServer
-from .rest import create_app
-from .server import RestServer, bind, printable_host
-from .service import LiveAvatarService
+from .service.media_socket import MediaServer
+from .service.rest import create_app
+from .service.http_server import RestServer, bind, printable_host
+from .service.lifecycle import LiveAvatarService
 from .session import Session
 from .settings import SimulatorSettings
 

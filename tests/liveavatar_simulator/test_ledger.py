@@ -11,8 +11,8 @@ from pydantic import TypeAdapter
 
 from liveavatar_lite.utterance_book import UtteranceOver
 from liveavatar_simulator import Ledger, SessionLine
-from tests.simulator.conftest import Caller, Simulate, connected, next_event, tone, until
-from tests.simulator.test_heard import sounds
+from tests.liveavatar_simulator.conftest import Caller, Simulate, connected, next_event, tone, until
+from tests.liveavatar_simulator.media.test_recording import sounds
 
 
 async def ledger_of(caller: Caller) -> Ledger:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from liveavatar_simulator import Faults, SessionPhase
-from tests.simulator.conftest import OTHER_AVATAR_ID, Caller, Simulate, until
+from tests.liveavatar_simulator.conftest import OTHER_AVATAR_ID, Caller, Simulate, until
 
 
 def assert_refused(reply: httpx.Response, status: int, code: int) -> str:

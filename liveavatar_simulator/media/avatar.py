@@ -22,9 +22,9 @@ from liveavatar_lite.messages import AgentState
 
 from .face import Face
 from .loudness import mouth_openness
-from .session import AvatarStayedOut
-from .settings import SimulatorSettings
-from .wire import VideoSettings
+from liveavatar_simulator.session import AvatarStayedOut
+from liveavatar_simulator.settings import SimulatorSettings
+from liveavatar_simulator.service.lifecycle.schemas import VideoSettings
 
 log = logging.getLogger(__name__)
 

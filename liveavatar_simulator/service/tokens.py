@@ -10,7 +10,7 @@ import time
 
 import jwt
 
-from .session import Session
+from liveavatar_simulator.session import Session
 
 _ALGORITHM = "HS256"
 

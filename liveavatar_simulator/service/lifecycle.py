@@ -17,17 +17,17 @@ from uuid import UUID
 from liveavatar_lite.models import WAYNE_AVATAR_ID, SessionEndReason
 
 from . import refusals
-from .avatar import HOSTED_IDENTITY, HostedRooms, LiveKitAvatar, RoomUnreachable
+from liveavatar_simulator.service.media_socket.avatar import HOSTED_IDENTITY, HostedRooms, LiveKitAvatar, RoomUnreachable
 from .credits import Account
-from .faults import Faults
-from .heard import Heard
-from .ledger import Ledger
-from .rates import over_limit_headers
+from liveavatar_simulator.faults import Faults
+from liveavatar_simulator.service.media_socket.recording import Heard
+from liveavatar_simulator.ledger import Ledger
+from .rate_limits import over_limit_headers
 from .refusals import ReplyLost
-from .session import Session, SessionPhase
-from .settings import CATALOGUE, SimulatorSettings
+from liveavatar_simulator.session import Session, SessionPhase
+from liveavatar_simulator.settings import CATALOGUE, SimulatorSettings
 from .tokens import SessionTokens
-from .wire import TokenRequest, VideoSettings
+from .schemas import TokenRequest, VideoSettings
 
 log = logging.getLogger(__name__)
 

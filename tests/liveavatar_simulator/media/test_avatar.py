@@ -18,7 +18,7 @@ from liveavatar_lite.audio import SAMPLE_RATE_HZ
 from liveavatar_lite.messages import AgentStateUpdated
 from liveavatar_lite.protocol import PoseChanged
 from liveavatar_lite.utterance_book import UtteranceOver, UtteranceStarted
-from tests.simulator.conftest import Caller, Simulate, connected, next_event, tone, until
+from tests.liveavatar_simulator.conftest import Caller, Simulate, connected, next_event, tone, until
 
 HEARD_LEVEL = 500
 """Mean absolute sample above which something is heard; a tone at 0.3 has about 6,000."""

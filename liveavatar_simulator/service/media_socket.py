@@ -23,10 +23,10 @@ from liveavatar_lite.messages import MAX_FRAME_BYTES, ServerEvent
 from liveavatar_lite.protocol import ServerProtocol
 from liveavatar_lite.protocol import SessionPhase as SocketPhase
 
-from .faults import Faults
-from .server import printable_host
-from .session import Session
-from .settings import SimulatorSettings
+from liveavatar_simulator.faults import Faults
+from .http_server import printable_host
+from liveavatar_simulator.session import Session
+from liveavatar_simulator.settings import SimulatorSettings
 
 log = logging.getLogger(__name__)
 # The library's own lines at level DEBUG show request paths, and with them credentials.

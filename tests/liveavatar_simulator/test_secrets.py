@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from tests.simulator.conftest import API_KEY, Caller, connected
+from tests.liveavatar_simulator.conftest import API_KEY, Caller, connected
 
 
 async def test_neither_logs_nor_ledger_hold_a_credential(

@@ -20,14 +20,14 @@ from fastapi.responses import JSONResponse
 from liveavatar_lite.models import SessionEndReason
 
 from . import refusals
-from .faults import Faults
-from .ledger import Ledger, SessionLine
-from .rates import RateLimits
+from liveavatar_simulator.faults import Faults
+from liveavatar_simulator.ledger import Ledger, SessionLine
+from .rate_limits import RateLimits
 from .refusals import Refusal, ReplyLost
-from .service import LiveAvatarService
-from .session import Session
-from .settings import CATALOGUE, SimulatorSettings
-from .wire import (
+from .lifecycle import LiveAvatarService
+from liveavatar_simulator.session import Session
+from liveavatar_simulator.settings import CATALOGUE, SimulatorSettings
+from .schemas import (
     AvatarEntry,
     EndedSessionEntry,
     EndRequest,
