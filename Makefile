@@ -22,7 +22,7 @@ help:
 	@echo 'make clean         remove what was made here; built servers stay in your cache folder'
 
 demo: setup web
-	@$(PY) -m deploy.local.demo $(ARGS)
+	@$(PY) -m demo.program $(ARGS)
 
 test: setup web servers
 	@$(PY) -m pytest $(ARGS)

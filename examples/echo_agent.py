@@ -36,13 +36,7 @@ from avatar_sessions import (
     SessionOver,
 )
 from avatar_sessions.live.speech.events import AvatarIdle, AvatarListening, AvatarTalking
-from examples.voice.ears import (
-    AVATAR_IDENTITIES,
-    SAMPLE_RATE_HZ,
-    CannotJoin,
-    Ears,
-    ReplacedInRoom,
-)
+from examples.voice.room_audio import AVATAR_IDENTITIES, SAMPLE_RATE_HZ, CannotJoin, Ears, ReplacedInRoom
 from examples.voice.endpointing import Endpointer, Pcm, SpeechBegan, SpeechEnded
 
 READY: Final = "echo agent listening"

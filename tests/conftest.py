@@ -23,7 +23,7 @@ from deploy.local.processes import Supervisor
 from deploy.local.servers import LiveKitSource, TemporalSource, find_livekit, find_temporal
 from deploy.local.settings import ROOT, LocalSettings, find_chromium
 from deploy.local.stack import LiveKitServer, TemporalServer, livekit_server, temporal_server
-from tests.secret_scan import find_secrets, leaks_in_histories
+from tests.support.secret_scan import find_secrets, leaks_in_histories
 
 RUN_FOLDER = ROOT / ".run" / f"tests-{os.getpid()}"
 RUNS_KEPT = 5

@@ -77,8 +77,8 @@ setup_python() {
 
 # livekit-client for the viewer's page. Without npm the page imports it from a CDN instead.
 setup_web() {
-    if [ ! -f web/package-lock.json ] || ! command -v npm >/dev/null 2>&1; then return; fi
-    stamp=web/node_modules/stamp-$(cksum <web/package-lock.json | tr ' ' '-')
+    if [ ! -f viewer/static/package-lock.json ] || ! command -v npm >/dev/null 2>&1; then return; fi
+    stamp=web/node_modules/stamp-$(cksum <viewer/static/package-lock.json | tr ' ' '-')
     if [ -f "$stamp" ]; then return; fi
     echo "Setting up the viewer's page" >&2
     rm -f web/node_modules/stamp-*

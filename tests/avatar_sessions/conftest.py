@@ -21,7 +21,7 @@ from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_lite import WAYNE_AVATAR_ID, LiveAvatar
 from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
 from liveavatar_simulator.faults import Faults
-from tests.secret_scan import remember
+from tests.support.secret_scan import remember
 from workers.process import ensure_search_attributes, working
 from workers.settings import WorkerSettings
 from workers.wiring import Role, crew_for

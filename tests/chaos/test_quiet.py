@@ -8,7 +8,7 @@ import pytest
 
 from chaos import quiet as quiet_module
 from chaos.quiet import Quiet
-from tests.waiting import until
+from tests.support.waiting import until
 
 
 class Scene:

@@ -12,7 +12,7 @@ from chaos.fault import BOTH, Fault, Load
 from chaos.run import Run
 from chaos.schedule import COST, Gate, Job, Queues, jobs_of, phases_of, width_for
 from chaos.world import Layout
-from tests.waiting import until
+from tests.support.waiting import until
 
 
 async def nothing(run: Run) -> None: ...

@@ -25,11 +25,11 @@ from deploy.local.stack import LiveKitServer, TemporalServer
 from examples.echo_agent import READY
 from examples.voice.endpointing import Pcm
 from liveavatar_simulator import LiveAvatarSimulator
-from tests.examples.person import RATE_HZ
-from tests.secret_scan import remember
-from tests.sessions.conftest import API_KEY, crew_working, own_namespace, simulator_settings, wayne
-from tests.waiting import until
-from tests.web.conftest import livekit_client, playwright  # noqa: F401 (fixtures)
+from tests.support.person import RATE_HZ
+from tests.support.secret_scan import remember
+from tests.system.sessions.conftest import API_KEY, crew_working, own_namespace, simulator_settings, wayne
+from tests.support.waiting import until
+from tests.viewer.conftest import livekit_client, playwright  # noqa: F401 (fixtures)
 from workers.settings import WorkerSettings
 
 
@@ -157,6 +157,6 @@ async def agent(session: Session, start_agent: Start) -> AsyncIterator[RunningAg
 @pytest.fixture(scope="session")
 def words() -> Pcm:
     """Seven seconds of a voice, without a pause that would end a speech."""
-    sound, rate_hz = soundfile.read(ROOT / "deploy/local/samples/hello.flac", dtype="int16")
+    sound, rate_hz = soundfile.read(ROOT / "demo/samples/hello.flac", dtype="int16")
     at_rate: Pcm = soxr.resample(sound, rate_hz, RATE_HZ).astype(np.int16)
     return at_rate

@@ -10,10 +10,10 @@ from playwright.async_api import Browser, Page, Playwright, expect
 
 from examples.local_tts import ToneTts
 from liveavatar_lite import SessionEndReason
-from tests.examples.backend_server import RunningBackend, backend
+from tests.support.backend_server import RunningBackend, backend
 from tests.examples.conftest import Product
-from tests.waiting import until
-from tests.web.conftest import CHROMIUM_ARGUMENTS, HEAR_AT_ONCE
+from tests.support.waiting import until
+from tests.viewer.conftest import CHROMIUM_ARGUMENTS, HEAR_AT_ONCE
 
 SOON_MS = 15_000
 PLAYS = "() => document.querySelector('#avatar').getVideoPlaybackQuality().totalVideoFrames > 5"

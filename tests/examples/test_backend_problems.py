@@ -12,7 +12,7 @@ from avatar_sessions.contract.states import CommandOutcome
 from examples import tts
 from examples.backend.problems import PROBLEMS, Problem, problem_of
 from examples.local_tts import ToneTts
-from tests.examples.backend_server import backend
+from tests.support.backend_server import backend
 from tests.examples.conftest import Product
 
 INSIDE = "a host and a setting of ours"

@@ -10,8 +10,8 @@ import pytest
 from avatar_sessions import Session, UtteranceOutcome
 from examples.voice.endpointing import Pcm
 from tests.examples.conftest import Product, RunningAgent, Start
-from tests.examples.person import RATE_HZ, likeness, person_in
-from tests.waiting import until
+from tests.support.person import RATE_HZ, likeness, person_in
+from tests.support.waiting import until
 
 
 async def test_what_a_person_says_is_said_back_by_the_avatar_and_nothing_else_is(

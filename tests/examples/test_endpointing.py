@@ -166,7 +166,7 @@ def test_digital_silence_and_a_constant_offset_are_silence() -> None:
 
 def test_real_speech_is_heard_as_sentences() -> None:
     """The demo's own sample: no pause inside it is longer than 0.4 s."""
-    sound, rate_hz = soundfile.read(ROOT / "deploy/local/samples/story.flac", dtype="int16")
+    sound, rate_hz = soundfile.read(ROOT / "demo/samples/story.flac", dtype="int16")
     endpointer = Endpointer(rate_hz)
     silence = np.zeros(rate_hz, np.int16)
 

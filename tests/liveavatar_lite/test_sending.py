@@ -26,7 +26,7 @@ from liveavatar_lite import (
     SpeakEnd,
 )
 from tests.support.lite_server import Media, media_server, self_signed
-from tests.waiting import until
+from tests.support.waiting import until
 
 SECOND = 48_000
 LONG_S = 60.0

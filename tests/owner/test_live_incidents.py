@@ -21,7 +21,7 @@ from liveavatar_lite import LiteConnection
 from liveavatar_simulator import LiveAvatarSimulator
 from tests.owner.conftest import Owner, owner_of, simulator_settings
 from tests.owner.test_session import commands, tone
-from tests.waiting import until
+from tests.support.waiting import until
 
 
 def begin(owner: Owner, name: str, seconds: float = 0.0) -> Utterance:

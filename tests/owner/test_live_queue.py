@@ -15,7 +15,7 @@ from liveavatar_simulator import LiveAvatarSimulator
 from liveavatar_simulator.settings import Correlation, SpeechSignals
 from tests.owner.conftest import Owner, owner_of, simulator_settings
 from tests.owner.test_session import tone
-from tests.waiting import until
+from tests.support.waiting import until
 
 DIALECTS = list(itertools.product(SpeechSignals, Correlation))
 

@@ -18,7 +18,7 @@ from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.contract.activities import OwnerBeat, StreamEnd
 from tests.owner.conftest import Owner
 from tests.owner.test_session import clip, tone
-from tests.waiting import until
+from tests.support.waiting import until
 
 
 async def test_a_session_that_was_let_go_opens_no_socket_any_more(owner: Owner) -> None:

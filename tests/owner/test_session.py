@@ -14,7 +14,7 @@ from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutco
 from avatar_sessions.contract.activities import StreamEnd
 from liveavatar_lite import SAMPLE_RATE_HZ
 from tests.owner.conftest import Owner
-from tests.waiting import until
+from tests.support.waiting import until
 
 
 def tone(seconds: float) -> bytes:

@@ -17,7 +17,7 @@ from avatar_sessions import (
 from liveavatar_lite import BadAudio
 from tests.support.fake_ingress import Ingress
 from tests.avatar_sessions.live.test_speech import SECOND, live_to, speech
-from tests.waiting import until
+from tests.support.waiting import until
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from avatar_sessions import (
 from avatar_sessions.contract.live import CloseCode
 from tests.support.fake_ingress import FakeOwners, Ingress
 from tests.avatar_sessions.live.test_speech import SECOND, live_to, speech
-from tests.waiting import until
+from tests.support.waiting import until
 
 
 @pytest.fixture

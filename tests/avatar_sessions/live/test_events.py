@@ -20,7 +20,7 @@ from avatar_sessions.contract.live import State
 from avatar_sessions.live.speech.events import MAX_UNREAD_EVENTS, EventFeed
 from tests.support.fake_ingress import Ingress
 from tests.avatar_sessions.live.test_speech import live_to, speech
-from tests.waiting import until
+from tests.support.waiting import until
 
 
 @pytest.fixture

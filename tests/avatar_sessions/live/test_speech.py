@@ -20,7 +20,7 @@ from avatar_sessions import (
 from avatar_sessions.live.speech.speech import MAX_ON_THE_WAY
 from liveavatar_lite import BadAudio
 from tests.support.fake_ingress import TICKET, FakeOwners, Ingress
-from tests.waiting import until
+from tests.support.waiting import until
 
 SECOND = 48_000
 

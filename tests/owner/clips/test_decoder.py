@@ -32,7 +32,7 @@ from owner.clips.source import (
 from avatar_sessions.contract.messages import Clip
 from avatar_sessions.seal import Seal
 from liveavatar_lite import BYTES_PER_S, SAMPLE_RATE_HZ, PcmConverter, duration_s
-from tests.waiting import until
+from tests.support.waiting import until
 
 ID3V1 = b"TAG" + b"A title".ljust(125, b"\0")
 

@@ -1,0 +1,431 @@
+"""`make demo`: the whole system on this machine, and one session through its whole life.
+
+Puts the parts together and decides when things end; what is said to LiveAvatar stands in
+`conversation.py`. Whatever ends the demo, the session is ended first, then the servers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from avatar_sessions.client import AvatarSessions
+from avatar_sessions.contract.messages import Clip, SessionReport
+from avatar_sessions.contract.states import EndReason, SessionState
+from avatar_sessions.errors import AvatarSessionsError
+from avatar_sessions.seal import Seal, SealError
+from demo.agent import echo_agent
+from demo.conversation import Conversation, SessionViewerSource
+from deploy.local.errors import LocalError, ProcessDied, ServerUnavailable
+from demo.folder import DemoFolder
+from deploy.local.processes import Supervisor
+from demo.screen import Screen, counts_of
+from deploy.local.servers import (
+    LiveKitSource,
+    TemporalSource,
+    find_livekit,
+    find_temporal,
+    interrupt_on_sigterm,
+)
+from deploy.local.settings import ROOT, LocalSettings
+from viewer.typed_speech import Espeak, TypedSpeech
+from deploy.local.stack import LocalStack, local_stack
+from viewer.server import ViewerServer
+
+SAMPLES = Path(__file__).with_name("samples")
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+INTERRUPTED = 130
+"""Exit status for a demo that was ended before it had shown everything."""
+
+
+class UtteranceFigures(BaseModel):
+    """One utterance of the report for machines."""
+
+    id: str
+    outcome: str
+    sent_ms: int
+    heard_ms: int
+
+
+class DemoReport(BaseModel):
+    """What `--report FILE` writes."""
+
+    session_key: str
+    workflow_id: str
+    state: str
+    end_reason: str
+    start_ms: int | None
+    """From the request until the avatar was live, by the workflow's clock."""
+    first_audio_ms: int | None
+    """From asking for the first utterance until a viewer in the room heard it."""
+    interrupt_ms: int | None
+    """From asking for the interrupt (an update) until its answer that it is on the wire."""
+    utterances: list[UtteranceFigures]
+    provider: dict[str, int]
+    """`started`, `stopped`, `open`: as the simulator's ledger tells; live, by the report."""
+    viewer: dict[str, int]
+    """`video_frames` decoded and `audio_ms` of audible sound, by a LiveKit subscriber."""
+    urls: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line."""
+
+    once: bool
+    live: bool
+    report: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a conversation came out."""
+
+    report: SessionReport
+    provider: dict[str, int]
+    complete: bool
+    """The whole script was performed."""
+
+    @property
+    def as_asked(self) -> bool:
+        """Ended because it was asked to, with nothing left open."""
+        return (
+            self.report.state is SessionState.ENDED
+            and self.report.end_reason is EndReason.REQUESTED
+            and self.provider["open"] == 0
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo; see `--help`. The exit status is 0 only if the session ended as asked."""
+    options = _options(arguments)
+    screen: Screen | None = None
+    folder = DemoFolder(ROOT / ".demo")
+    try:
+        settings = LocalSettings()
+        folder = DemoFolder(settings.demo_folder)
+        screen = Screen(sys.stdout, colours=settings.no_color is None)
+        _check(options, settings)
+        screen.title("against LiveAvatar itself, sandbox" if options.live else "demo")
+        interrupt_on_sigterm()
+        sources = find_temporal(settings, sys.stderr), find_livekit(settings, sys.stderr)
+        with folder.in_use():
+            return asyncio.run(Demo(options, settings, screen, sources, folder).run())
+    except ValidationError as error:
+        names = ", ".join(str(item["loc"][0]).upper() for item in error.errors())
+        Screen(sys.stdout, colours=False).problem(f"not usable as it is set: {names}.")
+    except LocalError as error:
+        assert screen is not None
+        screen.error(error)
+    except (AvatarSessionsError, SealError) as error:
+        assert screen is not None
+        screen.problem(f"{error}. Logs are in {folder.logs}.")
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return INTERRUPTED
+    return 1
+
+
+def _options(arguments: Sequence[str] | None) -> Options:
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument("--once", action="store_true", help="end the session after the script")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write figures there, as JSON")
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="use LiveAvatar itself in sandbox mode; needs LIVEAVATAR_API_KEY",
+    )
+    parsed = parser.parse_args(arguments)
+    return Options(once=parsed.once, live=parsed.live, report=parsed.report)
+
+
+def _check(options: Options, settings: LocalSettings) -> None:
+    """Say what cannot work before anything is started."""
+    if options.live and settings.liveavatar_api_key is None:
+        raise ServerUnavailable(
+            "LIVEAVATAR_API_KEY is not set: export it, or leave out --live to use the simulator."
+        )
+    if settings.audio is not None and not settings.audio.is_file():
+        raise LocalError(f"AUDIO={settings.audio}: there is no such file.")
+    if options.report is not None:
+        if not options.report.absolute().parent.is_dir():
+            raise LocalError(f"the folder of --report {options.report} does not exist.")
+        options.report.unlink(missing_ok=True)  # a report of another run would mislead
+
+
+class Demo:
+    """One run of the demo."""
+
+    def __init__(
+        self,
+        options: Options,
+        settings: LocalSettings,
+        screen: Screen,
+        sources: tuple[TemporalSource, LiveKitSource],
+        folder: DemoFolder,
+    ) -> None:
+        self._folder = folder
+        self._options = options
+        self._settings = settings
+        self._screen = screen
+        self._sources = sources
+        self._supervisor = Supervisor(folder.logs, on_wait=screen.waiting, on_loss=self._tell_loss)
+        self._stop = Stop(self._supervisor)
+
+    async def run(self) -> int:
+        """Everything; the exit status."""
+        clips = self._lay_out_clips()
+        # What libraries have to say (LiveKit's native part says a lot) is not for the screen.
+        logging.basicConfig(filename=self._folder.logs / "demo.log", level=logging.WARNING)
+        live = self._options.live
+        with self._stop.listening():
+            async with (
+                self._supervisor,
+                local_stack(
+                    self._supervisor,
+                    self._sources,
+                    self._settings,
+                    live=live,
+                    clip_folder=self._folder.clips,
+                    told=self._screen.up,
+                ) as stack,
+            ):
+                sessions = AvatarSessions(await stack.temporal.client(), _seal_of(stack))
+                began_at = time.monotonic()
+                voice = Espeak.find()
+                async with ViewerServer(
+                    SessionViewerSource(sessions),
+                    speaker=None if voice is None else TypedSpeech(sessions, voice),
+                    port=self._settings.viewer_port,
+                    livekit_url=None if live else stack.livekit.url,
+                ) as viewer:
+                    self._screen.up("Viewer", viewer.url, time.monotonic() - began_at)
+                    conversation = Conversation(sessions, stack, viewer, self._screen, clips)
+                    self._write_environment(stack)
+                    return await self._supervisor.guard(self._converse(conversation, stack))
+
+    def _lay_out_clips(self) -> tuple[Clip, Clip]:
+        """The clip that is heard whole, and the one that is interrupted."""
+        hello, story = SAMPLES / "hello.flac", SAMPLES / "story.flac"
+        if self._settings.audio is not None:
+            hello = self._settings.audio
+        self._folder.add_clips((hello, story))
+        return Clip(file=hello.name), Clip(file=story.name)
+
+    def _write_environment(self, stack: LocalStack) -> None:
+        """What another terminal needs to join in."""
+        exports = {
+            **stack.temporal.environment,
+            "AVATAR_SESSIONS_SEAL_KEYS": stack.seal_keys.get_secret_value(),
+        }
+        self._folder.write_environment(
+            exports,
+            unset=("TEMPORAL_API_KEY", "TEMPORAL_PROFILE", "TEMPORAL_TLS")
+            if stack.temporal.ours
+            else (),
+            path=ROOT / ".venv" / "bin",
+        )
+
+    async def _converse(self, conversation: Conversation, stack: LocalStack) -> int:
+        """Start, perform, stay open, end; whatever goes wrong, end what was started."""
+        problem: AvatarSessionsError | LocalError | None = None
+        complete = False
+        try:
+            with self._stop.in_order():
+                try:
+                    await conversation.start()
+                    complete = await self._stop.unless_asked(conversation.perform())
+                    if complete and not self._options.once:
+                        await self._stop.unless_asked(self._stay_open(conversation, stack))
+                except (AvatarSessionsError, LocalError) as error:
+                    problem = error
+                if not conversation.started and problem is not None:
+                    raise problem
+                ending = await _end(conversation, stack, complete=complete)
+        except BaseException:
+            # A part of the stack has died, or somebody has no patience: nothing of ours can end
+            # the session any more.
+            await conversation.stop_billing()
+            raise
+        finally:
+            await conversation.leave()
+        return self._tell(conversation, ending, stack, problem)
+
+    async def _stay_open(self, conversation: Conversation, stack: LocalStack) -> None:
+        """Leave the session to whoever is at the keyboard, until it is over."""
+        await self._invite_agent(conversation, stack)
+        self._screen.try_this(_commands(conversation.key, self._folder.env))
+        await conversation.over()
+
+    async def _invite_agent(self, conversation: Conversation, stack: LocalStack) -> None:
+        """Somebody to talk to, now that the script is over.
+
+        Not before: a person who tried the microphone would interrupt the script. Not with --once:
+        nobody is there to speak.
+        """
+        await conversation.leave()  # in a room that LiveAvatar hosts, agents share one identity
+        try:
+            await echo_agent(self._supervisor, stack, conversation.key)
+        except LocalError as error:
+            self._screen.error(error)
+        else:
+            self._screen.step("echo agent", "press Talk on the page: the avatar says it back")
+
+    def _tell_loss(self, death: ProcessDied) -> None:
+        what_now = "The session goes on; `python examples/echo_agent.py` gives it another."
+        self._screen.problem(f"{death.sentence}. {what_now}", death.detail)
+
+    def _tell(
+        self,
+        conversation: Conversation,
+        ending: Ending,
+        stack: LocalStack,
+        problem: AvatarSessionsError | LocalError | None,
+    ) -> int:
+        if self._options.report is not None:
+            figures = _figures(conversation, ending)
+            text = figures.model_dump_json(indent=2) + "\n"
+            self._options.report.write_text(text, encoding="utf-8")
+        whose = "as the simulator counts" if stack.provider.simulated else "by our own report"
+        self._screen.report(ending.report, ending.provider, whose)
+        if problem is not None and ending.report.failure is None:
+            self._screen.problem(str(problem))
+            return 1
+        self._screen.verdict(ending.report, as_asked=ending.as_asked)
+        if not ending.as_asked:
+            return 1
+        return 0 if ending.complete else INTERRUPTED
+
+
+async def _end(conversation: Conversation, stack: LocalStack, *, complete: bool) -> Ending:
+    """End the session, and ask the provider whether it thinks so too."""
+    report = await conversation.end()
+    if not stack.provider.simulated:
+        begun = [g for g in report.generations if g.started_at is not None]
+        stopped = sum(g.stop in {"stopped", "already_gone"} for g in begun)
+        counts = {"started": len(begun), "stopped": stopped, "open": len(begun) - stopped}
+        return Ending(report, counts, complete)
+    try:
+        return Ending(report, counts_of(await stack.provider.ledger()), complete)
+    except httpx.HTTPError as error:
+        raise LocalError(f"the simulator's ledger could not be read ({error}).") from error
+
+
+def _figures(conversation: Conversation, ending: Ending) -> DemoReport:
+    report, measured = ending.report, conversation.measured
+    return DemoReport(
+        session_key=report.session_key,
+        workflow_id=report.workflow_id,
+        state=report.state,
+        end_reason=report.end_reason,
+        start_ms=report.start_ms,
+        first_audio_ms=measured.first_audio_ms,
+        interrupt_ms=measured.interrupt_ms,
+        utterances=[
+            UtteranceFigures(
+                id=utterance.id,
+                outcome=utterance.outcome,
+                sent_ms=utterance.sent_ms,
+                heard_ms=utterance.heard_ms,
+            )
+            for utterance in report.utterances
+        ],
+        provider=ending.provider,
+        viewer={
+            "video_frames": conversation.received.video_frames,
+            "audio_ms": int(conversation.received.audio_ms),
+        },
+        urls={"temporal_ui": measured.temporal_url, "viewer": measured.viewer_url},
+    )
+
+
+# ---------------------------------------------------------------- how it ends
+
+
+class Stop:
+    """Ctrl-C, SIGTERM, a closed terminal: asked once, things end in order; twice, at once."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._asked = asyncio.Event()
+        self._ends_in_order = False
+        self._task: asyncio.Task[Any] | None = None
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals, for the task that enters this."""
+        loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        for sign in STOP_SIGNALS:
+            loop.add_signal_handler(sign, self._on_signal)
+        try:
+            yield
+        finally:
+            for sign in STOP_SIGNALS:
+                loop.remove_signal_handler(sign)
+
+    @contextlib.contextmanager
+    def in_order(self) -> Iterator[None]:
+        """In here the first signal is only noted: `unless_asked` looks at it."""
+        self._ends_in_order = True
+        try:
+            yield
+        finally:
+            self._ends_in_order = False
+
+    async def unless_asked(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Do the work unless it is asked to stop first: whether the work was done."""
+        doing = asyncio.create_task(work, name="script")
+        asked = asyncio.create_task(self._asked.wait(), name="wait for Ctrl-C")
+        try:
+            await asyncio.wait({doing, asked}, return_when=asyncio.FIRST_COMPLETED)
+            if not doing.done():
+                return False
+            await doing
+            return True
+        finally:
+            doing.cancel()
+            asked.cancel()
+            await asyncio.wait({doing, asked})
+
+    def _on_signal(self) -> None:
+        assert self._task is not None
+        if self._asked.is_set():
+            self._supervisor.kill_at_once()
+        if self._asked.is_set() or not self._ends_in_order:
+            self._task.cancel()
+        self._asked.set()
+
+
+def _seal_of(stack: LocalStack) -> Seal:
+    keys = stack.seal_keys.get_secret_value().split(",")
+    return Seal([SecretStr(key.strip()) for key in keys if key.strip()])
+
+
+def _commands(key: str, environment: Path) -> list[str]:
+    return [
+        f". {os.path.relpath(environment)}",
+        f"avatar-sessions status {key}",
+        f"avatar-sessions speak {key} --file story.flac",
+        f"avatar-sessions interrupt {key}",
+        f"avatar-sessions pose {key} listening",
+        f"avatar-sessions end {key}",
+        "avatar-sessions list",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

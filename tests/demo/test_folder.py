@@ -1,0 +1,43 @@
+"""One demo at a time works in a folder."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from deploy.local.errors import LocalError
+from demo.folder import DemoFolder
+
+
+def test_a_second_demo_takes_nothing_from_the_first(tmp_path: Path) -> None:
+    """A second run in one checkout removed the first one's environment file, clips and logs."""
+    first, second = DemoFolder(tmp_path / "demo"), DemoFolder(tmp_path / "demo")
+    with first.in_use():
+        first.write_environment({"NAME": "value"}, unset=(), path=tmp_path)
+        (first.logs / "worker.log").write_text("a line")
+        with pytest.raises(LocalError, match="another demo runs in"), second.in_use():
+            pass
+        assert first.env.exists()
+        assert (first.logs / "worker.log").exists()
+    with second.in_use():
+        assert not list(second.logs.iterdir())
+
+
+def test_the_environment_file_is_private_a_shell_reads_it_and_it_goes(tmp_path: Path) -> None:
+    folder = DemoFolder(tmp_path / "demo")
+    with folder.in_use():
+        folder.write_environment({"NAME": "it's $HOME"}, unset=("OTHER",), path=tmp_path)
+        assert stat.S_IMODE(folder.env.stat().st_mode) == 0o600
+        told = subprocess.run(
+            ["sh", "-c", f'. {folder.env}; printf "%s|%s" "$NAME" "${{OTHER-unset}}"'],
+            env={"OTHER": "old", "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+        assert told.stdout == "it's $HOME|unset"
+    assert not folder.env.exists()

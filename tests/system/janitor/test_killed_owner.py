@@ -1,0 +1,171 @@
+"""The promise: workflow terminated and owner killed at the same moment, stopped within 60 s."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from livekit import api
+
+from avatar_sessions import AvatarSessions
+from avatar_sessions.contract import names
+from avatar_sessions.contract.janitor import Decision, JanitorFinding
+from avatar_sessions.contract.messages import OwnRoom
+from avatar_sessions.seal import Seal
+from deploy.local.settings import ROOT
+from deploy.local.stack import LiveKitServer, TemporalServer
+from liveavatar_simulator import LiveAvatarSimulator
+from tests.system.janitor.conftest import World, livekit_at
+from tests.support.secret_scan import kinds_in
+from tests.system.sessions.conftest import new_key, simulator_settings, wayne
+from tests.support.waiting import until
+from workers.wiring import Role
+
+PROMISED_S = 60.0
+
+
+@contextmanager
+def worker(
+    world: World, temporal: TemporalServer, api_url: str, role: Role, log: Path, **settings: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A real worker process; killed at the end if it still runs."""
+    known = world.settings
+    environment = {
+        **os.environ,
+        "TEMPORAL_ADDRESS": temporal.address,
+        "TEMPORAL_NAMESPACE": world.client.namespace,
+        "LIVEAVATAR_API_KEY": known.liveavatar_api_key.get_secret_value(),
+        "LIVEAVATAR_API_URL": api_url,
+        "LIVEKIT_URL": world.livekit.url,
+        "LIVEKIT_API_KEY": world.livekit.api_key,
+        "LIVEKIT_API_SECRET": world.livekit.api_secret,
+        "AVATAR_SESSIONS_SEAL_KEYS": known.seal_keys[0].get_secret_value(),
+        **settings,
+    }
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "workers", "--role", role],
+            env=environment,
+            cwd=ROOT,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait(timeout=20)
+
+
+async def ready(*logs: Path) -> None:
+    await until(lambda: all(b"worker ready" in log.read_bytes() for log in logs), 40)
+
+
+async def findings(world: World) -> list[JanitorFinding]:
+    """The results of all rounds so far, and a look at their histories."""
+    told = []
+    running = f"WorkflowType = '{names.JANITOR_WORKFLOW_TYPE}' AND ExecutionStatus = 'Completed'"
+    async for execution in world.client.list_workflows(running):
+        handle = world.client.get_workflow_handle(execution.id, run_id=execution.run_id)
+        told.append(JanitorFinding.model_validate(await handle.result()))
+        history = await handle.fetch_history()
+        assert not [
+            kind for event in history.events for kind in kinds_in(event.SerializeToString())
+        ]
+    return told
+
+
+async def findings_with(world: World, provider_id: str) -> list[JanitorFinding]:
+    """The same, once the round that stopped this session is over and visible."""
+    give_up = time.monotonic() + 30
+    while True:
+        rounds = await findings(world)
+        lines = [line for one in rounds for line in one.sessions]
+        if (provider_id, Decision.STOPPED) in [
+            (line.provider_session_id, line.decision) for line in lines
+        ]:
+            return rounds
+        assert time.monotonic() < give_up
+        await asyncio.sleep(0.5)
+
+
+@pytest.mark.timeout(180)
+async def test_terminated_and_killed_at_once_is_stopped_in_time(
+    world: World, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+) -> None:
+    """Nobody was left to stop it: it billed for 200 s, until LiveAvatar's own limit.
+
+    The janitor runs as its own process on its schedule; all that owned sessions is dead.
+    """
+    logs = [run_folder / f"janitor-{name}.log" for name in ("sessions", "streams", "janitor")]
+    sessions = AvatarSessions(world.client, Seal(world.settings.seal_keys))
+    room = f"room-{new_key()}"
+    async with LiveAvatarSimulator(simulator_settings(livekit)) as liveavatar:
+        url = liveavatar.url
+        with (
+            worker(world, temporal, url, Role.SESSIONS, logs[0]) as first,
+            worker(world, temporal, url, Role.STREAMS, logs[1]) as second,
+            worker(
+                world,
+                temporal,
+                url,
+                Role.JANITOR,
+                logs[2],
+                AVATAR_SESSIONS_JANITOR_INTERVAL_S="5",
+            ) as janitor,
+        ):
+            await ready(*logs)
+            session = await sessions.start(
+                new_key(), wayne(sandbox=False, room=OwnRoom(name=room).model_dump())
+            )
+            await session.attach()
+            other = await sessions.start(new_key(), wayne(sandbox=False))
+            await other.attach()
+            provider_id = (await session.status()).provider_session_id
+            other_id = (await other.status()).provider_session_id
+            assert provider_id is not None
+            assert other_id is not None
+
+            for owner in (first, second):
+                owner.send_signal(signal.SIGKILL)
+            terminated_at = time.monotonic()
+            await world.client.get_workflow_handle(session.workflow_id).terminate("test")
+
+            await until(lambda: not liveavatar.sessions[provider_id].billing, PROMISED_S)
+            took_s = time.monotonic() - terminated_at
+            assert liveavatar.sessions[other_id].billing, "its workflow runs"
+            async with livekit_at(livekit) as livekit_api:
+                listing = api.ListRoomsRequest(names=[room])
+                give_up = time.monotonic() + 20
+                while (await livekit_api.room.list_rooms(listing)).rooms:
+                    assert time.monotonic() < give_up
+            await world.client.get_workflow_handle(other.workflow_id).terminate("test")
+            await until(lambda: not liveavatar.sessions[other_id].billing, PROMISED_S)
+            rounds = await findings_with(world, other_id)
+            janitor.send_signal(signal.SIGTERM)
+            await until(lambda: janitor.poll() is not None, 40)
+    print(f"stopped {took_s:.1f} s after it was terminated")
+    assert janitor.returncode == 0
+    assert "Traceback" not in logs[2].read_text()
+    acted = [
+        (line.provider_session_id, line.decision)
+        for one in rounds
+        for line in one.sessions
+        if line.decision is not Decision.RUNNING
+    ]
+    assert sorted(acted) == sorted([(provider_id, Decision.STOPPED), (other_id, Decision.STOPPED)])
+    assert [
+        (line.room, line.decision)
+        for one in rounds
+        for line in one.rooms
+        if line.decision is not Decision.RUNNING
+    ] == [(room, Decision.DELETED)]

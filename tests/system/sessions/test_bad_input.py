@@ -1,0 +1,200 @@
+"""Bad input gets a clear error, and nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from temporalio.client import WorkflowUpdateFailedError
+
+from avatar_sessions import (
+    AvatarNotAccepted,
+    AvatarSessions,
+    Clip,
+    DurationOverPlan,
+    EndReason,
+    NoCredits,
+    ServiceUnreachable,
+    SessionFailed,
+    SessionState,
+    Unauthorized,
+)
+from avatar_sessions.contract.states import UtteranceOutcome
+from avatar_sessions.seal import Seal
+from deploy.local.ports import free_port
+from deploy.local.stack import LiveKitServer, TemporalServer
+from liveavatar_simulator import LiveAvatarSimulator
+from tests.system.sessions.conftest import (
+    Platform,
+    crew_working,
+    new_key,
+    own_namespace,
+    simulator_settings,
+    wayne,
+)
+from workers.settings import WorkerSettings
+
+UNKNOWN_AVATAR = "99999999-9999-4999-8999-999999999999"
+NOT_WAYNE = "11111111-1111-4111-8111-111111111111"
+
+
+async def failed(sessions: AvatarSessions, error: type[SessionFailed], **request: Any) -> str:
+    """Start, and expect attach to raise; return the reason's words."""
+    began = time.monotonic()
+    session = await sessions.start(new_key(), wayne(**request))
+    with pytest.raises(error) as caught:
+        await session.attach()
+    report = await session.report(timeout_s=30)
+    assert time.monotonic() - began < 30, "an answer within seconds, even on a busy machine"
+    assert report.state is SessionState.FAILED
+    assert report.end_reason is EndReason.START_FAILED
+    assert report.failure is not None
+    assert report.cleanup.provider_stopped
+    assert report.failure.message in str(caught.value) or caught.value.failure == report.failure
+    return report.failure.message
+
+
+async def test_an_unknown_avatar(platform: Platform) -> None:
+    await failed(platform.sessions, AvatarNotAccepted, avatar_id=UNKNOWN_AVATAR, sandbox=False)
+
+
+async def test_an_avatar_that_the_sandbox_does_not_have(platform: Platform) -> None:
+    words = await failed(platform.sessions, AvatarNotAccepted, avatar_id=NOT_WAYNE)
+    assert "sandbox" in words.lower()
+
+
+async def test_a_duration_over_the_plan_names_the_maximum(platform: Platform) -> None:
+    words = await failed(
+        platform.sessions, DurationOverPlan, sandbox=False, max_duration_s=86_400, rotate=False
+    )
+    assert "86400" in words
+    assert "maximum" in words
+
+
+async def test_a_request_that_can_never_work_is_told_field_by_field(platform: Platform) -> None:
+    handle = await platform.client.start_workflow(
+        "AvatarSession",
+        {"avatar_id": "no-uuid", "max_durations_s": 5},
+        id=f"avatar-session:{new_key()}",
+        task_queue="avatar-sessions",
+    )
+    report = await handle.result()
+    assert report["end_reason"] == "invalid_request"
+    assert "avatar_id" in report["failure"]["message"]
+    assert "max_durations_s" in report["failure"]["message"]
+
+
+class Elsewhere:
+    """A namespace with workers of its own, for settings that break every session."""
+
+    def __init__(self, temporal: TemporalServer, settings: WorkerSettings) -> None:
+        self._temporal = temporal
+        self._settings = settings
+
+    async def fails(
+        self, error: type[SessionFailed], changes: dict[str, Any], **request: Any
+    ) -> str:
+        settings = self._settings.model_copy(update=changes)
+        client = await own_namespace(self._temporal)
+        sessions = AvatarSessions(client, Seal(settings.seal_keys))
+        async with crew_working(client, settings):
+            return await failed(sessions, error, **request)
+
+
+@pytest.fixture
+def elsewhere(temporal: TemporalServer, worker_settings: WorkerSettings) -> Elsewhere:
+    return Elsewhere(temporal, worker_settings)
+
+
+async def test_a_bad_key(elsewhere: Elsewhere) -> None:
+    words = await elsewhere.fails(
+        Unauthorized, {"liveavatar_api_key": SecretStr("obviously-wrong-key")}
+    )
+    assert "obviously-wrong-key" not in words
+
+
+async def test_a_service_that_is_down(elsewhere: Elsewhere) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    await elsewhere.fails(ServiceUnreachable, {"liveavatar_api_url": url})
+
+
+async def test_no_credits(elsewhere: Elsewhere, livekit: LiveKitServer) -> None:
+    async with LiveAvatarSimulator(simulator_settings(livekit, credits=0)) as simulator:
+        await elsewhere.fails(NoCredits, {"liveavatar_api_url": simulator.url}, sandbox=False)
+
+
+async def test_a_422_with_its_detail(elsewhere: Elsewhere, livekit: LiveKitServer) -> None:
+    """A server that refuses our shape: its own words, field by field, reach the report."""
+    async with LiveAvatarSimulator(simulator_settings(livekit)) as simulator:
+        simulator.faults.token_failures = 1
+        simulator.faults.token_failure_status = 422
+        words = await elsewhere.fails(SessionFailed, {"liveavatar_api_url": simulator.url})
+    assert "422" in words
+
+
+async def test_a_room_of_our_own_without_a_server(elsewhere: Elsewhere) -> None:
+    words = await elsewhere.fails(
+        SessionFailed,
+        {"livekit_url": None, "livekit_api_key": None, "livekit_api_secret": None},
+        room={},
+    )
+    assert "LIVEKIT_URL" in words
+
+
+@pytest.mark.parametrize(
+    ("clip", "failure"),
+    [
+        (Clip(file="nothing.wav"), "ClipMissing"),
+        (Clip(file="words.wav"), "ClipNotAudio"),
+        (Clip(file="../outside.wav"), "ClipForbidden"),
+        (Clip(url="http://127.0.0.1:9/a.wav"), "ClipForbidden"),
+        (Clip(url="http://169.254.169.254/latest/meta-data"), "ClipForbidden"),
+        (Clip(url="https://no-such-host.invalid/a.wav"), "ClipUnreachable"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+async def test_a_clip_that_cannot_be_spoken_is_rejected_and_the_session_lives_on(
+    live: Any, clip: Clip, failure: str
+) -> None:
+    utterance = await live.speak(clip)
+    assert utterance.outcome is UtteranceOutcome.REJECTED
+    assert utterance.failure is not None
+    assert utterance.failure.type == failure
+    assert (await live.status()).state is SessionState.LIVE
+
+
+async def test_malformed_messages_are_recorded_and_never_wedge_the_session(
+    platform: Platform,
+) -> None:
+    session = await platform.start()
+    await session.attach()
+    handle = platform.client.get_workflow_handle(session.workflow_id)
+    await handle.signal("speak", {"clip": {}})
+    await handle.signal("speak", "not an object")
+    await handle.signal("speak", args=[])
+    await handle.signal("interrupt", args=[{}, {}])
+    await handle.signal("set_pose", {"pose": "dancing"})
+    await handle.signal("owner_ready", {"queue": 1})
+    await handle.signal("no_such_signal", {"a": 1})
+    for bad in ({"kind": "fly"}, {"kind": "speak"}, "text", None):
+        with pytest.raises(WorkflowUpdateFailedError):
+            await handle.execute_update("perform", bad)
+    with pytest.raises(WorkflowUpdateFailedError):
+        await handle.execute_update("attach", {"viewer_identity": ""})
+    assert (await session.speak(Clip(file="short.wav"))).outcome is UtteranceOutcome.COMPLETED
+    report = await session.end()
+    assert report.ignored_count == 7
+    assert {line.name for line in report.ignored} >= {"speak", "set_pose", "no_such_signal"}
+    assert report.end_reason is EndReason.REQUESTED
+
+
+async def test_a_flood_of_commands_does_not_stop_an_end(platform: Platform) -> None:
+    session = await platform.start()
+    await session.attach()
+    await asyncio.gather(*(session.speak(Clip(file="long.wav"), wait=False) for _ in range(300)))
+    report = await session.end()
+    assert report.end_reason is EndReason.REQUESTED
+    assert report.totals.count + report.ignored_count == 300

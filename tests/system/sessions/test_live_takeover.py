@@ -1,0 +1,195 @@
+"""A speaker's owner dies or drains in mid-utterance: the speaker goes on, after a pause at most."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from avatar_sessions import LiveSpeech, SessionMoved, UtteranceReport
+from avatar_sessions.contract.states import Pose, UtteranceOutcome
+from deploy.local.stack import LiveKitServer, TemporalServer
+from tests.system.sessions.conftest import Platform, new_key, wayne
+from tests.support.gate import Gate
+from tests.system.sessions.test_takeover import alone, heard_by_liveavatar_ms, wait_for_exit, worker, worker_ready
+from workers.wiring import Role
+
+__all__ = ["alone"]
+
+PIECE_S = 0.1
+
+
+def words(seconds: float) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
+    t = np.arange(int(24_000 * seconds)) / 24_000
+    return (0.3 * 32767 * np.sin(2 * np.pi * 220 * t)).astype(np.int16)
+
+
+async def pieces(seconds: float) -> AsyncIterator[np.ndarray[tuple[int], np.dtype[np.int16]]]:
+    """Speech as a TTS makes it: twice as fast as it is spoken."""
+    sound = words(seconds)
+    step = int(24_000 * PIECE_S)
+    for at in range(0, len(sound), step):
+        yield sound[at : at + step]
+        await asyncio.sleep(PIECE_S / 2)
+
+
+async def say(live: LiveSpeech, seconds: float) -> UtteranceReport:
+    async with live.utterance(text="a long story") as speech:
+        async for pcm in pieces(seconds):
+            await speech.write(pcm)
+    return await speech.result()
+
+
+@pytest.mark.timeout(120)
+async def test_an_utterance_goes_on_when_its_owner_is_killed(
+    alone: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+) -> None:
+    """kill -9 in mid-utterance: the speaker's hint brings the next owner, which goes on with it."""
+    folder = run_folder
+    with worker(alone, temporal, livekit, Role.SESSIONS, folder / "live-kill-sessions.log"):
+        first_log, second_log = folder / "live-kill-1.log", folder / "live-kill-2.log"
+        with worker(alone, temporal, livekit, Role.STREAMS, first_log) as first:
+            await worker_ready(first_log)
+            await worker_ready(folder / "live-kill-sessions.log")
+            session = await alone.sessions.start(new_key(), wayne(sandbox=False))
+            async with session.live() as live:
+                with worker(alone, temporal, livekit, Role.STREAMS, second_log):
+                    await worker_ready(second_log)
+                    saying = asyncio.create_task(say(live, 9))
+                    await asyncio.sleep(3)
+                    first.send_signal(signal.SIGKILL)
+                    await asyncio.to_thread(wait_for_exit, first)
+                    line = await saying
+                    status = await session.status()
+                    heard_ms = await heard_by_liveavatar_ms(alone, session)
+                    report = await session.end()
+    assert (line.outcome, line.heard_ms, line.received_ms) == (
+        UtteranceOutcome.COMPLETED,
+        9000,
+        9000,
+    )
+    assert status.epoch is not None
+    assert tuple(status.epoch) > (1, 1)
+    assert report.takeovers == 1
+    assert [one.id for one in report.utterances] == [line.id]
+    assert 9000 - 100 <= heard_ms <= 9000 + 1000, "at most one chunk is said twice"
+
+
+@pytest.mark.timeout(120)
+async def test_an_utterance_goes_on_without_a_gap_when_its_owner_drains(
+    alone: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+) -> None:
+    """A deploy in mid-utterance: what LiveAvatar has buffered covers the way to the next owner."""
+    folder = run_folder
+    first_log, second_log = folder / "live-drain-1.log", folder / "live-drain-2.log"
+    with (
+        worker(alone, temporal, livekit, Role.SESSIONS, folder / "live-drain-sessions.log"),
+        worker(alone, temporal, livekit, Role.STREAMS, first_log) as first,
+    ):
+        await worker_ready(first_log)
+        await worker_ready(folder / "live-drain-sessions.log")
+        session = await alone.sessions.start(new_key(), wayne(sandbox=False))
+        async with session.live() as live:
+            with worker(alone, temporal, livekit, Role.STREAMS, second_log):
+                await worker_ready(second_log)
+                saying = asyncio.create_task(say(live, 8))
+                await asyncio.sleep(3)
+                first.send_signal(signal.SIGTERM)
+                line = await saying
+                heard_ms = await heard_by_liveavatar_ms(alone, session)
+                assert await asyncio.to_thread(wait_for_exit, first) == 0
+                report = await session.end()
+    assert (line.outcome, line.heard_ms) == (UtteranceOutcome.COMPLETED, 8000)
+    assert heard_ms == pytest.approx(8000, abs=20)
+    assert report.takeovers == 1
+    assert "Traceback" not in first_log.read_text()
+
+
+async def moved(live: LiveSpeech) -> None:
+    """Wait until speech goes to another owner."""
+    async for event in live.events():
+        if isinstance(event, SessionMoved):
+            return
+
+
+async def test_a_false_hint_costs_nothing(platform: Platform) -> None:
+    """Anybody may think that an owner is lost; one that answers goes on."""
+    session = await platform.start()
+    async with session.live() as live:
+        saying = asyncio.create_task(say(live, 3))
+        await asyncio.sleep(1)
+        for _ in range(3):
+            await session.owner_lost((1, 1))
+        line = await saying
+    report = await session.end()
+    assert (line.outcome, line.heard_ms, line.gaps) == (UtteranceOutcome.COMPLETED, 3000, [])
+    assert report.takeovers == 0
+
+
+@pytest.mark.timeout(120)
+async def test_waiting_for_an_owner_costs_little_history(
+    alone: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+) -> None:
+    """The only owner drained. Its queue still answered "not mine" for seconds, and each answer made
+    the speaker's request and the workflow's question go round at once: hundreds of events."""
+    folder = run_folder
+    first_log, second_log = folder / "live-wait-1.log", folder / "live-wait-2.log"
+    with (
+        worker(alone, temporal, livekit, Role.SESSIONS, folder / "live-wait-sessions.log"),
+        worker(alone, temporal, livekit, Role.STREAMS, first_log) as first,
+    ):
+        await worker_ready(first_log)
+        await worker_ready(folder / "live-wait-sessions.log")
+        session = await alone.sessions.start(new_key(), wayne(sandbox=False))
+        handle = alone.client.get_workflow_handle(session.workflow_id)
+        async with session.live() as live:
+            before = len((await handle.fetch_history()).events)
+            first.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(wait_for_exit, first)
+            await asyncio.sleep(4)
+            waited = len((await handle.fetch_history()).events) - before
+            with worker(alone, temporal, livekit, Role.STREAMS, second_log):
+                line = await say(live, 2)
+                await session.end()
+    assert line.outcome is UtteranceOutcome.COMPLETED
+    assert waited <= 120
+
+
+@pytest.mark.timeout(150)
+async def test_a_speaker_leaves_an_owner_that_is_cut_off(
+    alone: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+) -> None:
+    """An owner that Temporal does not reach is replaced, and has no socket any more. Its speakers
+    still reached it, and waited with it until it let go: for twenty seconds and more."""
+    folder = run_folder
+    first_log, second_log = folder / "cut-off-1.log", folder / "cut-off-2.log"
+    host, _, port = temporal.address.partition(":")
+    async with Gate(host, int(port)).standing() as gate:
+        beyond = replace(temporal, address=f"127.0.0.1:{gate.port}")
+        with (
+            worker(alone, temporal, livekit, Role.SESSIONS, folder / "cut-off-sessions.log"),
+            worker(alone, beyond, livekit, Role.STREAMS, first_log),
+        ):
+            await worker_ready(first_log)
+            await worker_ready(folder / "cut-off-sessions.log")
+            session = await alone.sessions.start(new_key(), wayne(sandbox=False))
+            async with session.live() as live:
+                with worker(alone, temporal, livekit, Role.STREAMS, second_log), gate.cut():
+                    await worker_ready(second_log)
+                    saying = asyncio.create_task(say(live, 12))
+                    await asyncio.sleep(3)
+                    await session.set_pose(Pose.LISTENING)  # finds nobody there
+                    async with asyncio.timeout(40):
+                        await moved(live)
+                    assert "let go" not in first_log.read_text()
+                    line = await asyncio.wait_for(saying, 40)
+                    heard_ms = await heard_by_liveavatar_ms(alone, session)
+                    report = await session.end()
+    assert (line.outcome, line.heard_ms) == (UtteranceOutcome.COMPLETED, 12_000)
+    assert report.takeovers == 1
+    assert 12_000 - 100 <= heard_ms <= 12_000 + 1000

@@ -1,0 +1,77 @@
+"""Temporal's own troubles: what fails there does not reach the one who listens."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from pydantic import SecretStr
+from temporalio import workflow
+from temporalio.api.enums.v1 import EventType
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+
+from avatar_sessions import AvatarSessions
+from avatar_sessions.contract import names
+from avatar_sessions.contract.messages import Interrupt, KeepAlive
+from avatar_sessions.contract.states import EndReason, UtteranceOutcome
+from avatar_sessions.seal import Seal
+from deploy.local.stack import TemporalServer
+from tests.system.sessions.conftest import Platform, crew_working, own_namespace
+from tests.system.sessions.test_live_takeover import say
+from workers.wiring import Role
+
+
+@pytest_asyncio.fixture
+async def alone(temporal: TemporalServer, platform: Platform, seal_key: SecretStr) -> Platform:
+    """A namespace without workers: the test brings its own."""
+    client = await own_namespace(temporal)
+    return replace(platform, client=client, sessions=AvatarSessions(client, Seal([seal_key])))
+
+
+@workflow.defn(name=names.WORKFLOW_TYPE, sandboxed=False)
+class BrokenRelease:
+    """A release of the workflow that cannot work: each of its tasks fails."""
+
+    @workflow.run
+    async def run(self, *_: Any) -> None:
+        """Fail the workflow's task, not the workflow: so does any bug that is not foreseen."""
+        raise RuntimeError("a release that was never tried")
+
+
+async def failed_tasks(platform: Platform, workflow_id: str) -> int:
+    events = (await platform.client.get_workflow_handle(workflow_id).fetch_history()).events
+    return sum(one.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED for one in events)
+
+
+@pytest.mark.timeout(120)
+async def test_speech_goes_on_while_the_workflows_tasks_fail(alone: Platform) -> None:
+    """A bad release is rolled out and back: who listens hears nothing of it, what was asked
+    meanwhile is done afterwards, and the session ends as it should."""
+    async with AsyncExitStack() as streams:
+        await streams.enter_async_context(crew_working(alone.client, alone.settings, Role.STREAMS))
+        async with crew_working(alone.client, alone.settings, Role.SESSIONS):
+            session = await alone.start(sandbox=False)
+            live = await streams.enter_async_context(session.live())
+        saying = asyncio.create_task(say(live, 8))
+        async with Worker(
+            alone.client,
+            task_queue=names.SESSIONS_TASK_QUEUE,
+            workflows=[BrokenRelease],
+            workflow_runner=UnsandboxedWorkflowRunner(),
+        ):
+            await session.send(KeepAlive(command_id="asked-meanwhile"))
+            async with asyncio.timeout(30):
+                while await failed_tasks(alone, session.workflow_id) == 0:
+                    await asyncio.sleep(0.2)
+            line = await saying
+        async with crew_working(alone.client, alone.settings, Role.SESSIONS):
+            await session.send(Interrupt())
+            report = await session.end(timeout_s=60)
+    assert (line.outcome, line.heard_ms, line.gaps) == (UtteranceOutcome.COMPLETED, 8000, [])
+    assert report.end_reason is EndReason.REQUESTED
+    assert (report.takeovers, len(report.generations)) == (0, 1)
+    assert [one.id for one in report.utterances] == [line.id]

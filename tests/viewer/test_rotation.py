@@ -1,0 +1,203 @@
+"""The whole product from one LiveAvatar session to the next, as a person at the page perceives it.
+
+Temporal, LiveKit, workers, the viewer's server, Chromium, and a LiveAvatar whose sessions last 24
+seconds, or are lost. Screenshots of the moment and of after it are kept beside the logs of the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from livekit import api
+from playwright.async_api import BrowserContext
+
+from avatar_sessions import AvatarSessions, OwnRoom, Session
+from avatar_sessions.seal import Seal
+from demo.conversation import SessionViewerSource
+from deploy.local.stack import LiveKitServer, TemporalServer
+from viewer.server import ViewerServer
+from liveavatar_lite import SessionEndReason
+from liveavatar_simulator import LiveAvatarSimulator
+from tests.examples.conftest import worker_settings
+from tests.support.secret_scan import remember
+from tests.system.sessions.conftest import (
+    API_KEY,
+    crew_working,
+    new_key,
+    own_namespace,
+    simulator_settings,
+    wayne,
+)
+from tests.system.sessions.test_live_takeover import say
+from tests.support.page import open_page, shows
+from tests.viewer.test_page import identities, level_passes
+
+LIMIT_S = 24
+FEW_SECONDS_MS = 8000
+
+# What is to be seen, frame by frame, and whether anything is to be heard.
+WATCH = """() => {
+  const byId = (id) => document.getElementById(id);
+  const context = new OffscreenCanvas(8, 4).getContext('2d', { willReadFrequently: true });
+  const isLit = () => {
+    const kept = byId('last').style.visibility !== 'hidden';
+    context.clearRect(0, 0, 8, 4);
+    context.drawImage(byId(kept ? 'last' : 'avatar'), 0, 0, 8, 4);
+    return context.getImageData(0, 0, 8, 4).data.some((one, i) => i % 4 < 3 && one > 40);
+  };
+  window.story = [];
+  const look = () => {
+    const covered = document.body.dataset.covered === 'true';
+    const now = {
+      seen: covered ? 'a card' : isLit() ? 'a picture' : 'black',
+      heard: Number(byId('meter').ariaValueNow) > -46,
+      said: byId('state').textContent,
+    };
+    const before = window.story.at(-1);
+    if (before === undefined || Object.keys(now).some((key) => now[key] !== before[key])) {
+      window.story.push({ ...now, at_ms: performance.now() });
+    }
+    requestAnimationFrame(look);
+  };
+  look();
+}"""
+
+
+@dataclass
+class Product:
+    """LiveAvatar, and a client."""
+
+    simulator: LiveAvatarSimulator
+    sessions: AvatarSessions
+
+
+@contextlib.asynccontextmanager
+async def product(
+    temporal: TemporalServer, livekit: LiveKitServer, limit_s: int
+) -> AsyncIterator[Product]:
+    """Workers, and a LiveAvatar that lets nobody stay for longer than `limit_s`."""
+    client = await own_namespace(temporal)
+    key = Seal.new_key()
+    remember(key.get_secret_value(), "a seal key")
+    remember(API_KEY, "the API key")
+    settings = simulator_settings(livekit, plan_max_duration_s=limit_s)
+    async with (
+        LiveAvatarSimulator(settings) as simulator,
+        crew_working(client, worker_settings(simulator, livekit, key)),
+    ):
+        yield Product(simulator, AvatarSessions(client, Seal([key])))
+
+
+@contextlib.asynccontextmanager
+async def talking(session: Session) -> AsyncIterator[None]:
+    """Three seconds at a time, for as long as the context is open."""
+
+    async def talk() -> None:
+        async with session.live() as live:
+            while True:
+                await say(live, 3)
+
+    task = asyncio.create_task(talk(), name="talk")
+    try:
+        yield
+        assert not task.done(), "there was nobody to speak to"
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def second_generation(session: Session) -> None:
+    async with asyncio.timeout(2 * LIMIT_S):
+        while (await session.status()).generation < 2:
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", ["hosted", "own"])
+@pytest.mark.parametrize("how", ["rotation", "loss"])
+async def test_a_person_goes_on_seeing_and_hearing_the_avatar(
+    temporal: TemporalServer,
+    livekit: LiveKitServer,
+    tab: BrowserContext,
+    run_folder: Path,
+    kind: str,
+    how: str,
+) -> None:
+    """At LiveAvatar's limit, or when it loses the session in the middle of a sentence."""
+    limit_s = LIMIT_S if how == "rotation" else 1200
+    async with product(temporal, livekit, limit_s) as its:
+        sessions = its.sessions
+        room = OwnRoom() if kind == "own" else None
+        request = wayne(sandbox=False, max_duration_s=600, room=room)
+        session = await sessions.start(new_key(), request)
+        async with (
+            ViewerServer(SessionViewerSource(sessions), port=0) as viewer,
+            talking(session),
+        ):
+            page = await open_page(tab, viewer.invite(session.key))
+            await shows(page, "Talking")
+            await page.evaluate(WATCH)
+            if how == "loss":
+                lost = str(its.simulator.ledger().sessions[0].session_id)
+                await its.simulator.end_session(lost, SessionEndReason.SERVER_ERROR)
+
+            await second_generation(session)
+            switched_ms: float = await page.evaluate("() => performance.now()")
+            await page.screenshot(path=run_folder / f"{how}-{kind}-1-during.png")
+
+            # Speech of the next one: it has been silent, and is not any more.
+            await page.wait_for_function(
+                "(since) => window.story.some((one) => one.at_ms > since && !one.heard)",
+                arg=switched_ms,
+            )
+            await level_passes(page, -25)
+            await shows(page, "Talking")
+            await page.screenshot(path=run_folder / f"{how}-{kind}-2-after.png")
+            story: list[dict[str, Any]] = await page.evaluate("() => window.story")
+            await page.close()
+            if kind == "own":
+                await only_the_next_avatar(sessions, livekit, session)
+        report = await session.end()
+
+    assert {one["seen"] for one in story} == {"a picture"}
+    assert longest_silence_ms(story) < FEW_SECONDS_MS
+    assert len(report.generations) >= 2
+    assert report.takeovers == 0
+    if how == "rotation":
+        assert report.gaps_ms == 0
+        if kind == "own":
+            assert "Reconnecting" not in {one["said"] for one in story}
+
+
+def longest_silence_ms(story: list[dict[str, Any]]) -> float:
+    """How long nothing was heard of somebody who talks all the time."""
+    silences, silent_since = [0.0], None
+    for one in story:
+        if one["heard"]:
+            if silent_since is not None:
+                silences.append(one["at_ms"] - silent_since)
+            silent_since = None
+        elif silent_since is None:
+            silent_since = one["at_ms"]
+    return max(silences)
+
+
+async def only_the_next_avatar(
+    sessions: AvatarSessions, livekit: LiveKitServer, session: Session
+) -> None:
+    """Wait until the old avatar has left the room of ours."""
+    room = (await session.attach("somebody-else")).room
+    assert room is not None
+    async with (
+        api.LiveKitAPI(livekit.url, livekit.api_key, livekit.api_secret) as rooms,
+        asyncio.timeout(10),
+    ):
+        while "avatar" in await identities(rooms, room):
+            await asyncio.sleep(0.1)
+        assert "avatar-generation-2" in await identities(rooms, room)

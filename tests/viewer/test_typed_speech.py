@@ -1,0 +1,77 @@
+"""Words as speech: what goes to the program, what comes back, and what is said of a failure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from viewer import typed_speech as speech
+from viewer.typed_speech import Espeak, VoiceFailed
+from tests.support.voice import BABBLES, FAILS, HANGS, NEVER_ENDS, voice_in
+
+INSTALLED = Espeak.find()
+
+
+@pytest.fixture(params=["stand-in", *(["installed"] if INSTALLED else [])])
+def voice(request: pytest.FixtureRequest, tmp_path: Path) -> Espeak:
+    """The stand-in, and the program itself where there is one."""
+    if request.param == "installed":
+        assert INSTALLED is not None
+        return INSTALLED
+    return Espeak(voice_in(tmp_path))
+
+
+async def test_words_become_sound(voice: Espeak) -> None:
+    short = await voice.speech_of("Good morning.")
+    long = await voice.speech_of("Good morning. Today we talk about how long a sentence takes.")
+
+    assert short.sample_rate_hz == 22_050
+    assert 0.5 < len(short.pcm) / short.sample_rate_hz < 4
+    assert len(long.pcm) > 2 * len(short.pcm)
+    assert np.abs(short.pcm).max() > 5000
+
+
+async def test_a_text_is_never_part_of_a_command_line(tmp_path: Path) -> None:
+    text = "-f /etc/passwd; $(reboot) `id` äöü '\""
+
+    await Espeak(voice_in(tmp_path)).speech_of(text)
+
+    assert (tmp_path / "text").read_text() == text
+    assert "passwd" not in (tmp_path / "arguments").read_text()
+
+
+@pytest.mark.parametrize(
+    ("does", "words"),
+    [
+        (FAILS, r"failed \(exit status 3\)"),
+        (BABBLES, "made no speech"),
+        (NEVER_ENDS, "takes too long to say"),
+    ],
+)
+async def test_a_voice_that_fails_is_told_in_a_sentence(
+    tmp_path: Path, does: str, words: str
+) -> None:
+    with pytest.raises(VoiceFailed, match=words):
+        await Espeak(voice_in(tmp_path, does)).speech_of("Good morning.")
+
+
+async def test_a_voice_that_hangs_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speech, "MAKE_TIMEOUT_S", 0.3)
+
+    with pytest.raises(VoiceFailed, match="made no speech"):
+        await Espeak(voice_in(tmp_path, HANGS)).speech_of("Good morning.")
+
+
+async def test_a_program_that_has_gone_is_told_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(VoiceFailed, match="made no speech"):
+        await Espeak(tmp_path / "espeak-ng").speech_of("Good morning.")
+
+
+def test_without_the_program_there_is_no_voice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+
+    assert Espeak.find() is None
