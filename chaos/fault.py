@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from chaos.run import Run
-from chaos.world import Layout, Place
+from chaos.environment.world import Layout, Place
 
 Inject = Callable[[Run], Awaitable[None]]
 

@@ -17,11 +17,11 @@ from temporalio.service import RPCError
 from avatar_sessions.contract import names
 from avatar_sessions.contract.messages import GenerationReport
 from avatar_sessions.contract.states import UtteranceOutcome
-from chaos.coded import Recording, Sound
+from chaos.position_code import Recording, Sound
 from chaos.errors import Never, NotAvailable
-from chaos.machines import Census, WorkerProcess
+from chaos.environment.processes import Census, WorkerProcess
 from chaos.run import Patient, Run, Speech
-from chaos.world import Place, World
+from chaos.environment.world import Place, World
 from liveavatar_simulator import SessionLine
 
 SAME_BILL_S: Final = 1.0

@@ -33,9 +33,9 @@ from avatar_sessions import (
 )
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.live.speech.speech import LiveSpeech, LiveUtterance
-from chaos.coded import RATE_HZ, SAMPLES_PER_MS, Code, Hearing
+from chaos.position_code import RATE_HZ, SAMPLES_PER_MS, Code, Hearing
 from chaos.errors import Never
-from chaos.world import World
+from chaos.environment.world import World
 from liveavatar_lite import WAYNE_AVATAR_ID
 from liveavatar_simulator import SessionLine
 

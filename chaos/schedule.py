@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from chaos.fault import Fault, Load
-from chaos.world import Layout, Place
+from chaos.environment.world import Layout, Place
 
 TIGHT_AT_ONCE: Final = 3
 WORLDS_AT_ONCE: Final = 24

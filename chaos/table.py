@@ -12,7 +12,7 @@ from bench.table import machine, percentile
 from chaos.fault import Fault
 from chaos.invariants import Figures
 from chaos.run import Problem
-from chaos.world import Layout
+from chaos.environment.world import Layout
 
 REASONS_TOLD: Final = 3
 _HEADINGS: Final = (

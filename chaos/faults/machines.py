@@ -7,11 +7,11 @@ import time
 from datetime import datetime
 from typing import Final
 
-from chaos import clock
+from chaos.environment import clock
 from chaos.fault import BOTH, Fault, Load
-from chaos.machines import WorkerProcess
+from chaos.environment.processes import WorkerProcess
 from chaos.run import Run
-from chaos.world import Place
+from chaos.environment.world import Place
 
 SPEECH_S: Final = 5.0
 JUMP_SPEECH_S: Final = 7.0

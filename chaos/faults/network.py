@@ -8,9 +8,9 @@ from functools import partial
 from typing import Final
 
 from chaos.fault import Fault, Load
-from chaos.proxy import Way
+from chaos.environment.proxy import Way
 from chaos.run import Run
-from chaos.world import Place
+from chaos.environment.world import Place
 
 AFTERWARDS_S: Final = 10.0
 """Speech goes on for so long when it is back."""

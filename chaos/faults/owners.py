@@ -9,9 +9,9 @@ from typing import Final
 from avatar_sessions import Session
 from chaos.errors import Never
 from chaos.fault import BOTH, Fault, Load
-from chaos.machines import WorkerProcess
+from chaos.environment.processes import WorkerProcess
 from chaos.run import Run, Speech
-from chaos.world import Layout
+from chaos.environment.world import Layout
 
 SPEAKING: Final = 2
 DRAINED: Final = 50

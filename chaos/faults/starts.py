@@ -10,7 +10,7 @@ from avatar_sessions import Session
 from avatar_sessions.contract.states import SessionState
 from chaos.fault import BOTH, Fault, Load
 from chaos.run import ATTACH_WITHIN_S, Run, session_request
-from chaos.world import Place
+from chaos.environment.world import Place
 from liveavatar_simulator import SessionLine
 
 LATE_S: Final = 24.0

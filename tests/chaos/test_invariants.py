@@ -11,7 +11,7 @@ import pytest
 from avatar_sessions import Session, SessionReport, UtteranceReport
 from avatar_sessions.contract.messages import GenerationReport
 from avatar_sessions.contract.states import EndReason, SessionState, UtteranceOutcome
-from chaos.coded import Code, heard_of
+from chaos.position_code import Code, heard_of
 from chaos.invariants import (
     Figures,
     billed_for_nothing,
@@ -21,7 +21,7 @@ from chaos.invariants import (
     what_is_completed_was_heard,
 )
 from chaos.run import Patient, Run, Speech
-from chaos.world import World
+from chaos.environment.world import World
 from liveavatar_simulator import SessionLine
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)

@@ -16,7 +16,7 @@ from chaos.faults import FAULTS
 from chaos.faults.owners import drain_5
 from chaos.runner import Proof
 from chaos.table import Row
-from chaos.world import Layout
+from chaos.environment.world import Layout
 from deploy.local.stack import TemporalServer
 
 GENEROUS_MS = 30_000

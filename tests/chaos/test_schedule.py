@@ -11,7 +11,7 @@ import pytest
 from chaos.fault import BOTH, Fault, Load
 from chaos.run import Run
 from chaos.schedule import COST, Gate, Job, Queues, jobs_of, phases_of, width_for
-from chaos.world import Layout
+from chaos.environment.world import Layout
 from tests.support.waiting import until
 
 

@@ -10,7 +10,7 @@ from chaos.fault import BOTH, Fault
 from chaos.invariants import Figures
 from chaos.run import Problem, Run
 from chaos.table import Tally, about, print_table, write_markdown, write_report
-from chaos.world import Layout
+from chaos.environment.world import Layout
 
 
 async def nothing(run: Run) -> None: ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chaos.coded import (
+from chaos.position_code import (
     PIECES_AT_MOST,
     SAMPLES_PER_MS,
     Code,

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from chaos import quiet as quiet_module
-from chaos.quiet import Quiet
+from chaos.start_lock import Quiet
 from tests.support.waiting import until
 
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from chaos.proxy import Proxy, Way
+from chaos.environment.proxy import Proxy, Way
 
 HOST = "127.0.0.1"
 

@@ -20,13 +20,13 @@ from temporalio.client import Client
 
 from avatar_sessions import AvatarSessions
 from avatar_sessions.seal import Seal
-from chaos.clock import Clock, sweep_up_after
-from chaos.machines import Census, WorkerProcess, start_worker
-from chaos.ports import own_port
-from chaos.provider import Simulated, start_simulator
-from chaos.proxy import Proxy, Way
-from chaos.quiet import Quiet
-from chaos.temporal import MortalTemporal, through
+from chaos.environment.clock import Clock, sweep_up_after
+from chaos.environment.processes import Census, WorkerProcess, start_worker
+from chaos.environment.ports import own_port
+from chaos.environment.simulator import Simulated, start_simulator
+from chaos.environment.proxy import Proxy, Way
+from chaos.start_lock import Quiet
+from chaos.environment.temporal import MortalTemporal, through
 from deploy.local.ports import LOOPBACK
 from deploy.local.processes import Supervisor
 from deploy.local.servers import Binary

@@ -13,7 +13,7 @@ from typing import Final
 
 from temporalio.service import RPCError
 
-from chaos.ports import own_port
+from chaos.environment.ports import own_port
 from deploy.local.errors import ProcessDied
 from deploy.local.processes import Child, ChildSpec, Supervisor
 from deploy.local.servers import Binary

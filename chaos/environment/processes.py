@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from chaos.errors import Never
-from chaos.quiet import Quiet
+from chaos.start_lock import Quiet
 from deploy.local.processes import Child, ChildSpec, Supervisor
 from deploy.local.settings import ROOT
 from deploy.local.stack import WORKER_READY, WORKER_READY_WITHIN_S, WORKER_STOP_WITHIN_S

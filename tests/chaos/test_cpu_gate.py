@@ -8,7 +8,7 @@ import time
 import pytest
 
 from chaos import air as air_module
-from chaos.air import Air
+from chaos.cpu_gate import Air
 
 
 async def test_a_machine_with_time_left_lets_everybody_begin(
