@@ -10,7 +10,7 @@ ARGS ?=
 help:
 	@echo 'make demo          run the whole system here and watch an avatar session live'
 	@echo '                   ARGS="--once --report FILE", ARGS=--live, AUDIO=speech.wav'
-	@echo 'make test          run every test (ARGS="tests/lite -k pacer" for some)'
+	@echo 'make test          run every test (ARGS="tests/liveavatar_lite -k pacer" for some)'
 	@echo 'make lint          formatting, lint, types, import rules'
 	@echo 'make bench         measure this machine: one table (ARGS="--only encode,start --quick")'
 	@echo 'make chaos         break real processes and check what is billed and heard (half an hour);'
@@ -22,7 +22,7 @@ help:
 	@echo 'make clean         remove what was made here; built servers stay in your cache folder'
 
 demo: setup web
-	@$(PY) -m demo.program $(ARGS)
+	@$(PY) -m demo $(ARGS)
 
 test: setup web servers
 	@$(PY) -m pytest $(ARGS)
@@ -57,5 +57,5 @@ requirements:
 
 clean:
 	rm -rf .venv .run .demo .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
-	  dist web/node_modules
+	  dist viewer/static/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -71,9 +71,8 @@ if TYPE_CHECKING:
         UtteranceOver,
         WorkersMissing,
     )
-    from avatar_sessions.live.speech.speech import LiveSpeech, LiveUtterance
-    from avatar_sessions.live.speech.blocking import BlockingLiveSpeech, BlockingUtterance
-    from avatar_sessions.live.speech.events import (
+    from avatar_sessions.live.blocking import BlockingLiveSpeech, BlockingUtterance
+    from avatar_sessions.live.events import (
         AvatarIdle,
         AvatarListening,
         AvatarTalking,
@@ -84,6 +83,7 @@ if TYPE_CHECKING:
         SpeechInterrupted,
         SpeechStateChanged,
     )
+    from avatar_sessions.live.speech import LiveSpeech, LiveUtterance
     from avatar_sessions.seal import Seal, SealError
     from avatar_sessions.session import Listing, Session
     from avatar_sessions.settings import ClientSettings

@@ -26,11 +26,11 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig, ClientConnectConfig
 
 from avatar_sessions.access import Access
-from avatar_sessions.rpc import CALL_TIMEOUT_S, HOW_TO_REACH, RPC_TIMEOUT, Calls, as_json
 from avatar_sessions.contract import names
 from avatar_sessions.contract.messages import Clip, Command, SessionRequest
 from avatar_sessions.contract.states import FINAL, SessionState
 from avatar_sessions.errors import SealKeysUnusable, TemporalUnreachable
+from avatar_sessions.rpc import CALL_TIMEOUT_S, HOW_TO_REACH, RPC_TIMEOUT, Calls, as_json
 from avatar_sessions.seal import Seal, SealError
 from avatar_sessions.session import (
     ATTACH_TIMEOUT_S,

@@ -10,7 +10,6 @@ from uuid import uuid4
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError
 
-from avatar_sessions.rpc import RPC_TIMEOUT, Calls, WorkflowGone, as_json, understood
 from avatar_sessions.contract import names
 from avatar_sessions.contract.janitor import JanitorFinding, JanitorRound
 from avatar_sessions.errors import (
@@ -19,6 +18,7 @@ from avatar_sessions.errors import (
     NoAnswer,
     WorkersMissing,
 )
+from avatar_sessions.rpc import RPC_TIMEOUT, Calls, WorkflowGone, as_json, understood
 
 ROUND_TIMEOUT_S: Final = 90.0
 HOW_TO_RUN: Final = "run one with `python -m workers --role janitor` (role all is one, too)"

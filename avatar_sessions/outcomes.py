@@ -11,7 +11,6 @@ from typing import Final
 from temporalio.client import WorkflowExecutionDescription
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, TimeoutError
 
-from avatar_sessions.rpc import understood
 from avatar_sessions.contract.messages import (
     CleanupReport,
     Failure,
@@ -19,6 +18,7 @@ from avatar_sessions.contract.messages import (
     SessionStatus,
 )
 from avatar_sessions.contract.states import EndReason, SessionState
+from avatar_sessions.rpc import understood
 
 REFUSALS: Final = frozenset({"CommandRejected", "TooManyWaiting", "ValueError", "ValidationError"})
 CLOSED_MEANWHILE: Final = "AcceptedUpdateCompletedWorkflow"

@@ -28,9 +28,6 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from avatar_sessions.access import Access, opened
-from avatar_sessions.rpc import RPC_TIMEOUT, Calls, TooMuchInFlight, WorkflowGone
-from avatar_sessions.rpc import as_json as _json
-from avatar_sessions.rpc import understood as _understood
 from avatar_sessions.contract import messages, names
 from avatar_sessions.contract.messages import (
     DEFAULT_COMMAND_TTL_S,
@@ -56,13 +53,6 @@ from avatar_sessions.contract.states import (
     SessionState,
     UtteranceOutcome,
 )
-from avatar_sessions.outcomes import (
-    CLOSED_MEANWHILE,
-    REFUSALS,
-    failure_in,
-    report_of_killed,
-    status_of_report,
-)
 from avatar_sessions.errors import (
     AccessFailed,
     AnswerTimedOut,
@@ -79,10 +69,20 @@ from avatar_sessions.errors import (
     error_of_report,
     session_failed,
 )
+from avatar_sessions.outcomes import (
+    CLOSED_MEANWHILE,
+    REFUSALS,
+    failure_in,
+    report_of_killed,
+    status_of_report,
+)
+from avatar_sessions.rpc import RPC_TIMEOUT, Calls, TooMuchInFlight, WorkflowGone
+from avatar_sessions.rpc import as_json as _json
+from avatar_sessions.rpc import understood as _understood
 from avatar_sessions.seal import Seal
 
 if TYPE_CHECKING:
-    from avatar_sessions.live.speech.speech import LiveSpeech
+    from avatar_sessions.live.speech import LiveSpeech
 
 ATTACH_TIMEOUT_S: Final = 75.0
 """The default start timeout of a session (60 s) and a margin."""
@@ -237,8 +237,10 @@ class Session:
         Raises:
             ValueError: rate or number of channels cannot be converted.
         """
-        from avatar_sessions.live.speech.speech import LiveSpeech  # not for those who only send commands
-        from avatar_sessions.live.speech.owners import SessionOwners
+        from avatar_sessions.live.owners import SessionOwners
+        from avatar_sessions.live.speech import (
+            LiveSpeech,  # not for those who only send commands
+        )
 
         return LiveSpeech(
             SessionOwners(self),

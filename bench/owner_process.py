@@ -16,11 +16,11 @@ from typing import Any, Final
 
 import uvloop
 
-from activities.streaming.activities.ownership import OwnedSessions
-from owner.session import OwnedSession
-from owner.utterance import Utterance
 from avatar_sessions.contract.messages import UtteranceReport
 from liveavatar_lite import ErrorReported
+from owner.registry import OwnedSessions
+from owner.session import OwnedSession
+from owner.utterance import Utterance
 from workers.process import connect, working
 from workers.settings import WorkerSettings
 from workers.wiring import Role, crew_for, liveavatar_for

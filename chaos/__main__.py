@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from chaos.environment.world import Layout
 from chaos.faults import FAULTS
 from chaos.runner import Proof, run_folder
 from chaos.table import about, print_table, write_markdown, write_report
-from chaos.environment.world import Layout
 from deploy.local.errors import LocalError
 from deploy.local.servers import interrupt_on_sigterm
 

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from chaos.run import Run
 from chaos.environment.world import Layout, Place
+from chaos.run import Run
 
 Inject = Callable[[Run], Awaitable[None]]
 

@@ -17,11 +17,11 @@ from temporalio.service import RPCError
 from avatar_sessions.contract import names
 from avatar_sessions.contract.messages import GenerationReport
 from avatar_sessions.contract.states import UtteranceOutcome
-from chaos.position_code import Recording, Sound
-from chaos.errors import Never, NotAvailable
 from chaos.environment.processes import Census, WorkerProcess
-from chaos.run import Patient, Run, Speech
 from chaos.environment.world import Place, World
+from chaos.errors import Never, NotAvailable
+from chaos.position_code import Recording, Sound
+from chaos.run import Patient, Run, Speech
 from liveavatar_simulator import SessionLine
 
 SAME_BILL_S: Final = 1.0

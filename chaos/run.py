@@ -32,10 +32,10 @@ from avatar_sessions import (
     UtteranceReport,
 )
 from avatar_sessions.contract.states import UtteranceOutcome
-from avatar_sessions.live.speech.speech import LiveSpeech, LiveUtterance
-from chaos.position_code import RATE_HZ, SAMPLES_PER_MS, Code, Hearing
-from chaos.errors import Never
+from avatar_sessions.live.speech import LiveSpeech, LiveUtterance
 from chaos.environment.world import World
+from chaos.errors import Never
+from chaos.position_code import RATE_HZ, SAMPLES_PER_MS, Code, Hearing
 from liveavatar_lite import WAYNE_AVATAR_ID
 from liveavatar_simulator import SessionLine
 

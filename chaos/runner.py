@@ -24,14 +24,14 @@ from avatar_sessions import AvatarSessionsError
 from avatar_sessions.seal import Seal
 from chaos import invariants
 from chaos.cpu_gate import Air
+from chaos.environment.ports import own_port
+from chaos.environment.temporal import MortalTemporal
+from chaos.environment.world import API_KEY, Ground, Layout, Place, World
 from chaos.errors import Never, NotAvailable
 from chaos.fault import Fault
-from chaos.environment.ports import own_port
 from chaos.run import Problem, Run, Speech
 from chaos.schedule import COST, Gate, Job, Kind, Phase, Queues, jobs_of, phases_of, width_for
 from chaos.table import Row, Tally
-from chaos.environment.temporal import MortalTemporal
-from chaos.environment.world import API_KEY, Ground, Layout, Place, World
 from deploy.local.errors import LocalError, ServerUnavailable
 from deploy.local.ports import LOOPBACK
 from deploy.local.processes import Supervisor

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from chaos.fault import Fault, Load
 from chaos.environment.world import Layout, Place
+from chaos.fault import Fault, Load
 
 TIGHT_AT_ONCE: Final = 3
 WORLDS_AT_ONCE: Final = 24

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from bench.table import machine, percentile
+from chaos.environment.world import Layout
 from chaos.fault import Fault
 from chaos.invariants import Figures
 from chaos.run import Problem
-from chaos.environment.world import Layout
 
 REASONS_TOLD: Final = 3
 _HEADINGS: Final = (

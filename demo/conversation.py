@@ -27,12 +27,12 @@ from avatar_sessions.contract.states import Pose
 from avatar_sessions.errors import AvatarSessionsError, NoAnswer
 from avatar_sessions.session import Session
 from demo.screen import Screen, heard_of
-from deploy.local.stack import LocalStack, TemporalServer
 from demo.subscriber import Received, Subscriber
-from viewer.server import ViewerAccess, ViewerServer, ViewerSourceError, ViewerStatus
+from deploy.local.stack import LocalStack, TemporalServer
 from liveavatar_lite.errors import LiteError
 from liveavatar_lite.models import WAYNE_AVATAR_ID
 from liveavatar_lite.rest import LiveAvatar
+from viewer.server import ViewerAccess, ViewerServer, ViewerSourceError, ViewerStatus
 
 SEEN_WITHIN_S = 15.0
 AUDIBLE_WITHIN_S = 20.0

@@ -29,10 +29,10 @@ from avatar_sessions.errors import AvatarSessionsError
 from avatar_sessions.seal import Seal, SealError
 from demo.agent import echo_agent
 from demo.conversation import Conversation, SessionViewerSource
-from deploy.local.errors import LocalError, ProcessDied, ServerUnavailable
 from demo.folder import DemoFolder
-from deploy.local.processes import Supervisor
 from demo.screen import Screen, counts_of
+from deploy.local.errors import LocalError, ProcessDied, ServerUnavailable
+from deploy.local.processes import Supervisor
 from deploy.local.servers import (
     LiveKitSource,
     TemporalSource,
@@ -41,9 +41,9 @@ from deploy.local.servers import (
     interrupt_on_sigterm,
 )
 from deploy.local.settings import ROOT, LocalSettings
-from viewer.typed_speech import Espeak, TypedSpeech
 from deploy.local.stack import LocalStack, local_stack
 from viewer.server import ViewerServer
+from viewer.typed_speech import Espeak, TypedSpeech
 
 SAMPLES = Path(__file__).with_name("samples")
 
@@ -425,7 +425,3 @@ def _commands(key: str, environment: Path) -> list[str]:
         f"avatar-sessions end {key}",
         "avatar-sessions list",
     ]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

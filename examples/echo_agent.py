@@ -35,9 +35,15 @@ from avatar_sessions import (
     SessionFailed,
     SessionOver,
 )
-from avatar_sessions.live.speech.events import AvatarIdle, AvatarListening, AvatarTalking
-from examples.voice.room_audio import AVATAR_IDENTITIES, SAMPLE_RATE_HZ, CannotJoin, Ears, ReplacedInRoom
+from avatar_sessions.live.events import AvatarIdle, AvatarListening, AvatarTalking
 from examples.voice.endpointing import Endpointer, Pcm, SpeechBegan, SpeechEnded
+from examples.voice.room_audio import (
+    AVATAR_IDENTITIES,
+    SAMPLE_RATE_HZ,
+    CannotJoin,
+    Ears,
+    ReplacedInRoom,
+)
 
 READY: Final = "echo agent listening"
 """Logged when it hears the room: whoever starts it can wait for that."""

@@ -4,12 +4,12 @@ REST, media WebSocket, an avatar in a real LiveKit room, a ledger of what was as
 demand. It is no LiveAvatar: what is assumed rather than known stands in `docs/simulator.md`.
 """
 
-from .media.avatar import RoomUnreachable
 from .faults import Faults
-from .media.recording import Heard
 from .ledger import CommandLine, Ledger, SessionLine, SilenceLine, SocketLine, UtteranceLine
-from .service.refusals import Refusal
+from .media.avatar import RoomUnreachable
+from .media.recording import Heard
 from .service.http_server import PortInUse
+from .service.refusals import Refusal
 from .session import Session, SessionPhase
 from .settings import (
     CATALOGUE,

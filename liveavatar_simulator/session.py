@@ -32,15 +32,15 @@ from liveavatar_lite.messages import (
 )
 from liveavatar_lite.models import SessionEndReason
 
-from .service.credits import Account, pro_rated
-from .faults import Faults
-from .media.recording import Heard, HeardRecord
-from .ledger import RoomKind, SessionLine
-from .playback import Cleared, Playback, PlaybackEvent, PlaybackTimes
-from .settings import AtLimit, SimulatorSettings
 from .dialects import Signals
-from .tape import Tape, ms_of, utterance_line
+from .faults import Faults
+from .ledger import RoomKind, SessionLine
+from .media.recording import Heard, HeardRecord
+from .playback import Cleared, Playback, PlaybackEvent, PlaybackTimes
+from .service.credits import Account, pro_rated
 from .service.schemas import TokenRequest
+from .settings import AtLimit, SimulatorSettings
+from .tape import Tape, ms_of, utterance_line
 
 log = logging.getLogger(__name__)
 

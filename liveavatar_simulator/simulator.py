@@ -9,15 +9,15 @@ from typing import Self
 
 from liveavatar_lite.models import SessionEndReason
 
+from .faults import Faults
+from .ledger import Ledger
 from .media.avatar import HostedRooms
 from .media.face import Face
-from .faults import Faults
 from .media.recording import Heard
-from .ledger import Ledger
-from .service.media_socket import MediaServer
-from .service.rest import create_app
 from .service.http_server import RestServer, bind, printable_host
 from .service.lifecycle import LiveAvatarService
+from .service.media_socket import MediaServer
+from .service.rest import create_app
 from .session import Session
 from .settings import SimulatorSettings
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
+from avatar_sessions.contract.activities import ClipCursor, SaidClip
+from avatar_sessions.contract.messages import Failure, UtteranceReport
+from avatar_sessions.contract.states import UtteranceOutcome
 from owner.clips.errors import ClipError
 from owner.playout import Mouth
 from owner.utterance import USUAL_START_LATENCY_S, Utterance
-from avatar_sessions.contract.messages import Failure, UtteranceReport
-from avatar_sessions.contract.states import UtteranceOutcome
-from avatar_sessions.contract.activities import ClipCursor, SaidClip
 
 CLIP_AHEAD_BYTES: Final = 96_000
 """How much of a clip is decoded ahead of what was sent: two seconds."""

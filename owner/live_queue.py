@@ -12,11 +12,11 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from owner.playout import Mouth
-from owner.utterance import Utterance
 from avatar_sessions.contract.live import Begin
 from avatar_sessions.contract.messages import Failure, UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
+from owner.playout import Mouth
+from owner.utterance import Utterance
 
 logger = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from owner.utterance import Utterance
 from avatar_sessions.contract.messages import UtteranceReport
 from liveavatar_lite import ErrorReported
+from owner.utterance import Utterance
 
 
 class Observer(Protocol):

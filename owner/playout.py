@@ -13,10 +13,10 @@ import time
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-from owner.utterance import GiveUp, Rest, Seal, Send, Utterance, Wait
 from avatar_sessions.contract.messages import Failure
 from avatar_sessions.contract.states import UtteranceOutcome
 from liveavatar_lite import ConnectionFailed, LiteConnection, LiteError
+from owner.utterance import GiveUp, Rest, Seal, Send, Utterance, Wait
 
 logger = logging.getLogger(__name__)
 

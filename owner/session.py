@@ -17,14 +17,9 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from owner.clip_queue import ClipOrder, ClipSpeech, Progress
-from owner.live_queue import LiveSpeech
-from owner.playout import Mouth
-from owner.observer import Observer
-from owner.utterance import Utterance
+from avatar_sessions.contract.activities import Epoch, SaidClip, StreamEnd, StreamResult
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutcome
-from avatar_sessions.contract.activities import Epoch, SaidClip, StreamEnd, StreamResult
 from liveavatar_lite import (
     AudioBufferCleared,
     ConnectionFailed,
@@ -36,6 +31,11 @@ from liveavatar_lite import (
     UtteranceOver,
     UtteranceStarted,
 )
+from owner.clip_queue import ClipOrder, ClipSpeech, Progress
+from owner.live_queue import LiveSpeech
+from owner.observer import Observer
+from owner.playout import Mouth
+from owner.utterance import Utterance
 
 logger = logging.getLogger(__name__)
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import errno
 import hashlib
 import json
 import re
@@ -49,6 +50,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from avatar_sessions.contract.states import EndReason, Pose, SessionState
+from viewer.errors import ViewerPortInUse
 from viewer.invitations import (
     INVITATION_TTL_S,
     PASS_TTL_S,
@@ -56,9 +58,8 @@ from viewer.invitations import (
     InvitationRefused,
     Invitations,
 )
-from deploy.local.ports import LOOPBACK, require_free
 
-WEB_FOLDER: Final = Path(__file__).resolve().parents[2] / "web"
+WEB_FOLDER: Final = Path(__file__).with_name("static")
 CDN_URL: Final = "https://cdn.jsdelivr.net"
 
 ACCESS_TIMEOUT_S: Final = 15.0
@@ -70,6 +71,7 @@ MAX_SAID_CHARS: Final = 300
 START_TIMEOUT_S: Final = 10.0
 STOP_TIMEOUT_S: Final = 5.0
 MAX_BODY_BYTES: Final = 4096
+LOOPBACK: Final = "127.0.0.1"
 COOKIE: Final = "viewer_pass"
 _TOO_LATE: Final = "The session did not answer in time."
 _FOREIGN: Final = (403, "foreign_origin", "This request came from another site.")
@@ -273,9 +275,15 @@ class ViewerServer:
         return f"{self.url}/watch/{page}#{code}"
 
     async def __aenter__(self) -> Self:
-        if self._port:
-            require_free(self._port, "the viewer", "VIEWER_PORT")
-        listener = socket.create_server((LOOPBACK, self._port))
+        try:
+            listener = socket.create_server((LOOPBACK, self._port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise ViewerPortInUse(
+                f"port {self._port}, which the viewer needs, is in use: end that program, "
+                "or choose another port by VIEWER_PORT."
+            ) from error
         self._port = listener.getsockname()[1]
         config = uvicorn.Config(
             self._app(),

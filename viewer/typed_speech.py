@@ -20,7 +20,7 @@ import soundfile
 from avatar_sessions.client import AvatarSessions
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.errors import AvatarSessionsError
-from deploy.local.errors import LocalError
+from viewer.errors import ViewerError
 from viewer.server import ViewerSourceError
 
 PROGRAM: Final = "espeak-ng"
@@ -30,7 +30,7 @@ MAX_WAV_BYTES: Final = 8_000_000
 """Three minutes of espeak-ng's 22,050 Hz: a line of digits takes long to say."""
 
 
-class VoiceFailed(LocalError):
+class VoiceFailed(ViewerError):
     """No speech came of some words."""
 
 

@@ -14,20 +14,20 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from owner.clips.source import ClipPolicy, Clips
-from activities.streaming.activities.ownership import OwnedSessions
-from activities.janitor.metrics import JanitorMetrics
-from owner.session import OwnerLimits
-from activities.provider.sessions import Provisioning
 from activities.janitor.activity import Reaping
+from activities.janitor.metrics import JanitorMetrics
 from activities.janitor.round import ReapingRules
 from activities.provider.rooms import LiveKitServer, Rooms
-from activities.streaming.activities.activities import Streaming
-from owner.ingress.tickets import Tickets
+from activities.provider.sessions import Provisioning
+from activities.streaming.activities import Streaming
 from avatar_sessions.contract import names
 from avatar_sessions.seal import Seal
 from liveavatar_lite import LiveAvatar
+from owner.clips.source import ClipPolicy, Clips
 from owner.ingress.server import Ingress, IngressSettings
+from owner.ingress.tickets import Tickets
+from owner.registry import OwnedSessions
+from owner.session import OwnerLimits
 from workers.settings import WorkerSettings
 from workflows.janitor import AvatarJanitor
 from workflows.session import AvatarSession
@@ -81,18 +81,7 @@ PASSED_THROUGH: Final = (
     "pydantic",
     "pydantic_core",
     "annotated_types",
-    "workflows.parts.report",
-    "workflows.parts.alerts",
-    "workflows.parts.execute",
-    "workflows.parts.cleanup",
-    "workflows.parts.failures",
-    "workflows.parts.generations",
-    "workflows.parts.ledger",
-    "workflows.parts.record",
-    "workflows.parts.options",
-    "workflows.parts.owner_monitor",
-    "workflows.parts.provisioning",
-    "workflows.parts.streams",
+    "workflows.parts",
 )
 """Modules that the sandbox need not load anew for each session: they keep no state of their own
 and do no I/O (import-linter sees to that). Loading them took a third of a session's first step."""

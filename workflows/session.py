@@ -19,6 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel, ValidationError
 
     from avatar_sessions.contract import names
+    from avatar_sessions.contract.activities import OwnerReady, OwnerRecovering, UtteranceLines
     from avatar_sessions.contract.messages import (
         COMMAND,
         Access,
@@ -45,15 +46,15 @@ with workflow.unsafe.imports_passed_through():
         SessionState,
         UtteranceOutcome,
     )
-    from avatar_sessions.contract.activities import OwnerReady, OwnerRecovering, UtteranceLines
 
-from workflows.parts import report as accounts, options
+from workflows.parts import options
+from workflows.parts import report as accounts
 from workflows.parts.failures import failure_of, never_reached_owner
 from workflows.parts.generations import Generations
 from workflows.parts.ledger import AnyCommand, Entry, Ledger
-from workflows.parts.record import Life, Verdict
 from workflows.parts.owner_monitor import Owner
 from workflows.parts.provisioning import Provider
+from workflows.parts.record import Life, Verdict
 
 Message = TypeVar("Message", bound=BaseModel)
 

@@ -17,8 +17,8 @@ from temporalio import activity
 from activities.heartbeats import beating
 from activities.janitor.metrics import JanitorMetrics
 from activities.janitor.rooms import RoomReaping
-from activities.janitor.sessions import SessionReaping
 from activities.janitor.round import ReapingRules, Round
+from activities.janitor.sessions import SessionReaping
 from activities.provider.rooms import LiveKitServer
 from avatar_sessions.contract import names
 from avatar_sessions.contract.janitor import (

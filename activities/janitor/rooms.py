@@ -11,8 +11,8 @@ import aiohttp
 from livekit import api
 from livekit.api import ServerError, ServerErrorCode
 
-from activities.janitor.workflow_status import Fate, Run, Unanswered, fate_of, request_of
 from activities.janitor.round import NO_TIME_LEFT, Round, for_each
+from activities.janitor.workflow_status import Fate, Run, Unanswered, fate_of, request_of
 from activities.provider.room_marks import RoomMark, mark_on
 from activities.provider.rooms import LiveKitServer, livekit_api
 from avatar_sessions.contract.janitor import Decision, RoomFinding

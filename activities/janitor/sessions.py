@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
-from activities.janitor.workflow_status import Fate, Run, Unanswered, fate_of, runs_of, searchable
 from activities.janitor.round import NO_TIME_LEFT, Round, for_each, patiently
+from activities.janitor.workflow_status import Fate, Run, Unanswered, fate_of, runs_of, searchable
 from avatar_sessions.contract.janitor import Decision, SessionFinding
 from liveavatar_lite import LiveAvatar, SessionEntry, StopOutcome
 

@@ -14,9 +14,8 @@ from temporalio import activity
 
 from activities import failures
 from activities.heartbeats import beating
-from activities.streaming.activities.orphans import stop_if_terminated, stop_if_unwanted
+from activities.streaming.orphans import stop_if_terminated, stop_if_unwanted
 from avatar_sessions.contract import names
-from avatar_sessions.contract.messages import SessionRequest
 from avatar_sessions.contract.activities import (
     CreatedRoom,
     MintedSession,
@@ -26,6 +25,7 @@ from avatar_sessions.contract.activities import (
     StoppedSession,
     StopSession,
 )
+from avatar_sessions.contract.messages import SessionRequest
 from avatar_sessions.seal import Seal
 from liveavatar_lite import (
     DurationOverPlan,

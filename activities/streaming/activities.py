@@ -15,16 +15,15 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities import failures
-from owner.clip_queue import ClipOrder
-from owner.clips.source import Clips
-from activities.streaming.activities.ownership import Ack, Holding, Lease, OwnedSessions
-from activities.streaming.activities.signals import News
-from activities.streaming.activities.orphans import Standing, standing_of_attempt, stop_for_good, stop_if_terminated
-from owner.session import NotReady, OwnedSession, OwnedState, OwnerLimits, ProviderEnd
-from owner.ingress.tickets import Tickets
+from activities.streaming.orphans import (
+    Standing,
+    standing_of_attempt,
+    stop_for_good,
+    stop_if_terminated,
+)
+from activities.streaming.ownership import Ack, Holding, Lease
+from activities.streaming.signals import News
 from avatar_sessions.contract import names
-from avatar_sessions.contract.messages import UtteranceReport
-from avatar_sessions.contract.states import CommandOutcome, Pose
 from avatar_sessions.contract.activities import (
     ClipCursor,
     DeliverCommand,
@@ -42,8 +41,15 @@ from avatar_sessions.contract.activities import (
     StreamEnd,
     StreamResult,
 )
+from avatar_sessions.contract.messages import UtteranceReport
+from avatar_sessions.contract.states import CommandOutcome, Pose
 from avatar_sessions.seal import Seal
 from liveavatar_lite import ConnectionFailed, LiteError, LiveAvatar
+from owner.clip_queue import ClipOrder
+from owner.clips.source import Clips
+from owner.ingress.tickets import Tickets
+from owner.registry import OwnedSessions
+from owner.session import NotReady, OwnedSession, OwnedState, OwnerLimits, ProviderEnd
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from typing import Any, Final
 from temporalio.client import AsyncActivityCancelledError, AsyncActivityHandle
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.streaming.activities.signals import News
-from owner.session import OwnedSession
+from activities.streaming.signals import News
 from avatar_sessions.contract.activities import Epoch, OwnerBeat, StreamResult
+from owner.session import OwnedSession
 
 BEAT_TIMEOUT_S: Final = 3.0
 UNSUPERVISED_AFTER_S: Final = 8.0
@@ -166,31 +166,3 @@ class Holding:
     def _acked(self) -> None:
         self.acked_at_s = time.monotonic()
         self.session.supervised = True
-
-
-class OwnedSessions:
-    """The sessions this process owns. During a rotation a key has two: the old one and the next."""
-
-    def __init__(self) -> None:
-        self._sessions: list[OwnedSession] = []
-
-    def add(self, session: OwnedSession) -> None:
-        """Own a session."""
-        self._sessions.append(session)
-
-    def remove(self, session: OwnedSession) -> None:
-        """Own it no more."""
-        if session in self._sessions:
-            self._sessions.remove(session)
-
-    def get(self, key: str, epoch: Epoch) -> OwnedSession | None:
-        """The session, if this process owns it in just this epoch."""
-        mine = (one for one in self._sessions if one.key == key and one.epoch == epoch)
-        return next(mine, None)
-
-    def all(self) -> list[OwnedSession]:
-        """Every session that is owned now."""
-        return list(self._sessions)
-
-    def __len__(self) -> int:
-        return len(self._sessions)

@@ -15,9 +15,9 @@ from temporalio.client import WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
 from avatar_sessions.contract import names
+from avatar_sessions.contract.activities import Epoch, UtteranceLines
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import Pose
-from avatar_sessions.contract.activities import Epoch, UtteranceLines
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from avatar_sessions.cli.main import output as text
 from avatar_sessions.access import Access
-from avatar_sessions.cli.main.janitor import finding_text
-from avatar_sessions.cli.main.output import Output
+from avatar_sessions.cli import output as text
+from avatar_sessions.cli.janitor import finding_text
+from avatar_sessions.cli.output import Output
 from avatar_sessions.client import AvatarSessions
 from avatar_sessions.contract.janitor import JanitorRound
 from avatar_sessions.contract.messages import (

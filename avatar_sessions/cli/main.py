@@ -60,7 +60,7 @@ def run(words: Sequence[str]) -> int:
     # Not at the top: help and usage errors need no SDK. A Ctrl-C while it loads leaves at once:
     # raised there, it comes out as other errors (pydantic makes a SchemaError of it).
     interrupted = signal.signal(signal.SIGINT, lambda *_: os._exit(STOPPED))
-    from avatar_sessions.cli.main.commands import run_verb
+    from avatar_sessions.cli.commands import run_verb
 
     signal.signal(signal.SIGINT, interrupted)
     return run_verb(arguments)

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import Pose
 from avatar_sessions.errors import LiveSpeechClosed, LiveSpeechMisused
-from avatar_sessions.live.speech.events import SpeechInterrupted
+from avatar_sessions.live.events import SpeechInterrupted
 
 if TYPE_CHECKING:
-    from avatar_sessions.live.speech.speech import LiveSpeech, LiveUtterance
+    from avatar_sessions.live.speech import LiveSpeech, LiveUtterance
     from liveavatar_lite.pcm import PcmInput
 
 LOOK_AGAIN_S: Final = 1.0

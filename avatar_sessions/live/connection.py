@@ -37,7 +37,7 @@ from avatar_sessions.errors import (
     NoAnswer,
     TooManyAwaited,
 )
-from avatar_sessions.live.speech.events import (
+from avatar_sessions.live.events import (
     AvatarIdle,
     AvatarListening,
     AvatarTalking,
@@ -47,8 +47,8 @@ from avatar_sessions.live.speech.events import (
     SpeechState,
     SpeechStateChanged,
 )
-from avatar_sessions.live.speech.outbox import Outbox
-from avatar_sessions.live.speech.owners import Owners
+from avatar_sessions.live.outbox import Outbox
+from avatar_sessions.live.owners import Owners
 from liveavatar_lite.messages import (
     AgentState,
     AgentStateUpdated,

@@ -22,7 +22,7 @@ from avatar_sessions.contract.live import Interrupted as InterruptAnswer
 from avatar_sessions.contract.messages import Failure, UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.errors import AvatarSessionsError, LiveSpeechMisused
-from avatar_sessions.live.speech.events import SpeechInterrupted
+from avatar_sessions.live.events import SpeechInterrupted
 from liveavatar_lite.messages import Interrupt, SpeakEnd, encode_command
 
 BYTES_PER_MS: Final = 48

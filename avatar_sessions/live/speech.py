@@ -36,10 +36,16 @@ from avatar_sessions.errors import (
     SessionOver,
     UtteranceOver,
 )
-from avatar_sessions.live.speech.connection import Bell, LiveConnection
-from avatar_sessions.live.speech.events import EventFeed, LiveEvents, SpeechEnded, SpeechInterrupted
-from avatar_sessions.live.speech.outbox import FRAME_BYTES, Outbox, OutgoingUtterance, Resume, UtteranceState
-from avatar_sessions.live.speech.owners import Owners
+from avatar_sessions.live.connection import Bell, LiveConnection
+from avatar_sessions.live.events import EventFeed, LiveEvents, SpeechEnded, SpeechInterrupted
+from avatar_sessions.live.outbox import (
+    FRAME_BYTES,
+    Outbox,
+    OutgoingUtterance,
+    Resume,
+    UtteranceState,
+)
+from avatar_sessions.live.owners import Owners
 from liveavatar_lite.messages import (
     Command,
     KeepAlive,
@@ -50,8 +56,8 @@ from liveavatar_lite.messages import (
 from liveavatar_lite.pcm import PcmConverter, PcmInput
 
 if TYPE_CHECKING:
-    from avatar_sessions.live.speech.blocking import BlockingLiveSpeech
-    from avatar_sessions.live.speech.events import SpeechState
+    from avatar_sessions.live.blocking import BlockingLiveSpeech
+    from avatar_sessions.live.events import SpeechState
 
 ORDER_TIMEOUT_S: Final = 10.0
 QUIET_S: Final = 60.0
@@ -289,7 +295,7 @@ class LiveSpeech:
         Raises:
             LiveSpeechClosed: its block has not begun, or has ended.
         """
-        from avatar_sessions.live.speech.blocking import BlockingLiveSpeech
+        from avatar_sessions.live.blocking import BlockingLiveSpeech
 
         self._check_open()
         return BlockingLiveSpeech(self, asyncio.get_running_loop())

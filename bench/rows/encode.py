@@ -42,7 +42,7 @@ USUAL_CHUNKS: Final = 5
 """The usual way takes a millisecond and more: fewer chunks measure it as well."""
 GAP_S: Final = 0.002
 """Between turns, until the receiver has taken everything."""
-SAMPLE: Final = ROOT / "deploy" / "local" / "samples" / "story.flac"
+SAMPLE: Final = ROOT / "demo" / "samples" / "story.flac"
 HANDSHAKE: Final = (
     b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: " + base64.b64encode(bytes(16)) + b"\r\nSec-WebSocket-Version: 13\r\n\r\n"

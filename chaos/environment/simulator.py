@@ -18,8 +18,8 @@ import numpy as np
 from pydantic import SecretStr
 from pydantic_core import from_json
 
-from chaos.position_code import RATE_HZ, Recording
 from chaos.errors import NotAvailable, SimulatorLost
+from chaos.position_code import RATE_HZ, Recording
 from chaos.start_lock import Quiet
 from deploy.local.ports import LOOPBACK
 from deploy.local.processes import ChildSpec, Supervisor

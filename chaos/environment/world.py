@@ -21,12 +21,12 @@ from temporalio.client import Client
 from avatar_sessions import AvatarSessions
 from avatar_sessions.seal import Seal
 from chaos.environment.clock import Clock, sweep_up_after
-from chaos.environment.processes import Census, WorkerProcess, start_worker
 from chaos.environment.ports import own_port
-from chaos.environment.simulator import Simulated, start_simulator
+from chaos.environment.processes import Census, WorkerProcess, start_worker
 from chaos.environment.proxy import Proxy, Way
-from chaos.start_lock import Quiet
+from chaos.environment.simulator import Simulated, start_simulator
 from chaos.environment.temporal import MortalTemporal, through
+from chaos.start_lock import Quiet
 from deploy.local.ports import LOOPBACK
 from deploy.local.processes import Supervisor
 from deploy.local.servers import Binary

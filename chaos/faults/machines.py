@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Final
 
 from chaos.environment import clock
-from chaos.fault import BOTH, Fault, Load
 from chaos.environment.processes import WorkerProcess
-from chaos.run import Run
 from chaos.environment.world import Place
+from chaos.fault import BOTH, Fault, Load
+from chaos.run import Run
 
 SPEECH_S: Final = 5.0
 JUMP_SPEECH_S: Final = 7.0

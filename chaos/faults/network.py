@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
-from chaos.fault import Fault, Load
 from chaos.environment.proxy import Way
-from chaos.run import Run
 from chaos.environment.world import Place
+from chaos.fault import Fault, Load
+from chaos.run import Run
 
 AFTERWARDS_S: Final = 10.0
 """Speech goes on for so long when it is back."""

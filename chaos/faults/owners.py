@@ -7,11 +7,11 @@ import signal
 from typing import Final
 
 from avatar_sessions import Session
+from chaos.environment.processes import WorkerProcess
+from chaos.environment.world import Layout
 from chaos.errors import Never
 from chaos.fault import BOTH, Fault, Load
-from chaos.environment.processes import WorkerProcess
 from chaos.run import Run, Speech
-from chaos.environment.world import Layout
 
 SPEAKING: Final = 2
 DRAINED: Final = 50

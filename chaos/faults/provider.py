@@ -7,10 +7,10 @@ from typing import Final
 
 from avatar_sessions import AvatarSessionsError, Session
 from avatar_sessions.contract.states import FINAL
+from chaos.environment.world import BRIEF_S, Place
 from chaos.errors import Never, NotAvailable
 from chaos.fault import Fault, Load
 from chaos.run import Run
-from chaos.environment.world import BRIEF_S, Place
 
 SPEECH_S: Final = 8.0
 SENTENCE_S: Final = 3.0

@@ -7,9 +7,9 @@ import time
 from typing import Final
 
 from avatar_sessions import OwnRoom, Session, Video
+from chaos.environment.world import Place
 from chaos.fault import Fault, Load
 from chaos.run import Run
-from chaos.environment.world import Place
 from workers.wiring import Role
 
 SPEECH_S: Final = 6.0

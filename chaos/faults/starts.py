@@ -8,9 +8,9 @@ from typing import Final
 
 from avatar_sessions import Session
 from avatar_sessions.contract.states import SessionState
+from chaos.environment.world import Place
 from chaos.fault import BOTH, Fault, Load
 from chaos.run import ATTACH_WITHIN_S, Run, session_request
-from chaos.environment.world import Place
 from liveavatar_simulator import SessionLine
 
 LATE_S: Final = 24.0

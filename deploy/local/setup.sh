@@ -78,13 +78,13 @@ setup_python() {
 # livekit-client for the viewer's page. Without npm the page imports it from a CDN instead.
 setup_web() {
     if [ ! -f viewer/static/package-lock.json ] || ! command -v npm >/dev/null 2>&1; then return; fi
-    stamp=web/node_modules/stamp-$(cksum <viewer/static/package-lock.json | tr ' ' '-')
+    stamp=viewer/static/node_modules/stamp-$(cksum <viewer/static/package-lock.json | tr ' ' '-')
     if [ -f "$stamp" ]; then return; fi
     echo "Setting up the viewer's page" >&2
-    rm -f web/node_modules/stamp-*
+    rm -f viewer/static/node_modules/stamp-*
     mkdir -p .run
     with_progress .run/npm.log "fetching packages" '^added' \
-        npm ci --prefix web --no-audit --no-fund
+        npm ci --prefix viewer/static --no-audit --no-fund
     : >"$stamp"
 }
 

@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 from examples.backend.caller import introduce
 
 STATIC: Final = Path(__file__).with_name("static")
-WEB: Final = Path(__file__).resolve().parents[2] / "web"
+WEB: Final = Path(__file__).resolve().parents[2] / "viewer" / "static"
 LIVEKIT_CLIENT: Final = "node_modules/livekit-client/dist/livekit-client.esm.mjs"
 CDN_URL: Final = "https://cdn.jsdelivr.net/npm"
 

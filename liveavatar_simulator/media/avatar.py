@@ -19,12 +19,12 @@ from livekit.api.room_service import RoomService
 
 from liveavatar_lite.audio import BYTES_PER_S, SAMPLE_BYTES, SAMPLE_RATE_HZ
 from liveavatar_lite.messages import AgentState
+from liveavatar_simulator.service.schemas import VideoSettings
+from liveavatar_simulator.session import AvatarStayedOut
+from liveavatar_simulator.settings import SimulatorSettings
 
 from .face import Face
 from .loudness import mouth_openness
-from liveavatar_simulator.session import AvatarStayedOut
-from liveavatar_simulator.settings import SimulatorSettings
-from liveavatar_simulator.service.lifecycle.schemas import VideoSettings
 
 log = logging.getLogger(__name__)
 

@@ -15,19 +15,24 @@ from typing import Any, Final
 from uuid import UUID
 
 from liveavatar_lite.models import WAYNE_AVATAR_ID, SessionEndReason
-
-from . import refusals
-from liveavatar_simulator.service.media_socket.avatar import HOSTED_IDENTITY, HostedRooms, LiveKitAvatar, RoomUnreachable
-from .credits import Account
 from liveavatar_simulator.faults import Faults
-from liveavatar_simulator.service.media_socket.recording import Heard
 from liveavatar_simulator.ledger import Ledger
-from .rate_limits import over_limit_headers
-from .refusals import ReplyLost
+from liveavatar_simulator.media.avatar import (
+    HOSTED_IDENTITY,
+    HostedRooms,
+    LiveKitAvatar,
+    RoomUnreachable,
+)
+from liveavatar_simulator.media.recording import Heard
 from liveavatar_simulator.session import Session, SessionPhase
 from liveavatar_simulator.settings import CATALOGUE, SimulatorSettings
-from .tokens import SessionTokens
+
+from . import refusals
+from .credits import Account
+from .rate_limits import over_limit_headers
+from .refusals import ReplyLost
 from .schemas import TokenRequest, VideoSettings
+from .tokens import SessionTokens
 
 log = logging.getLogger(__name__)
 

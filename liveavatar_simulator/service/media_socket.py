@@ -22,11 +22,11 @@ from websockets.http11 import Request, Response
 from liveavatar_lite.messages import MAX_FRAME_BYTES, ServerEvent
 from liveavatar_lite.protocol import ServerProtocol
 from liveavatar_lite.protocol import SessionPhase as SocketPhase
-
 from liveavatar_simulator.faults import Faults
-from .http_server import printable_host
 from liveavatar_simulator.session import Session
 from liveavatar_simulator.settings import SimulatorSettings
+
+from .http_server import printable_host
 
 log = logging.getLogger(__name__)
 # The library's own lines at level DEBUG show request paths, and with them credentials.

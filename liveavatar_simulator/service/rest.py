@@ -18,15 +18,15 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 
 from liveavatar_lite.models import SessionEndReason
-
-from . import refusals
 from liveavatar_simulator.faults import Faults
 from liveavatar_simulator.ledger import Ledger, SessionLine
-from .rate_limits import RateLimits
-from .refusals import Refusal, ReplyLost
-from .lifecycle import LiveAvatarService
 from liveavatar_simulator.session import Session
 from liveavatar_simulator.settings import CATALOGUE, SimulatorSettings
+
+from . import refusals
+from .lifecycle import LiveAvatarService
+from .rate_limits import RateLimits
+from .refusals import Refusal, ReplyLost
 from .schemas import (
     AvatarEntry,
     EndedSessionEntry,

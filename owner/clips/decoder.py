@@ -15,10 +15,10 @@ from typing import Any, Final
 import numpy as np
 import soundfile
 
-from owner.clips.errors import ClipNotAudio, ClipTooLong
-from owner.clips.spool import Spool
 from avatar_sessions.contract.messages import MAX_CLIP_S
 from liveavatar_lite import FIRST_CHUNK_S, BadAudio, PcmConverter
+from owner.clips.errors import ClipNotAudio, ClipTooLong
+from owner.clips.spool import Spool
 
 MAX_CLIP_BYTES: Final = 160 * 1024 * 1024
 """Ten minutes of 48 kHz stereo 16-bit are 115 MB."""

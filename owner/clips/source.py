@@ -18,6 +18,9 @@ from typing import Final
 
 import httpx
 
+from avatar_sessions.contract.messages import MAX_CLIP_S, Clip
+from avatar_sessions.seal import Seal, SealError
+from owner.clips.decoder import MAX_CLIP_BYTES, Decoder
 from owner.clips.errors import (
     ClipError,
     ClipForbidden,
@@ -26,10 +29,7 @@ from owner.clips.errors import (
     ClipTooLong,
     ClipUnreachable,
 )
-from owner.clips.decoder import MAX_CLIP_BYTES, Decoder
 from owner.clips.spool import Spool
-from avatar_sessions.contract.messages import MAX_CLIP_S, Clip
-from avatar_sessions.seal import Seal, SealError
 
 __all__ = [
     "ClipError",

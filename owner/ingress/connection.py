@@ -16,9 +16,6 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from owner.live_queue import NameUsed, TooManyUtterances
-from owner.session import NotReady, OwnedSession, OwnedState
-from owner.utterance import Utterance
 from avatar_sessions.contract.live import (
     CLIENT_MESSAGE,
     Begin,
@@ -54,6 +51,9 @@ from liveavatar_lite import (
     StopListening,
     encode_event,
 )
+from owner.live_queue import NameUsed, TooManyUtterances
+from owner.session import NotReady, OwnedSession, OwnedState
+from owner.utterance import Utterance
 
 logger = logging.getLogger(__name__)
 

@@ -21,11 +21,11 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from activities.streaming.activities.ownership import OwnedSessions
-from owner.session import OwnedSession
-from owner.ingress.tickets import TicketRefused, Tickets
 from avatar_sessions.contract.live import MAX_FRAME_BYTES, PATH, SUBPROTOCOL
 from owner.ingress.connection import Speaker
+from owner.ingress.tickets import TicketRefused, Tickets
+from owner.registry import OwnedSessions
+from owner.session import OwnedSession
 
 logger = logging.getLogger(__name__)
 # The library's own lines show request paths, and a path may hold a ticket.

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from chaos import air as air_module
+from chaos import cpu_gate as air_module
 from chaos.cpu_gate import Air
 
 

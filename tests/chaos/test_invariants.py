@@ -11,7 +11,7 @@ import pytest
 from avatar_sessions import Session, SessionReport, UtteranceReport
 from avatar_sessions.contract.messages import GenerationReport
 from avatar_sessions.contract.states import EndReason, SessionState, UtteranceOutcome
-from chaos.position_code import Code, heard_of
+from chaos.environment.world import World
 from chaos.invariants import (
     Figures,
     billed_for_nothing,
@@ -20,8 +20,8 @@ from chaos.invariants import (
     reports_tell_the_truth,
     what_is_completed_was_heard,
 )
+from chaos.position_code import Code, heard_of
 from chaos.run import Patient, Run, Speech
-from chaos.environment.world import World
 from liveavatar_simulator import SessionLine
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)

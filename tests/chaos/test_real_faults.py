@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from chaos.environment.world import Layout
 from chaos.fault import Fault, Load
 from chaos.faults import FAULTS
 from chaos.faults.owners import drain_5
 from chaos.runner import Proof
 from chaos.table import Row
-from chaos.environment.world import Layout
 from deploy.local.stack import TemporalServer
 
 GENEROUS_MS = 30_000

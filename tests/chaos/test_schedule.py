@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from chaos.environment.world import Layout
 from chaos.fault import BOTH, Fault, Load
 from chaos.run import Run
 from chaos.schedule import COST, Gate, Job, Queues, jobs_of, phases_of, width_for
-from chaos.environment.world import Layout
 from tests.support.waiting import until
 
 

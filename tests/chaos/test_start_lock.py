@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from chaos import quiet as quiet_module
+from chaos import start_lock as quiet_module
 from chaos.start_lock import Quiet
 from tests.support.waiting import until
 

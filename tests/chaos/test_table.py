@@ -6,11 +6,11 @@ import io
 import json
 from pathlib import Path
 
+from chaos.environment.world import Layout
 from chaos.fault import BOTH, Fault
 from chaos.invariants import Figures
 from chaos.run import Problem, Run
 from chaos.table import Tally, about, print_table, write_markdown, write_report
-from chaos.environment.world import Layout
 
 
 async def nothing(run: Run) -> None: ...

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.errors import LocalError
 from demo.folder import DemoFolder
+from deploy.local.errors import LocalError
 
 
 def test_a_second_demo_takes_nothing_from_the_first(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def start_demo(temporal: TemporalServer, livekit: LiveKitServer, tmp_path: Path)
             "LIVEKIT_API_SECRET": livekit.api_secret,
         }
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "demo.program", *arguments),
+            *(sys.executable, "-m", "demo", *arguments),
             cwd=ROOT,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

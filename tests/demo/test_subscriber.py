@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from livekit import api, rtc
 
+from demo.subscriber import JoinFailed, Subscriber
 from deploy.local.ports import free_port
 from deploy.local.stack import LiveKitServer
-from demo.subscriber import JoinFailed, Subscriber
 
 RATE_HZ = 24_000
 TONE_MS = 600

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from deploy.local.console import PLAIN_INTERVAL_S, Progress, Style
 from demo.screen import Screen
+from deploy.local.console import PLAIN_INTERVAL_S, Progress, Style
 
 
 class Clock:

@@ -27,8 +27,14 @@ from examples.voice.endpointing import Pcm
 from liveavatar_simulator import LiveAvatarSimulator
 from tests.support.person import RATE_HZ
 from tests.support.secret_scan import remember
-from tests.system.sessions.conftest import API_KEY, crew_working, own_namespace, simulator_settings, wayne
 from tests.support.waiting import until
+from tests.system.sessions.conftest import (
+    API_KEY,
+    crew_working,
+    own_namespace,
+    simulator_settings,
+    wayne,
+)
 from tests.viewer.conftest import livekit_client, playwright  # noqa: F401 (fixtures)
 from workers.settings import WorkerSettings
 

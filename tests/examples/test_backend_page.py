@@ -10,8 +10,8 @@ from playwright.async_api import Browser, Page, Playwright, expect
 
 from examples.local_tts import ToneTts
 from liveavatar_lite import SessionEndReason
-from tests.support.backend_server import RunningBackend, backend
 from tests.examples.conftest import Product
+from tests.support.backend_server import RunningBackend, backend
 from tests.support.waiting import until
 from tests.viewer.conftest import CHROMIUM_ARGUMENTS, HEAR_AT_ONCE
 

@@ -16,15 +16,15 @@ from playwright.async_api import Page, Playwright, expect
 
 from avatar_sessions import Session, UtteranceOutcome
 from demo.conversation import SessionViewerSource
-from viewer.typed_speech import Espeak, TypedSpeech
-from viewer.server import ViewerServer, ViewerSourceError
 from examples.voice.endpointing import Pcm
 from tests.examples.conftest import Product, RunningAgent
+from tests.support.page import SOON_MS, open_page, shows
 from tests.support.person import RATE_HZ, Person, likeness, person_in
 from tests.support.voice import voice_in
 from tests.support.waiting import until
 from tests.viewer.conftest import SAY_YES, browser_that_hears
-from tests.support.page import SOON_MS, open_page, shows
+from viewer.server import ViewerServer, ViewerSourceError
+from viewer.typed_speech import Espeak, TypedSpeech
 
 
 @pytest_asyncio.fixture

@@ -16,7 +16,15 @@ from websockets.exceptions import ConnectionClosed
 from liveavatar_lite.messages import SpeakEnded
 from liveavatar_lite.utterance_book import UtteranceOver, UtteranceStarted
 from liveavatar_simulator import Faults, Refusal, SessionPhase
-from tests.liveavatar_simulator.conftest import Caller, Simulate, connected, next_event, speak_frame, tone, until
+from tests.liveavatar_simulator.conftest import (
+    Caller,
+    Simulate,
+    connected,
+    next_event,
+    speak_frame,
+    tone,
+    until,
+)
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 

@@ -11,13 +11,13 @@ from uuid import UUID
 import pytest_asyncio
 from pydantic import SecretStr
 
-from owner.clip_queue import ClipOrder, OpenClip
-from owner.session import OwnedSession, OwnerLimits, ProviderEnd
+from avatar_sessions.contract.activities import StreamResult
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import Pose
-from avatar_sessions.contract.activities import StreamResult
 from liveavatar_lite import WAYNE_AVATAR_ID, LiveAvatar, TokenRequest
 from liveavatar_simulator import LiveAvatarSimulator, SessionLine, SimulatorSettings
+from owner.clip_queue import ClipOrder, OpenClip
+from owner.session import OwnedSession, OwnerLimits, ProviderEnd
 
 API_KEY = "obviously-fake-liveavatar-key"
 

@@ -12,13 +12,13 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
-from owner.live_queue import NameUsed
-from owner.session import OwnedState
-from owner.utterance import Utterance
 from avatar_sessions.contract.live import Begin
 from avatar_sessions.contract.states import UtteranceOutcome
 from liveavatar_lite import LiteConnection
 from liveavatar_simulator import LiveAvatarSimulator
+from owner.live_queue import NameUsed
+from owner.session import OwnedState
+from owner.utterance import Utterance
 from tests.owner.conftest import Owner, owner_of, simulator_settings
 from tests.owner.test_session import commands, tone
 from tests.support.waiting import until

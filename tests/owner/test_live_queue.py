@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from owner.utterance import Utterance
 from avatar_sessions.contract.live import Begin
 from avatar_sessions.contract.states import UtteranceOutcome
 from liveavatar_simulator import LiveAvatarSimulator
 from liveavatar_simulator.settings import Correlation, SpeechSignals
+from owner.utterance import Utterance
 from tests.owner.conftest import Owner, owner_of, simulator_settings
 from tests.owner.test_session import tone
 from tests.support.waiting import until

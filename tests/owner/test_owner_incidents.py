@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 
 from temporalio.client import AsyncActivityHandle, Client
 
-from owner.clip_queue import ClipOrder
-from activities.streaming.activities.ownership import Ack, Holding, Lease
-from activities.streaming.activities.signals import News
-from owner.session import OwnedState
-from owner.utterance import Utterance
+from activities.streaming.ownership import Ack, Holding, Lease
+from activities.streaming.signals import News
+from avatar_sessions.contract.activities import OwnerBeat, StreamEnd
 from avatar_sessions.contract.live import Begin
 from avatar_sessions.contract.states import UtteranceOutcome
-from avatar_sessions.contract.activities import OwnerBeat, StreamEnd
+from owner.clip_queue import ClipOrder
+from owner.session import OwnedState
+from owner.utterance import Utterance
 from tests.owner.conftest import Owner
 from tests.owner.test_session import clip, tone
 from tests.support.waiting import until

@@ -8,11 +8,11 @@ import contextlib
 import numpy as np
 import pytest
 
+from avatar_sessions.contract.activities import StreamEnd
+from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutcome
+from liveavatar_lite import SAMPLE_RATE_HZ
 from owner.clip_queue import OpenClip
 from owner.session import NotReady, OwnedState
-from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutcome
-from avatar_sessions.contract.activities import StreamEnd
-from liveavatar_lite import SAMPLE_RATE_HZ
 from tests.owner.conftest import Owner
 from tests.support.waiting import until
 

@@ -18,8 +18,15 @@ from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
 from liveavatar_simulator.faults import Faults
 from liveavatar_simulator.ledger import SessionLine
-from tests.system.sessions.conftest import API_KEY, Platform, crew_working, new_key, own_namespace, wayne
 from tests.support.gate import Gate
+from tests.system.sessions.conftest import (
+    API_KEY,
+    Platform,
+    crew_working,
+    new_key,
+    own_namespace,
+    wayne,
+)
 from workers.settings import WorkerSettings
 
 WITHIN_S = 1.0

@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from avatar_sessions.contract.states import SessionState
 from deploy.local.settings import LocalSettings
 from deploy.local.stack import LiveKitServer
+from tests.support.stand_in_avatar import Avatar, avatar_in, viewer_token
 from viewer.server import (
     WEB_FOLDER,
     ViewerAccess,
@@ -28,7 +29,6 @@ from viewer.server import (
     ViewerSourceError,
     ViewerStatus,
 )
-from tests.support.stand_in_avatar import Avatar, avatar_in, viewer_token
 
 CHROMIUM_ARGUMENTS: Final = (
     "--no-sandbox",

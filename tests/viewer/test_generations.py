@@ -19,12 +19,12 @@ from playwright.async_api import BrowserContext, Page, expect
 
 from avatar_sessions.contract.states import SessionState
 from deploy.local.stack import LiveKitServer
-from viewer.server import ViewerAccess, ViewerServer
-from tests.support.waiting import until
-from tests.support.stand_in_avatar import Avatar, avatar_in, viewer_token
-from tests.viewer.conftest import Stage
 from tests.support.page import SOON_MS, open_page, shows
+from tests.support.stand_in_avatar import Avatar, avatar_in, viewer_token
+from tests.support.waiting import until
+from tests.viewer.conftest import Stage
 from tests.viewer.test_page import LOUD, identities, level_passes
+from viewer.server import ViewerAccess, ViewerServer
 
 FIRST, SECOND = "first", "second"
 NEXT_IDENTITY: Final = "avatar-generation-2"

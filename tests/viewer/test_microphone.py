@@ -16,11 +16,11 @@ from playwright.async_api import Browser, BrowserContext, Page, Playwright, expe
 
 from avatar_sessions.contract.states import EndReason, SessionState
 from demo.subscriber import Subscriber
-from viewer.server import ViewerAccess, ViewerServer
+from tests.support.page import SOON_MS, open_page, shows
 from tests.support.stand_in_avatar import viewer_token
 from tests.viewer.conftest import SAY_YES, Stage, browser_that_hears
-from tests.support.page import SOON_MS, open_page, shows
 from tests.viewer.test_generations import delete, next_room
+from viewer.server import ViewerAccess, ViewerServer
 
 SAMPLE_RATE_HZ = 48_000
 # The browser's own sign that a page hears is lit as long as a track it was given is live.

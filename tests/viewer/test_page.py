@@ -17,10 +17,10 @@ from pydantic import SecretStr
 
 from avatar_sessions.contract.states import EndReason, Pose, SessionState
 from deploy.local.ports import free_port
-from viewer.server import CDN_URL, WEB_FOLDER, ViewerAccess, ViewerServer
+from tests.support.page import SOON_MS, open_page, shows
 from tests.support.stand_in_avatar import avatar_in, viewer_token
 from tests.viewer.conftest import CHROMIUM_ARGUMENTS, HEAR_AFTER_A_CLICK, PlayedSession, Stage
-from tests.support.page import SOON_MS, open_page, shows
+from viewer.server import CDN_URL, WEB_FOLDER, ViewerAccess, ViewerServer
 
 LOUD = 0.4
 

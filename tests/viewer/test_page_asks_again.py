@@ -8,9 +8,9 @@ from livekit import api
 from playwright.async_api import BrowserContext, Route, expect
 
 from avatar_sessions.contract.states import SessionState
-from viewer.server import ViewerServer
-from tests.viewer.conftest import PlayedSession, Stage
 from tests.support.page import SOON_MS, open_page, shows
+from tests.viewer.conftest import PlayedSession, Stage
+from viewer.server import ViewerServer
 
 
 async def test_an_old_answer_that_comes_late_does_not_hide_that_the_session_is_live(

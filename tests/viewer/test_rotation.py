@@ -21,10 +21,10 @@ from avatar_sessions import AvatarSessions, OwnRoom, Session
 from avatar_sessions.seal import Seal
 from demo.conversation import SessionViewerSource
 from deploy.local.stack import LiveKitServer, TemporalServer
-from viewer.server import ViewerServer
 from liveavatar_lite import SessionEndReason
 from liveavatar_simulator import LiveAvatarSimulator
 from tests.examples.conftest import worker_settings
+from tests.support.page import open_page, shows
 from tests.support.secret_scan import remember
 from tests.system.sessions.conftest import (
     API_KEY,
@@ -35,8 +35,8 @@ from tests.system.sessions.conftest import (
     wayne,
 )
 from tests.system.sessions.test_live_takeover import say
-from tests.support.page import open_page, shows
 from tests.viewer.test_page import identities, level_passes
+from viewer.server import ViewerServer
 
 LIMIT_S = 24
 FEW_SECONDS_MS = 8000

@@ -12,9 +12,9 @@ import pytest_asyncio
 from playwright.async_api import BrowserContext, expect
 
 from avatar_sessions.contract.states import EndReason, SessionState
-from viewer.server import MAX_SAID_CHARS, ViewerServer, ViewerSourceError
-from tests.viewer.conftest import PlayedSession, Stage
 from tests.support.page import SOON_MS, open_page, shows
+from tests.viewer.conftest import PlayedSession, Stage
+from viewer.server import MAX_SAID_CHARS, ViewerServer, ViewerSourceError
 
 
 @dataclass

@@ -17,9 +17,9 @@ import httpx
 import pytest
 
 from avatar_sessions.contract.states import EndReason, Pose, SessionState
-from deploy.local.errors import PortInUse
-from viewer.server import REASONS, WEB_FOLDER, ViewerServer, ViewerStatus
 from tests.viewer.conftest import FAKE_TOKEN, PlayedSession
+from viewer.errors import ViewerPortInUse
+from viewer.server import REASONS, WEB_FOLDER, ViewerServer, ViewerStatus
 
 
 def parts(link: str) -> tuple[str, str]:
@@ -320,7 +320,7 @@ async def test_a_taken_port_is_named_with_the_setting_that_changes_it(
 ) -> None:
     port = int(viewer.url.rpartition(":")[2])
 
-    with pytest.raises(PortInUse, match=rf"port {port}.*VIEWER_PORT"):
+    with pytest.raises(ViewerPortInUse, match=rf"port {port}.*VIEWER_PORT"):
         await ViewerServer(session, port=port).__aenter__()
 
 

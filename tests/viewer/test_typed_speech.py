@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.voice import BABBLES, FAILS, HANGS, NEVER_ENDS, voice_in
 from viewer import typed_speech as speech
 from viewer.typed_speech import Espeak, VoiceFailed
-from tests.support.voice import BABBLES, FAILS, HANGS, NEVER_ENDS, voice_in
 
 INSTALLED = Espeak.find()
 

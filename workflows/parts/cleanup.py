@@ -17,8 +17,13 @@ with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel
 
     from avatar_sessions.contract import names
+    from avatar_sessions.contract.activities import (
+        CleanedRoom,
+        CleanRoom,
+        StoppedSession,
+        StopSession,
+    )
     from avatar_sessions.contract.messages import CleanupReport, GenerationReport, SessionRequest
-    from avatar_sessions.contract.activities import CleanedRoom, CleanRoom, StoppedSession, StopSession
 
 from workflows.parts import alerts, options
 from workflows.parts.alerts import Left

@@ -16,8 +16,8 @@ from temporalio.exceptions import (
 with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel
 
-    from avatar_sessions.contract.messages import Failure
     from avatar_sessions.contract.activities import ErrorType
+    from avatar_sessions.contract.messages import Failure
 
 Details = TypeVar("Details", bound=BaseModel)
 WORKER_SHUTDOWN = "WorkerShutdown"

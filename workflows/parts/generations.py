@@ -16,15 +16,15 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
+    from avatar_sessions.contract.activities import ErrorType, OwnerReady, StreamEnd, StreamResult
     from avatar_sessions.contract.messages import Failure, SessionRequest
     from avatar_sessions.contract.states import EndReason, SessionState
-    from avatar_sessions.contract.activities import ErrorType, OwnerReady, StreamEnd, StreamResult
 
 from workflows.parts import options
 from workflows.parts.failures import failure_of, is_type, turn_awaited
-from workflows.parts.record import Life, Verdict
 from workflows.parts.owner_monitor import Owner
 from workflows.parts.provisioning import Provider
+from workflows.parts.record import Life, Verdict
 from workflows.parts.streams import Stream
 
 MAX_DURATION_REACHED: Final = "MAX_DURATION_REACHED"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
+from avatar_sessions.contract.activities import ClipCursor
 from avatar_sessions.contract.messages import (
     CommandBase,
     CommandResult,
@@ -25,7 +26,6 @@ from avatar_sessions.contract.messages import (
     UtteranceTotals,
 )
 from avatar_sessions.contract.states import CommandOutcome, UtteranceOutcome
-from avatar_sessions.contract.activities import ClipCursor
 
 MAX_KNOWN_COMMANDS: Final = 1000
 MAX_WAITING_COMMANDS: Final = 200

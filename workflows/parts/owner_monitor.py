@@ -15,13 +15,6 @@ from temporalio.workflow import ActivityConfig
 
 with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract import names
-    from avatar_sessions.contract.messages import End, Failure, SetPose, Speak
-    from avatar_sessions.contract.states import (
-        CommandOutcome,
-        EndReason,
-        SessionState,
-        UtteranceOutcome,
-    )
     from avatar_sessions.contract.activities import (
         ClipCursor,
         DeliverCommand,
@@ -30,6 +23,13 @@ with workflow.unsafe.imports_passed_through():
         OwnerReady,
         SaidClip,
         SpeakClip,
+    )
+    from avatar_sessions.contract.messages import End, Failure, SetPose, Speak
+    from avatar_sessions.contract.states import (
+        CommandOutcome,
+        EndReason,
+        SessionState,
+        UtteranceOutcome,
     )
 
 from workflows.parts import options
@@ -44,8 +44,8 @@ from workflows.parts.failures import (
     timed_out,
 )
 from workflows.parts.ledger import Entry, Ledger
-from workflows.parts.record import Life, Verdict
 from workflows.parts.provisioning import Provider
+from workflows.parts.record import Life, Verdict
 
 
 class Owner:

@@ -13,16 +13,6 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 
 with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract import names
-    from avatar_sessions.contract.messages import (
-        Access,
-        Attach,
-        CleanupReport,
-        GenerationReport,
-        RoomAccess,
-        SessionRequest,
-        SpeakerAccess,
-    )
-    from avatar_sessions.contract.states import EndReason, SessionState
     from avatar_sessions.contract.activities import (
         CreatedRoom,
         CreateRoom,
@@ -37,10 +27,20 @@ with workflow.unsafe.imports_passed_through():
         StartedSession,
         StartSession,
     )
+    from avatar_sessions.contract.messages import (
+        Access,
+        Attach,
+        CleanupReport,
+        GenerationReport,
+        RoomAccess,
+        SessionRequest,
+        SpeakerAccess,
+    )
+    from avatar_sessions.contract.states import EndReason, SessionState
 
 from workflows.parts import options
-from workflows.parts.execute import call
 from workflows.parts.cleanup import Cleanup
+from workflows.parts.execute import call
 from workflows.parts.failures import failure_of, retry_delay, start_outcome_unknown, turn_awaited
 from workflows.parts.record import Generation, Life
 from workflows.parts.streams import Numbers, Stream

@@ -16,6 +16,7 @@ from temporalio.common import SearchAttributeKey, SearchAttributeUpdate
 
 with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract import names
+    from avatar_sessions.contract.activities import OwnerReady
     from avatar_sessions.contract.messages import Failure, GenerationReport, UtteranceReport
     from avatar_sessions.contract.states import (
         BEFORE_LIVE,
@@ -24,7 +25,6 @@ with workflow.unsafe.imports_passed_through():
         checked_transition,
     )
     from avatar_sessions.contract.states import Alert as AlertWord
-    from avatar_sessions.contract.activities import OwnerReady
 
 from workflows.parts.alerts import Alert
 

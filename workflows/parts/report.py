@@ -11,8 +11,8 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.states import Pose
 
 from workflows.parts.ledger import Ledger
-from workflows.parts.record import Life
 from workflows.parts.provisioning import Provider
+from workflows.parts.record import Life
 
 
 def status(life: Life, ledger: Ledger, pose: Pose) -> SessionStatus:

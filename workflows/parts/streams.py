@@ -14,7 +14,13 @@ from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract import names
-    from avatar_sessions.contract.activities import Epoch, OwnerReady, StartedSession, StreamAudio, StreamResult
+    from avatar_sessions.contract.activities import (
+        Epoch,
+        OwnerReady,
+        StartedSession,
+        StreamAudio,
+        StreamResult,
+    )
 
 from workflows.parts import options
 from workflows.parts.execute import call

@@ -20,8 +20,8 @@ from avatar_sessions import (
     UtteranceOutcome,
 )
 from avatar_sessions.contract.live import CloseCode
-from tests.support.fake_ingress import FakeOwners, Ingress
 from tests.avatar_sessions.live.test_speech import SECOND, live_to, speech
+from tests.support.fake_ingress import FakeOwners, Ingress
 from tests.support.waiting import until
 
 

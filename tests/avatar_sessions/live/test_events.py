@@ -17,9 +17,9 @@ from avatar_sessions import (
     UtteranceOutcome,
 )
 from avatar_sessions.contract.live import State
-from avatar_sessions.live.speech.events import MAX_UNREAD_EVENTS, EventFeed
-from tests.support.fake_ingress import Ingress
+from avatar_sessions.live.events import MAX_UNREAD_EVENTS, EventFeed
 from tests.avatar_sessions.live.test_speech import live_to, speech
+from tests.support.fake_ingress import Ingress
 from tests.support.waiting import until
 
 

@@ -10,7 +10,7 @@ import pytest
 from avatar_sessions.contract.live import Interrupted, Progress
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
-from avatar_sessions.live.speech.outbox import Outbox, OutgoingUtterance, UtteranceState
+from avatar_sessions.live.outbox import Outbox, OutgoingUtterance, UtteranceState
 
 WINDOW = 4_000
 WEIGHTS = (6, 8, 8, 4)

@@ -17,7 +17,7 @@ from avatar_sessions import (
     SpeechInterrupted,
     UtteranceOutcome,
 )
-from avatar_sessions.live.speech.speech import MAX_ON_THE_WAY
+from avatar_sessions.live.speech import MAX_ON_THE_WAY
 from liveavatar_lite import BadAudio
 from tests.support.fake_ingress import TICKET, FakeOwners, Ingress
 from tests.support.waiting import until

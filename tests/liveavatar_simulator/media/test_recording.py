@@ -15,7 +15,7 @@ from deploy.local.stack import LiveKitServer
 from liveavatar_lite.audio import BYTES_PER_S, duration_s, size_bytes
 from liveavatar_lite.utterance_book import UtteranceOver
 from liveavatar_simulator import Heard, Refusal
-from liveavatar_simulator.service.media_socket.recording import HeardRecord
+from liveavatar_simulator.media.recording import HeardRecord
 from tests.liveavatar_simulator.conftest import Caller, Simulate, connected, next_event, tone, until
 
 LOUD = 300

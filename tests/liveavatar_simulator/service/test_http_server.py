@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from liveavatar_simulator.service.lifecycle.http_server import bind
+from liveavatar_simulator.service.http_server import bind
 
 
 async def test_small_replies_are_not_held_back() -> None:

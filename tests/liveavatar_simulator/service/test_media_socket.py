@@ -18,8 +18,16 @@ from liveavatar_lite.messages import AgentStateUpdated, ErrorReported, SpeakEnde
 from liveavatar_lite.protocol import PoseChanged
 from liveavatar_lite.utterance_book import UtteranceOver, UtteranceStarted
 from liveavatar_simulator import AtLimit, Correlation, Faults, SpeechSignals
-from liveavatar_simulator.service.lifecycle.credits import pro_rated
-from tests.liveavatar_simulator.conftest import Caller, Simulate, connected, events_until, next_event, tone, until
+from liveavatar_simulator.service.credits import pro_rated
+from tests.liveavatar_simulator.conftest import (
+    Caller,
+    Simulate,
+    connected,
+    events_until,
+    next_event,
+    tone,
+    until,
+)
 
 
 async def frames_of(socket: ClientConnection, *, within_s: float = 5.0) -> list[dict[str, Any]]:

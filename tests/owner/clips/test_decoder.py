@@ -20,6 +20,9 @@ import soundfile
 from aiohttp import web
 from numpy.typing import NDArray
 
+from avatar_sessions.contract.messages import Clip
+from avatar_sessions.seal import Seal
+from liveavatar_lite import BYTES_PER_S, SAMPLE_RATE_HZ, PcmConverter, duration_s
 from owner.clips import source as clips_module
 from owner.clips.source import (
     ClipNotAudio,
@@ -29,9 +32,6 @@ from owner.clips.source import (
     ClipTooLong,
     ClipUnreachable,
 )
-from avatar_sessions.contract.messages import Clip
-from avatar_sessions.seal import Seal
-from liveavatar_lite import BYTES_PER_S, SAMPLE_RATE_HZ, PcmConverter, duration_s
 from tests.support.waiting import until
 
 ID3V1 = b"TAG" + b"A title".ljust(125, b"\0")

@@ -12,6 +12,9 @@ import pytest_asyncio
 import soundfile
 from aiohttp import web
 
+from avatar_sessions.contract.messages import Clip
+from avatar_sessions.seal import Seal
+from liveavatar_lite import BYTES_PER_S
 from owner.clips import source as clips_module
 from owner.clips.source import (
     ClipError,
@@ -24,9 +27,6 @@ from owner.clips.source import (
     ClipTooLong,
     ClipUnreachable,
 )
-from avatar_sessions.contract.messages import Clip
-from avatar_sessions.seal import Seal
-from liveavatar_lite import BYTES_PER_S
 
 
 def tone(rate_hz: int, seconds: float, channels: int = 1, hz: float = 440.0) -> bytes:

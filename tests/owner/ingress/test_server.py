@@ -11,12 +11,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
 
-from activities.streaming.activities.ownership import OwnedSessions
-from owner.ingress.tickets import TicketRefused, Tickets
 from avatar_sessions.contract.activities import Epoch
 from liveavatar_simulator import LiveAvatarSimulator
-from tests.owner.conftest import Owner, owner_of, simulator_settings
 from owner.ingress.server import MAX_SPEAKERS, Ingress, IngressSettings
+from owner.ingress.tickets import TicketRefused, Tickets
+from owner.registry import OwnedSessions
+from tests.owner.conftest import Owner, owner_of, simulator_settings
 
 TTL_S = 60.0
 

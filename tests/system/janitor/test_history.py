@@ -15,8 +15,8 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 
 from avatar_sessions.contract import names
-from tests.system.janitor.conftest import World
 from tests.support.secret_scan import kinds_in
+from tests.system.janitor.conftest import World
 from workers.wiring import workflow_runner
 from workflows.janitor import AvatarJanitor
 

@@ -23,10 +23,10 @@ from avatar_sessions.seal import Seal
 from deploy.local.settings import ROOT
 from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_simulator import LiveAvatarSimulator
-from tests.system.janitor.conftest import World, livekit_at
 from tests.support.secret_scan import kinds_in
-from tests.system.sessions.conftest import new_key, simulator_settings, wayne
 from tests.support.waiting import until
+from tests.system.janitor.conftest import World, livekit_at
+from tests.system.sessions.conftest import new_key, simulator_settings, wayne
 from workers.wiring import Role
 
 PROMISED_S = 60.0

@@ -13,9 +13,9 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.provider.room_marks import PRODUCT, RoomMark, mark_on
 from activities.provider.rooms import LiveKitServer, Rooms
+from avatar_sessions.contract.activities import CreateRoom
 from avatar_sessions.contract.janitor import Decision, JanitorFinding, RoomFinding
 from avatar_sessions.contract.messages import OwnRoom
-from avatar_sessions.contract.activities import CreateRoom
 from avatar_sessions.seal import Seal
 from tests.system.janitor.conftest import Workflow, World, livekit_at
 

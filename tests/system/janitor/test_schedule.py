@@ -11,8 +11,8 @@ from temporalio.client import ScheduleActionStartWorkflow, ScheduleHandle, Sched
 from temporalio.service import RPCError
 
 from avatar_sessions.contract import names
-from tests.system.janitor.conftest import World, client_like
 from tests.support.waiting import until
+from tests.system.janitor.conftest import World, client_like
 from workers.janitor_schedule import ensure_schedule, keeping_schedule
 
 

@@ -19,7 +19,13 @@ from avatar_sessions.contract import names
 from avatar_sessions.contract.janitor import MAX_LINES, Decision, JanitorRound
 from avatar_sessions.janitor import JanitorFailed, make_round
 from deploy.local.stack import TemporalServer
-from tests.system.janitor.conftest import NOBODYS_QUEUE, PROVIDER_SESSIONS, World, client_like, decision_on
+from tests.system.janitor.conftest import (
+    NOBODYS_QUEUE,
+    PROVIDER_SESSIONS,
+    World,
+    client_like,
+    decision_on,
+)
 from tests.system.sessions.conftest import own_namespace
 
 OWNS_KEY: dict[str, object] = {

@@ -21,7 +21,6 @@ from avatar_sessions import EndReason, OwnRoom, Session, SessionState
 from avatar_sessions.contract import names
 from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_lite import LiveAvatar, SessionEndReason
-from tests.system.sessions.conftest import Platform
 from tests.support.outside import (
     Outside,
     assert_books_agree,
@@ -31,8 +30,9 @@ from tests.support.outside import (
     until_state,
     until_status,
 )
-from tests.system.sessions.test_takeover import wait_for_exit, worker, worker_ready
 from tests.support.waiting import until
+from tests.system.sessions.conftest import Platform
+from tests.system.sessions.test_takeover import wait_for_exit, worker, worker_ready
 from workers.settings import WorkerSettings
 from workers.wiring import Role
 from workflows.parts import alerts, options

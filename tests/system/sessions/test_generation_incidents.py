@@ -22,6 +22,8 @@ from avatar_sessions.seal import Seal
 from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_lite import SessionEndReason
 from liveavatar_simulator import LiveAvatarSimulator
+from tests.support.outside import outside, until_status
+from tests.support.waiting import until
 from tests.system.sessions.conftest import (
     Platform,
     crew_working,
@@ -30,10 +32,8 @@ from tests.system.sessions.conftest import (
     simulator_settings,
     wayne,
 )
-from tests.support.outside import outside, until_status
 from tests.system.sessions.test_generations import lab, lines, nothing_left
 from tests.system.sessions.test_takeover import alone, wait_for_exit, worker, worker_ready
-from tests.support.waiting import until
 from workers.settings import WorkerSettings
 from workers.wiring import Role
 from workflows.parts import options

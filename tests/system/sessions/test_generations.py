@@ -17,6 +17,7 @@ from avatar_sessions.seal import Seal
 from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_lite import SessionEndReason
 from liveavatar_simulator import LiveAvatarSimulator, SessionLine
+from tests.support.waiting import until
 from tests.system.sessions.conftest import (
     Platform,
     crew_working,
@@ -25,7 +26,6 @@ from tests.system.sessions.conftest import (
     simulator_settings,
 )
 from tests.system.sessions.test_live_takeover import say
-from tests.support.waiting import until
 
 LIMIT_S = 24
 SHORT, LONG = Clip(file="short.wav"), Clip(file="long.wav")

@@ -26,8 +26,8 @@ from avatar_sessions import (
 from avatar_sessions.contract.states import Pose, UtteranceOutcome
 from avatar_sessions.seal import Seal
 from deploy.local.stack import TemporalServer
-from tests.system.sessions.conftest import Platform, crew_working, new_key, own_namespace, wayne
 from tests.support.waiting import until
+from tests.system.sessions.conftest import Platform, crew_working, new_key, own_namespace, wayne
 from workers.settings import WorkerSettings
 
 SHORT, LONG = Clip(file="short.wav"), Clip(file="long.wav")

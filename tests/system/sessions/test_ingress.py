@@ -35,8 +35,8 @@ from liveavatar_lite import (
 )
 from liveavatar_simulator import SessionLine
 from tests.support.secret_scan import remember
-from tests.system.sessions.conftest import Platform, crew_working, own_namespace
 from tests.support.waiting import until
+from tests.system.sessions.conftest import Platform, crew_working, own_namespace
 
 SECOND = 48_000
 

@@ -26,8 +26,8 @@ from avatar_sessions.contract import names
 from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutcome
 from deploy.local.stack import LiveKitServer
 from liveavatar_lite import LiveAvatar, SessionEndReason
-from tests.system.sessions.conftest import Platform, new_key, wayne
 from tests.support.waiting import until
+from tests.system.sessions.conftest import Platform, new_key, wayne
 
 SHORT, MIDDLE, LONG = (Clip(file=f"{name}.wav") for name in ("short", "middle", "long"))
 

@@ -14,9 +14,15 @@ import pytest
 from avatar_sessions import LiveSpeech, SessionMoved, UtteranceReport
 from avatar_sessions.contract.states import Pose, UtteranceOutcome
 from deploy.local.stack import LiveKitServer, TemporalServer
-from tests.system.sessions.conftest import Platform, new_key, wayne
 from tests.support.gate import Gate
-from tests.system.sessions.test_takeover import alone, heard_by_liveavatar_ms, wait_for_exit, worker, worker_ready
+from tests.system.sessions.conftest import Platform, new_key, wayne
+from tests.system.sessions.test_takeover import (
+    alone,
+    heard_by_liveavatar_ms,
+    wait_for_exit,
+    worker,
+    worker_ready,
+)
 from workers.wiring import Role
 
 __all__ = ["alone"]

@@ -31,8 +31,8 @@ from tests.support.outside import (
     until_state,
     until_status,
 )
-from tests.system.sessions.test_takeover import wait_for_exit, worker, worker_ready
 from tests.support.waiting import until
+from tests.system.sessions.test_takeover import wait_for_exit, worker, worker_ready
 from workers.settings import WorkerSettings
 from workers.wiring import Role
 from workflows.parts import options
