@@ -150,9 +150,9 @@ _HOMES = {
         "UtteranceOver",
         "WorkersMissing",
     ),
-    "live": ("LiveSpeech", "LiveUtterance"),
-    "live_blocking": ("BlockingLiveSpeech", "BlockingUtterance"),
-    "live_events": (
+    "live.speech": ("LiveSpeech", "LiveUtterance"),
+    "live.blocking": ("BlockingLiveSpeech", "BlockingUtterance"),
+    "live.events": (
         "AvatarIdle",
         "AvatarListening",
         "AvatarTalking",
