@@ -3,7 +3,7 @@
 Each child runs in a session of its own (Ctrl-C in a terminal reaches only the parent, which can
 then end things in order), writes to a log file of its own, and counts as started once its probe
 says so. However the parent ends, the children end: in reverse order with SIGTERM, then SIGKILL; and
-if the parent is killed outright, by the hand of `undertaker.py`.
+if the parent is killed outright, by the hand of `process_reaper.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Self, TypeVar
 
 from deploy.local.errors import NotReady, ProcessDied
 
-UNDERTAKER = Path(__file__).with_name("undertaker.py")
+PROCESS_REAPER = Path(__file__).with_name("process_reaper.py")
 
 POLL_S = 0.05
 PROBE_TIMEOUT_S = 2.0
@@ -135,7 +135,7 @@ class Supervisor:
             sys.executable,
             "-I",
             "-S",
-            str(UNDERTAKER),
+            str(PROCESS_REAPER),
             stdin=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
