@@ -54,7 +54,7 @@ class Access:
     """For live speech, if it was asked for and the owner takes it."""
 
 
-def opened(access: messages.Access, seal: Seal) -> Access:
+def opened(access: messages.SealedAccess, seal: Seal) -> Access:
     """Open the tokens of an answer to ``attach``.
 
     Raises:

@@ -30,7 +30,7 @@ from avatar_sessions.contract import names
 from avatar_sessions.contract.messages import Clip, Command, SessionRequest
 from avatar_sessions.contract.states import FINAL, SessionState
 from avatar_sessions.errors import SealKeysUnusable, TemporalUnreachable
-from avatar_sessions.rpc import CALL_TIMEOUT_S, HOW_TO_REACH, RPC_TIMEOUT, Calls, as_json
+from avatar_sessions.rpc import CALL_TIMEOUT_S, HOW_TO_REACH, RPC_TIMEOUT, WorkflowRpc, as_json
 from avatar_sessions.seal import Seal, SealError
 from avatar_sessions.session import (
     ATTACH_TIMEOUT_S,
@@ -71,7 +71,7 @@ class AvatarSessions:
             seal: opens access tokens; None: everything works but ``attach`` and ``open``.
             task_queue: where the workers for sessions are.
         """
-        self._calls = Calls(client, task_queue)
+        self._calls = WorkflowRpc(client, task_queue)
         self._seal = seal
 
     @classmethod

@@ -18,7 +18,7 @@ from avatar_sessions.errors import (
     NoAnswer,
     WorkersMissing,
 )
-from avatar_sessions.rpc import RPC_TIMEOUT, Calls, WorkflowGone, as_json, understood
+from avatar_sessions.rpc import RPC_TIMEOUT, WorkflowGone, WorkflowRpc, as_json, understood
 
 ROUND_TIMEOUT_S: Final = 90.0
 HOW_TO_RUN: Final = "run one with `python -m workers --role janitor` (role all is one, too)"
@@ -57,7 +57,7 @@ async def make_round(
         JanitorFailed: the round broke.
         TemporalUnreachable: the server does not answer, or refuses.
     """
-    calls = Calls(client, names.JANITOR_TASK_QUEUE)
+    calls = WorkflowRpc(client, names.JANITOR_TASK_QUEUE)
     workflow_id = names.JANITOR_BY_HAND_PREFIX + uuid4().hex[:12]
     handle = await calls.short(
         client.start_workflow(

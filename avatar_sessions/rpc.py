@@ -57,7 +57,7 @@ class TooMuchInFlight(Exception):
     """The server's limit on unanswered updates is reached: internal."""
 
 
-class Calls:
+class WorkflowRpc:
     """One Temporal client, one task queue."""
 
     def __init__(self, client: Client, task_queue: str) -> None:

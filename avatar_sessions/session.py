@@ -76,7 +76,7 @@ from avatar_sessions.outcomes import (
     report_of_killed,
     status_of_report,
 )
-from avatar_sessions.rpc import RPC_TIMEOUT, Calls, TooMuchInFlight, WorkflowGone
+from avatar_sessions.rpc import RPC_TIMEOUT, TooMuchInFlight, WorkflowGone, WorkflowRpc
 from avatar_sessions.rpc import as_json as _json
 from avatar_sessions.rpc import understood as _understood
 from avatar_sessions.seal import Seal
@@ -129,7 +129,7 @@ class Session:
 
     def __init__(
         self,
-        calls: Calls,
+        calls: WorkflowRpc,
         seal: Seal | None,
         key: str,
         *,
@@ -198,7 +198,7 @@ class Session:
             answer = await self._answer(ask, "attach", timeout_s)
         except WorkflowUpdateFailedError as error:
             await self._not_attached(error)
-        return opened(_understood(messages.Access, answer), self._seal)
+        return opened(_understood(messages.SealedAccess, answer), self._seal)
 
     async def _not_attached(self, error: WorkflowUpdateFailedError) -> NoReturn:
         failure = failure_in(error.cause)

@@ -16,7 +16,7 @@ from typing import Final
 
 from bench.lab import Lab
 from bench.rows import MEASUREMENTS
-from bench.table import Row, print_table, write_report
+from bench.table import FigureRow, print_table, write_report
 from deploy.local.errors import LocalError
 
 REPORT: Final = Path(__file__).with_name("report.json")
@@ -57,9 +57,9 @@ def _names(text: str) -> list[str]:
     return names
 
 
-async def _measure(names: Sequence[str], *, quick: bool) -> tuple[list[Row], list[str]]:
+async def _measure(names: Sequence[str], *, quick: bool) -> tuple[list[FigureRow], list[str]]:
     """The rows, and the names of the measurements that broke; one does not stop the next."""
-    rows: list[Row] = []
+    rows: list[FigureRow] = []
     broken: list[str] = []
     async with Lab(quick=quick) as lab:
         for name in names:

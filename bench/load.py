@@ -26,7 +26,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from avatar_sessions import AvatarSessions, Session, SessionRequest
-from avatar_sessions.contract.live import SUBPROTOCOL, Begin
+from avatar_sessions.contract.live import SUBPROTOCOL, LiveBegin
 from avatar_sessions.seal import Seal
 from deploy.local.ports import LOOPBACK, free_port
 from deploy.local.processes import ChildSpec, Supervisor
@@ -44,7 +44,7 @@ STARTS_AT_ONCE: Final = 10
 
 
 @dataclass
-class Owner:
+class OwnerProcess:
     """The process that is measured."""
 
     process: asyncio.subprocess.Process
@@ -66,7 +66,7 @@ class Owner:
 
 
 @dataclass
-class Speaker:
+class LoadSpeaker:
     """One session and the connection that speaks in it."""
 
     session: Session
@@ -84,7 +84,7 @@ class Speaker:
 
     async def begin(self, utterance_id: str) -> None:
         """Open an utterance."""
-        await self.connection.send(Begin(utterance_id=utterance_id).model_dump_json())
+        await self.connection.send(LiveBegin(utterance_id=utterance_id).model_dump_json())
 
     async def interrupt(self) -> str:
         """Interrupt, and wait until it is on the wire; its id."""
@@ -95,7 +95,7 @@ class Speaker:
         return event_id
 
 
-class Load:
+class SpeakingLoad:
     """What runs for a load measurement."""
 
     def __init__(
@@ -107,7 +107,7 @@ class Load:
         self._seal = seal
 
     @asynccontextmanager
-    async def owner(self, role: str = "streams", **more: str) -> AsyncIterator[Owner]:
+    async def owner(self, role: str = "streams", **more: str) -> AsyncIterator[OwnerProcess]:
         """A fresh owner process, with more settings."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "bench.owner_process", role),
@@ -117,7 +117,7 @@ class Load:
             env={**os.environ, **self._environment, **more},
             limit=1 << 24,
         )
-        owner = Owner(process)
+        owner = OwnerProcess(process)
         try:
             assert "ready" in await owner.read()
             yield owner
@@ -153,7 +153,7 @@ class Load:
             await asyncio.gather(*(end(session) for session in started))
 
     @asynccontextmanager
-    async def speakers(self, count: int) -> AsyncIterator[list[Speaker]]:
+    async def speakers(self, count: int) -> AsyncIterator[list[LoadSpeaker]]:
         """So many live sessions, each with a speaker connected."""
         async with self.sessions(count) as sessions:
             speakers = [await self._connected(session) for session in sessions]
@@ -162,7 +162,7 @@ class Load:
             finally:
                 await asyncio.gather(*(one.connection.close() for one in speakers))
 
-    async def _connected(self, session: Session) -> Speaker:
+    async def _connected(self, session: Session) -> LoadSpeaker:
         access = await session.attach(speaker=True)
         provider_id = (await session.status()).provider_session_id
         assert access.speaker is not None
@@ -174,11 +174,11 @@ class Load:
             compression=None,
             ping_interval=None,
         )
-        speaker = Speaker(session, connection, provider_id)
+        speaker = LoadSpeaker(session, connection, provider_id)
         speaker.reading = asyncio.create_task(speaker.read(), name="load speaker")
         return speaker
 
-    async def arrivals(self, speaker: Speaker, kind: str) -> dict[str, float]:
+    async def arrivals(self, speaker: LoadSpeaker, kind: str) -> dict[str, float]:
         """When commands of a type reached LiveAvatar: event id to seconds of the wall clock."""
         async with httpx.AsyncClient(timeout=20, trust_env=False) as client:
             ledger = (await client.get(f"{self._simulator_url}/simulator/ledger")).json()
@@ -221,7 +221,7 @@ async def cuttable(port: int) -> AsyncIterator[tuple[int, Callable[[], int]]]:
         yield server.sockets[0].getsockname()[1], cut
 
 
-async def talk(speakers: list[Speaker], seconds: float) -> None:
+async def talk(speakers: list[LoadSpeaker], seconds: float) -> None:
     """Let all of them speak: a head start each, then frames of 100 ms at the pace of speech."""
     for number, speaker in enumerate(speakers):
         await speaker.begin(f"long-{uuid4().hex[:8]}-{number}")
@@ -246,7 +246,7 @@ def _wall_s(moment: str) -> float:
 
 
 @asynccontextmanager
-async def load_lab(logs: Path) -> AsyncIterator[Load]:
+async def load_lab(logs: Path) -> AsyncIterator[SpeakingLoad]:
     """Temporal, the simulator without media, and a worker for workflows."""
     settings = LocalSettings(temporal_port=free_port(), temporal_ui_port=free_port())
     source = find_temporal(settings, sys.stderr)
@@ -304,6 +304,6 @@ async def load_lab(logs: Path) -> AsyncIterator[Load]:
                 stop_within_s=15,
             )
         )
-        yield Load(
+        yield SpeakingLoad(
             temporal, simulator_url, environment, Seal([SecretStr(seal_key.get_secret_value())])
         )

@@ -18,7 +18,7 @@ import uvloop
 
 from avatar_sessions.contract.messages import UtteranceReport
 from liveavatar_lite import ErrorReported
-from owner.registry import OwnedSessions
+from owner.registry import SessionRegistry
 from owner.session import OwnedSession
 from owner.utterance import Utterance
 from workers.process import connect, working
@@ -58,7 +58,7 @@ class Watch:
             await asyncio.sleep(LAG_EVERY_S)
             self.lags_ms.append((time.perf_counter() - began_s - LAG_EVERY_S) * 1000)
 
-    async def sessions(self, owned: OwnedSessions) -> None:
+    async def sessions(self, owned: SessionRegistry) -> None:
         """Observe each session as a speaker's connection would."""
         seen: set[OwnedSession] = set()
         while True:

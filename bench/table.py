@@ -20,7 +20,7 @@ _HEADINGS: Final = ("row", "what", "n", "p50", "p99", "max", "unit", "target", "
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FigureRow:
     """One line of the table: many figures by their percentiles, or one `value`."""
 
     row: str
@@ -59,12 +59,12 @@ def spread(
     *,
     p50_at_most: float | None = None,
     p99_at_most: float | None = None,
-) -> Row:
+) -> FigureRow:
     """A row for many figures, with the limits that its percentiles should keep, if any."""
     p50, p99 = percentile(figures, 50), percentile(figures, 99)
     limits = [("p50", p50, p50_at_most), ("p99", p99, p99_at_most)]
     asked = [(name, figure, limit) for name, figure, limit in limits if limit is not None]
-    return Row(
+    return FigureRow(
         row=row,
         what=what,
         n=len(figures),
@@ -86,11 +86,11 @@ def single(
     n: int,
     at_most: float | None = None,
     at_least: float | None = None,
-) -> Row:
+) -> FigureRow:
     """A row for one figure, with the limits that it should keep, if any."""
     asked = [(sign, limit) for sign, limit in (("<=", at_most), (">=", at_least)) if limit]
     reached = (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
-    return Row(
+    return FigureRow(
         row=row,
         what=what,
         n=n,
@@ -121,13 +121,13 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def write_report(path: Path, rows: Iterable[Row]) -> None:
+def write_report(path: Path, rows: Iterable[FigureRow]) -> None:
     """Write the machine and the rows as JSON."""
     report = {"machine": machine(), "rows": [asdict(row) for row in rows]}
     path.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def print_table(rows: Iterable[Row], out: TextIO) -> None:
+def print_table(rows: Iterable[FigureRow], out: TextIO) -> None:
     """Print the machine and the rows; a single value stands in the column of p50."""
     about = machine()
     print(f"{about['cpu']}, {about['cores']} cores, Python {about['python']}\n", file=out)
@@ -141,7 +141,7 @@ def print_table(rows: Iterable[Row], out: TextIO) -> None:
         print("  ".join(cells).rstrip(), file=out)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: FigureRow) -> tuple[str, ...]:
     middle = row.value if row.p50 is None else row.p50
     figures = ("" if each is None else f"{each:.4g}" for each in (middle, row.p99, row.max))
     reached = {None: "", True: "yes", False: "NO"}[row.reached]

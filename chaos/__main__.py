@@ -18,7 +18,7 @@ from typing import Final
 
 from chaos.environment.world import Layout
 from chaos.faults import FAULTS
-from chaos.runner import Proof, run_folder
+from chaos.runner import ChaosResult, run_folder
 from chaos.table import about, print_table, write_markdown, write_report
 from deploy.local.errors import LocalError
 from deploy.local.servers import interrupt_on_sigterm
@@ -45,7 +45,7 @@ def main(words: Sequence[str] | None = None) -> int:
     print(f"breaking things: logs, histories and report in {folder}", file=sys.stderr)
     began_s = time.monotonic()
     faults = [FAULTS[name] for name in options.only]
-    proof = Proof(faults, options.layout, options.rounds, options.seed, folder)
+    proof = ChaosResult(faults, options.layout, options.rounds, options.seed, folder)
     status: int | None = None
     try:
         asyncio.run(proof.run())

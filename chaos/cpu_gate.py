@@ -18,7 +18,7 @@ WAITS_AT_MOST_S: Final = 2.0
 _STAT: Final = Path("/proc/stat")
 
 
-class Air:
+class CpuGate:
     """Who wants to begin stands in line; one is let go a look."""
 
     def __init__(self) -> None:

@@ -13,5 +13,5 @@ class SimulatorLost(LocalError):
     """The simulator does not answer: what it knew is lost, and so is its world."""
 
 
-class Never(Exception):
+class ConditionTimeout(Exception):
     """Something that was waited for did not happen within its bound."""

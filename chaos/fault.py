@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from chaos.environment.world import Layout, Place
-from chaos.run import Run
+from chaos.environment.world import EnvironmentKind, Layout
+from chaos.run import FaultRun
 
-Inject = Callable[[Run], Awaitable[None]]
+Inject = Callable[[FaultRun], Awaitable[None]]
 
 
-class Load(StrEnum):
+class MachineLoad(StrEnum):
     """How much of this machine a run takes, and so what may happen at the same time."""
 
     ALONE = "alone"
@@ -41,8 +41,8 @@ class Fault:
     bound_ms: float | Mapping[Layout, float] | None
     """What p99 of the measured figures may be; None: only the invariants count."""
     layouts: tuple[Layout, ...] = (Layout.SPLIT,)
-    place: Place = Place.SHARED
-    load: Load = Load.WORKS
+    place: EnvironmentKind = EnvironmentKind.SHARED
+    load: MachineLoad = MachineLoad.WORKS
     takes_s: float = 15.0
     """About how long a run is: the long ones go first."""
     chain: int = 1

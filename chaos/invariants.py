@@ -17,11 +17,11 @@ from temporalio.service import RPCError
 from avatar_sessions.contract import names
 from avatar_sessions.contract.messages import GenerationReport
 from avatar_sessions.contract.states import UtteranceOutcome
-from chaos.environment.processes import Census, WorkerProcess
-from chaos.environment.world import Place, World
-from chaos.errors import Never, NotAvailable
+from chaos.environment.processes import ResourceSnapshot, WorkerProcess
+from chaos.environment.world import Environment, EnvironmentKind
+from chaos.errors import ConditionTimeout, NotAvailable
 from chaos.position_code import Recording, Sound
-from chaos.run import Patient, Run, Speech
+from chaos.run import CodedSpeech, FaultRun, SessionUnderTest
 from liveavatar_simulator import SessionLine
 
 SAME_BILL_S: Final = 1.0
@@ -53,7 +53,7 @@ class Figures:
     """Session key by provider session."""
 
 
-async def listen(run: Run) -> None:
+async def listen(run: FaultRun) -> None:
     """Look for each utterance of the run in what was heard, by whichever LiveAvatar session."""
     for patient in run.patients.values():
         await _know_provider_sessions(run, patient)
@@ -66,7 +66,7 @@ async def listen(run: Run) -> None:
         await asyncio.to_thread(_hear, patient, ids, recordings)
 
 
-def _hear(patient: Patient, ids: list[str], recordings: list[Recording]) -> None:
+def _hear(patient: SessionUnderTest, ids: list[str], recordings: list[Recording]) -> None:
     """An utterance may be said by one LiveAvatar session after the other."""
     sound = Sound(recordings)
     for speech in patient.speeches:
@@ -74,7 +74,7 @@ def _hear(patient: Patient, ids: list[str], recordings: list[Recording]) -> None
         speech.heard_from = {ids[at] for at in sound.recordings_with(speech.code)}
 
 
-async def settle(run: Run, within_s: float) -> None:
+async def settle(run: FaultRun, within_s: float) -> None:
     """Wait until nothing of the run is billed any more, or the bound is over."""
 
     async def nothing_open() -> bool:
@@ -82,11 +82,11 @@ async def settle(run: Run, within_s: float) -> None:
 
     try:
         await run.until(nothing_open, within_s, "nothing is billed any more")
-    except Never:
+    except ConditionTimeout:
         return  # told by `check`, session by session
 
 
-async def check(run: Run) -> Figures:
+async def check(run: FaultRun) -> Figures:
     """All of them, after `listen`; problems go to the run, figures come back."""
     figures = Figures()
     lines = [one for one in await run.new_lines() if one.started_at is not None]
@@ -106,7 +106,7 @@ async def check(run: Run) -> Figures:
     return figures
 
 
-async def _know_provider_sessions(run: Run, patient: Patient) -> None:
+async def _know_provider_sessions(run: FaultRun, patient: SessionUnderTest) -> None:
     """From the report, or, where there is none, from the workflow's search attribute."""
     if patient.report is not None:
         patient.provider_ids |= {one.provider_session_id for one in patient.report.generations}
@@ -120,7 +120,7 @@ async def _know_provider_sessions(run: Run, patient: Patient) -> None:
     patient.provider_ids |= {str(one) for one in told}
 
 
-async def _nothing_is_open(run: Run, lines: list[SessionLine], figures: Figures) -> None:
+async def _nothing_is_open(run: FaultRun, lines: list[SessionLine], figures: Figures) -> None:
     for line in lines:
         key = figures.keys_of.get(line.session_id)
         patient = run.patients.get(key) if key else None
@@ -139,7 +139,7 @@ async def _nothing_is_open(run: Run, lines: list[SessionLine], figures: Figures)
             run.problem("nothing is left open", f"nobody knows of session {line.session_id}")
 
 
-def nothing_is_billed_twice(run: Run, lines: list[SessionLine], figures: Figures) -> None:
+def nothing_is_billed_twice(run: FaultRun, lines: list[SessionLine], figures: Figures) -> None:
     """Never more than one session of a key, beyond what an unknown outcome needs."""
     now_s = time.time()
     for key, patient in run.patients.items():
@@ -158,7 +158,7 @@ def nothing_is_billed_twice(run: Run, lines: list[SessionLine], figures: Figures
                 )
 
 
-def one_owner_speaks(run: Run, lines: list[SessionLine], figures: Figures) -> None:
+def one_owner_speaks(run: FaultRun, lines: list[SessionLine], figures: Figures) -> None:
     """Once a later socket has spoken, no earlier one is heard of."""
     for line in lines:
         sockets = [
@@ -177,7 +177,7 @@ def _turns(sockets: list[int]) -> str:
     return ", ".join(map(str, turns[:12]))
 
 
-def reports_tell_the_truth(run: Run, lines: list[SessionLine]) -> None:
+def reports_tell_the_truth(run: FaultRun, lines: list[SessionLine]) -> None:
     """Each started session stands in exactly one report, with its bill."""
     told: dict[str, list[GenerationReport]] = {}
     for patient in run.patients.values():
@@ -216,7 +216,7 @@ def reports_tell_the_truth(run: Run, lines: list[SessionLine]) -> None:
             )
 
 
-def what_is_completed_was_heard(run: Run) -> None:
+def what_is_completed_was_heard(run: FaultRun) -> None:
     for patient in run.patients.values():
         for speech in patient.speeches:
             hearing, report = speech.hearing, speech.report
@@ -239,7 +239,7 @@ def what_is_completed_was_heard(run: Run) -> None:
                 )
 
 
-def _ended_as_it_must(run: Run, speech: Speech) -> None:
+def _ended_as_it_must(run: FaultRun, speech: CodedSpeech) -> None:
     told = speech.report.outcome if speech.report else speech.error or "nothing was told of it"
     if told != speech.must_be:
         run.problem(
@@ -249,7 +249,7 @@ def _ended_as_it_must(run: Run, speech: Speech) -> None:
         )
 
 
-def _count_speech(run: Run, figures: Figures) -> None:
+def _count_speech(run: FaultRun, figures: Figures) -> None:
     for patient in run.patients.values():
         for speech in patient.speeches:
             if speech.hearing is None:
@@ -259,7 +259,7 @@ def _count_speech(run: Run, figures: Figures) -> None:
                 figures.speech_lost_ms += speech.hearing.lost_ms
 
 
-def billed_for_nothing(run: Run, lines: list[SessionLine], figures: Figures) -> list[float]:
+def billed_for_nothing(run: FaultRun, lines: list[SessionLine], figures: Figures) -> list[float]:
     """Of each LiveAvatar session the seconds after nobody wanted it; all of one that never had a
     socket, or that nobody knows of."""
     now_s = time.time()
@@ -286,7 +286,7 @@ def _end_s(line: SessionLine, now_s: float) -> float:
     return now_s if line.ended_at is None else line.ended_at.timestamp()
 
 
-async def nothing_is_held(run: Run) -> None:
+async def nothing_is_held(run: FaultRun) -> None:
     """Processes that go on hold no more files, threads and tasks than after the first run they
     served."""
     world = run.world
@@ -301,7 +301,7 @@ async def nothing_is_held(run: Run) -> None:
         world.warm.setdefault(worker, holds)
 
 
-def _held(world: World, census: dict[WorkerProcess, Census]) -> list[str]:
+def _held(world: Environment, census: dict[WorkerProcess, ResourceSnapshot]) -> list[str]:
     held: list[str] = []
     for worker, now in census.items():
         if now.tasks is None:
@@ -319,9 +319,9 @@ def _held(world: World, census: dict[WorkerProcess, Census]) -> list[str]:
     return held
 
 
-async def no_room_is_left(run: Run, within_s: float) -> None:
+async def no_room_is_left(run: FaultRun, within_s: float) -> None:
     """LiveKit has none of the rooms that this world's sessions made."""
-    if run.world.place is not Place.ROOMS:
+    if run.world.place is not EnvironmentKind.ROOMS:
         return
 
     async def none() -> bool:
@@ -329,12 +329,12 @@ async def no_room_is_left(run: Run, within_s: float) -> None:
 
     try:
         await run.until(none, within_s, "no room is left")
-    except Never:
+    except ConditionTimeout:
         for room in await run.rooms():
             run.problem("nothing is left behind", f"LiveKit still has the room {room}")
 
 
-async def what_was_heard(run: Run) -> None:
+async def what_was_heard(run: FaultRun) -> None:
     """As `listen`; a simulator without a record is told as a problem, once."""
     try:
         await listen(run)

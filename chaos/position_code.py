@@ -26,7 +26,7 @@ _POSITIVE: Final = 32_767
 
 
 @dataclass(frozen=True, slots=True)
-class Code:
+class PositionCode:
     """The speech of one utterance: which pieces it consists of.
 
     Utterances of one session take different pieces, so that one is never taken for another.
@@ -63,7 +63,7 @@ class Code:
 
 
 @dataclass(frozen=True, slots=True)
-class Silence:
+class SilentGap:
     """A silence inside an utterance; ``at_ms`` counts from the beginning of what was heard."""
 
     at_ms: float
@@ -86,7 +86,7 @@ class Hearing:
     """Heard for the first time after something that stands later in it."""
     foreign_ms: float
     """Other sound in the middle of it."""
-    silences: tuple[Silence, ...]
+    silences: tuple[SilentGap, ...]
 
     @property
     def longest_silence_ms(self) -> float:
@@ -116,7 +116,7 @@ class Sound:
         self._said = np.concatenate(self._each) if len(self._each) > 1 else self._each[0]
         self._line = _pieces_of(_on_one_time_line(recordings)) if len(self._each) > 1 else None
 
-    def hear(self, code: Code) -> Hearing:
+    def hear(self, code: PositionCode) -> Hearing:
         """Look for an utterance.
 
         What was said is counted in each recording, what was silent in all: times and silences are
@@ -133,7 +133,7 @@ class Sound:
             silences=together.silences,
         )
 
-    def recordings_with(self, code: Code) -> list[int]:
+    def recordings_with(self, code: PositionCode) -> list[int]:
         """Which recordings have anything of an utterance."""
         return [at for at, pieces in enumerate(self._each) if _own(code, pieces).any()]
 
@@ -149,22 +149,22 @@ def _on_one_time_line(recordings: Sequence[Recording]) -> Samples:
     return line
 
 
-def heard_in(code: Code, recordings: Sequence[Recording]) -> Hearing:
+def heard_in(code: PositionCode, recordings: Sequence[Recording]) -> Hearing:
     """Look for an utterance that one session after the other may have said."""
     return Sound(recordings).hear(code)
 
 
-def heard_of(code: Code, pcm: bytes | Samples) -> Hearing:
+def heard_of(code: PositionCode, pcm: bytes | Samples) -> Hearing:
     """Look for an utterance in what was heard: 24 kHz, 16 bit, mono, silence included."""
     sound = np.frombuffer(pcm, dtype="<i2") if isinstance(pcm, bytes) else pcm
     return _heard_in_pieces(code, _pieces_of(sound))
 
 
-def _own(code: Code, piece: _Pieces) -> npt.NDArray[np.bool_]:
+def _own(code: PositionCode, piece: _Pieces) -> npt.NDArray[np.bool_]:
     return (piece >= code.first_piece) & (piece < code.end_piece)
 
 
-def _heard_in_pieces(code: Code, piece: _Pieces) -> Hearing:
+def _heard_in_pieces(code: PositionCode, piece: _Pieces) -> Hearing:
     own = _own(code, piece)
     places = np.flatnonzero(own)
     if not places.size:
@@ -193,7 +193,7 @@ def _pieces_of(sound: Samples) -> _Pieces:
     return np.where(value == 0, np.int32(_NOTHING), piece).astype(np.int32)
 
 
-def _late(heard: _Pieces, code: Code) -> float:
+def _late(heard: _Pieces, code: PositionCode) -> float:
     """How much was first heard after something later."""
     pieces, first_at = np.unique(heard, return_index=True)
     # The earliest place of anything that stands later; the last piece has nothing after it.
@@ -203,11 +203,11 @@ def _late(heard: _Pieces, code: Code) -> float:
     return _ms(np.minimum(counts[late], code.piece_samples).sum())
 
 
-def _runs(silent: npt.NDArray[np.bool_], offset: int) -> tuple[Silence, ...]:
+def _runs(silent: npt.NDArray[np.bool_], offset: int) -> tuple[SilentGap, ...]:
     edges = np.diff(np.concatenate(([False], silent, [False])).astype(np.int8))
     begins, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
     return tuple(
-        Silence((offset + int(begin)) / SAMPLES_PER_MS, (int(end) - int(begin)) / SAMPLES_PER_MS)
+        SilentGap((offset + int(begin)) / SAMPLES_PER_MS, (int(end) - int(begin)) / SAMPLES_PER_MS)
         for begin, end in zip(begins, ends, strict=True)
     )
 

@@ -1,7 +1,7 @@
 """One injected fault: the sessions it meets, the speech that is being said, and what is measured.
 
-A fault's function gets a `Run`, uses its words, and says what it measured; the checks that hold
-for every fault are made afterwards, on what the run has kept.
+A fault's function gets a `FaultRun`, uses its methods, and returns what it measured. The checks
+that hold for every fault are made afterwards, on what the run has kept.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from livekit import api
 from pydantic import SecretStr
 
 from activities.provider.room_marks import mark_on
-from activities.provider.rooms import LiveKitServer, livekit_api
+from activities.provider.rooms import LiveKitSettings, livekit_api
 from avatar_sessions import (
     AvatarSessionsError,
     Clip,
@@ -33,9 +33,9 @@ from avatar_sessions import (
 )
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.live.speech import LiveSpeech, LiveUtterance
-from chaos.environment.world import World
-from chaos.errors import Never
-from chaos.position_code import RATE_HZ, SAMPLES_PER_MS, Code, Hearing
+from chaos.environment.world import Environment
+from chaos.errors import ConditionTimeout
+from chaos.position_code import RATE_HZ, SAMPLES_PER_MS, Hearing, PositionCode
 from liveavatar_lite import WAYNE_AVATAR_ID
 from liveavatar_simulator import SessionLine
 
@@ -56,11 +56,11 @@ SPOKEN_MARGIN_S: Final = 90.0
 
 
 @dataclass
-class Speech:
+class CodedSpeech:
     """An utterance under way; `over` ends with its report."""
 
     session: Session
-    code: Code
+    code: PositionCode
     source: str
     saying: asyncio.Future[UtteranceReport]
     must_be: UtteranceOutcome | None = UtteranceOutcome.COMPLETED
@@ -76,12 +76,12 @@ class Speech:
 
 
 @dataclass
-class Patient:
+class SessionUnderTest:
     """A session of the run, and what is known of it."""
 
     session: Session
     provider_ids: set[str] = field(default_factory=set)
-    speeches: list[Speech] = field(default_factory=list)
+    speeches: list[CodedSpeech] = field(default_factory=list)
     next_piece: int = 0
     unwanted_at_s: float | None = None
     """Wall clock: when nobody wanted it any more; None: still wanted."""
@@ -91,7 +91,7 @@ class Patient:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Violation:
     """Something that must hold, and did not."""
 
     invariant: str
@@ -103,10 +103,10 @@ class Problem:
         return f"{self.invariant}: {self.text}{about}"
 
 
-class Run:
+class FaultRun:
     """One fault in one world."""
 
-    def __init__(self, world: World, name: str, seed: int, times: int = 1) -> None:
+    def __init__(self, world: Environment, name: str, seed: int, times: int = 1) -> None:
         self.world = world
         self.name = name
         self.times = times
@@ -116,12 +116,12 @@ class Run:
         self.piece_ms = 1
         """How finely speech tells its place: a session has 65 s of milliseconds."""
         self.random = random.Random(seed)
-        self.patients: dict[str, Patient] = {}
+        self.patients: dict[str, SessionUnderTest] = {}
         self.measured_ms: list[float] = []
-        self.rows: list[list[Speech]] = []
+        self.rows: list[list[CodedSpeech]] = []
         """Utterances that follow each other without a pause; the pause where another LiveAvatar
         session goes on is measured."""
-        self.problems: list[Problem] = []
+        self.problems: list[Violation] = []
         self.double_billing_s = 5.0
         """How long two sessions of one key may be billed at once."""
         self._drivers: set[asyncio.Task[None]] = set()
@@ -134,7 +134,7 @@ class Run:
         """Start a session, and wait for nothing."""
         key = f"{self.name}-{uuid.uuid4().hex[:8]}"
         session = await self.world.sessions.start(key, session_request(**request))
-        self.patients[key] = Patient(session)
+        self.patients[key] = SessionUnderTest(session)
         return session
 
     async def live(self, **request: object) -> Session:
@@ -204,7 +204,7 @@ class Run:
 
     def say_live(
         self, session: Session, seconds: float, speaker: LiveSpeech | None = None
-    ) -> Speech:
+    ) -> CodedSpeech:
         """Say live speech, on from now, in a task of its own; None: by a speaker of its own."""
         code = self._code(session, seconds)
         saying = _say_live(session, code) if speaker is None else _say_utterance(speaker, code)
@@ -217,7 +217,7 @@ class Run:
             opening = [stack.enter_async_context(session.live()) for session in sessions]
             yield list(await asyncio.gather(*opening))
 
-    async def say_clip(self, session: Session, seconds: float) -> Speech:
+    async def say_clip(self, session: Session, seconds: float) -> CodedSpeech:
         """Say a clip, and await its end in a task of its own."""
         code = self._code(session, seconds)
         name = f"coded-{code.first_piece}-{code.pieces}-{code.piece_samples}.wav"
@@ -227,7 +227,7 @@ class Run:
         said = session.speak(Clip(file=name), ttl_s=120, timeout_s=seconds + SPOKEN_MARGIN_S)
         return self._speech(session, code, "clip", said)
 
-    def say_row(self, session: Session, seconds: float, count: int) -> list[Speech]:
+    def say_row(self, session: Session, seconds: float, count: int) -> list[CodedSpeech]:
         """Say live utterances as an agent does that streams its sentences: without a pause."""
         loop = asyncio.get_running_loop()
         told: list[asyncio.Future[UtteranceReport]] = [loop.create_future() for _ in range(count)]
@@ -242,30 +242,30 @@ class Run:
         driver.add_done_callback(self._drivers.discard)
         return row
 
-    def _code(self, session: Session, seconds: float) -> Code:
+    def _code(self, session: Session, seconds: float) -> PositionCode:
         patient = self.patients[session.key]
         piece_ms = self.piece_ms if seconds <= 30 else max(3, self.piece_ms)
         piece_samples = piece_ms * SAMPLES_PER_MS
         pieces = round(seconds * RATE_HZ / piece_samples)
-        code = Code(patient.next_piece, pieces, piece_samples)
+        code = PositionCode(patient.next_piece, pieces, piece_samples)
         patient.next_piece = code.end_piece
         return code
 
     def _speech(
-        self, session: Session, code: Code, source: str, saying: Awaitable[UtteranceReport]
-    ) -> Speech:
+        self, session: Session, code: PositionCode, source: str, saying: Awaitable[UtteranceReport]
+    ) -> CodedSpeech:
         task = asyncio.ensure_future(saying)
-        speech = Speech(session, code, source, task)
+        speech = CodedSpeech(session, code, source, task)
         self.patients[session.key].speeches.append(speech)
         return speech
 
-    async def said(self, *speeches: Speech) -> None:
+    async def said(self, *speeches: CodedSpeech) -> None:
         """Wait until they are over, and measure the silences in them."""
         for speech in speeches:
             speech.measured = True
         await self.finished(*speeches)
 
-    async def finished(self, *speeches: Speech) -> None:
+    async def finished(self, *speeches: CodedSpeech) -> None:
         """Wait until they are over; one that does not come to its end in time is a problem."""
         longest_ms = max(one.code.length_ms for one in speeches)
         await asyncio.wait(
@@ -295,7 +295,9 @@ class Run:
         give_up_s = time.monotonic() + within_s
         while (heard_ms := _heard_so_far_ms(await self.lines(ids))) < ms:
             if time.monotonic() > give_up_s:
-                raise Never(f"not within {within_s:g} s: {ms:.0f} ms of an utterance were heard")
+                raise ConditionTimeout(
+                    f"not within {within_s:g} s: {ms:.0f} ms of an utterance were heard"
+                )
             # What is said comes at the speed of sound: no need to look before it can be there.
             left_s = (ms - heard_ms) / 1000 if heard_ms else 2 * POLL_S
             await asyncio.sleep(max(POLL_S, left_s))
@@ -318,7 +320,7 @@ class Run:
         while not await condition():
             waited_s = time.monotonic() - began_s
             if waited_s > within_s:
-                raise Never(f"not within {within_s:g} s: {what}")
+                raise ConditionTimeout(f"not within {within_s:g} s: {what}")
             await asyncio.sleep(min(max(POLL_S, waited_s / 10), POLL_AT_MOST_S))
         return time.monotonic() - began_s
 
@@ -362,7 +364,7 @@ class Run:
     async def rooms(self) -> list[str]:
         """The rooms that sessions of this world have made on its LiveKit."""
         livekit = self.world.livekit
-        server = LiveKitServer(livekit.url, livekit.api_key, SecretStr(livekit.api_secret))
+        server = LiveKitSettings(livekit.url, livekit.api_key, SecretStr(livekit.api_secret))
         async with livekit_api(server) as calls:
             told = await calls.room.list_rooms(api.ListRoomsRequest())
         marks = {room.name: mark_on(room.metadata) for room in told.rooms}
@@ -374,7 +376,7 @@ class Run:
         async def begun() -> bool:
             return all(one.started_at is not None for one in await self.new_lines())
 
-        with contextlib.suppress(Never):  # one whose start was given up stays minted
+        with contextlib.suppress(ConditionTimeout):  # one whose start was given up stays minted
             await self.until(begun, within_s, "all starts are over")
 
     @asynccontextmanager
@@ -391,7 +393,7 @@ class Run:
 
     def problem(self, invariant: str, text: str, session: Session | None = None) -> None:
         """Something that must hold does not."""
-        self.problems.append(Problem(invariant, text, session.key if session else None))
+        self.problems.append(Violation(invariant, text, session.key if session else None))
 
     def expect(
         self, holds: bool, invariant: str, text: str, session: Session | None = None
@@ -418,19 +420,19 @@ def _heard_so_far_ms(lines: list[SessionLine]) -> float:
     return min(one.played_ms if one.outcome in ("playing", "starved") else 0.0 for one in now)
 
 
-async def _say_live(session: Session, code: Code) -> UtteranceReport:
+async def _say_live(session: Session, code: PositionCode) -> UtteranceReport:
     async with session.live() as live:
         return await _say_utterance(live, code)
 
 
-async def _say_utterance(live: LiveSpeech, code: Code) -> UtteranceReport:
+async def _say_utterance(live: LiveSpeech, code: PositionCode) -> UtteranceReport:
     async with live.utterance(text="coded speech") as speech:
         await _say(speech, code)
     return await speech.result()
 
 
 async def _say_row(
-    session: Session, codes: list[Code], told: list[asyncio.Future[UtteranceReport]]
+    session: Session, codes: list[PositionCode], told: list[asyncio.Future[UtteranceReport]]
 ) -> None:
     try:
         async with session.live() as live:
@@ -452,7 +454,7 @@ async def _say_row(
             future.cancel()
 
 
-async def _say(speech: LiveUtterance, code: Code) -> None:
+async def _say(speech: LiveUtterance, code: PositionCode) -> None:
     """Make it as a TTS does, by the clock: who is kept waiting has the more to give afterwards."""
     samples = code.samples()
     step = round(RATE_HZ * PIECE_S)

@@ -23,15 +23,15 @@ from temporalio.service import RPCError
 from avatar_sessions import AvatarSessionsError
 from avatar_sessions.seal import Seal
 from chaos import invariants
-from chaos.cpu_gate import Air
+from chaos.cpu_gate import CpuGate
 from chaos.environment.ports import own_port
-from chaos.environment.temporal import MortalTemporal
-from chaos.environment.world import API_KEY, Ground, Layout, Place, World
-from chaos.errors import Never, NotAvailable
+from chaos.environment.temporal import RestartableTemporal
+from chaos.environment.world import API_KEY, Environment, EnvironmentKind, Layout, SharedServers
+from chaos.errors import ConditionTimeout, NotAvailable
 from chaos.fault import Fault
-from chaos.run import Problem, Run, Speech
-from chaos.schedule import COST, Gate, Job, Kind, Phase, Queues, jobs_of, phases_of, width_for
-from chaos.table import Row, Tally
+from chaos.run import CodedSpeech, FaultRun, Violation
+from chaos.schedule import COST, Job, Kind, Phase, PhaseGate, Queues, jobs_of, phases_of, width_for
+from chaos.table import FaultRow, Tally
 from deploy.local.errors import LocalError, ServerUnavailable
 from deploy.local.ports import LOOPBACK
 from deploy.local.processes import Supervisor
@@ -58,7 +58,7 @@ def run_folder() -> Path:
     return ROOT / ".run" / f"chaos-{os.getpid()}"
 
 
-class Proof:
+class ChaosResult:
     """All the runs of some faults, and the rows they make; rows can be had at any time."""
 
     def __init__(
@@ -78,7 +78,7 @@ class Proof:
         self.left_out = [f"{name} is left out: {why}" for name, why in missing.items() if why]
         """Faults that need what is not here, and how to get it."""
 
-    async def run(self) -> list[Row]:
+    async def run(self) -> list[FaultRow]:
         """Let them all happen.
 
         Raises:
@@ -87,15 +87,15 @@ class Proof:
         await self._runner.run(self._jobs)
         return self.rows()
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[FaultRow]:
         """What came out so far; the last one, if there is one, is about no single fault."""
         told = [tally.row() for tally in self._tallies.values()]
         problems = self._runner.problems
         return [*told, _after_all(problems)] if problems else told
 
 
-def _after_all(problems: list[Problem]) -> Row:
-    return Row(
+def _after_all(problems: list[Violation]) -> FaultRow:
+    return FaultRow(
         fault="after all",
         layout="",
         runs=1,
@@ -125,10 +125,10 @@ class Runner:
         self._tallies = tallies
         self._opened = 0
         self._ports: set[int] = set()
-        self.problems: list[Problem] = []
+        self.problems: list[Violation] = []
         """What is wrong apart from any single run."""
-        self._ground: Ground | None = None
-        self._shared: MortalTemporal | None = None
+        self._ground: SharedServers | None = None
+        self._shared: RestartableTemporal | None = None
 
     async def run(self, jobs: Sequence[Job]) -> None:
         """Do them all."""
@@ -147,8 +147,8 @@ class Runner:
 
     async def _phase(self, phase: Phase) -> None:
         began_s = time.monotonic()
-        queues, gate = Queues(phase.jobs), Gate(phase.width)
-        air = Air() if phase.needs_air else None
+        queues, gate = Queues(phase.jobs), PhaseGate(phase.width)
+        air = CpuGate() if phase.needs_air else None
         watch = asyncio.create_task(_watch_ourselves(), name="watch ourselves")
         try:
             async with asyncio.TaskGroup() as group:
@@ -161,7 +161,10 @@ class Runner:
         logger.info("%d jobs, %d at once: %.0f s", len(phase.jobs), phase.width, took_s)
 
     async def _prepare(
-        self, supervisor: Supervisor, servers: contextlib.AsyncExitStack, places: set[Place]
+        self,
+        supervisor: Supervisor,
+        servers: contextlib.AsyncExitStack,
+        places: set[EnvironmentKind],
     ) -> None:
         settings = LocalSettings(temporal_address=None, livekit_url=None, livekit_port=own_port())
         source = find_temporal(settings, sys.stderr)
@@ -175,31 +178,33 @@ class Runner:
         remember(seal_key.get_secret_value(), "a seal key")
         remember(API_KEY.get_secret_value(), "the API key")
         livekit = None
-        if Place.ROOMS in places:
+        if EnvironmentKind.ROOMS in places:
             found = find_livekit(settings, sys.stderr)
             livekit = await servers.enter_async_context(livekit_server(supervisor, found, settings))
             remember(livekit.api_secret, "LiveKit's API secret")
             self._ports.add(settings.livekit_port)
-        self._ground = Ground(supervisor, source, self._folder, seal_key, clips, livekit)
+        self._ground = SharedServers(supervisor, source, self._folder, seal_key, clips, livekit)
         shared = self._folder / "shared"
         shared.mkdir()
         names = [f"w{number}" for number in range(WORLDS_AT_MOST)]
-        self._shared = MortalTemporal(supervisor, source, shared, names)
+        self._shared = RestartableTemporal(supervisor, source, shared, names)
         self._ports.add(self._shared.port)
         await self._shared.start()
 
     # --------------------------------------------------------------- worlds
 
-    async def _lane(self, queues: Queues, gate: Gate, air: Air | None) -> None:
+    async def _lane(self, queues: Queues, gate: PhaseGate, air: CpuGate | None) -> None:
         while True:
             with queues.a_lane() as kind:
                 if kind is None:
                     return
                 await self._serve(kind, queues, gate, air)
 
-    async def _serve(self, kind: Kind, queues: Queues, gate: Gate, air: Air | None) -> None:
+    async def _serve(
+        self, kind: Kind, queues: Queues, gate: PhaseGate, air: CpuGate | None
+    ) -> None:
         """All jobs of a kind that nobody else takes, in one world unless one breaks."""
-        world: World | None = None
+        world: Environment | None = None
         try:
             while job := queues.next_of(kind):
                 async with gate.inside(COST[job.fault.load]):
@@ -212,23 +217,23 @@ class Runner:
                         await self._one(job, tally, world)
                     except (LocalError, RPCError, RuntimeError) as error:
                         logger.exception("a world broke in %s", job.fault.name)
-                        self._tell(job, tally, [Problem("its world lives on", str(error))])
+                        self._tell(job, tally, [Violation("its world lives on", str(error))])
                         if world is not None:
                             await world.close()
                         world = None
-            if world is not None and world.place is Place.OWN_TEMPORAL:
+            if world is not None and world.place is EnvironmentKind.OWN_TEMPORAL:
                 await self._look_for_leaks(world.temporal)
         finally:
             if world is not None:
                 await world.close()
 
-    async def _open(self, job: Job) -> World:
+    async def _open(self, job: Job) -> Environment:
         assert self._ground is not None
         layout, place = job.kind_of_world
-        own = place is Place.OWN_TEMPORAL
+        own = place is EnvironmentKind.OWN_TEMPORAL
         if self._opened >= WORLDS_AT_MOST:
             raise ServerUnavailable(f"{WORLDS_AT_MOST} worlds broke: see {self._folder}/logs")
-        world = World(self._ground, f"w{self._opened}", layout, place)
+        world = Environment(self._ground, f"w{self._opened}", layout, place)
         self._opened += 1
         try:
             await world.open(None if own else self._shared)
@@ -240,9 +245,9 @@ class Runner:
 
     # ----------------------------------------------------------------- runs
 
-    async def _one(self, job: Job, tally: Tally, world: World) -> None:
+    async def _one(self, job: Job, tally: Tally, world: Environment) -> None:
         began_s = time.monotonic()
-        run = Run(world, job.fault.name, self._seed * 1000 + job.number, job.times)
+        run = FaultRun(world, job.fault.name, self._seed * 1000 + job.number, job.times)
         run.known_before = {one.session_id for one in await world.simulator.ledger()}
         broke = await self._inject(run, job)
         figures = await self._aftermath(run, job.fault)
@@ -264,14 +269,14 @@ class Runner:
         if broke is not None:
             raise broke
 
-    async def _inject(self, run: Run, job: Job) -> LocalError | None:
+    async def _inject(self, run: FaultRun, job: Job) -> LocalError | None:
         """Let it happen; what comes out of it is a finding, whatever it is."""
         try:
             async with asyncio.timeout(RUN_WITHIN_S):
                 await job.fault.inject(run)
         except NotAvailable as error:
             run.problem("the fault can be made", str(error))
-        except (Never, AvatarSessionsError, RPCError, TimeoutError) as error:
+        except (ConditionTimeout, AvatarSessionsError, RPCError, TimeoutError) as error:
             run.problem("what must happen happens", f"{type(error).__name__}: {error}")
         except LocalError as error:
             return error
@@ -280,7 +285,7 @@ class Runner:
             run.problem("the fault can be told", f"{type(error).__name__}: {error}")
         return None
 
-    async def _aftermath(self, run: Run, fault: Fault) -> invariants.Figures:
+    async def _aftermath(self, run: FaultRun, fault: Fault) -> invariants.Figures:
         """End what still runs, and check what must hold."""
         await run.world.simulator.go_wrong()
         speaking = [one.saying for each in run.patients.values() for one in each.speeches]
@@ -308,7 +313,7 @@ class Runner:
 
     # -------------------------------------------------------------- failures
 
-    async def _save_histories(self, run: Run) -> None:
+    async def _save_histories(self, run: FaultRun) -> None:
         folder = self._folder / "histories"
         folder.mkdir(exist_ok=True)
         for key, patient in run.patients.items():
@@ -317,7 +322,7 @@ class Runner:
                 history = await handle.fetch_history()
                 (folder / f"{key}.json").write_text(history.to_json() + "\n")
 
-    def _tell(self, job: Job, tally: Tally, problems: Sequence[Problem]) -> None:
+    def _tell(self, job: Job, tally: Tally, problems: Sequence[Violation]) -> None:
         tally.failed_runs += 1
         tally.problems += problems
         if tally.failed_runs > FAILURES_TOLD:
@@ -328,15 +333,15 @@ class Runner:
             print(f"FAILED {about}: {problem}{times}", file=sys.stderr)
         print(f"  logs: {self._folder}/logs, histories: {self._folder}/histories", file=sys.stderr)
 
-    async def _look_for_leaks(self, temporal: MortalTemporal) -> None:
+    async def _look_for_leaks(self, temporal: RestartableTemporal) -> None:
         async for leak in leaks_in_histories(temporal.server("w0")):
-            self.problems.append(Problem("nothing secret is told", leak))
+            self.problems.append(Violation("nothing secret is told", leak))
 
     def _look_at_what_is_left(self, supervisor: Supervisor) -> None:
         for child in supervisor.children:
             if Path(f"/proc/{child.pid}").exists():
                 text = f"{child.spec.name} (pid {child.pid}) still runs"
-                self.problems.append(Problem("nothing is left behind", text))
+                self.problems.append(Violation("nothing is left behind", text))
         for port in sorted(self._ports):
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -344,9 +349,9 @@ class Runner:
                     probe.bind((LOOPBACK, port))
                 except OSError:
                     text = f"port {port} is still in use"
-                    self.problems.append(Problem("nothing is left behind", text))
+                    self.problems.append(Violation("nothing is left behind", text))
         for leak in find_secrets(self._folder / "logs"):
-            self.problems.append(Problem("nothing secret is told", leak))
+            self.problems.append(Violation("nothing secret is told", leak))
 
 
 async def _watch_ourselves() -> None:
@@ -359,7 +364,7 @@ async def _watch_ourselves() -> None:
             logger.warning("the runner itself was late by %.0f ms", 1000 * late_s)
 
 
-def _measure_borders(run: Run, row: Sequence[Speech]) -> None:
+def _measure_borders(run: FaultRun, row: Sequence[CodedSpeech]) -> None:
     """The pause before an utterance that another LiveAvatar session says than the one before."""
     for before, after in pairwise(row):
         if before.hearing is None or after.hearing is None:
@@ -380,7 +385,7 @@ def free_memory_bytes() -> int:
     return 1024 * int(kib)
 
 
-def _log_speech(speech: Speech) -> None:
+def _log_speech(speech: CodedSpeech) -> None:
     hearing = speech.hearing
     assert hearing is not None
     told = speech.report.outcome if speech.report else speech.error

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from chaos.environment.world import Layout, Place
-from chaos.fault import Fault, Load
+from chaos.environment.world import EnvironmentKind, Layout
+from chaos.fault import Fault, MachineLoad
 
 TIGHT_AT_ONCE: Final = 3
 WORLDS_AT_ONCE: Final = 24
@@ -18,7 +18,12 @@ WORTH_A_WORLD_S: Final = 15.0
 """A new world takes about so long, so that less work is left to the worlds there are."""
 WORLD_BYTES: Final = 512 * 1024 * 1024
 """What a world takes of memory: four processes of 85 MiB, and a Temporal server (measured)."""
-COST: Final = {Load.ALONE: 1, Load.TIGHT: 1, Load.WORKS: 2, Load.WAITS: 1}
+COST: Final = {
+    MachineLoad.ALONE: 1,
+    MachineLoad.TIGHT: 1,
+    MachineLoad.WORKS: 2,
+    MachineLoad.WAITS: 1,
+}
 TOGETHER_S: Final = 600.0
 """About how long all that may happen together takes: only the order comes from it."""
 
@@ -36,7 +41,7 @@ class Job:
     """How many runs it is."""
 
     @property
-    def kind_of_world(self) -> tuple[Layout, Place]:
+    def kind_of_world(self) -> tuple[Layout, EnvironmentKind]:
         """Worlds of one kind serve one run after the other."""
         return self.layout, self.fault.place
 
@@ -73,13 +78,13 @@ def jobs_of(
 def phases_of(jobs: Collection[Job], width: int) -> list[Phase]:
     """First what needs the machine alone, then what is tight, then everything else at once."""
 
-    def of(*loads: Load) -> list[Job]:
+    def of(*loads: MachineLoad) -> list[Job]:
         return [job for job in jobs if job.fault.load in loads]
 
     phases = (
-        Phase(_by_world(of(Load.ALONE)), 1),
-        Phase(_by_world(of(Load.TIGHT)), TIGHT_AT_ONCE),
-        Phase(_evenly(of(Load.WORKS, Load.WAITS)), max(width, *COST.values()), True),
+        Phase(_by_world(of(MachineLoad.ALONE)), 1),
+        Phase(_by_world(of(MachineLoad.TIGHT)), TIGHT_AT_ONCE),
+        Phase(_evenly(of(MachineLoad.WORKS, MachineLoad.WAITS)), max(width, *COST.values()), True),
     )
     return [phase for phase in phases if phase.jobs]
 
@@ -104,7 +109,7 @@ def _evenly(jobs: Sequence[Job]) -> tuple[Job, ...]:
     return tuple(sorted(jobs, key=place))
 
 
-Kind = tuple[Layout, Place]
+Kind = tuple[Layout, EnvironmentKind]
 
 
 class Queues:
@@ -148,7 +153,7 @@ class Queues:
         return left_s / (self._lanes[kind] + 1)
 
 
-class Gate:
+class PhaseGate:
     """Lets runs in as long as there is room; who came first goes first."""
 
     def __init__(self, width: int) -> None:

@@ -15,7 +15,7 @@ PATIENCE_S: Final = 5.0
 """So long a window lets starts go before it."""
 
 
-class Quiet:
+class StartLock:
     """Starts shut each other and windows out; windows stand beside each other."""
 
     def __init__(self) -> None:

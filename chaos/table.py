@@ -12,7 +12,7 @@ from bench.table import machine, percentile
 from chaos.environment.world import Layout
 from chaos.fault import Fault
 from chaos.invariants import Figures
-from chaos.run import Problem
+from chaos.run import Violation
 
 REASONS_TOLD: Final = 3
 _HEADINGS: Final = (
@@ -35,7 +35,7 @@ _WORDS: Final = frozenset({"fault", "layout", "ok", "what"})
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FaultRow:
     """One line."""
 
     fault: str
@@ -73,14 +73,14 @@ class Tally:
     failed_runs: int = 0
     measured_ms: list[float] = field(default_factory=list)
     figures: list[Figures] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[Violation] = field(default_factory=list)
 
-    def row(self) -> Row:
+    def row(self) -> FaultRow:
         """As it stands now."""
         bound_ms, measured = self.fault.bound_in(self.layout), self.measured_ms
         p99_ms = percentile(measured, 99) if measured else None
         kept = bound_ms is None or (p99_ms is not None and p99_ms <= bound_ms)
-        return Row(
+        return FaultRow(
             fault=self.fault.name,
             layout=self.layout.value,
             runs=self.runs,
@@ -107,7 +107,7 @@ def _rounded(figure: float | None) -> float | None:
     return None if figure is None else round(figure, 1)
 
 
-def write_report(path: Path, rows: Iterable[Row]) -> None:
+def write_report(path: Path, rows: Iterable[FaultRow]) -> None:
     """Write the rows as a JSON list."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
@@ -122,7 +122,7 @@ def about(took_s: float, seed: int) -> str:
     )
 
 
-def print_table(rows: Sequence[Row], title: str, out: TextIO) -> None:
+def print_table(rows: Sequence[FaultRow], title: str, out: TextIO) -> None:
     """Print what the figures stand for, the rows, and why those that are not ok are not."""
     print(f"\n{title}\n", file=out)
     lines = [_HEADINGS, *(_cells(row) for row in rows)]
@@ -138,7 +138,7 @@ def print_table(rows: Sequence[Row], title: str, out: TextIO) -> None:
             _print_reasons(row, out)
 
 
-def write_markdown(path: Path, rows: Sequence[Row], title: str) -> None:
+def write_markdown(path: Path, rows: Sequence[FaultRow], title: str) -> None:
     """Write the same for a page of the documentation."""
     ruler = ["---" if heading in _WORDS else "---:" for heading in _HEADINGS]
     lines = [_HEADINGS, ruler, *(_cells(row) for row in rows)]
@@ -146,7 +146,7 @@ def write_markdown(path: Path, rows: Sequence[Row], title: str) -> None:
     path.write_text(f"{title}\n\n{table}\n")
 
 
-def _print_reasons(row: Row, out: TextIO) -> None:
+def _print_reasons(row: FaultRow, out: TextIO) -> None:
     print(f"\n{row.fault} ({row.layout}) is not ok:", file=out)
     if row.bound_ms is not None and row.p99_ms is not None and row.p99_ms > row.bound_ms:
         print(f"  p99 is {row.p99_ms:.0f} ms, the bound {row.bound_ms:.0f} ms", file=out)
@@ -160,7 +160,7 @@ def _print_reasons(row: Row, out: TextIO) -> None:
             print(f"  … and {len(told) - REASONS_TOLD} more of these", file=out)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: FaultRow) -> tuple[str, ...]:
     return (
         row.fault,
         row.layout,

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from avatar_sessions.contract.messages import SessionReport, UtteranceReport
 from avatar_sessions.contract.states import SessionState
-from deploy.local.console import Progress, Style
+from deploy.local.console import ProgressLine, Style
 from deploy.local.errors import LocalError
 
 _LABEL = 11
@@ -24,7 +24,7 @@ class Screen:
     def __init__(self, out: TextIO, *, colours: bool) -> None:
         self._out = out
         self._style = Style(enabled=colours and out.isatty())
-        self._progress: Progress | None = None
+        self._progress: ProgressLine | None = None
         self._gone = False
         self._story_began_at = time.monotonic()
 
@@ -42,7 +42,7 @@ class Screen:
         if self._gone:
             return
         if self._progress is None:
-            self._progress = Progress(self._out, f"  {name:<{_LABEL}}")
+            self._progress = ProgressLine(self._out, f"  {name:<{_LABEL}}")
         self._progress.update("starting" if waited_s < 10 else "still starting")
 
     def up(self, name: str, address: str, took_s: float) -> None:

@@ -36,13 +36,13 @@ from avatar_sessions import (
     SessionOver,
 )
 from avatar_sessions.live.events import AvatarIdle, AvatarListening, AvatarTalking
-from examples.voice.endpointing import Endpointer, Pcm, SpeechBegan, SpeechEnded
+from examples.voice.endpointing import Endpointer, Pcm, SpeechBegan, SpeechStopped
 from examples.voice.room_audio import (
     AVATAR_IDENTITIES,
     SAMPLE_RATE_HZ,
     CannotJoin,
-    Ears,
     ReplacedInRoom,
+    RoomAudio,
 )
 
 READY: Final = "echo agent listening"
@@ -71,7 +71,7 @@ class EchoAgent:
     def __init__(self, live: LiveSpeech, tasks: asyncio.TaskGroup) -> None:
         self._live = live
         self._tasks = tasks
-        self._turns: asyncio.Queue[tuple[str, SpeechBegan | SpeechEnded]] = asyncio.Queue(
+        self._turns: asyncio.Queue[tuple[str, SpeechBegan | SpeechStopped]] = asyncio.Queue(
             MAX_WAITING_TURNS
         )
         self._answers: set[asyncio.Task[None]] = set()
@@ -96,7 +96,7 @@ class EchoAgent:
                 match event:
                     case SpeechBegan():
                         await self._give_way(who)
-                    case SpeechEnded():
+                    case SpeechStopped():
                         await self._live.set_pose("idle")
                         self._begin_answer(who, event.pcm)
             except NoAnswer as error:
@@ -164,7 +164,7 @@ async def _stay_in_room(session: Session, agent: EchoAgent, avatars: Collection[
             access = await session.attach()
             if access.agent is None:
                 raise NoAgentAccess("this session's room gives agents no access of their own")
-            ears = Ears(access.agent, agent.hear, avatars)
+            ears = RoomAudio(access.agent, agent.hear, avatars)
             await ears.listen(joined=lambda: log.info("%s to %s", READY, session.key))
         except (AccessFailed, CannotJoin, NoAnswer) as error:
             log.warning("%s", error)

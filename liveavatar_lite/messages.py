@@ -29,7 +29,7 @@ Sources differ on what the limit counts; this is the safest reading.
 """
 
 
-class SessionState(StrEnum):
+class ProviderState(StrEnum):
     """States that ``session.state_updated`` may name.
 
     The documentation has had two sets of names; both are met.
@@ -55,7 +55,7 @@ class AgentState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Speak:
+class AgentSpeak:
     """Append PCM (s16le mono, 24 kHz) to the utterance; opens one if none is open."""
 
     audio: bytes = field(repr=False)
@@ -63,7 +63,7 @@ class Speak:
 
 
 @dataclass(frozen=True, slots=True)
-class SpeakEnd:
+class AgentSpeakEnd:
     """Seal the utterance, optionally with a last piece of PCM.
 
     Without it the avatar never rests.
@@ -74,35 +74,35 @@ class SpeakEnd:
 
 
 @dataclass(frozen=True, slots=True)
-class Interrupt:
+class AgentInterrupt:
     """Drop queued audio and pending video, seal the utterance, go idle."""
 
     event_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class StartListening:
+class AgentStartListening:
     """Take the attentive pose."""
 
     event_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class StopListening:
+class AgentStopListening:
     """Leave the attentive pose."""
 
     event_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class KeepAlive:
+class SessionKeepAlive:
     """Extend the service's idle window of five minutes."""
 
     event_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class AgentStart:
     """Undocumented: two clients send it, nobody needs it.
 
     Understood by the server role, never sent by ours.
@@ -114,7 +114,13 @@ class Start:
 
 
 Command: TypeAlias = (
-    Speak | SpeakEnd | Interrupt | StartListening | StopListening | KeepAlive | Start
+    AgentSpeak
+    | AgentSpeakEnd
+    | AgentInterrupt
+    | AgentStartListening
+    | AgentStopListening
+    | SessionKeepAlive
+    | AgentStart
 )
 
 
@@ -125,7 +131,7 @@ Command: TypeAlias = (
 class SessionStateUpdated:
     """The session behind the socket moved on.
 
-    ``state`` is one of `SessionState`, or a name not known yet.
+    ``state`` is one of `ProviderState`, or a name not known yet.
     """
 
     state: str
@@ -265,13 +271,13 @@ ServerEvent: TypeAlias = (
 # --- the table ------------------------------------------------------------------------
 
 COMMANDS: Final[Mapping[str, type[Command]]] = {
-    "agent.speak": Speak,
-    "agent.speak_end": SpeakEnd,
-    "agent.interrupt": Interrupt,
-    "agent.start_listening": StartListening,
-    "agent.stop_listening": StopListening,
-    "session.keep_alive": KeepAlive,
-    "start": Start,
+    "agent.speak": AgentSpeak,
+    "agent.speak_end": AgentSpeakEnd,
+    "agent.interrupt": AgentInterrupt,
+    "agent.start_listening": AgentStartListening,
+    "agent.stop_listening": AgentStopListening,
+    "session.keep_alive": SessionKeepAlive,
+    "start": AgentStart,
 }
 EVENTS: Final[Mapping[str, type[ServerEvent]]] = {
     "session.state_updated": SessionStateUpdated,
@@ -347,7 +353,7 @@ def encode_command(command: Command) -> bytes:
 
     Fields that are None are left out.
     """
-    if isinstance(command, Speak):
+    if isinstance(command, AgentSpeak):
         return encode_speak(command.audio, command.event_id)
     frame: dict[str, Any] = {"type": _TYPE_OF[type(command)]}
     for name, (key, *_) in _LAYOUT[type(command)]:
@@ -450,16 +456,16 @@ def decode_command(frame: str | bytes) -> Command:
     if cls is None:
         shown = kind[:80] if isinstance(kind, str) else None
         raise ProtocolViolation(f"unknown message type: {shown!r}", event_id=event_id)
-    if cls is Speak:
-        return Speak(_pcm(parsed.get("audio"), event_id), event_id)
-    if cls is SpeakEnd:
+    if cls is AgentSpeak:
+        return AgentSpeak(_pcm(parsed.get("audio"), event_id), event_id)
+    if cls is AgentSpeakEnd:
         audio = parsed.get("audio")
-        return SpeakEnd(event_id, None if audio is None else _pcm(audio, event_id))
-    if cls is Start:
+        return AgentSpeakEnd(event_id, None if audio is None else _pcm(audio, event_id))
+    if cls is AgentStart:
         encoding, rate, channels = (
             parsed.get(key) for key in ("encoding", "sample_rate", "channels")
         )
-        return Start(
+        return AgentStart(
             encoding if isinstance(encoding, str) else None,
             rate if isinstance(rate, int) else None,
             channels if isinstance(channels, int) else None,
@@ -473,7 +479,7 @@ _PLAIN_SPEAK: Final = re.compile(
 """How ``agent.speak`` begins, as `encode_speak` and ``json.dumps`` write it, with a plain id."""
 
 
-def _decode_plain_speak(frame: str | bytes) -> Speak | None:
+def _decode_plain_speak(frame: str | bytes) -> AgentSpeak | None:
     """``agent.speak`` as nearly every client writes it; None for all else, also if it is wrong.
 
     A seventh of the time that ``json.loads`` needs to look through a second of speech for a quote:
@@ -492,7 +498,7 @@ def _decode_plain_speak(frame: str | bytes) -> Speak | None:
     except ValueError:
         return None
     event_id = head[1]
-    return Speak(pcm, None if event_id is None else event_id.decode("ascii"))
+    return AgentSpeak(pcm, None if event_id is None else event_id.decode("ascii"))
 
 
 def _pcm(audio: object, event_id: str | None) -> bytes:

@@ -23,26 +23,26 @@ from .errors import (
 )
 from .messages import (
     MAX_FRAME_BYTES,
+    AgentInterrupt,
+    AgentSpeak,
+    AgentSpeakEnd,
+    AgentStartListening,
     AgentState,
     AgentStateUpdated,
+    AgentStopListening,
     AudioBufferAppended,
     AudioBufferCleared,
     AudioBufferCommitted,
     Command,
     ErrorReported,
-    Interrupt,
-    KeepAlive,
+    ProviderState,
     ServerEvent,
-    SessionState,
+    SessionKeepAlive,
     SessionStateUpdated,
-    Speak,
-    SpeakEnd,
     SpeakEnded,
     SpeakInterrupted,
     SpeakStarted,
     SpeechEvent,
-    StartListening,
-    StopListening,
     decode_command,
     decode_event,
     encode_command,
@@ -50,7 +50,7 @@ from .messages import (
     encode_speak,
     speak_frame_bytes,
 )
-from .utterance_book import Change, UtteranceBook, UtteranceOver, UtteranceStarted
+from .utterance_book import Change, UtteranceBook, UtteranceEnded, UtteranceStarted
 
 CLOSE_NORMAL: Final = 1000
 CLOSE_ABNORMAL: Final = 1006
@@ -81,12 +81,12 @@ LEGAL_TRANSITIONS: Final[Mapping[SessionPhase, frozenset[SessionPhase]]] = {
 }
 
 _PHASE_OF_STATE: Final[Mapping[str, SessionPhase]] = {
-    SessionState.NEW: SessionPhase.NEW,
-    SessionState.CONNECTING: SessionPhase.CONNECTING,
-    SessionState.CONNECTED: SessionPhase.CONNECTED,
-    SessionState.CLOSING: SessionPhase.CLOSING,
-    SessionState.CLOSED: SessionPhase.CLOSED,
-    SessionState.DISCONNECTED: SessionPhase.CLOSED,
+    ProviderState.NEW: SessionPhase.NEW,
+    ProviderState.CONNECTING: SessionPhase.CONNECTING,
+    ProviderState.CONNECTED: SessionPhase.CONNECTED,
+    ProviderState.CLOSING: SessionPhase.CLOSING,
+    ProviderState.CLOSED: SessionPhase.CLOSED,
+    ProviderState.DISCONNECTED: SessionPhase.CLOSED,
 }
 
 
@@ -97,20 +97,20 @@ class StateDialect(Enum):
     CONNECTING_CONNECTED_CLOSING_CLOSED = "connecting/connected/closing/closed"
 
 
-_STATE_OF_PHASE: Final[Mapping[StateDialect, Mapping[SessionPhase, SessionState]]] = {
+_STATE_OF_PHASE: Final[Mapping[StateDialect, Mapping[SessionPhase, ProviderState]]] = {
     StateDialect.NEW_CONNECTED_DISCONNECTED: {
-        SessionPhase.NEW: SessionState.NEW,
-        SessionPhase.CONNECTING: SessionState.NEW,
-        SessionPhase.CONNECTED: SessionState.CONNECTED,
-        SessionPhase.CLOSING: SessionState.DISCONNECTED,
-        SessionPhase.CLOSED: SessionState.DISCONNECTED,
+        SessionPhase.NEW: ProviderState.NEW,
+        SessionPhase.CONNECTING: ProviderState.NEW,
+        SessionPhase.CONNECTED: ProviderState.CONNECTED,
+        SessionPhase.CLOSING: ProviderState.DISCONNECTED,
+        SessionPhase.CLOSED: ProviderState.DISCONNECTED,
     },
     StateDialect.CONNECTING_CONNECTED_CLOSING_CLOSED: {
-        SessionPhase.NEW: SessionState.CONNECTING,
-        SessionPhase.CONNECTING: SessionState.CONNECTING,
-        SessionPhase.CONNECTED: SessionState.CONNECTED,
-        SessionPhase.CLOSING: SessionState.CLOSING,
-        SessionPhase.CLOSED: SessionState.CLOSED,
+        SessionPhase.NEW: ProviderState.CONNECTING,
+        SessionPhase.CONNECTING: ProviderState.CONNECTING,
+        SessionPhase.CONNECTED: ProviderState.CONNECTED,
+        SessionPhase.CLOSING: ProviderState.CLOSING,
+        SessionPhase.CLOSED: ProviderState.CLOSED,
     },
 }
 
@@ -122,7 +122,7 @@ class PoseChanged:
     state: str
 
 
-Event: TypeAlias = ServerEvent | UtteranceStarted | UtteranceOver | PoseChanged
+Event: TypeAlias = ServerEvent | UtteranceStarted | UtteranceEnded | PoseChanged
 """What the client role yields: every message of the server, and what it means."""
 
 
@@ -195,7 +195,7 @@ class ClientProtocol:
         """
         self._check_connected("agent.speak_end")
         self._book.seal(utterance_id)
-        return encode_command(SpeakEnd(utterance_id))
+        return encode_command(AgentSpeakEnd(utterance_id))
 
     def adopt(self, utterance_id: str) -> None:
         """Go on with an utterance that an earlier connection of this session left unfinished.
@@ -214,24 +214,24 @@ class ClientProtocol:
         """Cut everything said and queued so far. Legal when nothing plays."""
         self._check_connected("agent.interrupt")
         self._book.cut(event_id)
-        return encode_command(Interrupt(event_id))
+        return encode_command(AgentInterrupt(event_id))
 
     def start_listening(self) -> bytes:
         """Take the attentive pose; while talking, the service takes it afterwards."""
         self._check_connected("agent.start_listening")
         self._resting_pose = AgentState.LISTENING
-        return encode_command(StartListening(_new_id()))
+        return encode_command(AgentStartListening(_new_id()))
 
     def stop_listening(self) -> bytes:
         """Leave the attentive pose."""
         self._check_connected("agent.stop_listening")
         self._resting_pose = AgentState.IDLE
-        return encode_command(StopListening(_new_id()))
+        return encode_command(AgentStopListening(_new_id()))
 
     def keep_alive(self) -> bytes:
         """Extend the service's idle window. No answer is documented."""
         self._check_connected("session.keep_alive")
-        return encode_command(KeepAlive(_new_id()))
+        return encode_command(SessionKeepAlive(_new_id()))
 
     @property
     def open_utterance(self) -> str | None:
@@ -407,7 +407,7 @@ class ServerProtocol:
             return []
         try:
             command = decode_command(frame)
-            if self._reject_odd_audio and isinstance(command, Speak | SpeakEnd):
+            if self._reject_odd_audio and isinstance(command, AgentSpeak | AgentSpeakEnd):
                 check_pcm(command.audio or b"\0\0", command.event_id)
         except ProtocolViolation as refusal:
             self._refuse(refusal)

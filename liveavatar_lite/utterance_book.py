@@ -28,7 +28,7 @@ class UtteranceStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class UtteranceOver:
+class UtteranceEnded:
     """Nothing more of this utterance will be heard. Exactly once, in every dialect.
 
     An utterance that was cut before it began has no `UtteranceStarted`.
@@ -38,7 +38,7 @@ class UtteranceOver:
     interrupted: bool
 
 
-class Playback(Enum):
+class PlaybackPhase(Enum):
     """Where the service's playback of an utterance stands, as far as its events tell."""
 
     QUEUED = "queued"
@@ -52,17 +52,17 @@ class Playback(Enum):
 
 
 _LEGAL: Final = {
-    Playback.QUEUED: {Playback.PLAYING, Playback.OVER},
-    Playback.PLAYING: {Playback.DRY, Playback.OVER},
-    Playback.DRY: {Playback.PLAYING, Playback.OVER},
-    Playback.OVER: set[Playback](),
+    PlaybackPhase.QUEUED: {PlaybackPhase.PLAYING, PlaybackPhase.OVER},
+    PlaybackPhase.PLAYING: {PlaybackPhase.DRY, PlaybackPhase.OVER},
+    PlaybackPhase.DRY: {PlaybackPhase.PLAYING, PlaybackPhase.OVER},
+    PlaybackPhase.OVER: set[PlaybackPhase](),
 }
 
 
 @dataclass(slots=True)
 class _Utterance:
     id: str
-    playback: Playback = Playback.QUEUED
+    playback: PlaybackPhase = PlaybackPhase.QUEUED
     sealed: bool = False  # by speak_end or interrupt: takes no more audio
     cut: bool = False  # an interrupt was sent before it was over
     pcm_bytes: int = 0
@@ -71,7 +71,7 @@ class _Utterance:
     acked_s: float | None = None  # when its first chunk was acknowledged
     started_s: float = 0.0  # set on PLAYING, by the caller's clock
 
-    def go(self, playback: Playback) -> None:
+    def go(self, playback: PlaybackPhase) -> None:
         if playback not in _LEGAL[self.playback]:
             raise IllegalTransition(
                 f"utterance {self.id!r} cannot go from {self.playback.value} to {playback.value}"
@@ -87,7 +87,7 @@ class _Cut:
     utterances: list[_Utterance]
 
 
-Change = UtteranceStarted | UtteranceOver
+Change = UtteranceStarted | UtteranceEnded
 
 
 @dataclass(slots=True)
@@ -141,8 +141,8 @@ class UtteranceBook:
             self._forget_the_oldest()
         utterance.pcm_bytes += pcm_bytes
         utterance.chunks_unanswered += 1
-        if utterance.playback is Playback.DRY:
-            utterance.go(Playback.PLAYING)
+        if utterance.playback is PlaybackPhase.DRY:
+            utterance.go(PlaybackPhase.PLAYING)
 
     def adopt(self, utterance_id: str) -> None:
         """An earlier connection of the session opened this utterance, and it is not over."""
@@ -190,7 +190,7 @@ class UtteranceBook:
             known = self._tasks.setdefault(task, utterance)
             if known is not None and known is not utterance:
                 # A task per session says nothing about utterances unless the former is done.
-                over = known.playback is Playback.OVER
+                over = known.playback is PlaybackPhase.OVER
                 self._tasks[task] = utterance if over else None
         return utterance.id
 
@@ -205,7 +205,7 @@ class UtteranceBook:
         if utterance is None:
             return None, []
         utterance.committed = True
-        if utterance.playback is Playback.DRY and utterance.sealed:
+        if utterance.playback is PlaybackPhase.DRY and utterance.sealed:
             return utterance.id, self._over(utterance)
         return utterance.id, []
 
@@ -231,7 +231,7 @@ class UtteranceBook:
         utterance = self._named(source, event, task)
         if utterance is None and source is None:
             # Told after ``talking``: the one that this has begun already is the one meant.
-            utterance = self._playing() or self._oldest(Playback.QUEUED)
+            utterance = self._playing() or self._oldest(PlaybackPhase.QUEUED)
         if utterance is None:
             return None, []
         return utterance.id, self._start(utterance, now_s)
@@ -249,7 +249,7 @@ class UtteranceBook:
         utterance = self._named(source, event, task)
         if utterance is None and source is None:
             utterance = self._playing()
-        if utterance is None or utterance.playback is Playback.OVER:
+        if utterance is None or utterance.playback is PlaybackPhase.OVER:
             return (utterance.id if utterance else None), []
         if interrupted:
             utterance.sealed = utterance.cut = True
@@ -259,7 +259,9 @@ class UtteranceBook:
 
     def pose_talking(self, now_s: float) -> list[Change]:
         """The pose became ``talking``: whatever is next has begun, unless it was announced."""
-        utterance = self._oldest(Playback.DRY, Playback.PLAYING) or self._oldest(Playback.QUEUED)
+        utterance = self._oldest(PlaybackPhase.DRY, PlaybackPhase.PLAYING) or self._oldest(
+            PlaybackPhase.QUEUED
+        )
         return self._start(utterance, now_s) if utterance is not None else []
 
     def pose_rested(self, now_s: float) -> list[Change]:
@@ -275,7 +277,7 @@ class UtteranceBook:
         spare_s = now_s - utterance.started_s - utterance.pcm_bytes / BYTES_PER_S
         acknowledges = utterance.acked_s is not None
         changes = self._rest(utterance)
-        for follower in [each for each in self._live if each.playback is Playback.QUEUED]:
+        for follower in [each for each in self._live if each.playback is PlaybackPhase.QUEUED]:
             length_s = follower.pcm_bytes / BYTES_PER_S
             if acknowledges:
                 sent_s = now_s if follower.acked_s is None else follower.acked_s
@@ -302,21 +304,21 @@ class UtteranceBook:
         """By source_event_id, then event_id, then task: the order of the live observations."""
         return self._by_id(source, event) or (self._tasks.get(task) if task is not None else None)
 
-    def _oldest(self, *stages: Playback) -> _Utterance | None:
+    def _oldest(self, *stages: PlaybackPhase) -> _Utterance | None:
         return next((each for each in self._live if each.playback in stages), None)
 
     def _playing(self) -> _Utterance | None:
-        return self._oldest(Playback.PLAYING)
+        return self._oldest(PlaybackPhase.PLAYING)
 
     def _start(self, utterance: _Utterance, now_s: float) -> list[Change]:
-        if utterance.playback is Playback.DRY:
-            utterance.go(Playback.PLAYING)
-        if utterance.playback is not Playback.QUEUED:
+        if utterance.playback is PlaybackPhase.DRY:
+            utterance.go(PlaybackPhase.PLAYING)
+        if utterance.playback is not PlaybackPhase.QUEUED:
             return []
         changes: list[Change] = []
         for earlier in self._live[: self._live.index(utterance)]:
             changes += self._over(earlier)  # one mouth: the next has begun, so this is over
-        utterance.go(Playback.PLAYING)
+        utterance.go(PlaybackPhase.PLAYING)
         utterance.started_s = now_s
         changes.append(UtteranceStarted(utterance.id))
         return changes
@@ -324,22 +326,22 @@ class UtteranceBook:
     def _rest(self, utterance: _Utterance) -> list[Change]:
         if utterance.sealed:
             return self._over(utterance)
-        if utterance.playback is Playback.PLAYING:
-            utterance.go(Playback.DRY)
+        if utterance.playback is PlaybackPhase.PLAYING:
+            utterance.go(PlaybackPhase.DRY)
             utterance.started_s = inf  # the pause blurs how long it plays: see pose_rested
         return []
 
     def _over(self, utterance: _Utterance) -> list[Change]:
-        if utterance.playback is Playback.OVER:
+        if utterance.playback is PlaybackPhase.OVER:
             return []
-        utterance.go(Playback.OVER)
+        utterance.go(PlaybackPhase.OVER)
         utterance.sealed = True
         self._live.remove(utterance)
-        return [UtteranceOver(utterance.id, interrupted=utterance.cut)]
+        return [UtteranceEnded(utterance.id, interrupted=utterance.cut)]
 
     def _forget_the_oldest(self) -> None:
         """Keep what is live and the last few that are over; a connection may speak for hours."""
-        finished = [each for each in self._all.values() if each.playback is Playback.OVER]
+        finished = [each for each in self._all.values() if each.playback is PlaybackPhase.OVER]
         for utterance in finished[:-REMEMBERED]:
             del self._all[utterance.id]
             for task in [task for task, known in self._tasks.items() if known is utterance]:

@@ -5,12 +5,12 @@ demand. It is no LiveAvatar: what is assumed rather than known stands in `docs/s
 """
 
 from .faults import Faults
-from .ledger import CommandLine, Ledger, SessionLine, SilenceLine, SocketLine, UtteranceLine
+from .ledger import BillingLedger, CommandLine, SessionLine, SilenceLine, SocketLine, UtteranceLine
 from .media.avatar import RoomUnreachable
-from .media.recording import Heard
-from .service.http_server import PortInUse
+from .media.recording import AudioRecording
+from .service.http_server import AddressInUse
 from .service.refusals import Refusal
-from .session import Session, SessionPhase
+from .session import SimulatedPhase, SimulatedSession
 from .settings import (
     CATALOGUE,
     DEFAULT_API_KEY,
@@ -24,20 +24,20 @@ from .simulator import LiveAvatarSimulator
 __all__ = [
     "CATALOGUE",
     "DEFAULT_API_KEY",
+    "AddressInUse",
     "AtLimit",
+    "AudioRecording",
+    "BillingLedger",
     "CommandLine",
     "Correlation",
     "Faults",
-    "Heard",
-    "Ledger",
     "LiveAvatarSimulator",
-    "PortInUse",
     "Refusal",
     "RoomUnreachable",
-    "Session",
     "SessionLine",
-    "SessionPhase",
     "SilenceLine",
+    "SimulatedPhase",
+    "SimulatedSession",
     "SimulatorSettings",
     "SocketLine",
     "SpeechSignals",

@@ -14,7 +14,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from .media.avatar import RoomUnreachable
-from .service.http_server import PortInUse
+from .service.http_server import AddressInUse
 from .settings import DEFAULT_API_KEY, SimulatorSettings
 from .simulator import LiveAvatarSimulator
 
@@ -75,7 +75,7 @@ async def _serve(settings: SimulatorSettings) -> int:
     simulator = LiveAvatarSimulator(settings)
     try:
         await simulator.__aenter__()
-    except PortInUse as error:
+    except AddressInUse as error:
         return _fail(
             f"port {error.port} on {error.host} is in use: stop what listens there, or choose "
             "another with --port or --media-port.",

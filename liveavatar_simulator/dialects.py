@@ -22,36 +22,36 @@ from liveavatar_lite.messages import (
 )
 
 from .playback import (
-    Began,
     Cleared,
-    Finished,
-    Interrupted,
     PlaybackEvent,
-    PoseChanged,
+    PoseTaken,
+    SpeechBegun,
+    SpeechCut,
+    SpeechFinished,
+    SpokenUtterance,
     Starved,
-    Utterance,
 )
 from .settings import Correlation, SpeechSignals
 
 _SPEECH: Final[dict[type[PlaybackEvent], type[SpeechEvent]]] = {
-    Began: SpeakStarted,
-    Finished: SpeakEnded,
-    Interrupted: SpeakInterrupted,
+    SpeechBegun: SpeakStarted,
+    SpeechFinished: SpeakEnded,
+    SpeechCut: SpeakInterrupted,
 }
 
 
-class Signals:
+class EventDialect:
     """Turns what happened into events of one dialect."""
 
     def __init__(self, speech: SpeechSignals, correlation: Correlation) -> None:
         self._speech = speech
         self._correlation = correlation
 
-    def appended(self, event_id: str | None, utterance: Utterance) -> ServerEvent:
+    def appended(self, event_id: str | None, utterance: SpokenUtterance) -> ServerEvent:
         """Acknowledges one ``agent.speak``."""
         return self._about(AudioBufferAppended, event_id, utterance.task_id)
 
-    def committed(self, event_id: str | None, utterance: Utterance | None) -> ServerEvent:
+    def committed(self, event_id: str | None, utterance: SpokenUtterance | None) -> ServerEvent:
         """Acknowledges ``agent.speak_end``; there may have been nothing to end."""
         return self._about(AudioBufferCommitted, event_id, utterance.task_id if utterance else None)
 
@@ -60,7 +60,7 @@ class Signals:
         match event:
             case Cleared(event_id=event_id, utterance=cut):
                 return self._about(AudioBufferCleared, event_id, cut.task_id if cut else None)
-            case PoseChanged(previous=previous, new=new):
+            case PoseTaken(previous=previous, new=new):
                 if self._speech is SpeechSignals.SPEECH:
                     return None
                 return AgentStateUpdated(previous, new, event_id=_fresh_id())
@@ -71,7 +71,7 @@ class Signals:
                     source_event_id=utterance.event_id,
                     event_id=_fresh_id(),
                 )
-            case Began() | Finished() | Interrupted():
+            case SpeechBegun() | SpeechFinished() | SpeechCut():
                 if no_speech_events or self._speech is SpeechSignals.POSES:
                     return None
                 utterance = event.utterance

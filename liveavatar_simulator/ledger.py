@@ -86,7 +86,7 @@ class SessionLine(BaseModel):
     utterances: list[UtteranceLine]
 
 
-class Ledger(BaseModel):
+class BillingLedger(BaseModel):
     """Totals since the simulator began, and its sessions, oldest first."""
 
     minted: int

@@ -28,7 +28,7 @@ SILENCES_KEPT: Final = 100
 _EPSILON_S: Final = 1e-6
 
 
-class UtteranceState(StrEnum):
+class SpokenState(StrEnum):
     """Where an utterance is."""
 
     WAITING = "waiting"
@@ -44,40 +44,40 @@ class UtteranceState(StrEnum):
     """The session ended first."""
 
 
-_LEGAL: Final[dict[UtteranceState, frozenset[UtteranceState]]] = {
-    UtteranceState.WAITING: frozenset(
+_LEGAL: Final[dict[SpokenState, frozenset[SpokenState]]] = {
+    SpokenState.WAITING: frozenset(
         {
-            UtteranceState.PLAYING,
-            UtteranceState.PLAYED,
-            UtteranceState.DROPPED,
-            UtteranceState.CUT,
+            SpokenState.PLAYING,
+            SpokenState.PLAYED,
+            SpokenState.DROPPED,
+            SpokenState.CUT,
         }
     ),
-    UtteranceState.PLAYING: frozenset(
+    SpokenState.PLAYING: frozenset(
         {
-            UtteranceState.STARVED,
-            UtteranceState.PLAYED,
-            UtteranceState.INTERRUPTED,
-            UtteranceState.CUT,
+            SpokenState.STARVED,
+            SpokenState.PLAYED,
+            SpokenState.INTERRUPTED,
+            SpokenState.CUT,
         }
     ),
-    UtteranceState.STARVED: frozenset(
+    SpokenState.STARVED: frozenset(
         {
-            UtteranceState.PLAYING,
-            UtteranceState.PLAYED,
-            UtteranceState.INTERRUPTED,
-            UtteranceState.CUT,
+            SpokenState.PLAYING,
+            SpokenState.PLAYED,
+            SpokenState.INTERRUPTED,
+            SpokenState.CUT,
         }
     ),
-    UtteranceState.PLAYED: frozenset(),
-    UtteranceState.INTERRUPTED: frozenset(),
-    UtteranceState.DROPPED: frozenset(),
-    UtteranceState.CUT: frozenset(),
+    SpokenState.PLAYED: frozenset(),
+    SpokenState.INTERRUPTED: frozenset(),
+    SpokenState.DROPPED: frozenset(),
+    SpokenState.CUT: frozenset(),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Silence:
+class PlaybackSilence:
     """A time inside an utterance in which nothing sounded because no audio was there."""
 
     begin_s: float
@@ -85,12 +85,12 @@ class Silence:
 
 
 @dataclass(eq=False, slots=True)
-class Utterance:
+class SpokenUtterance:
     """One utterance, from the first chunk to the last sound."""
 
     event_id: str | None
     task_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    state: UtteranceState = UtteranceState.WAITING
+    state: SpokenState = SpokenState.WAITING
     sealed: bool = False
     """No more audio will come: ``agent.speak_end`` or ``agent.interrupt`` was taken."""
     sent_bytes: int = 0
@@ -102,7 +102,7 @@ class Utterance:
     """When its first sound left."""
     sounded_until_s: float = 0.0
     """When its last sound so far had left; of no meaning before it began."""
-    silences: deque[Silence] = field(default_factory=lambda: deque(maxlen=SILENCES_KEPT))
+    silences: deque[PlaybackSilence] = field(default_factory=lambda: deque(maxlen=SILENCES_KEPT))
     """Those that have ended: by more sound, or with the utterance."""
     _pcm: bytearray | None = field(default_factory=bytearray, repr=False)
     """What was sent and not heard; None: nobody listens, it is only counted."""
@@ -138,7 +138,7 @@ class Utterance:
         del self._pcm[:taken]
         return heard.ljust(size, b"\0")
 
-    def become(self, state: UtteranceState) -> None:
+    def become(self, state: SpokenState) -> None:
         """Move on.
 
         Raises:
@@ -148,7 +148,7 @@ class Utterance:
             raise RuntimeError(f"an utterance that is {self.state} cannot become {state}")
         self.state = state
 
-    def end(self, state: UtteranceState, *, now_s: float) -> None:
+    def end(self, state: SpokenState, *, now_s: float) -> None:
         """Move on to a state that is the last.
 
         Raises:
@@ -161,35 +161,35 @@ class Utterance:
 
     def _note_silence(self, now_s: float) -> None:
         if self.played_bytes and now_s - self.sounded_until_s >= SILENCE_S - _EPSILON_S:
-            self.silences.append(Silence(self.sounded_until_s, now_s))
+            self.silences.append(PlaybackSilence(self.sounded_until_s, now_s))
 
 
 @dataclass(frozen=True, slots=True)
-class Began:
+class SpeechBegun:
     """The first sound of an utterance left."""
 
-    utterance: Utterance
+    utterance: SpokenUtterance
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class SpeechFinished:
     """The last sound of an utterance left."""
 
-    utterance: Utterance
+    utterance: SpokenUtterance
 
 
 @dataclass(frozen=True, slots=True)
-class Interrupted:
+class SpeechCut:
     """An utterance that was being heard was cut."""
 
-    utterance: Utterance
+    utterance: SpokenUtterance
 
 
 @dataclass(frozen=True, slots=True)
 class Starved:
     """An utterance ran out of audio before it was sealed."""
 
-    utterance: Utterance
+    utterance: SpokenUtterance
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,18 +197,18 @@ class Cleared:
     """An interrupt took effect; ``event_id`` is the interrupt's."""
 
     event_id: str | None
-    utterance: Utterance | None
+    utterance: SpokenUtterance | None
 
 
 @dataclass(frozen=True, slots=True)
-class PoseChanged:
+class PoseTaken:
     """The avatar moved from one pose to another."""
 
     previous: AgentState
     new: AgentState
 
 
-PlaybackEvent = Began | Finished | Interrupted | Starved | Cleared | PoseChanged
+PlaybackEvent = SpeechBegun | SpeechFinished | SpeechCut | Starved | Cleared | PoseTaken
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +225,10 @@ class PlaybackTimes:
 class _PendingClear:
     due_s: float
     event_id: str | None
-    condemned: tuple[Utterance, ...]
+    condemned: tuple[SpokenUtterance, ...]
 
 
-class Playback:
+class SimulatedPlayback:
     """The avatar's mouth and ears. Commands change it at once; `advance` lets time pass.
 
     Args:
@@ -241,12 +241,12 @@ class Playback:
         self._times = times
         self._audible = audible
         self._clock_s = now_s
-        self._queue: deque[Utterance] = deque()
-        self._open: Utterance | None = None
+        self._queue: deque[SpokenUtterance] = deque()
+        self._open: SpokenUtterance | None = None
         self._clears: deque[_PendingClear] = deque()
         self._listening = False
         self._pose = AgentState.IDLE
-        self.utterances: deque[Utterance] = deque(maxlen=UTTERANCES_KEPT)
+        self.utterances: deque[SpokenUtterance] = deque(maxlen=UTTERANCES_KEPT)
         """The newest utterances, over or not, oldest first."""
 
     @property
@@ -255,27 +255,29 @@ class Playback:
         return self._pose
 
     @property
-    def playing(self) -> Utterance | None:
+    def playing(self) -> SpokenUtterance | None:
         """What is being heard now."""
         head = self._queue[0] if self._queue else None
-        return head if head is not None and head.state is UtteranceState.PLAYING else None
+        return head if head is not None and head.state is SpokenState.PLAYING else None
 
     # --- commands ---------------------------------------------------------------------------------
 
-    def append(self, pcm: bytes, event_id: str | None, *, now_s: float) -> Utterance:
+    def append(self, pcm: bytes, event_id: str | None, *, now_s: float) -> SpokenUtterance:
         """Take audio for the open utterance; opens one if none is.
 
         The id does not set the boundary, the seal does.
         """
         if self._open is None:
-            self._open = Utterance(event_id, _pcm=bytearray() if self._audible else None)
+            self._open = SpokenUtterance(event_id, _pcm=bytearray() if self._audible else None)
             self._queue.append(self._open)
             self.utterances.append(self._open)
         self._open.append(pcm)
         self._check_ready(self._open, now_s)
         return self._open
 
-    def seal(self, event_id: str | None, pcm: bytes | None, *, now_s: float) -> Utterance | None:
+    def seal(
+        self, event_id: str | None, pcm: bytes | None, *, now_s: float
+    ) -> SpokenUtterance | None:
         """End the open utterance, after a last piece of audio if there is one.
 
         None: there was nothing to end.
@@ -307,7 +309,7 @@ class Playback:
     def cut(self) -> None:
         """The session is over: nothing more is heard."""
         for utterance in self._queue:
-            utterance.end(UtteranceState.CUT, now_s=self._clock_s)
+            utterance.end(SpokenState.CUT, now_s=self._clock_s)
         self._queue.clear()
         self._clears.clear()
         self._open = None
@@ -348,7 +350,7 @@ class Playback:
         """How many whole blocks fit before then; at least the one that was asked about."""
         return max(1, floor((now_s + _EPSILON_S - self._clock_s) / BLOCK_S))
 
-    def _blocks_alike(self, head: Utterance | None) -> float:
+    def _blocks_alike(self, head: SpokenUtterance | None) -> float:
         """How many blocks from here on are like the next one; at least that."""
         quiet_s = inf
         if head is not None:
@@ -360,10 +362,10 @@ class Playback:
         # Rounded down: a block too few costs one more look, a block too many would be late.
         return inf if quiet_s == inf else max(1, floor(quiet_s / BLOCK_S + _EPSILON_S))
 
-    def _quiet_s(self, head: Utterance) -> float:
+    def _quiet_s(self, head: SpokenUtterance) -> float:
         """How long the head of the queue does nothing but go on as it does, from the clock's time
         on."""
-        if head.state is not UtteranceState.PLAYING:
+        if head.state is not SpokenState.PLAYING:
             if head.ready_at_s is None:
                 return inf
             return max(0.0, head.ready_at_s + self._times.start_latency_s - self._clock_s)
@@ -374,12 +376,12 @@ class Playback:
             return sound_s + self._times.starvation_s
         return max(0.0, head.dry_since_s + self._times.starvation_s - self._clock_s)
 
-    def _sounding(self, events: list[PlaybackEvent]) -> Utterance | None:
+    def _sounding(self, events: list[PlaybackEvent]) -> SpokenUtterance | None:
         """The utterance that is heard in the next block, after all that happens before it."""
         now_s = self._clock_s
         while self._queue:
             head = self._queue[0]
-            if head.state is not UtteranceState.PLAYING and not self._may_begin(head, now_s):
+            if head.state is not SpokenState.PLAYING and not self._may_begin(head, now_s):
                 break
             if head.buffered_bytes == 0:
                 if head.sealed:
@@ -387,40 +389,44 @@ class Playback:
                     continue
                 self._count_dry(head, now_s, events)
                 break
-            if head.state is not UtteranceState.PLAYING:
+            if head.state is not SpokenState.PLAYING:
                 events += self._begin(head)
             head.dry_since_s = None
             return head
         return None
 
-    def _may_begin(self, utterance: Utterance, now_s: float) -> bool:
+    def _may_begin(self, utterance: SpokenUtterance, now_s: float) -> bool:
         ready_at_s = utterance.ready_at_s
         return ready_at_s is not None and now_s + _EPSILON_S >= (
             ready_at_s + self._times.start_latency_s
         )
 
-    def _begin(self, utterance: Utterance) -> Iterable[PlaybackEvent]:
-        resumed = utterance.state is UtteranceState.STARVED
-        utterance.become(UtteranceState.PLAYING)
+    def _begin(self, utterance: SpokenUtterance) -> Iterable[PlaybackEvent]:
+        resumed = utterance.state is SpokenState.STARVED
+        utterance.become(SpokenState.PLAYING)
         yield from self._pose_changes()
         if not resumed:
-            yield Began(utterance)
+            yield SpeechBegun(utterance)
 
-    def _finish(self, utterance: Utterance, now_s: float, events: list[PlaybackEvent]) -> None:
-        heard = utterance.state is not UtteranceState.WAITING
-        utterance.end(UtteranceState.PLAYED, now_s=now_s)
+    def _finish(
+        self, utterance: SpokenUtterance, now_s: float, events: list[PlaybackEvent]
+    ) -> None:
+        heard = utterance.state is not SpokenState.WAITING
+        utterance.end(SpokenState.PLAYED, now_s=now_s)
         self._queue.popleft()
         if heard:
-            events.append(Finished(utterance))
+            events.append(SpeechFinished(utterance))
         events += self._pose_changes()
 
-    def _count_dry(self, utterance: Utterance, now_s: float, events: list[PlaybackEvent]) -> None:
-        if utterance.state is not UtteranceState.PLAYING:
+    def _count_dry(
+        self, utterance: SpokenUtterance, now_s: float, events: list[PlaybackEvent]
+    ) -> None:
+        if utterance.state is not SpokenState.PLAYING:
             return
         if utterance.dry_since_s is None:
             utterance.dry_since_s = now_s
         if now_s - utterance.dry_since_s >= self._times.starvation_s:
-            utterance.become(UtteranceState.STARVED)
+            utterance.become(SpokenState.STARVED)
             utterance.ready_at_s = None
             events.append(Starved(utterance))
             events += self._pose_changes()
@@ -428,21 +434,21 @@ class Playback:
     def _clear_due(self, now_s: float) -> Iterable[PlaybackEvent]:
         while self._clears and self._clears[0].due_s <= now_s + _EPSILON_S:
             clear = self._clears.popleft()
-            cut: Utterance | None = None
+            cut: SpokenUtterance | None = None
             for utterance in clear.condemned:
                 if utterance.over:
                     continue
-                heard = utterance.state is not UtteranceState.WAITING
-                outcome = UtteranceState.INTERRUPTED if heard else UtteranceState.DROPPED
+                heard = utterance.state is not SpokenState.WAITING
+                outcome = SpokenState.INTERRUPTED if heard else SpokenState.DROPPED
                 utterance.end(outcome, now_s=clear.due_s)
                 self._queue.remove(utterance)
                 cut = utterance if heard else cut
             yield Cleared(clear.event_id, cut)
             if cut is not None:
-                yield Interrupted(cut)
+                yield SpeechCut(cut)
             yield from self._pose_changes()
 
-    def _check_ready(self, utterance: Utterance, now_s: float) -> None:
+    def _check_ready(self, utterance: SpokenUtterance, now_s: float) -> None:
         enough_bytes = self._times.start_buffer_s * BYTES_PER_S
         enough = utterance.buffered_bytes >= max(enough_bytes, 1)
         if utterance.ready_at_s is None and (enough or utterance.sealed):
@@ -455,4 +461,4 @@ class Playback:
             pose = AgentState.LISTENING if self._listening else AgentState.IDLE
         if pose is not self._pose:
             previous, self._pose = self._pose, pose
-            yield PoseChanged(previous, pose)
+            yield PoseTaken(previous, pose)

@@ -1,7 +1,7 @@
 """One simulated session: its phase, its limits, what is said in it, and who is connected to it.
 
-It speaks to its surroundings through two small interfaces: an `Avatar` that shows and sounds, and a
-`Socket` that takes events. REST, WebSocket and LiveKit are elsewhere.
+It reaches its surroundings through two small interfaces: a `SimulatedAvatar`, which shows and
+sounds, and a `SimulatedSocket`, which takes events. REST, WebSocket and LiveKit are elsewhere.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from enum import StrEnum
 from typing import Any, Final, Protocol, assert_never
 
 from liveavatar_lite.messages import (
+    AgentInterrupt,
+    AgentSpeak,
+    AgentSpeakEnd,
+    AgentStart,
+    AgentStartListening,
     AgentState,
+    AgentStopListening,
     Command,
-    Interrupt,
-    KeepAlive,
     ServerEvent,
-    Speak,
-    SpeakEnd,
-    Start,
-    StartListening,
-    StopListening,
+    SessionKeepAlive,
 )
 from liveavatar_lite.models import SessionEndReason
 
-from .dialects import Signals
+from .dialects import EventDialect
 from .faults import Faults
 from .ledger import RoomKind, SessionLine
-from .media.recording import Heard, HeardRecord
-from .playback import Cleared, Playback, PlaybackEvent, PlaybackTimes
-from .service.credits import Account, pro_rated
-from .service.schemas import TokenRequest
+from .media.recording import AudioRecorder, AudioRecording
+from .playback import Cleared, PlaybackEvent, PlaybackTimes, SimulatedPlayback
+from .service.credits import CreditAccount, pro_rated
+from .service.schemas import TokenRequestSchema
 from .settings import AtLimit, SimulatorSettings
 from .tape import Tape, ms_of, utterance_line
 
@@ -50,7 +50,7 @@ RECORD_LOOK_S: Final = 2.0
 """How much sound is recorded at once, at most, where nobody is seen."""
 
 
-class SessionPhase(StrEnum):
+class SimulatedPhase(StrEnum):
     """Where a session is."""
 
     MINTED = "minted"
@@ -64,12 +64,14 @@ class SessionPhase(StrEnum):
     ENDED = "ended"
 
 
-_LEGAL: Final[dict[SessionPhase, frozenset[SessionPhase]]] = {
-    SessionPhase.MINTED: frozenset({SessionPhase.STARTING}),
-    SessionPhase.STARTING: frozenset({SessionPhase.MINTED, SessionPhase.LIVE, SessionPhase.ENDED}),
-    SessionPhase.LIVE: frozenset({SessionPhase.FROZEN, SessionPhase.ENDED}),
-    SessionPhase.FROZEN: frozenset({SessionPhase.ENDED}),
-    SessionPhase.ENDED: frozenset(),
+_LEGAL: Final[dict[SimulatedPhase, frozenset[SimulatedPhase]]] = {
+    SimulatedPhase.MINTED: frozenset({SimulatedPhase.STARTING}),
+    SimulatedPhase.STARTING: frozenset(
+        {SimulatedPhase.MINTED, SimulatedPhase.LIVE, SimulatedPhase.ENDED}
+    ),
+    SimulatedPhase.LIVE: frozenset({SimulatedPhase.FROZEN, SimulatedPhase.ENDED}),
+    SimulatedPhase.FROZEN: frozenset({SimulatedPhase.ENDED}),
+    SimulatedPhase.ENDED: frozenset(),
 }
 
 
@@ -77,7 +79,7 @@ class AvatarStayedOut(Exception):
     """The avatar could not join its room."""
 
 
-class Avatar(Protocol):
+class SimulatedAvatar(Protocol):
     """Somebody in a room who can be seen and heard."""
 
     async def play(self, pcm: bytes, pose: AgentState) -> None:
@@ -93,7 +95,7 @@ class Avatar(Protocol):
         """
 
 
-class Socket(Protocol):
+class SimulatedSocket(Protocol):
     """A client's connection to the session.
 
     Attributes:
@@ -119,17 +121,17 @@ class Socket(Protocol):
         """Read and send nothing more, and stay open."""
 
 
-class Session:
+class SimulatedSession:
     """A session from its token to its end."""
 
     def __init__(
         self,
-        request: TokenRequest,
+        request: TokenRequestSchema,
         *,
         max_duration_s: int,
         settings: SimulatorSettings,
         faults: Callable[[], Faults],
-        account: Account,
+        account: CreditAccount,
     ) -> None:
         self.session_id = str(uuid.uuid4())
         self.socket_key = secrets.token_urlsafe(24)
@@ -144,34 +146,34 @@ class Session:
         self.end_reason: SessionEndReason | None = None
         self.room: str | None = None
         self.room_kind: RoomKind = "none"
-        self.record: HeardRecord | None = None
+        self.record: AudioRecorder | None = None
         """What was heard; None: it is not recorded, or no longer kept."""
         self.arrived = asyncio.Event()
         """Set when the avatar is in its room, or none is to come."""
         self.commands_ignored = 0
         self.sockets_total = 0
-        self._phase = SessionPhase.MINTED
+        self._phase = SimulatedPhase.MINTED
         self._settings = settings
         self._faults = faults
-        self._signals = Signals(settings.speech_signals, settings.correlation)
+        self._signals = EventDialect(settings.speech_signals, settings.correlation)
         self._account = account
         self._credits_charged = Decimal(0)
-        self._avatar: Avatar | None = None
-        self._socket: Socket | None = None
+        self._avatar: SimulatedAvatar | None = None
+        self._socket: SimulatedSocket | None = None
         self._tape = Tape(settings.tape_length)
         self._tasks: list[asyncio.Task[None]] = []
         self._arrival: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._started_s = self._active_s = self._alone_since_s = self._ended_s = time.monotonic()
         self._periods_charged = 0
-        self._playback = Playback(self._playback_times(), now_s=self._started_s)
+        self._playback = SimulatedPlayback(self._playback_times(), now_s=self._started_s)
         self._asked = asyncio.Event()
         """Set by each command: what was due may be due at another time now."""
 
     # --- life -------------------------------------------------------------------------------------
 
     @property
-    def phase(self) -> SessionPhase:
+    def phase(self) -> SimulatedPhase:
         """Where the session is."""
         return self._phase
 
@@ -180,7 +182,7 @@ class Session:
         """Started and not ended."""
         return self.started_at is not None and self.ended_at is None
 
-    def become(self, phase: SessionPhase) -> None:
+    def become(self, phase: SimulatedPhase) -> None:
         """Move on.
 
         Raises:
@@ -190,7 +192,9 @@ class Session:
             raise RuntimeError(f"a session that is {self._phase} cannot become {phase}")
         self._phase = phase
 
-    def go_live(self, avatar: Avatar | None, arrival: Coroutine[Any, Any, None] | None) -> None:
+    def go_live(
+        self, avatar: SimulatedAvatar | None, arrival: Coroutine[Any, Any, None] | None
+    ) -> None:
         """Billing begins, and the avatar is sent into its room.
 
         LiveAvatar's own order: the session's details are answered, then the avatar comes
@@ -200,15 +204,15 @@ class Session:
             avatar: who shows and sounds; None: nobody.
             arrival: brings the avatar into the room; a failure ends the session.
         """
-        self.become(SessionPhase.LIVE)
+        self.become(SimulatedPhase.LIVE)
         self.started_at = datetime.now(UTC)
         now_s = time.monotonic()
         self._started_s = self._active_s = self._alone_since_s = now_s
         seen = avatar is not None
         if self._settings.record_heard_s > 0:
-            self.record = HeardRecord(self.started_at, self._settings.record_heard_s)
+            self.record = AudioRecorder(self.started_at, self._settings.record_heard_s)
         audible = seen or self.record is not None
-        self._playback = Playback(self._playback_times(), now_s=now_s, audible=audible)
+        self._playback = SimulatedPlayback(self._playback_times(), now_s=now_s, audible=audible)
         self._avatar = avatar
         name = f"session-{self.session_id[:8]}"
         play = self._play() if seen else self._play_unseen()
@@ -253,7 +257,7 @@ class Session:
     async def _end(self, reason: SessionEndReason) -> None:
         self._catch_up()
         self._stop_billing(reason)
-        self.become(SessionPhase.ENDED)
+        self.become(SimulatedPhase.ENDED)
         self._playback.cut()
         for task in self._tasks:
             task.cancel()
@@ -313,7 +317,7 @@ class Session:
         if self._socket is None and not self.request.has_connector:
             zombie_s = self._alone_since_s + settings.zombie_timeout_s
             deadlines.append((zombie_s, SessionEndReason.ZOMBIE_SESSION_REAP))
-        if self._phase is SessionPhase.LIVE:
+        if self._phase is SimulatedPhase.LIVE:
             limit_s = self.max_duration_s * settings.duration_scale
             deadlines.append((self._started_s + limit_s, SessionEndReason.MAX_DURATION_REACHED))
             if not self.request.is_sandbox:
@@ -334,7 +338,7 @@ class Session:
         """
         self._catch_up()
         self._stop_billing(SessionEndReason.MAX_DURATION_REACHED)
-        self.become(SessionPhase.FROZEN)
+        self.become(SimulatedPhase.FROZEN)
         self._playback.cut()
         log.info("session %s is frozen", self.session_id)
 
@@ -363,11 +367,11 @@ class Session:
     @property
     def accepts_sockets(self) -> bool:
         """Whether the ``ws_url`` may be opened now."""
-        if self._phase not in (SessionPhase.LIVE, SessionPhase.FROZEN):
+        if self._phase not in (SimulatedPhase.LIVE, SimulatedPhase.FROZEN):
             return False
         return self.sockets_total == 0 or self._settings.reconnect
 
-    def attach(self, socket: Socket) -> Socket | None:
+    def attach(self, socket: SimulatedSocket) -> SimulatedSocket | None:
         """Take a client's connection; the one it replaces is handed back to be closed."""
         replaced, self._socket = self._socket, socket
         self.sockets_total += 1
@@ -375,7 +379,7 @@ class Session:
         self._tape.socket_opened(socket.number)
         return replaced
 
-    def detach(self, socket: Socket) -> None:
+    def detach(self, socket: SimulatedSocket) -> None:
         """A connection is gone.
 
         What was said goes on; unless somebody returns the session is a zombie.
@@ -398,7 +402,7 @@ class Session:
 
     # --- commands ---------------------------------------------------------------------------------
 
-    def handle(self, command: Command, socket: Socket) -> None:
+    def handle(self, command: Command, socket: SimulatedSocket) -> None:
         """Do what a client asks by this socket.
 
         Its acknowledgement goes to whoever is connected.
@@ -406,25 +410,25 @@ class Session:
         self.touch()
         after_s = time.monotonic() - self._started_s
         self._tape.command(command, after_s=after_s, socket=socket.number)
-        if self._phase is not SessionPhase.LIVE:
+        if self._phase is not SimulatedPhase.LIVE:
             return
         self._catch_up()
         self._asked.set()
         now_s = time.monotonic()
         match command:
-            case Speak(audio=audio, event_id=event_id):
+            case AgentSpeak(audio=audio, event_id=event_id):
                 utterance = self._playback.append(audio, event_id, now_s=now_s)
                 self._send(self._signals.appended(event_id, utterance))
-            case SpeakEnd(event_id=event_id, audio=last):
+            case AgentSpeakEnd(event_id=event_id, audio=last):
                 sealed = self._playback.seal(event_id, last, now_s=now_s)
                 self._send(self._signals.committed(event_id, sealed))
-            case Interrupt(event_id=event_id):
+            case AgentInterrupt(event_id=event_id):
                 self._playback.interrupt(event_id, now_s=now_s)
-            case StartListening():
+            case AgentStartListening():
                 self._playback.listen(True)
-            case StopListening():
+            case AgentStopListening():
                 self._playback.listen(False)
-            case KeepAlive() | Start():
+            case SessionKeepAlive() | AgentStart():
                 pass
             case _:
                 assert_never(command)
@@ -477,7 +481,7 @@ class Session:
 
     def _catch_up(self) -> None:
         """Let time pass up to now where nobody watches; `_play` does where somebody does."""
-        if self._avatar is None and self._phase in (SessionPhase.LIVE, SessionPhase.FROZEN):
+        if self._avatar is None and self._phase in (SimulatedPhase.LIVE, SimulatedPhase.FROZEN):
             self._pass_time()
 
     def _pass_time(self) -> bytes:
@@ -490,7 +494,7 @@ class Session:
         return pcm
 
     def _tell(self, event: PlaybackEvent) -> None:
-        if self._phase is not SessionPhase.LIVE:
+        if self._phase is not SimulatedPhase.LIVE:
             return  # a frozen session was heard to say nothing, not even that it is silent now
         if isinstance(event, Cleared) and self._avatar is not None:
             self._avatar.hush()
@@ -535,7 +539,7 @@ class Session:
             return Decimal(0)
         return pro_rated(self.lasted_s, self._settings.credit_period_s)
 
-    def heard(self) -> Heard | None:
+    def heard(self) -> AudioRecording | None:
         """What was heard up to now; None: it is not recorded, or no longer kept."""
         self._catch_up()
         return None if self.record is None else self.record.heard()

@@ -10,15 +10,15 @@ from typing import Self
 from liveavatar_lite.models import SessionEndReason
 
 from .faults import Faults
-from .ledger import Ledger
+from .ledger import BillingLedger
 from .media.avatar import HostedRooms
 from .media.face import Face
-from .media.recording import Heard
+from .media.recording import AudioRecording
 from .service.http_server import RestServer, bind, printable_host
 from .service.lifecycle import LiveAvatarService
 from .service.media_socket import MediaServer
 from .service.rest import create_app
-from .session import Session
+from .session import SimulatedSession
 from .settings import SimulatorSettings
 
 
@@ -83,7 +83,7 @@ class LiveAvatarSimulator:
         await self._exits.aclose()
 
     @property
-    def sessions(self) -> Mapping[str, Session]:
+    def sessions(self) -> Mapping[str, SimulatedSession]:
         """All sessions by id, oldest first."""
         return self._service.sessions
 
@@ -119,7 +119,7 @@ class LiveAvatarSimulator:
         """Cut every media socket at once (1006); returns how many there were."""
         return self._service.drop_sockets()
 
-    def heard(self, session_id: str) -> Heard:
+    def heard(self, session_id: str) -> AudioRecording:
         """What was heard of a session up to now, or to its end; see ``record_heard_s``.
 
         Raises:
@@ -127,6 +127,6 @@ class LiveAvatarSimulator:
         """
         return self._service.heard(session_id)
 
-    def ledger(self) -> Ledger:
+    def ledger(self) -> BillingLedger:
         """The same as ``GET /simulator/ledger``."""
         return self._service.ledger()

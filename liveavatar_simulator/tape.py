@@ -13,27 +13,27 @@ from typing import Final
 
 from liveavatar_lite.audio import duration_s
 from liveavatar_lite.messages import (
+    AgentInterrupt,
+    AgentSpeak,
+    AgentSpeakEnd,
+    AgentStart,
+    AgentStartListening,
+    AgentStopListening,
     Command,
-    Interrupt,
-    KeepAlive,
-    Speak,
-    SpeakEnd,
-    Start,
-    StartListening,
-    StopListening,
+    SessionKeepAlive,
 )
 
 from .ledger import CommandLine, SilenceLine, SocketLine, UtteranceLine
-from .playback import Utterance
+from .playback import SpokenUtterance
 
 _COMMAND_TYPES: Final[dict[type[Command], str]] = {
-    Speak: "agent.speak",
-    SpeakEnd: "agent.speak_end",
-    Interrupt: "agent.interrupt",
-    StartListening: "agent.start_listening",
-    StopListening: "agent.stop_listening",
-    KeepAlive: "session.keep_alive",
-    Start: "start",
+    AgentSpeak: "agent.speak",
+    AgentSpeakEnd: "agent.speak_end",
+    AgentInterrupt: "agent.interrupt",
+    AgentStartListening: "agent.start_listening",
+    AgentStopListening: "agent.stop_listening",
+    SessionKeepAlive: "session.keep_alive",
+    AgentStart: "start",
 }
 
 
@@ -60,13 +60,13 @@ class Tape:
 
     def command(self, command: Command, *, after_s: float, socket: int) -> None:
         """A command came by this socket, so long after the session's start."""
-        pcm = command.audio if isinstance(command, Speak | SpeakEnd) else None
+        pcm = command.audio if isinstance(command, AgentSpeak | AgentSpeakEnd) else None
         self._commands.append(
             CommandLine(
                 type=_COMMAND_TYPES[type(command)],
                 at_ms=round(after_s * 1000),
                 socket=socket,
-                event_id=None if isinstance(command, Start) else command.event_id,
+                event_id=None if isinstance(command, AgentStart) else command.event_id,
                 pcm_ms=None if pcm is None else ms_of(len(pcm)),
             )
         )
@@ -82,7 +82,7 @@ class Tape:
         return [line.model_copy() for line in self._sockets]
 
 
-def utterance_line(utterance: Utterance, at: Callable[[float], datetime]) -> UtteranceLine:
+def utterance_line(utterance: SpokenUtterance, at: Callable[[float], datetime]) -> UtteranceLine:
     """An utterance as the ledger shows it.
 
     Args:

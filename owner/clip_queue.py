@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
-from avatar_sessions.contract.activities import ClipCursor, SaidClip
+from avatar_sessions.contract.activities import ClipCursor, ClipSpoken
 from avatar_sessions.contract.messages import Failure, UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from owner.clips.errors import ClipError
-from owner.playout import Mouth
+from owner.playout import Playout
 from owner.utterance import USUAL_START_LATENCY_S, Utterance
 
 CLIP_AHEAD_BYTES: Final = 96_000
@@ -30,7 +30,7 @@ REMEMBERED: Final = 32
 """Clips whose end is kept for an activity that asks again."""
 
 
-class Clip(Protocol):
+class ClipStream(Protocol):
     """A clip that is being decoded."""
 
     @property
@@ -41,12 +41,12 @@ class Clip(Protocol):
         """The next PCM, about a second; nothing at the end."""
 
 
-OpenClip = Callable[[], AbstractAsyncContextManager[Clip]]
+OpenClip = Callable[[], AbstractAsyncContextManager[ClipStream]]
 Progress = Callable[[ClipCursor], None]
 
 
 @dataclass(frozen=True)
-class ClipOrder:
+class ClipJob:
     """A clip that is to be said."""
 
     utterance_id: str
@@ -60,12 +60,12 @@ class ClipOrder:
     it, and this one knows nothing of it."""
 
 
-class ClipSpeech:
+class ClipQueue:
     """The clips of one session."""
 
     def __init__(
         self,
-        mouth: Mouth,
+        mouth: Playout,
         *,
         max_lead_s: float,
         generation: int,
@@ -79,8 +79,8 @@ class ClipSpeech:
         self._line_of = line_of
         self._rest = rest
         self._moving = moving
-        self._saying: dict[str, asyncio.Task[SaidClip]] = {}
-        self._said: OrderedDict[str, SaidClip] = OrderedDict()
+        self._saying: dict[str, asyncio.Task[ClipSpoken]] = {}
+        self._said: OrderedDict[str, ClipSpoken] = OrderedDict()
         self._watchers: dict[str, Progress] = {}
         self._cut_up_to = 0
         self._cut_outcome = UtteranceOutcome.INTERRUPTED
@@ -89,7 +89,7 @@ class ClipSpeech:
         """Whether it is being said here, or was."""
         return utterance_id in self._saying or utterance_id in self._said
 
-    async def say(self, clip: ClipOrder, progress: Progress | None = None) -> SaidClip:
+    async def say(self, clip: ClipJob, progress: Progress | None = None) -> ClipSpoken:
         """Say a clip, or join in where it is being said; lasts until it is over.
 
         Args:
@@ -134,7 +134,7 @@ class ClipSpeech:
             if late:
                 await asyncio.wait(late, timeout=2)
 
-    def _keep(self, name: str, done: asyncio.Task[SaidClip]) -> None:
+    def _keep(self, name: str, done: asyncio.Task[ClipSpoken]) -> None:
         self._saying.pop(name, None)
         if done.cancelled() or done.exception() is not None:
             return  # who waits for it is told
@@ -152,7 +152,7 @@ class ClipSpeech:
             dry_at=datetime.now(UTC) + timedelta(seconds=unplayed_s),
         )
 
-    async def _say(self, clip: ClipOrder) -> SaidClip:
+    async def _say(self, clip: ClipJob) -> ClipSpoken:
         left_s = 0.0  # what of an earlier owner's part is still to be played; below 0: silence
         if clip.dry_at is not None:
             left_s = (clip.dry_at - datetime.now(UTC)).total_seconds()
@@ -169,7 +169,7 @@ class ClipSpeech:
         )
         if clip.order <= self._cut_up_to:
             utterance.end(self._cut_outcome, time.monotonic())
-            return SaidClip(report=self._line_of(utterance))
+            return ClipSpoken(report=self._line_of(utterance))
         self._mouth.queue(utterance)
         came = asyncio.Event()
         pumping = asyncio.create_task(
@@ -192,10 +192,10 @@ class ClipSpeech:
         line = self._line_of(utterance)
         if line.outcome is UtteranceOutcome.LOST and line.failure is None and self._moving():
             left_at = self._cursor(utterance, utterance.left_unplayed_s)
-        return SaidClip(report=line, cut_in_band_at=utterance.cut_in_band_at, left_at=left_at)
+        return ClipSpoken(report=line, cut_in_band_at=utterance.cut_in_band_at, left_at=left_at)
 
 
-async def _pump(clip: ClipOrder, utterance: Utterance, came: asyncio.Event) -> None:
+async def _pump(clip: ClipJob, utterance: Utterance, came: asyncio.Event) -> None:
     """Bring a clip's speech, no further ahead than need be."""
     skip_bytes = clip.offset_bytes
     try:

@@ -12,10 +12,10 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from avatar_sessions.contract.live import Begin
+from avatar_sessions.contract.live import LiveBegin
 from avatar_sessions.contract.messages import Failure, UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
-from owner.playout import Mouth
+from owner.playout import Playout
 from owner.utterance import Utterance
 
 logger = logging.getLogger(__name__)
@@ -32,16 +32,16 @@ class TooManyUtterances(Exception):
     """A speaker has begun more utterances than are kept at once."""
 
 
-class NameUsed(Exception):
+class UtteranceNameUsed(Exception):
     """An utterance of that name was said long ago."""
 
 
-class LiveSpeech:
+class LiveQueue:
     """The live utterances of one session."""
 
     def __init__(
         self,
-        mouth: Mouth,
+        mouth: Playout,
         *,
         max_lead_s: float,
         line_of: Callable[[Utterance], UtteranceReport],
@@ -59,7 +59,7 @@ class LiveSpeech:
         self._earlier_is_cut = False
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, begin: Begin) -> Utterance | UtteranceReport:
+    def begin(self, begin: LiveBegin) -> Utterance | UtteranceReport:
         """Open an utterance, or find the one that is open; its line, if it is over.
 
         Raises:
@@ -74,7 +74,9 @@ class LiveSpeech:
         if line is not None:
             return line
         if begin.utterance_id in self._names:
-            raise NameUsed(f"utterance {begin.utterance_id!r} was said before: name another one")
+            raise UtteranceNameUsed(
+                f"utterance {begin.utterance_id!r} was said before: name another one"
+            )
         if len(self._open) >= MAX_OPEN:
             raise TooManyUtterances(
                 f"{len(self._open)} utterances wait already: let some be spoken first"

@@ -1,7 +1,7 @@
 """The one mouth of a session: utterances in turn, paced, interruptible, each heard out.
 
 Feeds `utterance.Utterance` into a `LiteConnection`, and survives its loss. Knows neither Temporal
-nor the ingress: what happens is told to a `Listener`.
+nor the ingress: what happens is told to a `PlayoutListener`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from typing import Any, Final, Protocol
 from avatar_sessions.contract.messages import Failure
 from avatar_sessions.contract.states import UtteranceOutcome
 from liveavatar_lite import ConnectionFailed, LiteConnection, LiteError
-from owner.utterance import GiveUp, Rest, Seal, Send, Utterance, Wait
+from owner.utterance import (
+    AbandonUtterance,
+    EndSegment,
+    NothingToSend,
+    SendChunk,
+    Utterance,
+    WaitUntil,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +35,7 @@ OVERLAP_S: Final = 0.5
 """So long before the avatar is done with one utterance, the next one is begun: no pause between."""
 
 
-class Listener(Protocol):
+class PlayoutListener(Protocol):
     """Who wants to know how speech goes on."""
 
     def progressed(self, utterance: Utterance) -> None:
@@ -41,10 +48,10 @@ class Listener(Protocol):
         """An interrupt is on the wire: the avatar's pose goes with it (LITE events page)."""
 
 
-class Mouth:
+class Playout:
     """Says utterances one after the other."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: PlayoutListener) -> None:
         self.connection: LiteConnection | None = None
         """Where speech goes; None while there is no socket."""
         self.wire = asyncio.Lock()
@@ -191,11 +198,11 @@ class Mouth:
                 continue  # it is over
             step = utterance.next_step(time.monotonic())
             match step:
-                case Wait(seconds=seconds):
+                case WaitUntil(seconds=seconds):
                     await utterance.pause(seconds)
-                case GiveUp(failure=failure):
+                case AbandonUtterance(failure=failure):
                     utterance.end(UtteranceOutcome.LOST, time.monotonic(), failure)
-                case Send() | Rest() | Seal():
+                case SendChunk() | NothingToSend() | EndSegment():
                     try:
                         await self._put(utterance, step, connection)
                     except ConnectionFailed as error:
@@ -227,7 +234,10 @@ class Mouth:
         return self.connection
 
     async def _put(
-        self, utterance: Utterance, step: Send | Rest | Seal, connection: LiteConnection
+        self,
+        utterance: Utterance,
+        step: SendChunk | NothingToSend | EndSegment,
+        connection: LiteConnection,
     ) -> None:
         async with self.wire:
             if utterance.over or connection is not self.connection:
@@ -235,7 +245,7 @@ class Mouth:
             if utterance.inherited:
                 connection.adopt(utterance.segment_id)
                 utterance.inherited = False
-            if isinstance(step, Send):
+            if isinstance(step, SendChunk):
                 await connection.speak(step.chunk, utterance.segment_id)
                 utterance.last_heard_s = connection.last_heard_s
                 now_s = time.monotonic()
@@ -252,7 +262,7 @@ class Mouth:
                     await connection.speak_end(utterance.segment_id)
                 utterance.segment_sealed()
             self.last_sent_s = time.monotonic()
-            if isinstance(step, Seal):
+            if isinstance(step, EndSegment):
                 utterance.sealed = True
                 if utterance.silent or utterance.is_done(time.monotonic()):
                     utterance.end(UtteranceOutcome.COMPLETED, time.monotonic())

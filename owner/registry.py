@@ -6,7 +6,7 @@ from avatar_sessions.contract.activities import Epoch
 from owner.session import OwnedSession
 
 
-class OwnedSessions:
+class SessionRegistry:
     """The sessions this process owns. During a rotation a key has two: the old one and the next."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from avatar_sessions.contract.activities import Epoch, SaidClip, StreamEnd, StreamResult
+from avatar_sessions.contract.activities import ClipSpoken, Epoch, StreamEnd, StreamResult
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutcome
 from liveavatar_lite import (
@@ -28,13 +28,13 @@ from liveavatar_lite import (
     LiteConnection,
     LiteError,
     PoseChanged,
-    UtteranceOver,
+    UtteranceEnded,
     UtteranceStarted,
 )
-from owner.clip_queue import ClipOrder, ClipSpeech, Progress
-from owner.live_queue import LiveSpeech
+from owner.clip_queue import ClipJob, ClipQueue, Progress
+from owner.live_queue import LiveQueue
 from owner.observer import Observer
-from owner.playout import Mouth
+from owner.playout import Playout
 from owner.utterance import Utterance
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ TRANSITIONS: Final = {
 }
 
 
-class NotReady(Exception):
+class OwnerNotReady(Exception):
     """The session has no socket at this moment, or is being let go."""
 
 
@@ -141,15 +141,15 @@ class OwnedSession:
         self._provider_end = provider_end
         self._may_reconnect = may_reconnect
         self._observers: set[Observer] = set()
-        self._mouth = Mouth(self)
-        self.live = LiveSpeech(
+        self._mouth = Playout(self)
+        self.live = LiveQueue(
             self._mouth,
             max_lead_s=limits.max_lead_s,
             line_of=self._line_of,
             on_over=self._live_over,
             rest=self._rest,
         )
-        self.clips = ClipSpeech(
+        self.clips = ClipQueue(
             self._mouth,
             max_lead_s=limits.max_lead_s,
             generation=generation,
@@ -393,7 +393,7 @@ class OwnedSession:
         match event:
             case UtteranceStarted(utterance_id=about):
                 self._mouth.talks(about)
-            case UtteranceOver(utterance_id=about, interrupted=interrupted):
+            case UtteranceEnded(utterance_id=about, interrupted=interrupted):
                 self._mouth.falls_silent(about, interrupted=interrupted)
             case PoseChanged(state=pose):
                 previous, self._told_pose = self._told_pose, pose
@@ -412,8 +412,8 @@ class OwnedSession:
 
     # --------------------------------------------------------------- speech
 
-    async def speak(self, clip: ClipOrder, progress: Progress | None = None) -> SaidClip:
-        """Say a clip after what is being said, and tell what was heard; see `ClipSpeech.say`.
+    async def speak(self, clip: ClipJob, progress: Progress | None = None) -> ClipSpoken:
+        """Say a clip after what is being said, and tell what was heard; see `ClipQueue.say`.
 
         Raises:
             NotReady: there is no socket now; nothing was said.
@@ -495,7 +495,7 @@ class OwnedSession:
         """Cut all that is said or waits here, for a speaker.
 
         Returns:
-            What was being said, and the seconds of it that had been heard; see `Mouth.interrupt`.
+            What was being said, and the seconds of it that had been heard; see `Playout.interrupt`.
 
         Raises:
             NotReady: the session is being let go.
@@ -590,5 +590,5 @@ class OwnedSession:
 
     def _usable(self) -> LiteConnection:
         if self.state is not OwnedState.READY or self._connection is None:
-            raise NotReady(f"the session is {self.state.name}")
+            raise OwnerNotReady(f"the session is {self.state.name}")
         return self._connection

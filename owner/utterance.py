@@ -40,37 +40,37 @@ _SHORTEST_GAP_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Send:
+class SendChunk:
     """Put this chunk on the wire, then call `Utterance.sent`."""
 
     chunk: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class WaitUntil:
     """Nothing to do for so many seconds, or until `Utterance.pause` is woken."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class NothingToSend:
     """End the segment: the producer has stalled, and the avatar shall not stare."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seal:
+class EndSegment:
     """Everything is on the wire: end the segment, and the utterance with it."""
 
 
 @dataclass(frozen=True, slots=True)
-class GiveUp:
+class AbandonUtterance:
     """Nobody brings the rest."""
 
     failure: Failure
 
 
-Step = Send | Wait | Rest | Seal | GiveUp
+Step = SendChunk | WaitUntil | NothingToSend | EndSegment | AbandonUtterance
 
 
 class _WakeOn(Enum):
@@ -246,12 +246,12 @@ class Utterance:
             self._wake_on = _WakeOn.NOTHING
             segment = self._open_segment
             wait_s = segment.pacer.wait_s(now_s, len(self._ready[0])) if segment else 0.0
-            return Wait(wait_s) if wait_s > 0 else Send(self._ready[0])
+            return WaitUntil(wait_s) if wait_s > 0 else SendChunk(self._ready[0])
         if self.finished:
-            return Seal()
+            return EndSegment()
         if flush_due_s is not None:
             self._wake_on = _WakeOn.CHUNK
-            return Wait(max(_INSTANT_S, flush_due_s - now_s))
+            return WaitUntil(max(_INSTANT_S, flush_due_s - now_s))
         self._wake_on = _WakeOn.ANYTHING
         return self._nothing_to_say(now_s)
 
@@ -488,19 +488,19 @@ class Utterance:
         """All is sent, and not all has come."""
         patience_s, failure = self._patience(now_s)
         if patience_s <= 0:
-            return GiveUp(failure)
+            return AbandonUtterance(failure)
         segment = self._open_segment
         if segment is None:
-            return Wait(patience_s)
+            return WaitUntil(patience_s)
         lead_s = segment.pacer.lead_s(now_s)
         if lead_s > 0:
-            return Wait(min(patience_s, lead_s + _INSTANT_S))
+            return WaitUntil(min(patience_s, lead_s + _INSTANT_S))
         if segment.talking_since_s is None and self._dry_since_s(now_s) < UNHEARD_PATIENCE_S:
-            return Wait(min(patience_s, UNHEARD_PATIENCE_S))  # talking wakes
+            return WaitUntil(min(patience_s, UNHEARD_PATIENCE_S))  # talking wakes
         if self._silence is None:
             self._silence = (now_s, self.sent_bytes)
         rest_in_s = self._silence[0] + REST_AFTER_S - now_s
-        return Wait(min(patience_s, rest_in_s)) if rest_in_s > _INSTANT_S else Rest()
+        return WaitUntil(min(patience_s, rest_in_s)) if rest_in_s > _INSTANT_S else NothingToSend()
 
     def _dry_since_s(self, now_s: float) -> float:
         """How long ago the avatar must have been done with what was sent, if it began in time."""

@@ -35,7 +35,7 @@ class VoiceFailed(ViewerError):
 
 
 @dataclass(frozen=True, slots=True)
-class Speech:
+class SpokenText:
     """Mono 16-bit sound."""
 
     pcm: npt.NDArray[np.int16]
@@ -54,7 +54,7 @@ class Espeak:
         found = shutil.which(PROGRAM)
         return None if found is None else cls(Path(found))
 
-    async def speech_of(self, text: str) -> Speech:
+    async def speech_of(self, text: str) -> SpokenText:
         """Make speech of a text.
 
         Raises:
@@ -67,7 +67,7 @@ class Espeak:
             raise VoiceFailed(f"{PROGRAM} made no speech ({type(error).__name__}).") from error
         if len(pcm) == 0 or pcm.ndim != 1:
             raise VoiceFailed(f"{PROGRAM} made no speech of this.")
-        return Speech(pcm, sample_rate_hz)
+        return SpokenText(pcm, sample_rate_hz)
 
     async def _run(self, text: str) -> bytes:
         utf_8 = ("-b", "1")

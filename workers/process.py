@@ -28,7 +28,7 @@ from avatar_sessions.contract import names
 from workers.janitor_schedule import keeping_schedule
 from workers.settings import WorkerSettings
 from workers.telemetry import metering, tracing
-from workers.wiring import Crew, Role, crew_for, liveavatar_for
+from workers.wiring import Role, WorkerSet, crew_for, liveavatar_for
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ async def _work(
 
 
 @contextlib.asynccontextmanager
-async def working(crew: Crew, drain_timeout_s: float) -> AsyncIterator[asyncio.Future[None]]:
+async def working(crew: WorkerSet, drain_timeout_s: float) -> AsyncIterator[asyncio.Future[None]]:
     """Run a crew; yields a future that fails when one of its workers does.
 
     Streams are shut down first, so that their sessions move on while workflows still answer.
@@ -156,7 +156,7 @@ async def working(crew: Crew, drain_timeout_s: float) -> AsyncIterator[asyncio.F
 
 
 @contextlib.asynccontextmanager
-async def _running(crew: Crew, drain_timeout_s: float) -> AsyncIterator[asyncio.Future[None]]:
+async def _running(crew: WorkerSet, drain_timeout_s: float) -> AsyncIterator[asyncio.Future[None]]:
     running = [
         asyncio.create_task(worker.run(), name=f"worker {worker.task_queue}")
         for worker in crew.workers
@@ -169,7 +169,9 @@ async def _running(crew: Crew, drain_timeout_s: float) -> AsyncIterator[asyncio.
         await _shut_down(crew, running, drain_timeout_s)
 
 
-async def _shut_down(crew: Crew, running: list[asyncio.Task[None]], drain_timeout_s: float) -> None:
+async def _shut_down(
+    crew: WorkerSet, running: list[asyncio.Task[None]], drain_timeout_s: float
+) -> None:
     """Hand everything over and stop the workers; what hangs then is left behind, hard.
 
     A worker's own shutdown waits for its activities without end.

@@ -14,19 +14,19 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from activities.janitor.activity import Reaping
+from activities.janitor.activity import JanitorActivities
 from activities.janitor.metrics import JanitorMetrics
-from activities.janitor.round import ReapingRules
-from activities.provider.rooms import LiveKitServer, Rooms
-from activities.provider.sessions import Provisioning
-from activities.streaming.activities import Streaming
+from activities.janitor.round import JanitorRules
+from activities.provider.rooms import LiveKitSettings, RoomActivities
+from activities.provider.sessions import ProviderActivities
+from activities.streaming.activities import StreamActivities
 from avatar_sessions.contract import names
 from avatar_sessions.seal import Seal
 from liveavatar_lite import LiveAvatar
-from owner.clips.source import ClipPolicy, Clips
-from owner.ingress.server import Ingress, IngressSettings
+from owner.clips.source import ClipPolicy, ClipSource
+from owner.ingress.server import IngressServer, IngressSettings
 from owner.ingress.tickets import Tickets
-from owner.registry import OwnedSessions
+from owner.registry import SessionRegistry
 from owner.session import OwnerLimits
 from workers.settings import WorkerSettings
 from workflows.janitor import AvatarJanitor
@@ -64,14 +64,14 @@ class Role(StrEnum):
 
 
 @dataclass
-class Crew:
+class WorkerSet:
     """The Temporal workers of one process, in the order in which they are to be shut down."""
 
     workers: list[Worker]
-    owned: OwnedSessions
-    ingress: Ingress | None = None
+    owned: SessionRegistry
+    ingress: IngressServer | None = None
     """Where speakers reach the sessions; for processes that own some."""
-    streaming: Streaming | None = None
+    streaming: StreamActivities | None = None
     """What owns them; to be closed when the workers are."""
 
 
@@ -109,16 +109,16 @@ def crew_for(
     settings: WorkerSettings,
     liveavatar: LiveAvatar,
     meter: Meter | None = None,
-) -> Crew:
+) -> WorkerSet:
     """Build the workers of a role; ``meter``: where their metrics go, if anywhere."""
     seal = Seal(settings.seal_keys)
-    owned = OwnedSessions()
+    owned = SessionRegistry()
     workers: list[Worker] = []
-    ingress: Ingress | None = None
-    streaming: Streaming | None = None
+    ingress: IngressServer | None = None
+    streaming: StreamActivities | None = None
     if role in (Role.ALL, Role.STREAMS):
         tickets = Tickets(settings.ticket_ttl_s)
-        ingress = Ingress(_ingress_settings(settings), owned, tickets)
+        ingress = IngressServer(_ingress_settings(settings), owned, tickets)
         # Unique per process start: a restarted process must not get its predecessor's commands.
         queue = names.owner_task_queue(uuid.uuid4().hex[:12])
         streaming = _streaming(settings, liveavatar, seal, owned, tickets, ingress, queue)
@@ -131,14 +131,14 @@ def crew_for(
                 client, settings, liveavatar, meter or NoOpMeterProvider().get_meter(__name__)
             )
         )
-    return Crew(workers=workers, owned=owned, ingress=ingress, streaming=streaming)
+    return WorkerSet(workers=workers, owned=owned, ingress=ingress, streaming=streaming)
 
 
 def _sessions_worker(
     client: Client, settings: WorkerSettings, liveavatar: LiveAvatar, seal: Seal
 ) -> Worker:
-    provisioning = Provisioning(liveavatar, seal)
-    rooms = Rooms(_livekit(settings), seal)
+    provisioning = ProviderActivities(liveavatar, seal)
+    rooms = RoomActivities(_livekit(settings), seal)
     activities: Sequence[Callable[..., Any]] = [
         provisioning.mint_token,
         provisioning.start_session,
@@ -162,12 +162,12 @@ def _sessions_worker(
 def _janitor_worker(
     client: Client, settings: WorkerSettings, liveavatar: LiveAvatar, meter: Meter
 ) -> Worker:
-    rules = ReapingRules(
+    rules = JanitorRules(
         dry_run=settings.janitor_dry_run,
         owns_key=settings.janitor_owns_key,
         grace_s=settings.janitor_grace_s,
     )
-    reaping = Reaping(liveavatar, _livekit(settings), rules, JanitorMetrics(meter))
+    reaping = JanitorActivities(liveavatar, _livekit(settings), rules, JanitorMetrics(meter))
     return Worker(
         client,
         task_queue=names.JANITOR_TASK_QUEUE,
@@ -188,18 +188,18 @@ def _streaming(
     settings: WorkerSettings,
     liveavatar: LiveAvatar,
     seal: Seal,
-    owned: OwnedSessions,
+    owned: SessionRegistry,
     tickets: Tickets,
-    ingress: Ingress,
+    ingress: IngressServer,
     queue: str,
-) -> Streaming:
+) -> StreamActivities:
     policy = ClipPolicy(
         folder=settings.clip_folder,
         allow_private_addresses=settings.clip_allow_private_addresses,
     )
-    return Streaming(
+    return StreamActivities(
         owned=owned,
-        clips=Clips(policy, seal),
+        clips=ClipSource(policy, seal),
         liveavatar=liveavatar,
         seal=seal,
         queue=queue,
@@ -213,7 +213,7 @@ def _streaming(
 
 
 def _owner_workers(
-    client: Client, settings: WorkerSettings, streaming: Streaming, queue: str
+    client: Client, settings: WorkerSettings, streaming: StreamActivities, queue: str
 ) -> list[Worker]:
     streams = Worker(
         client,
@@ -250,10 +250,10 @@ def _ingress_settings(settings: WorkerSettings) -> IngressSettings:
     )
 
 
-def _livekit(settings: WorkerSettings) -> LiveKitServer | None:
+def _livekit(settings: WorkerSettings) -> LiveKitSettings | None:
     if not (settings.livekit_url and settings.livekit_api_key and settings.livekit_api_secret):
         return None
-    return LiveKitServer(
+    return LiveKitSettings(
         url=settings.livekit_url,
         api_key=settings.livekit_api_key,
         api_secret=settings.livekit_api_secret,

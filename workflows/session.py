@@ -22,7 +22,6 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.activities import OwnerReady, OwnerRecovering, UtteranceLines
     from avatar_sessions.contract.messages import (
         COMMAND,
-        Access,
         Attach,
         CommandResult,
         End,
@@ -30,6 +29,7 @@ with workflow.unsafe.imports_passed_through():
         Interrupt,
         KeepAlive,
         OwnerLost,
+        SealedAccess,
         SessionReport,
         SessionRequest,
         SessionStatus,
@@ -51,10 +51,10 @@ from workflows.parts import options
 from workflows.parts import report as accounts
 from workflows.parts.failures import failure_of, never_reached_owner
 from workflows.parts.generations import Generations
-from workflows.parts.ledger import AnyCommand, Entry, Ledger
-from workflows.parts.owner_monitor import Owner
-from workflows.parts.provisioning import Provider
-from workflows.parts.record import Life, Verdict
+from workflows.parts.ledger import AnyCommand, CommandLedger, LedgerEntry
+from workflows.parts.owner_monitor import OwnerMonitor
+from workflows.parts.provisioning import Provisioning
+from workflows.parts.record import EndCause, SessionRecord
 
 Message = TypeVar("Message", bound=BaseModel)
 
@@ -79,11 +79,11 @@ class AvatarSession:
         key = names.session_key_of(info.workflow_id)
         tenant = self._request.tenant if self._request else None
         ttl_s = self._request.command_ttl_s if self._request else 1.0
-        self._life = Life(key, tenant, requested_at=info.workflow_start_time)
-        self._ledger = Ledger(default_ttl=timedelta(seconds=ttl_s))
-        self._provider = Provider(self._life)
+        self._life = SessionRecord(key, tenant, requested_at=info.workflow_start_time)
+        self._ledger = CommandLedger(default_ttl=timedelta(seconds=ttl_s))
+        self._provider = Provisioning(self._life)
         resumes = self._request is None or self._request.resume == "resume"
-        self._owner = Owner(self._life, self._ledger, self._provider, resumes=resumes)
+        self._owner = OwnerMonitor(self._life, self._ledger, self._provider, resumes=resumes)
         self._generations = Generations(self._life, self._provider, self._owner)
         self._last_asked_at = info.workflow_start_time
         self._awaited_speaks = 0
@@ -100,7 +100,7 @@ class AvatarSession:
         await self._guarded(self._live_out())
         # Without a verdict until now it was cancelled. That is not always raised here: a cancel may
         # land together with another completion, or meet an activity, which then fails with it.
-        self._life.end(Verdict(EndReason.CANCELLED))
+        self._life.end(EndCause(EndReason.CANCELLED))
         ending = asyncio.create_task(self._end(), name="end")
         while not ending.done():
             try:
@@ -113,7 +113,7 @@ class AvatarSession:
     async def _live_out(self) -> None:
         """Open the session and serve it until there is a verdict."""
         if self._request is None:
-            self._life.end(Verdict(EndReason.INVALID_REQUEST, self._refusal))
+            self._life.end(EndCause(EndReason.INVALID_REQUEST, self._refusal))
             return
         self._opening = self._serve(self._open(self._request), "open")
         self._serve(self._dispatch(), "dispatch")
@@ -146,7 +146,7 @@ class AvatarSession:
             if self._provider.problem is not None:
                 message += f": {self._provider.problem}"
             failure = Failure(type="StartTimeout", message=message)
-            self._life.end(Verdict(EndReason.START_TIMEOUT, failure))
+            self._life.end(EndCause(EndReason.START_TIMEOUT, failure))
 
     def _serve(self, part: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(self._guarded(part), name=name)
@@ -167,11 +167,11 @@ class AvatarSession:
                 if self._life.state in BEFORE_LIVE
                 else EndReason.CONNECTION_FAILED
             )
-            self._life.end(Verdict(reason, failure_of(error)))
+            self._life.end(EndCause(reason, failure_of(error)))
         except Exception as error:  # a bug must not leave a billed session behind
             workflow.logger.exception("internal error: the session ends")
             failure = Failure(type=type(error).__name__, message="internal error, see the log")
-            self._life.end(Verdict(EndReason.INTERNAL_ERROR, failure))
+            self._life.end(EndCause(EndReason.INTERNAL_ERROR, failure))
 
     # ------------------------------------------------------------ deadlines
 
@@ -194,9 +194,9 @@ class AvatarSession:
             self._last_asked_at = again if asked_at is None else max(self._last_asked_at, asked_at)
         now = workflow.now()
         if self._life.ends_at is not None and now >= self._life.ends_at:
-            self._life.end(Verdict(EndReason.MAX_DURATION))
+            self._life.end(EndCause(EndReason.MAX_DURATION))
         elif now >= self._idle_at(request):
-            self._life.end(Verdict(EndReason.IDLE_TIMEOUT))
+            self._life.end(EndCause(EndReason.IDLE_TIMEOUT))
 
     # ------------------------------------------------------------- the parts
 
@@ -230,7 +230,7 @@ class AvatarSession:
             entry = ledger.speech.popleft()
             if isinstance(entry.command, End):
                 ledger.finish(entry, CommandOutcome.ACCEPTED)
-                self._life.end(Verdict(EndReason.REQUESTED))
+                self._life.end(EndCause(EndReason.REQUESTED))
                 return
             ledger.speaking = entry
             await self._owner.speak(entry)
@@ -258,7 +258,7 @@ class AvatarSession:
             )
         except TimeoutError:
             if ledger.expire(workflow.now()):
-                self._life.end(Verdict(EndReason.REQUESTED))
+                self._life.end(EndCause(EndReason.REQUESTED))
 
     @property
     def _live(self) -> bool:
@@ -399,7 +399,7 @@ class AvatarSession:
         self._signals += 1
         if self._history_used() > options.HISTORY_END:
             failure = Failure(type="HistoryFull", message=HISTORY_FULL)
-            self._life.end(Verdict(EndReason.HISTORY_FULL, failure))
+            self._life.end(EndCause(EndReason.HISTORY_FULL, failure))
         try:
             return model.model_validate(one_message(messages))
         except ValueError as error:
@@ -441,7 +441,7 @@ class AvatarSession:
             info.get_current_history_size() / options.MAX_HISTORY_BYTES,
         )
 
-    def _take(self, command: AnyCommand) -> Entry:
+    def _take(self, command: AnyCommand) -> LedgerEntry:
         """Accept a command, or find the one that came before under its id."""
         known = self._ledger.known(command)
         if known is not None and not self._ledger.conflicts(command):
@@ -456,7 +456,7 @@ class AvatarSession:
         elif isinstance(command, End) and not command.finish_speaking:
             self._ledger.waiting.remove(entry)
             self._ledger.finish(entry, CommandOutcome.ACCEPTED)
-            self._life.end(Verdict(EndReason.REQUESTED))
+            self._life.end(EndCause(EndReason.REQUESTED))
         return entry
 
     @property
@@ -495,7 +495,7 @@ class AvatarSession:
             raise ApplicationError(problem, type="TooManyWaiting")
 
     @workflow.update(name=names.UPDATE_ATTACH)
-    async def attach(self, *messages: Any) -> Access:
+    async def attach(self, *messages: Any) -> SealedAccess:
         """Wait until the avatar is live, and answer with access to its room."""
         request = Attach.model_validate(one_message(messages))
         self._last_asked_at = workflow.now()

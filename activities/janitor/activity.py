@@ -16,10 +16,10 @@ from temporalio import activity
 
 from activities.heartbeats import beating
 from activities.janitor.metrics import JanitorMetrics
-from activities.janitor.rooms import RoomReaping
-from activities.janitor.round import ReapingRules, Round
-from activities.janitor.sessions import SessionReaping
-from activities.provider.rooms import LiveKitServer
+from activities.janitor.rooms import RoomSweep
+from activities.janitor.round import JanitorRules, JanitorSweep
+from activities.janitor.sessions import SessionSweep
+from activities.provider.rooms import LiveKitSettings
 from avatar_sessions.contract import names
 from avatar_sessions.contract.janitor import (
     ACTED,
@@ -42,19 +42,19 @@ _RANK: Final = {decision: rank for rank, decision in enumerate(Decision)}
 Line = TypeVar("Line", SessionFinding, RoomFinding)
 
 
-class Reaping:
+class JanitorActivities:
     """Ends what nobody lives in."""
 
     def __init__(
         self,
         liveavatar: LiveAvatar,
-        livekit: LiveKitServer | None,
-        rules: ReapingRules,
+        livekit: LiveKitSettings | None,
+        rules: JanitorRules,
         metrics: JanitorMetrics,
     ) -> None:
         """Take LiveAvatar, and LiveKit unless this deployment has hosted rooms only."""
-        self._sessions = SessionReaping(liveavatar)
-        self._rooms = None if livekit is None else RoomReaping(livekit)
+        self._sessions = SessionSweep(liveavatar)
+        self._rooms = None if livekit is None else RoomSweep(livekit)
         self._rules = rules
         self._metrics = metrics
 
@@ -62,7 +62,7 @@ class Reaping:
     async def reap(self, asked: JanitorRound) -> JanitorFinding:
         """Make one round, of about a minute at most, and tell all of it."""
         started_at = datetime.now(UTC)
-        round_ = Round(activity.client(), self._rules.with_care(asked))
+        round_ = JanitorSweep(activity.client(), self._rules.with_care(asked))
         async with beating():
             sessions = await self._sessions.reap(round_)
             rooms = [] if self._rooms is None else await self._rooms.reap(round_)
@@ -73,7 +73,7 @@ class Reaping:
 
     def _finding(
         self,
-        round_: Round,
+        round_: JanitorSweep,
         started_at: datetime,
         sessions: Sequence[SessionFinding],
         rooms: Sequence[RoomFinding],

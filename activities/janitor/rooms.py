@@ -11,20 +11,26 @@ import aiohttp
 from livekit import api
 from livekit.api import ServerError, ServerErrorCode
 
-from activities.janitor.round import NO_TIME_LEFT, Round, for_each
-from activities.janitor.workflow_status import Fate, Run, Unanswered, fate_of, request_of
+from activities.janitor.round import NO_TIME_LEFT, JanitorSweep, for_each
+from activities.janitor.workflow_status import (
+    RunStatus,
+    StatusUnknown,
+    WorkflowRun,
+    fate_of,
+    request_of,
+)
 from activities.provider.room_marks import RoomMark, mark_on
-from activities.provider.rooms import LiveKitServer, livekit_api
+from activities.provider.rooms import LiveKitSettings, livekit_api
 from avatar_sessions.contract.janitor import Decision, RoomFinding
 
 
-class RoomReaping:
+class RoomSweep:
     """Ends rooms that nobody lives in."""
 
-    def __init__(self, server: LiveKitServer) -> None:
+    def __init__(self, server: LiveKitSettings) -> None:
         self._server = server
 
-    async def reap(self, round_: Round) -> list[RoomFinding]:
+    async def reap(self, round_: JanitorSweep) -> list[RoomFinding]:
         """Judge every room that bears our mark and this namespace."""
         async with livekit_api(self._server) as livekit:
             try:
@@ -42,26 +48,26 @@ class RoomReaping:
             return list(settled)
 
     async def _settle(
-        self, round_: Round, livekit: api.LiveKitAPI, room: api.Room, mark: RoomMark
+        self, round_: JanitorSweep, livekit: api.LiveKitAPI, room: api.Room, mark: RoomMark
     ) -> RoomFinding:
         if round_.time_is_up:
             round_.tell(NO_TIME_LEFT)
             return _finding(room, mark, Decision.IN_DOUBT, NO_TIME_LEFT)
-        known = await fate_of(round_.client, Run(mark.workflow_id, mark.run_id))
-        if known.fate is Fate.LIVES:
+        known = await fate_of(round_.client, WorkflowRun(mark.workflow_id, mark.run_id))
+        if known.fate is RunStatus.LIVES:
             return _finding(room, mark, Decision.RUNNING, known.why)
-        if known.fate is Fate.GONE:
+        if known.fate is RunStatus.GONE:
             # A mark is only what somebody wrote: another Temporal may have a namespace of this
             # name. LiveKit itself deletes the room when it has been empty for a while.
             return _finding(room, mark, Decision.IN_DOUBT, known.why)
-        if known.fate is Fate.UNKNOWN:
+        if known.fate is RunStatus.UNKNOWN:
             round_.tell(known.why)
             return _finding(room, mark, Decision.IN_DOUBT, known.why)
         try:
-            request = await request_of(round_.client, Run(mark.workflow_id, mark.run_id))
+            request = await request_of(round_.client, WorkflowRun(mark.workflow_id, mark.run_id))
             if request.room is None:
-                raise Unanswered("its workflow has asked for no room")
-        except Unanswered as error:
+                raise StatusUnknown("its workflow has asked for no room")
+        except StatusUnknown as error:
             round_.tell(f"room {room.name}: {error}")
             return _finding(room, mark, Decision.IN_DOUBT, f"{known.why}; {error}")
         try:
@@ -74,7 +80,12 @@ class RoomReaping:
             return _finding(room, mark, Decision.FAILED, f"{known.why}; {_text(error)}")
 
     async def _delete(
-        self, round_: Round, livekit: api.LiveKitAPI, room: api.Room, mark: RoomMark, why: str
+        self,
+        round_: JanitorSweep,
+        livekit: api.LiveKitAPI,
+        room: api.Room,
+        mark: RoomMark,
+        why: str,
     ) -> RoomFinding:
         if round_.rules.dry_run:
             return _finding(room, mark, Decision.WOULD_DELETE, why)
@@ -88,7 +99,12 @@ class RoomReaping:
         return _finding(room, mark, Decision.DELETED, why)
 
     async def _remove_avatar(
-        self, round_: Round, livekit: api.LiveKitAPI, room: api.Room, mark: RoomMark, why: str
+        self,
+        round_: JanitorSweep,
+        livekit: api.LiveKitAPI,
+        room: api.Room,
+        mark: RoomMark,
+        why: str,
     ) -> RoomFinding:
         inside = await livekit.room.list_participants(api.ListParticipantsRequest(room=room.name))
         if mark.avatar_identity not in {one.identity for one in inside.participants}:

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from temporalio.client import Client
 
-from activities.janitor.workflow_status import Unanswered
+from activities.janitor.workflow_status import StatusUnknown
 from avatar_sessions.contract.janitor import JanitorRound
 from liveavatar_lite import ApiError, LiteError
 
@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class ReapingRules:
+class JanitorRules:
     """What a round may do."""
 
     dry_run: bool
@@ -39,9 +39,9 @@ class ReapingRules:
     grace_s: float
     """How old such a session must be: its workflow may not be visible yet."""
 
-    def with_care(self, asked: JanitorRound) -> ReapingRules:
+    def with_care(self, asked: JanitorRound) -> JanitorRules:
         """These rules, or more careful ones: a message never loosens what the operator set."""
-        return ReapingRules(
+        return JanitorRules(
             dry_run=self.dry_run or asked.dry_run,
             owns_key=self.owns_key and not asked.spare_strangers,
             grace_s=max(self.grace_s, asked.grace_s or 0.0),
@@ -49,11 +49,11 @@ class ReapingRules:
 
 
 @dataclass
-class Round:
+class JanitorSweep:
     """One round under way."""
 
     client: Client
-    rules: ReapingRules
+    rules: JanitorRules
     problems: list[str] = field(default_factory=list)
     _ends_at: float = field(default_factory=lambda: time.monotonic() + ROUND_TIME_S)
 
@@ -90,7 +90,7 @@ async def patiently(ask: Callable[[], Awaitable[Result]]) -> Result:
                 pause_s = error.retry_after_s
         if number < TRIES:
             await asyncio.sleep(min(pause_s, LONGEST_PAUSE_S))
-    raise Unanswered(problem)
+    raise StatusUnknown(problem)
 
 
 async def for_each(

@@ -8,8 +8,15 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
-from activities.janitor.round import NO_TIME_LEFT, Round, for_each, patiently
-from activities.janitor.workflow_status import Fate, Run, Unanswered, fate_of, runs_of, searchable
+from activities.janitor.round import NO_TIME_LEFT, JanitorSweep, for_each, patiently
+from activities.janitor.workflow_status import (
+    RunStatus,
+    StatusUnknown,
+    WorkflowRun,
+    fate_of,
+    runs_of,
+    searchable,
+)
 from avatar_sessions.contract.janitor import Decision, SessionFinding
 from liveavatar_lite import LiveAvatar, SessionEntry, StopOutcome
 
@@ -21,14 +28,14 @@ CLOCK_SKEW_S: Final = 120.0
 """How far LiveAvatar's clock, by which a session's age is told, may be behind ours."""
 
 
-class SessionReaping:
+class SessionSweep:
     """Stops what is billed for nobody. Remembers nothing but since when it sees a stranger."""
 
     def __init__(self, liveavatar: LiveAvatar) -> None:
         self._liveavatar = liveavatar
         self._strangers_since: dict[str, float] = {}
 
-    async def reap(self, round_: Round) -> list[SessionFinding]:
+    async def reap(self, round_: JanitorSweep) -> list[SessionFinding]:
         """Judge every session that is billed to the API key, and stop what nobody lives in."""
         entries, complete = await self._billed(round_)
         findings: list[SessionFinding] = []
@@ -47,17 +54,17 @@ class SessionReaping:
         }
         return findings
 
-    async def _billed(self, round_: Round) -> tuple[list[SessionEntry], bool]:
+    async def _billed(self, round_: JanitorSweep) -> tuple[list[SessionEntry], bool]:
         """All active sessions, and whether these are all."""
         entries: dict[str, SessionEntry] = {}
         for page in range(1, MAX_PAGES + 1):
             try:
                 if round_.time_is_up:
-                    raise Unanswered(NO_TIME_LEFT)
+                    raise StatusUnknown(NO_TIME_LEFT)
                 listed = await patiently(
                     partial(self._liveavatar.list_sessions, "active", page=page)
                 )
-            except Unanswered as error:
+            except StatusUnknown as error:
                 seen = f"only the first {len(entries)} were seen" if entries else "none was seen"
                 round_.tell(f"LiveAvatar's sessions could not be listed ({seen}): {error}")
                 return list(entries.values()), False
@@ -70,17 +77,17 @@ class SessionReaping:
         return list(entries.values()), False
 
     async def _settle(
-        self, round_: Round, batch: Sequence[SessionEntry]
+        self, round_: JanitorSweep, batch: Sequence[SessionEntry]
     ) -> Sequence[SessionFinding]:
         """Find the workflows of some sessions with one search, then judge each."""
         doubt: str | None = None
-        runs: dict[str, list[Run]] = {}
+        runs: dict[str, list[WorkflowRun]] = {}
         try:
             if round_.time_is_up:
-                raise Unanswered(NO_TIME_LEFT)
+                raise StatusUnknown(NO_TIME_LEFT)
             asked_for = [one.id for one in batch if searchable(one.id)]
             runs = await runs_of(round_.client, asked_for) if asked_for else {}
-        except Unanswered as error:
+        except StatusUnknown as error:
             doubt = str(error)
             round_.tell(f"whose LiveAvatar sessions are could not be asked: {doubt}")
 
@@ -92,7 +99,7 @@ class SessionReaping:
         return await for_each(batch, settle)
 
     async def _settle_one(
-        self, round_: Round, entry: SessionEntry, runs: Sequence[Run]
+        self, round_: JanitorSweep, entry: SessionEntry, runs: Sequence[WorkflowRun]
     ) -> SessionFinding:
         if not searchable(entry.id):
             return _left(entry, Decision.IN_DOUBT, "its id has characters that no search takes")
@@ -105,15 +112,15 @@ class SessionReaping:
                 round_.tell(NO_TIME_LEFT)
                 return _left(entry, Decision.IN_DOUBT, NO_TIME_LEFT, run)
             known = await fate_of(round_.client, run)
-            if known.fate is Fate.LIVES:
+            if known.fate is RunStatus.LIVES:
                 return _left(entry, Decision.RUNNING, known.why, run)
-            if known.fate is Fate.UNKNOWN:
+            if known.fate is RunStatus.UNKNOWN:
                 round_.tell(known.why)
                 return _left(entry, Decision.IN_DOUBT, known.why, run)
         assert known is not None
         return await self._stop(round_, entry, known.why, runs[-1])
 
-    async def _stranger(self, round_: Round, entry: SessionEntry) -> SessionFinding:
+    async def _stranger(self, round_: JanitorSweep, entry: SessionEntry) -> SessionFinding:
         """A session that no workflow of this namespace has opened, as far as can be seen."""
         now = time.monotonic()
         since = self._strangers_since.setdefault(entry.id, now)
@@ -135,20 +142,20 @@ class SessionReaping:
         )
 
     async def _stop(
-        self, round_: Round, entry: SessionEntry, why: str, run: Run | None
+        self, round_: JanitorSweep, entry: SessionEntry, why: str, run: WorkflowRun | None
     ) -> SessionFinding:
         if round_.rules.dry_run:
             return _left(entry, Decision.WOULD_STOP, why, run)
         try:
             outcome = await patiently(lambda: self._liveavatar.stop_session(entry.id))
-        except Unanswered as error:
+        except StatusUnknown as error:
             return _left(entry, Decision.FAILED, f"{why}; it was not stopped: {error}", run)
         decision = Decision.STOPPED if outcome is StopOutcome.STOPPED else Decision.ALREADY_GONE
         return _left(entry, decision, why, run)
 
 
 def _left(
-    entry: SessionEntry, decision: Decision, why: str, run: Run | None = None
+    entry: SessionEntry, decision: Decision, why: str, run: WorkflowRun | None = None
 ) -> SessionFinding:
     return SessionFinding(
         provider_session_id=entry.id,

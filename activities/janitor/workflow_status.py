@@ -1,6 +1,6 @@
 """Whose a LiveAvatar session is, and whether its workflow lives: asked of Temporal, never guessed.
 
-An answer that could not be had is `Fate.UNKNOWN`, and nobody ends anything on the strength of it.
+An answer that could not be had is `RunStatus.UNKNOWN`, and nothing is ended on its strength.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ _CLOSED: Final = frozenset(
 )
 
 
-class Unanswered(Exception):
+class StatusUnknown(Exception):
     """Temporal did not answer, or not in a way that can be trusted; the message says what."""
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class WorkflowRun:
     """One execution of a workflow."""
 
     workflow_id: str
     run_id: str
 
 
-class Fate(StrEnum):
+class RunStatus(StrEnum):
     """What has become of a run."""
 
     LIVES = "lives"  # it, or the run that goes on from it
@@ -60,10 +60,10 @@ class Fate(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class StatusAnswer:
     """A run's fate in words for an operator."""
 
-    fate: Fate
+    fate: RunStatus
     why: str
 
 
@@ -72,7 +72,9 @@ def searchable(provider_session_id: str) -> bool:
     return _SEARCHABLE.fullmatch(provider_session_id) is not None
 
 
-async def runs_of(client: Client, provider_session_ids: Iterable[str]) -> dict[str, list[Run]]:
+async def runs_of(
+    client: Client, provider_session_ids: Iterable[str]
+) -> dict[str, list[WorkflowRun]]:
     """The runs that have opened these sessions; an id that is not among the keys is a stranger.
 
     One query for all of them, so keep them to a few dozen, each `searchable`. Visibility is
@@ -81,7 +83,7 @@ async def runs_of(client: Client, provider_session_ids: Iterable[str]) -> dict[s
     Raises:
         Unanswered: the query failed: nothing is known of any of them.
     """
-    wanted: dict[str, list[Run]] = {one: [] for one in provider_session_ids}
+    wanted: dict[str, list[WorkflowRun]] = {one: [] for one in provider_session_ids}
     quoted = ", ".join(f"'{one}'" for one in wanted)
     found = 0
     try:
@@ -90,41 +92,45 @@ async def runs_of(client: Client, provider_session_ids: Iterable[str]) -> dict[s
         ):
             found += 1
             if found > MOST_RUNS:
-                raise Unanswered(f"more than {MOST_RUNS} workflows opened {len(wanted)} sessions")
-            run = Run(execution.id, execution.run_id)
+                raise StatusUnknown(
+                    f"more than {MOST_RUNS} workflows opened {len(wanted)} sessions"
+                )
+            run = WorkflowRun(execution.id, execution.run_id)
             for one in execution.typed_search_attributes.get(_PROVIDER_SESSIONS, ()):
                 if one in wanted:
                     wanted[one].append(run)
     except RPCError as error:
-        raise Unanswered(f"the search for workflows failed: {_text(error)}") from error
+        raise StatusUnknown(f"the search for workflows failed: {_text(error)}") from error
     return {one: runs for one, runs in wanted.items() if runs}
 
 
-async def fate_of(client: Client, run: Run) -> Known:
+async def fate_of(client: Client, run: WorkflowRun) -> StatusAnswer:
     """What has become of a run, asked of its history, which lags behind nothing."""
     try:
         described = await client.get_workflow_handle(run.workflow_id, run_id=run.run_id).describe(
             rpc_timeout=RPC_TIMEOUT
         )
         if described.status is WorkflowExecutionStatus.RUNNING:
-            return Known(Fate.LIVES, "its workflow runs and cleans up itself")
+            return StatusAnswer(RunStatus.LIVES, "its workflow runs and cleans up itself")
         if described.status not in _CLOSED:
-            return Known(Fate.UNKNOWN, f"its workflow's status is {described.status}")
+            return StatusAnswer(RunStatus.UNKNOWN, f"its workflow's status is {described.status}")
         # Continued as new, reset or retried: another run of the same chain goes on with it.
         latest = await client.get_workflow_handle(run.workflow_id).describe(rpc_timeout=RPC_TIMEOUT)
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
-            return Known(Fate.GONE, "Temporal does not know its workflow any more")
-        return Known(Fate.UNKNOWN, f"its workflow cannot be described: {_text(error)}")
+            return StatusAnswer(RunStatus.GONE, "Temporal does not know its workflow any more")
+        return StatusAnswer(RunStatus.UNKNOWN, f"its workflow cannot be described: {_text(error)}")
     chain = described.raw_description.workflow_execution_info.first_run_id
     same_chain = latest.raw_description.workflow_execution_info.first_run_id == chain
     if chain and same_chain and latest.status not in _CLOSED:
-        return Known(Fate.LIVES, f"its workflow goes on as run {latest.run_id}")
+        return StatusAnswer(RunStatus.LIVES, f"its workflow goes on as run {latest.run_id}")
     closed_at = f" at {described.close_time:%H:%M:%S} UTC" if described.close_time else ""
-    return Known(Fate.CLOSED, f"its workflow is {described.status.name.lower()}{closed_at}")
+    return StatusAnswer(
+        RunStatus.CLOSED, f"its workflow is {described.status.name.lower()}{closed_at}"
+    )
 
 
-async def request_of(client: Client, run: Run) -> SessionRequest:
+async def request_of(client: Client, run: WorkflowRun) -> SessionRequest:
     """What the session was asked to be: the input of its workflow.
 
     Raises:
@@ -139,12 +145,12 @@ async def request_of(client: Client, run: Run) -> SessionRequest:
             inputs = await client.data_converter.decode(payloads)
             return SessionRequest.model_validate(inputs[0] if inputs else None)
     except RPCError as error:
-        raise Unanswered(f"its workflow's input cannot be read: {_text(error)}") from error
+        raise StatusUnknown(f"its workflow's input cannot be read: {_text(error)}") from error
     except (ValueError, RuntimeError) as error:  # of another release, or under a codec of others
-        raise Unanswered(
+        raise StatusUnknown(
             f"its workflow's input is no request of this release: {type(error).__name__}"
         ) from error
-    raise Unanswered("its workflow has no history")
+    raise StatusUnknown("its workflow has no history")
 
 
 def _text(error: RPCError) -> str:

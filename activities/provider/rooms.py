@@ -34,7 +34,7 @@ CALL_TIMEOUT: Final = aiohttp.ClientTimeout(total=8)
 
 
 @dataclass(frozen=True)
-class LiveKitServer:
+class LiveKitSettings:
     """The LiveKit server that rooms of our own live on."""
 
     url: str
@@ -42,7 +42,7 @@ class LiveKitServer:
     api_secret: SecretStr
 
 
-def livekit_api(server: LiveKitServer) -> api.LiveKitAPI:
+def livekit_api(server: LiveKitSettings) -> api.LiveKitAPI:
     """The server's room service; every call is bounded."""
     return api.LiveKitAPI(
         server.url,
@@ -53,10 +53,10 @@ def livekit_api(server: LiveKitServer) -> api.LiveKitAPI:
     )
 
 
-class Rooms:
+class RoomActivities:
     """LiveKit's room service as activities."""
 
-    def __init__(self, server: LiveKitServer | None, seal: Seal) -> None:
+    def __init__(self, server: LiveKitSettings | None, seal: Seal) -> None:
         """Take the server, or None when this deployment has hosted rooms only."""
         self._server = server
         self._seal = seal
@@ -110,7 +110,7 @@ class Rooms:
                 raise _refused("clean the room", error) from error
         return CleanedRoom(result="gone" if step.delete else "left")
 
-    def _required(self) -> LiveKitServer:
+    def _required(self) -> LiveKitSettings:
         if self._server is None:
             raise failures.plain_error(
                 "NoLiveKitServer",
@@ -119,7 +119,9 @@ class Rooms:
             )
         return self._server
 
-    def _token(self, server: LiveKitServer, room: str, identity: str, valid_s: float) -> SecretStr:
+    def _token(
+        self, server: LiveKitSettings, room: str, identity: str, valid_s: float
+    ) -> SecretStr:
         """A token to publish and subscribe in one room (grants as in LiveAvatar's starter)."""
         token = (
             api.AccessToken(server.api_key, server.api_secret.get_secret_value())

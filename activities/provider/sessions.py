@@ -20,7 +20,7 @@ from avatar_sessions.contract.activities import (
     CreatedRoom,
     MintedSession,
     MintToken,
-    StartedSession,
+    SessionStarted,
     StartSession,
     StoppedSession,
     StopSession,
@@ -54,7 +54,7 @@ BOOKS_PAUSES_S: Final = (0.0, 0.5, 1.0)
 """Before each look into LiveAvatar's books: a session that was just stopped may still run there."""
 
 
-class Provisioning:
+class ProviderActivities:
     """LiveAvatar's REST API as activities."""
 
     def __init__(self, liveavatar: LiveAvatar, seal: Seal) -> None:
@@ -109,7 +109,7 @@ class Provisioning:
         )
 
     @activity.defn(name=names.ACTIVITY_START_SESSION)
-    async def start_session(self, step: StartSession) -> StartedSession:
+    async def start_session(self, step: StartSession) -> SessionStarted:
         """Start billing for a minted session; wait for its turn, if the step has patience.
 
         Raises:
@@ -130,7 +130,7 @@ class Provisioning:
                     if delay is None or late or not await _pause(delay_s):
                         raise failures.application_error(error) from error
 
-    async def _start(self, provider_session_id: str, token: SecretStr) -> StartedSession:
+    async def _start(self, provider_session_id: str, token: SecretStr) -> SessionStarted:
         """Start once. If nobody hears of the outcome any more, the session is stopped."""
         started_at = datetime.now(UTC)
         try:
@@ -148,7 +148,7 @@ class Provisioning:
             )
         seal = self._seal.seal
         viewer, agent = started.livekit_client_token, started.livekit_agent_token
-        return StartedSession(
+        return SessionStarted(
             provider_session_id=started.session_id,
             started_at=started_at,
             ws_url=seal(started.ws_url),
@@ -196,9 +196,9 @@ class Provisioning:
             ran_s=account.ran_s,
         )
 
-    async def _account(self, provider_session_id: str) -> Account:
+    async def _account(self, provider_session_id: str) -> BilledSession:
         """What LiveAvatar's books say of a session; nothing, if they cannot be read now."""
-        account = Account()
+        account = BilledSession()
         try:
             async with asyncio.timeout(BOOKS_TIMEOUT_S):
                 for pause_s in BOOKS_PAUSES_S:
@@ -208,7 +208,7 @@ class Provisioning:
                     except LiteError as error:
                         activity.logger.info("session's account is not to be had: %s", error)
                         continue
-                    account = Account.of(entry)
+                    account = BilledSession.of(entry)
                     if not account.runs:
                         break
         except TimeoutError:
@@ -217,7 +217,7 @@ class Provisioning:
 
 
 @dataclass(frozen=True)
-class Account:
+class BilledSession:
     """A session in LiveAvatar's books. The default: they could not be read."""
 
     runs: bool = False
@@ -228,7 +228,7 @@ class Account:
     credits_consumed: float | None = None
 
     @classmethod
-    def of(cls, entry: SessionEntry | None) -> Account:
+    def of(cls, entry: SessionEntry | None) -> BilledSession:
         """Read an entry; there is none for a session that never began."""
         if entry is None:
             return cls(ran_s=0.0)

@@ -16,26 +16,26 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities import failures
 from activities.streaming.orphans import (
-    Standing,
+    AttemptStatus,
     standing_of_attempt,
     stop_for_good,
     stop_if_terminated,
 )
-from activities.streaming.ownership import Ack, Holding, Lease
-from activities.streaming.signals import News
+from activities.streaming.ownership import HeartbeatAnswer, Lease, Ownership
+from activities.streaming.signals import SignalQueue
 from avatar_sessions.contract import names
 from avatar_sessions.contract.activities import (
     ClipCursor,
+    ClipSpoken,
+    CommandDelivered,
     DeliverCommand,
-    Delivered,
     Epoch,
     ErrorType,
     GrantedSpeaker,
     GrantSpeaker,
-    OwnerBeat,
+    OwnerHeartbeat,
     OwnerReady,
     OwnerRecovering,
-    SaidClip,
     SpeakClip,
     StreamAudio,
     StreamEnd,
@@ -45,11 +45,11 @@ from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import CommandOutcome, Pose
 from avatar_sessions.seal import Seal
 from liveavatar_lite import ConnectionFailed, LiteError, LiveAvatar
-from owner.clip_queue import ClipOrder
-from owner.clips.source import Clips
+from owner.clip_queue import ClipJob
+from owner.clips.source import ClipSource
 from owner.ingress.tickets import Tickets
-from owner.registry import OwnedSessions
-from owner.session import NotReady, OwnedSession, OwnedState, OwnerLimits, ProviderEnd
+from owner.registry import SessionRegistry
+from owner.session import OwnedSession, OwnedState, OwnerLimits, OwnerNotReady, ProviderEnd
 
 logger = logging.getLogger(__name__)
 
@@ -71,14 +71,14 @@ LEAVE_EVERY_S: Final = 0.1
 """Between two sessions that a draining process hands over, or less where it has many."""
 
 
-class Streaming:
+class StreamActivities:
     """The activities of one owner process."""
 
     def __init__(
         self,
         *,
-        owned: OwnedSessions,
-        clips: Clips,
+        owned: SessionRegistry,
+        clips: ClipSource,
         liveavatar: LiveAvatar,
         seal: Seal,
         queue: str,
@@ -101,7 +101,7 @@ class Streaming:
         self._unsupervised_limit_s = unsupervised_limit_s
         self._leave_within_s = leave_within_s
         self._leaving = asyncio.Lock()
-        self._holdings: dict[str, Holding] = {}  # by LiveAvatar's id of the session
+        self._holdings: dict[str, Ownership] = {}  # by LiveAvatar's id of the session
         self._keeping: set[asyncio.Task[None]] = set()
 
     # --------------------------------------------------------------- stream
@@ -121,8 +121,10 @@ class Streaming:
         attempt = activity.client().get_async_activity_handle(task_token=info.task_token)
         lease = Lease((step.stream, info.attempt), attempt)
         # A task may have been picked up by a process that was stopped for minutes since.
-        first = OwnerBeat(epoch=lease.epoch, queue=self._queue, state=OwnedState.CONNECTING.name)
-        if await lease.beat(first) is not Ack.GIVEN:
+        first = OwnerHeartbeat(
+            epoch=lease.epoch, queue=self._queue, state=OwnedState.CONNECTING.name
+        )
+        if await lease.beat(first) is not HeartbeatAnswer.GIVEN:
             raise _served_by_another()
         logger.info("%s: owned in epoch %d.%d", step.session_key, *lease.epoch)
         holding = self._adopted(step, lease) or self._begun(step, lease)
@@ -134,7 +136,7 @@ class Streaming:
         except ConnectionFailed as error:
             raise failures.plain_error(ErrorType.DISCONNECTED, str(error)) from error
 
-    def _adopted(self, step: StreamAudio, lease: Lease) -> Holding | None:
+    def _adopted(self, step: StreamAudio, lease: Lease) -> Ownership | None:
         holding = self._holdings.get(step.provider_session_id)
         if holding is None or not holding.adoptable:
             return None
@@ -144,13 +146,13 @@ class Streaming:
             self._tell_ready(holding, step, 0)
         return holding
 
-    def _begun(self, step: StreamAudio, lease: Lease) -> Holding:
+    def _begun(self, step: StreamAudio, lease: Lease) -> Ownership:
         info = activity.info()
         assert info.workflow_id is not None
         workflow = activity.client().get_workflow_handle(
             info.workflow_id, run_id=info.workflow_run_id
         )
-        news = News(step.session_key, lease.epoch, workflow)
+        news = SignalQueue(step.session_key, lease.epoch, workflow)
         session = OwnedSession(
             key=step.session_key,
             epoch=lease.epoch,
@@ -167,12 +169,12 @@ class Streaming:
             owner=self._queue,
             generation=step.generation,
         )
-        holding = Holding(session, news, lease, self._queue)
+        holding = Ownership(session, news, lease, self._queue)
         self._owned.add(session)
         self._holdings[step.provider_session_id] = holding
         return holding
 
-    def _tell_ready(self, holding: Holding, step: StreamAudio, gap_ms: int) -> None:
+    def _tell_ready(self, holding: Ownership, step: StreamAudio, gap_ms: int) -> None:
         url = self._ingress_url()
         speaker = None if url is None else self._granted(url, step.session_key, holding.lease.epoch)
         holding.news.put(
@@ -193,7 +195,7 @@ class Streaming:
             ingress_url=url, ticket=self._seal.seal(ticket), expires_at=expires_at
         )
 
-    async def _serve(self, holding: Holding, lease: Lease, step: StreamAudio) -> StreamResult:
+    async def _serve(self, holding: Ownership, lease: Lease, step: StreamAudio) -> StreamResult:
         """Serve a session by this attempt: until it ends, we drain, or the server wants us no more.
 
         Raises:
@@ -211,7 +213,7 @@ class Streaming:
             if running.done():
                 return await self._over(holding, step)
             if beating.done():
-                if beating.result() is Ack.UNREACHABLE:
+                if beating.result() is HeartbeatAnswer.UNREACHABLE:
                     logger.warning("%s: the server is away for too long", step.session_key)
                     await self._leave(holding, step, moving=True)
                 else:
@@ -223,7 +225,7 @@ class Streaming:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    async def _over(self, holding: Holding, step: StreamAudio) -> StreamResult:
+    async def _over(self, holding: Ownership, step: StreamAudio) -> StreamResult:
         """The session is over here: let go of it, and tell why."""
         failed = holding.running.exception() is not None
         # Whatever ended it but the workflow itself: it may go on with another socket or session.
@@ -231,7 +233,7 @@ class Streaming:
         await self._leave(holding, step, moving=moving)
         return holding.running.result()
 
-    async def _drained(self, holding: Holding, step: StreamAudio) -> StreamResult:
+    async def _drained(self, holding: Ownership, step: StreamAudio) -> StreamResult:
         """This process goes: hand the session over, wherever it stands."""
         if not holding.session.goes_on:
             # Nearly over: let the end run its course instead of moving it.
@@ -257,7 +259,7 @@ class Streaming:
             category=ApplicationErrorCategory.BENIGN,
         )
 
-    async def _turn_to_leave(self, holding: Holding) -> None:
+    async def _turn_to_leave(self, holding: Ownership) -> None:
         """One session after the other: each is served until its turn comes.
 
         Fifty at once kept Temporal busy for four seconds, twice what LiveAvatar has buffered.
@@ -266,7 +268,7 @@ class Streaming:
         async with self._leaving:
             await asyncio.wait({holding.running}, timeout=pause_s)
 
-    async def _leave(self, holding: Holding, step: StreamAudio, *, moving: bool) -> None:
+    async def _leave(self, holding: Ownership, step: StreamAudio, *, moving: bool) -> None:
         self._owned.remove(holding.session)
         if self._holdings.get(step.provider_session_id) is holding:
             del self._holdings[step.provider_session_id]
@@ -274,7 +276,7 @@ class Streaming:
 
     # ------------------------------------------------------ without an attempt
 
-    async def _part(self, holding: Holding, lease: Lease, step: StreamAudio) -> None:
+    async def _part(self, holding: Ownership, lease: Lease, step: StreamAudio) -> None:
         """This attempt is over, not the session: keep it for the next one, or let go."""
         if lease is not holding.lease or holding.orphaned:
             return
@@ -287,7 +289,7 @@ class Streaming:
         self._keeping.add(keeping)
         keeping.add_done_callback(self._keeping.discard)
 
-    async def _keep(self, holding: Holding, step: StreamAudio) -> None:
+    async def _keep(self, holding: Ownership, step: StreamAudio) -> None:
         """Hold a session that no attempt serves, for as long as that makes sense.
 
         "Not found" means a closed workflow, or one whose server was away: it has to be asked.
@@ -297,12 +299,12 @@ class Streaming:
             standing = await standing_of_attempt()
             if not holding.orphaned:
                 return
-            if standing is Standing.CLOSED:
+            if standing is AttemptStatus.CLOSED:
                 logger.warning("workflow is closed: stopping %s", step.provider_session_id)
                 await holding.session.close()
                 await stop_for_good(self._liveavatar, step.provider_session_id)
                 break
-            if standing is not Standing.UNKNOWN:
+            if standing is not AttemptStatus.UNKNOWN:
                 answered_since_s = answered_since_s or time.monotonic()
                 if time.monotonic() - answered_since_s > SUCCESSOR_PATIENCE_S:
                     break
@@ -329,7 +331,7 @@ class Streaming:
             return line
         return line.model_copy(update={"text": None, "sealed_text": self._seal.seal(line.text)})
 
-    async def _beat(self, holding: Holding, lease: Lease) -> Ack:
+    async def _beat(self, holding: Ownership, lease: Lease) -> HeartbeatAnswer:
         """Renew the lease until it cannot be; the server's last word.
 
         A server that does not answer is no reason to fall silent: that is for `UNREACHABLE` after
@@ -341,10 +343,10 @@ class Streaming:
             if number % SDK_BEAT_EVERY == 0:
                 activity.heartbeat(holding.details)
             ack = await holding.beat(lease)
-            if ack in (Ack.CANCELLED, Ack.NOT_FOUND):
+            if ack in (HeartbeatAnswer.CANCELLED, HeartbeatAnswer.NOT_FOUND):
                 return ack
             if holding.unacked_s > self._unsupervised_limit_s:
-                return Ack.UNREACHABLE
+                return HeartbeatAnswer.UNREACHABLE
         raise AssertionError("unreachable")
 
     async def _provider_end(self, provider_session_id: str) -> ProviderEnd | None:
@@ -363,7 +365,7 @@ class Streaming:
     # ---------------------------------------------------- on the private queue
 
     @activity.defn(name=names.ACTIVITY_DELIVER_COMMAND)
-    async def deliver_command(self, step: DeliverCommand) -> Delivered:
+    async def deliver_command(self, step: DeliverCommand) -> CommandDelivered:
         """Do a command; the answer means that it is on the wire.
 
         Raises:
@@ -372,31 +374,31 @@ class Streaming:
         session = self._session(step.session_key, step.epoch)
         try:
             if step.kind == "tell_idle":
-                return Delivered(outcome=CommandOutcome.SENT, idle_s=session.idle_s())
-            return Delivered(outcome=await _do(session, step))
-        except (NotReady, LiteError) as error:
+                return CommandDelivered(outcome=CommandOutcome.SENT, idle_s=session.idle_s())
+            return CommandDelivered(outcome=await _do(session, step))
+        except (OwnerNotReady, LiteError) as error:
             raise failures.not_owner(str(error)) from error
 
     @activity.defn(name=names.ACTIVITY_SPEAK)
-    async def speak(self, step: SpeakClip) -> SaidClip:
+    async def speak(self, step: SpeakClip) -> ClipSpoken:
         """Say a clip; lasts until it is heard, cut, lost or refused.
 
         Raises:
             NotOwner: this process does not own the session in that epoch, or has no socket now.
         """
         session = self._session(step.session_key, step.epoch)
-        clip = ClipOrder(
+        clip = ClipJob(
             utterance_id=step.utterance_id,
             order=step.order,
             open=lambda: self._clips.open(step.clip),
             offset_bytes=step.offset_bytes,
             dry_at=step.dry_at,
         )
-        beat = ClipBeat()
+        beat = ClipHeartbeat()
         beating = asyncio.create_task(beat.run(), name="beat")
         try:
             return await session.speak(clip, beat.progressed)
-        except NotReady as error:
+        except OwnerNotReady as error:
             raise failures.not_owner(str(error)) from error
         finally:
             beating.cancel()
@@ -451,7 +453,7 @@ def _served_by_another() -> ApplicationError:
     )
 
 
-class ClipBeat:
+class ClipHeartbeat:
     """The heartbeat of a clip that is said: a sign of life, and how far it has come."""
 
     def __init__(self) -> None:

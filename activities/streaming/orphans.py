@@ -35,7 +35,7 @@ _GOING_ON: Final = (
 )
 
 
-class Standing(Enum):
+class AttemptStatus(Enum):
     """How this attempt stands with its workflow, in words for the log."""
 
     WANTED = "the workflow waits for this attempt"
@@ -45,33 +45,33 @@ class Standing(Enum):
     UNKNOWN = "the server does not answer"
 
 
-async def standing_of_attempt() -> Standing:
-    """Ask the server once; see `Standing`."""
+async def standing_of_attempt() -> AttemptStatus:
+    """Ask the server once; see `AttemptStatus`."""
     info = activity.info()
     if info.workflow_id is None:
-        return Standing.UNKNOWN
+        return AttemptStatus.UNKNOWN
     workflow = activity.client().get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id)
     try:
         async with asyncio.timeout(DESCRIBE_TIMEOUT_S):
             described = await workflow.describe(rpc_timeout=timedelta(seconds=DESCRIBE_TIMEOUT_S))
     except (RPCError, TimeoutError) as error:
         if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
-            return Standing.CLOSED
+            return AttemptStatus.CLOSED
         logger.warning("the workflow cannot be described: %s", type(error).__name__)
         if isinstance(error, RPCError) and error.status in _REFUSED:
-            return Standing.UNTOLD
-        return Standing.UNKNOWN
+            return AttemptStatus.UNTOLD
+        return AttemptStatus.UNKNOWN
     if described.status not in _GOING_ON:
-        return Standing.CLOSED
+        return AttemptStatus.CLOSED
     pending = described.raw_description.pending_activities
     mine = (info.activity_id, info.attempt)
     wanted = mine in [(one.activity_id, one.attempt) for one in pending]
-    return Standing.WANTED if wanted else Standing.GIVEN_UP
+    return AttemptStatus.WANTED if wanted else AttemptStatus.GIVEN_UP
 
 
 async def stop_if_terminated(liveavatar: LiveAvatar, provider_session_id: str) -> None:
     """Stop a session whose workflow runs no cleanup any more; in doubt, do not."""
-    if await standing_of_attempt() is Standing.CLOSED:
+    if await standing_of_attempt() is AttemptStatus.CLOSED:
         logger.warning("workflow is closed: stopping session %s", provider_session_id)
         await stop_for_good(liveavatar, provider_session_id)
 
@@ -84,11 +84,11 @@ async def stop_if_unwanted(liveavatar: LiveAvatar, provider_session_id: str) -> 
     """
     standing = await standing_of_attempt()
     for _ in range(UNWANTED_TRIES - 1):
-        if standing is not Standing.UNKNOWN:
+        if standing is not AttemptStatus.UNKNOWN:
             break
         await asyncio.sleep(1.0)
         standing = await standing_of_attempt()
-    if standing in (Standing.CLOSED, Standing.GIVEN_UP):
+    if standing in (AttemptStatus.CLOSED, AttemptStatus.GIVEN_UP):
         logger.warning("%s: stopping session %s", standing.value, provider_session_id)
         await stop_for_good(liveavatar, provider_session_id)
 

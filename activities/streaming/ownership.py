@@ -17,8 +17,8 @@ from typing import Any, Final
 from temporalio.client import AsyncActivityCancelledError, AsyncActivityHandle
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.streaming.signals import News
-from avatar_sessions.contract.activities import Epoch, OwnerBeat, StreamResult
+from activities.streaming.signals import SignalQueue
+from avatar_sessions.contract.activities import Epoch, OwnerHeartbeat, StreamResult
 from owner.session import OwnedSession
 
 BEAT_TIMEOUT_S: Final = 3.0
@@ -30,7 +30,7 @@ FLUSH_TIMEOUT_S: Final = 3.0
 CLOSE_TIMEOUT_S: Final = 5.0
 
 
-class Ack(Enum):
+class HeartbeatAnswer(Enum):
     """What the server said to a heartbeat."""
 
     GIVEN = auto()
@@ -52,7 +52,7 @@ class Lease:
         """Another attempt in this process has adopted the session."""
         self._attempt = attempt
 
-    async def beat(self, details: OwnerBeat) -> Ack:
+    async def beat(self, details: OwnerHeartbeat) -> HeartbeatAnswer:
         """Tell the server that the session is held, and wait for its word. Bounded."""
         try:
             async with asyncio.timeout(BEAT_TIMEOUT_S):
@@ -60,18 +60,22 @@ class Lease:
                     details, rpc_timeout=timedelta(seconds=BEAT_TIMEOUT_S)
                 )
         except AsyncActivityCancelledError:
-            return Ack.CANCELLED
+            return HeartbeatAnswer.CANCELLED
         except RPCError as error:
-            return Ack.NOT_FOUND if error.status is RPCStatusCode.NOT_FOUND else Ack.UNREACHABLE
+            return (
+                HeartbeatAnswer.NOT_FOUND
+                if error.status is RPCStatusCode.NOT_FOUND
+                else HeartbeatAnswer.UNREACHABLE
+            )
         except TimeoutError:
-            return Ack.UNREACHABLE
-        return Ack.GIVEN
+            return HeartbeatAnswer.UNREACHABLE
+        return HeartbeatAnswer.GIVEN
 
 
-class Holding:
+class Ownership:
     """One session of this process: its socket, its speech, its news, and who serves it."""
 
-    def __init__(self, session: OwnedSession, news: News, lease: Lease, queue: str) -> None:
+    def __init__(self, session: OwnedSession, news: SignalQueue, lease: Lease, queue: str) -> None:
         self.session = session
         self.news = news
         self.lease = lease
@@ -101,11 +105,11 @@ class Holding:
         self.news.epoch = self.session.epoch = lease.epoch
         self._acked()
 
-    async def beat(self, lease: Lease) -> Ack:
+    async def beat(self, lease: Lease) -> HeartbeatAnswer:
         """Renew the lease, and note whether it holds."""
         ack = await lease.beat(self.details)
         if lease is self.lease:
-            if ack is Ack.GIVEN:
+            if ack is HeartbeatAnswer.GIVEN:
                 self._acked()
             elif self.unacked_s > UNSUPERVISED_AFTER_S:
                 self.session.supervised = False
@@ -116,13 +120,13 @@ class Holding:
         while not self.orphaned:
             lease = self.lease
             match await self.beat(lease):
-                case Ack.GIVEN:
+                case HeartbeatAnswer.GIVEN:
                     return True
-                case Ack.UNREACHABLE:
+                case HeartbeatAnswer.UNREACHABLE:
                     if not self.session.supervised:
                         self.session.send_speakers_away()
                     await asyncio.sleep(0.5)
-                case Ack.CANCELLED | Ack.NOT_FOUND if lease is self.lease:
+                case HeartbeatAnswer.CANCELLED | HeartbeatAnswer.NOT_FOUND if lease is self.lease:
                     return False
                 case _:
                     pass  # adopted meanwhile: the new attempt is asked for
@@ -134,10 +138,10 @@ class Holding:
         return time.monotonic() - self.acked_at_s
 
     @property
-    def details(self) -> OwnerBeat:
+    def details(self) -> OwnerHeartbeat:
         """Where the session stands, for the Temporal UI and the next attempt."""
         session = self.session
-        return OwnerBeat(
+        return OwnerHeartbeat(
             epoch=session.epoch,
             queue=self._queue,
             state=session.state.name,

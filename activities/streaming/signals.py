@@ -29,7 +29,7 @@ MAX_LINES: Final = 1000
 """Lines that could not be told yet; then the oldest goes."""
 
 
-class News:
+class SignalQueue:
     """What an owner tells its workflow, in order, without ever waiting for it itself."""
 
     def __init__(self, session_key: str, epoch: Epoch, workflow: WorkflowHandle[Any, Any]) -> None:

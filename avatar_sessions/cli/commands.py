@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from avatar_sessions.access import Access
 from avatar_sessions.cli import output as text
 from avatar_sessions.cli.janitor import finding_text
-from avatar_sessions.cli.output import Output
+from avatar_sessions.cli.output import CliOutput
 from avatar_sessions.client import AvatarSessions
 from avatar_sessions.contract.janitor import JanitorRound
 from avatar_sessions.contract.messages import (
@@ -66,11 +66,11 @@ _EXIT_CODES: Final[tuple[tuple[type[AvatarSessionsError], ExitCode], ...]] = (
     (AvatarSessionsError, ExitCode.REFUSED),
 )
 
-Verb = Callable[[AvatarSessions, argparse.Namespace, Output], Awaitable[ExitCode]]
+Verb = Callable[[AvatarSessions, argparse.Namespace, CliOutput], Awaitable[ExitCode]]
 
 
 async def start(
-    sessions: AvatarSessions, arguments: argparse.Namespace, output: Output
+    sessions: AvatarSessions, arguments: argparse.Namespace, output: CliOutput
 ) -> ExitCode:
     request = _request(arguments)
     greeting = _clip_at(arguments.say) if arguments.say is not None else None
@@ -93,7 +93,7 @@ async def start(
 
 
 async def attach(
-    sessions: AvatarSessions, arguments: argparse.Namespace, output: Output
+    sessions: AvatarSessions, arguments: argparse.Namespace, output: CliOutput
 ) -> ExitCode:
     access = await sessions.get(arguments.key).attach(arguments.identity)
     output.show(
@@ -103,7 +103,7 @@ async def attach(
 
 
 async def speak(
-    sessions: AvatarSessions, arguments: argparse.Namespace, output: Output
+    sessions: AvatarSessions, arguments: argparse.Namespace, output: CliOutput
 ) -> ExitCode:
     session = sessions.get(arguments.key)
     if arguments.file is not None:
@@ -125,28 +125,32 @@ async def speak(
 
 
 async def interrupt(
-    sessions: AvatarSessions, arguments: argparse.Namespace, output: Output
+    sessions: AvatarSessions, arguments: argparse.Namespace, output: CliOutput
 ) -> ExitCode:
     return _did(await sessions.get(arguments.key).interrupt(), output)
 
 
-async def pose(sessions: AvatarSessions, arguments: argparse.Namespace, output: Output) -> ExitCode:
+async def pose(
+    sessions: AvatarSessions, arguments: argparse.Namespace, output: CliOutput
+) -> ExitCode:
     return _did(await sessions.get(arguments.key).set_pose(arguments.pose), output)
 
 
 async def keep_alive(
-    sessions: AvatarSessions, arguments: argparse.Namespace, output: Output
+    sessions: AvatarSessions, arguments: argparse.Namespace, output: CliOutput
 ) -> ExitCode:
     return _did(await sessions.get(arguments.key).keep_alive(), output)
 
 
-async def end(sessions: AvatarSessions, arguments: argparse.Namespace, output: Output) -> ExitCode:
+async def end(
+    sessions: AvatarSessions, arguments: argparse.Namespace, output: CliOutput
+) -> ExitCode:
     session = sessions.get(arguments.key)
     return _told(await session.end(finish_speaking=arguments.finish_speaking), output)
 
 
 async def status(
-    sessions: AvatarSessions, arguments: argparse.Namespace, output: Output
+    sessions: AvatarSessions, arguments: argparse.Namespace, output: CliOutput
 ) -> ExitCode:
     answer = await sessions.get(arguments.key).status()
     output.show(text.status_text(answer, datetime.now(UTC)), answer)
@@ -154,7 +158,7 @@ async def status(
 
 
 async def list_sessions(
-    sessions: AvatarSessions, arguments: argparse.Namespace, output: Output
+    sessions: AvatarSessions, arguments: argparse.Namespace, output: CliOutput
 ) -> ExitCode:
     state = None if arguments.state is None else SessionState(arguments.state)
     found = [one async for one in sessions.list(state=state, tenant=arguments.tenant)]
@@ -165,7 +169,7 @@ async def list_sessions(
 
 
 async def watch(
-    sessions: AvatarSessions, arguments: argparse.Namespace, output: Output
+    sessions: AvatarSessions, arguments: argparse.Namespace, output: CliOutput
 ) -> ExitCode:
     last: SessionState | None = None
     async for answer in sessions.get(arguments.key).watch(every_s=arguments.every_s):
@@ -176,13 +180,13 @@ async def watch(
 
 
 async def report(
-    sessions: AvatarSessions, arguments: argparse.Namespace, output: Output
+    sessions: AvatarSessions, arguments: argparse.Namespace, output: CliOutput
 ) -> ExitCode:
     return _told(await sessions.get(arguments.key).report(), output)
 
 
 async def janitor(
-    sessions: AvatarSessions, arguments: argparse.Namespace, output: Output
+    sessions: AvatarSessions, arguments: argparse.Namespace, output: CliOutput
 ) -> ExitCode:
     finding = await make_round(
         sessions.temporal, JanitorRound(dry_run=arguments.dry_run), timeout_s=arguments.wait_s
@@ -191,7 +195,7 @@ async def janitor(
     return ExitCode.DONE if finding.succeeded else ExitCode.FAILED
 
 
-def new_seal_key(output: Output) -> ExitCode:
+def new_seal_key(output: CliOutput) -> ExitCode:
     """Make a seal key. The one verb that asks nobody."""
     key = Seal.new_key().get_secret_value()
     output.show([key], {"seal_key": key})
@@ -216,7 +220,7 @@ VERBS: Final[dict[str, Verb]] = {
 
 def run_verb(arguments: argparse.Namespace) -> ExitCode:
     """Run the verb that was asked for; nothing but a Ctrl-C is raised."""
-    output = Output(as_json=arguments.json)
+    output = CliOutput(as_json=arguments.json)
     try:
         if arguments.verb == "new-seal-key":
             return new_seal_key(output)
@@ -233,17 +237,17 @@ def run_verb(arguments: argparse.Namespace) -> ExitCode:
         return ExitCode.DONE
 
 
-async def _connected(arguments: argparse.Namespace, output: Output) -> ExitCode:
+async def _connected(arguments: argparse.Namespace, output: CliOutput) -> ExitCode:
     sessions = await AvatarSessions.connect()
     return await VERBS[arguments.verb](sessions, arguments, output)
 
 
-def _did(result: CommandResult, output: Output) -> ExitCode:
+def _did(result: CommandResult, output: CliOutput) -> ExitCode:
     output.show(text.command_text(result), result)
     return ExitCode.DONE
 
 
-def _told(report: SessionReport, output: Output) -> ExitCode:
+def _told(report: SessionReport, output: CliOutput) -> ExitCode:
     output.show(text.report_text(report), report)
     return ExitCode.FAILED if report.state is SessionState.FAILED else ExitCode.DONE
 

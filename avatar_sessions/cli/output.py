@@ -31,7 +31,7 @@ REPORTED_UTTERANCES = 20
 Lines = Iterable[str]
 
 
-class Output:
+class CliOutput:
     """Standard output, in one of two languages."""
 
     def __init__(self, *, as_json: bool) -> None:

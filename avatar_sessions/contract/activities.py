@@ -19,13 +19,13 @@ Epoch = tuple[int, int]
 generation's: it may be earlier than that of an owner replaced while the next one stood ready."""
 
 
-class Step(BaseModel):
+class ActivityPayload(BaseModel):
     """Input or result of an activity."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class CreateRoom(Step):
+class CreateRoom(ActivityPayload):
     """Make a room of our own and the avatar's token for it."""
 
     session_key: str
@@ -34,25 +34,25 @@ class CreateRoom(Step):
     max_duration_s: float
 
 
-class CreatedRoom(Step):
+class CreatedRoom(ActivityPayload):
     room: str
     livekit_url: str
     avatar_token: Sealed
 
 
-class MintToken(Step):
+class MintToken(ActivityPayload):
     request: SessionRequest
     room: CreatedRoom | None = None
 
 
-class MintedSession(Step):
+class MintedSession(ActivityPayload):
     """A LiveAvatar session that exists and is not billed yet."""
 
     provider_session_id: str
     session_token: Sealed
 
 
-class StartSession(Step):
+class StartSession(ActivityPayload):
     provider_session_id: str
     session_token: Sealed
     after_s: float = 0.0
@@ -61,7 +61,7 @@ class StartSession(Step):
     """Ask again for so long while LiveAvatar has no free session, or too many calls to answer."""
 
 
-class StartedSession(Step):
+class SessionStarted(ActivityPayload):
     """A billed LiveAvatar session."""
 
     provider_session_id: str
@@ -74,7 +74,7 @@ class StartedSession(Step):
     """The limit LiveAvatar itself will apply."""
 
 
-class StreamAudio(Step):
+class StreamAudio(ActivityPayload):
     """Own a session: hold its WebSocket until it ends."""
 
     session_key: str
@@ -91,20 +91,20 @@ class StreamEnd(StrEnum):
     REPLACED = "replaced"  # another owner holds the session; nobody waits for this result
 
 
-class StreamResult(Step):
+class StreamResult(ActivityPayload):
     end: StreamEnd
     close_code: int | None = None
     provider_end_reason: str | None = None
     connects: int = 1
 
 
-class GrantedSpeaker(Step):
+class GrantedSpeaker(ActivityPayload):
     ingress_url: str
     ticket: Sealed
     expires_at: datetime
 
 
-class OwnerReady(Step):
+class OwnerReady(ActivityPayload):
     """Signal: an owner has the session connected and takes its commands on ``queue``."""
 
     queue: Annotated[str, StringConstraints(pattern=r"^avatar-owner:[0-9a-f]{12}$")]
@@ -118,7 +118,7 @@ class OwnerReady(Step):
     """A first ticket to its ingress, so that nobody who comes soon has to ask it for one."""
 
 
-class OwnerRecovering(Step):
+class OwnerRecovering(ActivityPayload):
     """Signal: the owner lost the provider's socket and is getting it back."""
 
     epoch: Epoch
@@ -126,7 +126,7 @@ class OwnerRecovering(Step):
     """It is going away instead: another one is on its way."""
 
 
-class UtteranceLines(Step):
+class UtteranceLines(ActivityPayload):
     """Signal: live utterances that are over; batched by the owner."""
 
     epoch: Epoch
@@ -137,14 +137,14 @@ class UtteranceLines(Step):
     """What a speaker last asked for in band; None: nobody did."""
 
 
-class GrantSpeaker(Step):
+class GrantSpeaker(ActivityPayload):
     """Ask the owner for a ticket to its ingress."""
 
     session_key: str
     epoch: Epoch
 
 
-class DeliverCommand(Step):
+class DeliverCommand(ActivityPayload):
     """A command for the owner's inbox; a stale epoch is refused."""
 
     session_key: str
@@ -162,13 +162,13 @@ class DeliverCommand(Step):
     """interrupt: for how long it waited; live speech that began later is not meant."""
 
 
-class Delivered(Step):
+class CommandDelivered(ActivityPayload):
     outcome: CommandOutcome
     idle_s: float = 0.0
     """tell_idle: for how long nobody has asked anything in band; 0 while somebody speaks."""
 
 
-class SpeakClip(Step):
+class SpeakClip(ActivityPayload):
     """An utterance as an activity: it lasts as long as the avatar speaks."""
 
     session_key: str
@@ -183,7 +183,7 @@ class SpeakClip(Step):
     """With an offset: when the avatar ran, or runs, out of what it was given."""
 
 
-class ClipCursor(Step):
+class ClipCursor(ActivityPayload):
     """How far a clip has come: heartbeat details of ``speak``, for the next owner."""
 
     generation: int
@@ -194,7 +194,7 @@ class ClipCursor(Step):
     """When the avatar will have played all that was sent."""
 
 
-class SaidClip(Step):
+class ClipSpoken(ActivityPayload):
     """What became of a clip."""
 
     report: UtteranceReport
@@ -204,7 +204,7 @@ class SaidClip(Step):
     """A speaker interrupted it past the workflow: what was asked for before that is meant, too."""
 
 
-class GrantAccess(Step):
+class GrantAccess(ActivityPayload):
     """Mint tokens for a room of our own."""
 
     session_key: str
@@ -214,19 +214,19 @@ class GrantAccess(Step):
     valid_s: float
 
 
-class GrantedAccess(Step):
+class GrantedAccess(ActivityPayload):
     livekit_url: str
     viewer_token: Sealed
     agent_token: Sealed
 
 
-class StopSession(Step):
+class StopSession(ActivityPayload):
     provider_session_id: str
     reason: str
     """LiveAvatar's SessionEndReason."""
 
 
-class StoppedSession(Step):
+class StoppedSession(ActivityPayload):
     stop: Literal["stopped", "already_gone"]
     stopped_at: datetime
     """When it was confirmed, by the worker's clock."""
@@ -238,7 +238,7 @@ class StoppedSession(Step):
     """How long it ran by LiveAvatar's books, 0 if they have never heard of it; None: not known."""
 
 
-class CleanRoom(Step):
+class CleanRoom(ActivityPayload):
     room: str
     avatar_identity: str
     earlier: list[str] = []
@@ -246,7 +246,7 @@ class CleanRoom(Step):
     delete: bool
 
 
-class CleanedRoom(Step):
+class CleanedRoom(ActivityPayload):
     """``gone``: the room does not exist any more; ``left``: it does, without the avatar."""
 
     result: Literal["gone", "left"]
@@ -262,7 +262,7 @@ class ErrorType(StrEnum):
     NO_INGRESS = "NoIngress"
 
 
-class OwnerBeat(Step):
+class OwnerHeartbeat(ActivityPayload):
     """Heartbeat details of ``stream_audio``: shown by the Temporal UI, read by the next attempt."""
 
     epoch: Epoch

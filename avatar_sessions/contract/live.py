@@ -54,12 +54,12 @@ class LiveMessage(BaseModel):
 # ---------------------------------------------------------------- client to owner
 
 
-class Begin(LiveMessage):
+class LiveBegin(LiveMessage):
     """Open an utterance, or go on with one. Binary frames after it are its PCM.
 
-    It is sealed by LITE's ``agent.speak_end``, whose ``event_id`` is the utterance's id. The next
-    one may be begun at once: it waits for its turn. The answer is a `Progress`. To go on with an
-    utterance, wait for it and send on from its ``received_bytes``.
+    LITE's ``agent.speak_end`` finishes it; its ``event_id`` is the utterance's id. The next one
+    may begin before this one is over: it waits for its turn. The answer is a `LiveProgress`. To
+    resume an utterance, wait for that answer and send on from its ``received_bytes``.
     """
 
     type: Literal["live.begin"] = "live.begin"
@@ -78,13 +78,13 @@ class Begin(LiveMessage):
     """The LiveAvatar session is another than the one that played the part before."""
 
 
-CLIENT_MESSAGE: Final[TypeAdapter[Begin]] = TypeAdapter(Begin)
+CLIENT_MESSAGE: Final[TypeAdapter[LiveBegin]] = TypeAdapter(LiveBegin)
 
 
 # ---------------------------------------------------------------- owner to client
 
 
-class Ready(LiveMessage):
+class LiveReady(LiveMessage):
     """Sent first: the ingress serves this session."""
 
     type: Literal["live.ready"] = "live.ready"
@@ -94,15 +94,15 @@ class Ready(LiveMessage):
     window_bytes: int = WINDOW_BYTES
 
 
-class State(LiveMessage):
-    """Whether speech can go on to LiveAvatar now. Sent after `Ready`, and at each change."""
+class LiveState(LiveMessage):
+    """Whether speech can go on to LiveAvatar now. Sent after `LiveReady`, and at each change."""
 
     type: Literal["live.state"] = "live.state"
     state: Literal["live", "recovering"]
 
 
-class Progress(LiveMessage):
-    """How far an utterance has come: after `Begin`, and whenever something was sent on.
+class LiveProgress(LiveMessage):
+    """How far an utterance has come: after `LiveBegin`, and whenever something was sent on.
 
     The client keeps ``position sent - sent_bytes <= window_bytes``, and keeps what it has sent
     from ``sent_bytes`` on, for the next owner.
@@ -118,7 +118,7 @@ class Progress(LiveMessage):
     """Played by the avatar at this moment, as far as LiveAvatar told."""
 
 
-class Interrupted(LiveMessage):
+class LiveInterrupted(LiveMessage):
     """LITE's ``agent.interrupt`` is on the wire to LiveAvatar."""
 
     type: Literal["live.interrupted"] = "live.interrupted"
@@ -130,14 +130,14 @@ class Interrupted(LiveMessage):
     """How much of it had been heard by then."""
 
 
-class Over(LiveMessage):
+class LiveOver(LiveMessage):
     """An utterance is over: its line of the ledger. Sent again to whoever begins it again."""
 
     type: Literal["live.over"] = "live.over"
     utterance: UtteranceReport
 
 
-OwnerMessage = Ready | State | Progress | Interrupted | Over
+OwnerMessage = LiveReady | LiveState | LiveProgress | LiveInterrupted | LiveOver
 OWNER_MESSAGE: Final[TypeAdapter[OwnerMessage]] = TypeAdapter(
     Annotated[OwnerMessage, Field(discriminator="type")]
 )

@@ -229,7 +229,7 @@ class SpeakerAccess(Outgoing):
     """A connection must be opened by then; one that is open may stay."""
 
 
-class Access(Outgoing):
+class SealedAccess(Outgoing):
     """The answer to ``attach``."""
 
     session_key: str

@@ -129,7 +129,7 @@ class UtteranceOutcome(StrEnum):
     CANCELLED = "cancelled"  # the session ended first
 
 
-class Alert(StrEnum):
+class AlertKind(StrEnum):
     """What an operator must look at: the search attribute ``AvatarAlert`` in words."""
 
     PROVIDER_NOT_STOPPED = "provider_not_stopped"  # LiveAvatar may be billing, and cannot be told

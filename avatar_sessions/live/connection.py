@@ -25,11 +25,11 @@ from avatar_sessions.contract.live import (
     OWNER_MESSAGE,
     SUBPROTOCOL,
     CloseCode,
-    Interrupted,
-    Over,
-    Progress,
-    Ready,
-    State,
+    LiveInterrupted,
+    LiveOver,
+    LiveProgress,
+    LiveReady,
+    LiveState,
 )
 from avatar_sessions.contract.messages import problems_of
 from avatar_sessions.errors import (
@@ -53,7 +53,7 @@ from liveavatar_lite.messages import (
     AgentState,
     AgentStateUpdated,
     ErrorReported,
-    SessionState,
+    ProviderState,
     SessionStateUpdated,
     decode_event,
 )
@@ -82,7 +82,7 @@ false alarm costs a connection made again: the utterance goes on where it was.""
 _REFUSALS: Final = frozenset({401, 403, 404, 410})
 _PASSING: Final = (NoAnswer, AccessFailed, TooManyAwaited)
 _CLOSED_STATES: Final = frozenset(
-    {SessionState.CLOSING, SessionState.CLOSED, SessionState.DISCONNECTED}
+    {ProviderState.CLOSING, ProviderState.CLOSED, ProviderState.DISCONNECTED}
 )
 
 _LOGGER: Final = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class _WithoutFrames(logging.LoggerAdapter[logging.Logger]):
 _WIRE_LOGGER: Final = _WithoutFrames(logging.getLogger(f"{__name__}.wire"), {})
 
 
-class Farewell(Enum):
+class DisconnectReason(Enum):
     """How a connection, or the attempt to make one, ended."""
 
     BROKEN = "broken"  # without a word, or by a fault: the owner may be there still
@@ -106,7 +106,7 @@ class Farewell(Enum):
     SESSION_OVER = "session over"
 
 
-class Bell:
+class Notifier:
     """Wakes everybody who waits for something to change."""
 
     def __init__(self) -> None:
@@ -142,7 +142,7 @@ class LiveConnection:
         owners: Owners,
         outbox: Outbox,
         feed: EventFeed,
-        bell: Bell,
+        bell: Notifier,
         *,
         ssl: tls.SSLContext | None = None,
     ) -> None:
@@ -174,7 +174,7 @@ class LiveConnection:
         socket: ClientConnection | None = None
         while True:
             farewell = await self._stay_with(ticket, socket)
-            if farewell is Farewell.SESSION_OVER:
+            if farewell is DisconnectReason.SESSION_OVER:
                 error = await self._owners.ending()
                 if error is not None:
                     raise error
@@ -182,7 +182,9 @@ class LiveConnection:
 
     # -------------------------------------------------------- whom to speak with
 
-    async def _stay_with(self, ticket: SpeakerTicket, socket: ClientConnection | None) -> Farewell:
+    async def _stay_with(
+        self, ticket: SpeakerTicket, socket: ClientConnection | None
+    ) -> DisconnectReason:
         """Speak with one owner, through short breaks, until it cannot be had any more."""
         loop = asyncio.get_running_loop()
         tries_s = iter(QUICK_TRIES_S)
@@ -191,30 +193,30 @@ class LiveConnection:
         while True:
             opened = socket or await self._open(ticket, timeout_s)
             socket = None
-            if isinstance(opened, Farewell):
+            if isinstance(opened, DisconnectReason):
                 farewell = opened
             else:
                 began_at = loop.time()
                 farewell = await self._serve(opened)
                 if loop.time() - began_at >= STABLE_S:
                     self._round, tries_s, give_up_at = 0, iter(QUICK_TRIES_S), None
-            if farewell is not Farewell.BROKEN:
+            if farewell is not DisconnectReason.BROKEN:
                 return farewell
             if not _is_valid(ticket):
-                return Farewell.NOT_OURS
+                return DisconnectReason.NOT_OURS
             pause_s = next(tries_s, None)
             give_up_at = give_up_at or loop.time() + QUICK_S
             if pause_s is None or loop.time() + pause_s >= give_up_at:
-                return Farewell.BROKEN
+                return DisconnectReason.BROKEN
             await asyncio.sleep(pause_s)
             timeout_s = max(0.1, give_up_at - loop.time())
 
     async def _next_owner(
-        self, last: SpeakerTicket, farewell: Farewell
+        self, last: SpeakerTicket, farewell: DisconnectReason
     ) -> tuple[SpeakerTicket, ClientConnection | None]:
         """A ticket for whoever owns the session now, or the last owner, if it is back first."""
         asking = asyncio.create_task(self._ask(last, farewell), name="live-speech-attach")
-        try_last = farewell is Farewell.BROKEN
+        try_last = farewell is DisconnectReason.BROKEN
         try:
             while True:
                 every_s = LAST_OWNER_EVERY_S if try_last else None
@@ -222,16 +224,16 @@ class LiveConnection:
                 if asking.done():
                     return asking.result(), None
                 opened = await self._open(last, QUICK_S) if _is_valid(last) else farewell
-                if not isinstance(opened, Farewell):
+                if not isinstance(opened, DisconnectReason):
                     return last, opened
-                try_last = opened is Farewell.BROKEN and _is_valid(last)
+                try_last = opened is DisconnectReason.BROKEN and _is_valid(last)
         finally:
             asking.cancel()
             await asyncio.wait({asking})
 
-    async def _ask(self, last: SpeakerTicket, farewell: Farewell) -> SpeakerTicket:
+    async def _ask(self, last: SpeakerTicket, farewell: DisconnectReason) -> SpeakerTicket:
         await self._pause()
-        if farewell is Farewell.BROKEN:
+        if farewell is DisconnectReason.BROKEN:
             try:
                 await self._owners.lost(last.epoch)
             except _PASSING as error:
@@ -249,7 +251,9 @@ class LiveConnection:
         self._round += 1
         await asyncio.sleep(pause_s)
 
-    async def _open(self, ticket: SpeakerTicket, timeout_s: float) -> ClientConnection | Farewell:
+    async def _open(
+        self, ticket: SpeakerTicket, timeout_s: float
+    ) -> ClientConnection | DisconnectReason:
         """The one place where websockets' opening errors are understood."""
         try:
             socket = await connect(
@@ -268,22 +272,22 @@ class LiveConnection:
         except ws_errors.InvalidStatus as error:
             status = error.response.status_code
             self.problem = f"the ingress refused the connection with HTTP {status}"
-            return Farewell.NOT_OURS if status in _REFUSALS else Farewell.BROKEN
+            return DisconnectReason.NOT_OURS if status in _REFUSALS else DisconnectReason.BROKEN
         except TimeoutError:
             self.problem = f"the ingress did not answer within {timeout_s:.3g} s"
-            return Farewell.BROKEN
+            return DisconnectReason.BROKEN
         except (OSError, ws_errors.WebSocketException) as error:
             self.problem = f"the ingress cannot be reached: {error}"
-            return Farewell.BROKEN
+            return DisconnectReason.BROKEN
         if socket.subprotocol != SUBPROTOCOL:
             self.problem = f"what answers there does not speak {SUBPROTOCOL}"
             await socket.close()
-            return Farewell.BROKEN
+            return DisconnectReason.BROKEN
         return socket
 
     # ------------------------------------------------------------ one connection
 
-    async def _serve(self, socket: ClientConnection) -> Farewell:
+    async def _serve(self, socket: ClientConnection) -> DisconnectReason:
         """Speak and listen on one connection until it ends."""
         self._has_ready = self._session_is_closed = False
         reader = asyncio.create_task(self._read(socket), name="live-speech-reader")
@@ -310,10 +314,14 @@ class LiveConnection:
             if not task.cancelled():
                 task.result()  # a fault of our own, which must not be lost
         if self._session_is_closed:
-            return Farewell.SESSION_OVER
+            return DisconnectReason.SESSION_OVER
         self.problem = f"the ingress closed the connection with {socket.close_code}"
         _LOGGER.info("the connection to the session's owner ended with %s", socket.close_code)
-        return Farewell.NOT_OURS if socket.close_code == CloseCode.MOVED else Farewell.BROKEN
+        return (
+            DisconnectReason.NOT_OURS
+            if socket.close_code == CloseCode.MOVED
+            else DisconnectReason.BROKEN
+        )
 
     async def _send(self, socket: ClientConnection) -> None:
         loop = asyncio.get_running_loop()
@@ -386,19 +394,19 @@ class LiveConnection:
             _LOGGER.warning("a message of another release: %s", problems_of(error))
             return
         match message:
-            case Ready():
+            case LiveReady():
                 self._ready(message)
-            case State():
+            case LiveState():
                 self._set_state(message.state)
-            case Progress():
+            case LiveProgress():
                 self._outbox.progress(message, now_s)
-            case Over():
+            case LiveOver():
                 self._outbox.over(message.utterance, now_s)
-            case Interrupted():
+            case LiveInterrupted():
                 self._outbox.interrupted(message)
                 self._feed.tell(SpeechInterrupted(message.utterance_id, message.heard_ms))
 
-    def _ready(self, ready: Ready) -> None:
+    def _ready(self, ready: LiveReady) -> None:
         self._outbox.connected(ready.epoch, ready.window_bytes, ready.generation)
         before = (self.epoch, self.generation)
         self.epoch, self.generation = ready.epoch, ready.generation

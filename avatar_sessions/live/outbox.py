@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Final
 
-from avatar_sessions.contract.live import WINDOW_BYTES, Begin, Progress
-from avatar_sessions.contract.live import Interrupted as InterruptAnswer
+from avatar_sessions.contract.live import WINDOW_BYTES, LiveBegin, LiveProgress
+from avatar_sessions.contract.live import LiveInterrupted as InterruptAnswer
 from avatar_sessions.contract.messages import Failure, UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.errors import AvatarSessionsError, LiveSpeechMisused
 from avatar_sessions.live.events import SpeechInterrupted
-from liveavatar_lite.messages import Interrupt, SpeakEnd, encode_command
+from liveavatar_lite.messages import AgentInterrupt, AgentSpeakEnd, encode_command
 
 BYTES_PER_MS: Final = 48
 FRAME_BYTES: Final = 48_000
@@ -37,14 +37,14 @@ ANSWER_S: Final = 10.0
 """How long the owner may take to say where an utterance goes on."""
 
 
-class Resume(StrEnum):
+class ResumeFrom(StrEnum):
     """What becomes of an utterance in flight when the session's owner changes."""
 
     RESUME = "resume"  # it goes on where the owner before had come to
     DROP = "drop"  # it is given up: outcome `lost`
 
 
-class UtteranceState(Enum):
+class OutgoingState(Enum):
     """Where an utterance stands for its speaker."""
 
     OPEN = "open"  # takes speech
@@ -53,17 +53,15 @@ class UtteranceState(Enum):
     OVER = "over"  # there is a report
 
 
-_TRANSITIONS: Final[dict[UtteranceState, frozenset[UtteranceState]]] = {
-    UtteranceState.OPEN: frozenset(
-        {UtteranceState.SEALED, UtteranceState.CUT, UtteranceState.OVER}
-    ),
-    UtteranceState.SEALED: frozenset({UtteranceState.CUT, UtteranceState.OVER}),
-    UtteranceState.CUT: frozenset({UtteranceState.OVER}),
-    UtteranceState.OVER: frozenset(),
+_TRANSITIONS: Final[dict[OutgoingState, frozenset[OutgoingState]]] = {
+    OutgoingState.OPEN: frozenset({OutgoingState.SEALED, OutgoingState.CUT, OutgoingState.OVER}),
+    OutgoingState.SEALED: frozenset({OutgoingState.CUT, OutgoingState.OVER}),
+    OutgoingState.CUT: frozenset({OutgoingState.OVER}),
+    OutgoingState.OVER: frozenset(),
 }
 
 
-class Told(Enum):
+class PeerState(Enum):
     """What the owner at the other end of this connection was told of an utterance."""
 
     NOTHING = "nothing"  # no owner ever heard of it
@@ -74,7 +72,7 @@ class Told(Enum):
 
 
 @dataclass(eq=False)
-class Order:
+class ControlFrame:
     """A frame that goes before all speech."""
 
     frame: str
@@ -83,7 +81,7 @@ class Order:
 
 
 @dataclass(eq=False)
-class PendingInterrupt(Order):
+class PendingInterrupt(ControlFrame):
     """An interrupt until it is answered."""
 
     event_id: str = ""
@@ -100,8 +98,8 @@ class OutgoingUtterance:
 
     id: str
     text: str | None
-    state: UtteranceState = UtteranceState.OPEN
-    told: Told = Told.NOTHING
+    state: OutgoingState = OutgoingState.OPEN
+    told: PeerState = PeerState.NOTHING
     end: int = 0
     """How much its speaker gave."""
     put: int = 0
@@ -123,7 +121,7 @@ class OutgoingUtterance:
     report: UtteranceReport | None = None
     """Set when it is over."""
 
-    def become(self, state: UtteranceState) -> None:
+    def become(self, state: OutgoingState) -> None:
         """Go to a state.
 
         Raises:
@@ -136,11 +134,11 @@ class OutgoingUtterance:
     @property
     def unconfirmed(self) -> int:
         """Bytes that count for the window."""
-        return (self.put if self.state is UtteranceState.CUT else self.end) - self.sent
+        return (self.put if self.state is OutgoingState.CUT else self.end) - self.sent
 
     def begin(self, silent_ms: int = 0, unplayed_ms: int = 0) -> str:
         """The frame that opens it, or goes on with it."""
-        message = Begin(
+        message = LiveBegin(
             utterance_id=self.id,
             text=self.text,
             offset_bytes=self.sent,
@@ -196,7 +194,7 @@ class Outbox:
 
     def __init__(
         self,
-        resume: Resume = Resume.RESUME,
+        resume: ResumeFrom = ResumeFrom.RESUME,
         on_over: Callable[[UtteranceReport], None] = lambda report: None,
     ) -> None:
         """Take what becomes of utterances in flight at a move, and who hears of their ends."""
@@ -207,7 +205,7 @@ class Outbox:
         self._resume = resume
         self._on_over = on_over
         self._utterances: dict[str, OutgoingUtterance] = {}  # not over, in order
-        self._orders: deque[Order] = deque()
+        self._orders: deque[ControlFrame] = deque()
         self._interrupts: list[PendingInterrupt] = []  # without an answer
         self._asked: OutgoingUtterance | None = None
         self._asked_at_s = 0.0
@@ -220,7 +218,7 @@ class Outbox:
     @property
     def open_utterance(self) -> OutgoingUtterance | None:
         """The one that takes speech: there is never more than one."""
-        return next((u for u in self._utterances.values() if u.state is UtteranceState.OPEN), None)
+        return next((u for u in self._utterances.values() if u.state is OutgoingState.OPEN), None)
 
     @property
     def first(self) -> OutgoingUtterance | None:
@@ -252,7 +250,7 @@ class Outbox:
     def is_flushed(self) -> bool:
         """Everything that may go out by itself has been put on the connection."""
         return not self._orders and all(
-            u.told is Told.SEALED or u.state in (UtteranceState.CUT, UtteranceState.OPEN)
+            u.told is PeerState.SEALED or u.state in (OutgoingState.CUT, OutgoingState.OPEN)
             for u in self._utterances.values()
         )
 
@@ -272,35 +270,35 @@ class Outbox:
 
     def give(self, utterance: OutgoingUtterance, pcm: memoryview) -> None:
         """Add speech to an open utterance, at most `room` bytes, an even number."""
-        assert utterance.state is UtteranceState.OPEN
+        assert utterance.state is OutgoingState.OPEN
         utterance.kept += pcm
         utterance.end += len(pcm)
 
     def seal(self, utterance: OutgoingUtterance) -> None:
         """All of it was given."""
-        utterance.become(UtteranceState.SEALED)
+        utterance.become(OutgoingState.SEALED)
 
-    def order(self, frame: str) -> Order:
+    def order(self, frame: str) -> ControlFrame:
         """Send a command before all speech that has not gone out."""
-        order = Order(frame)
+        order = ControlFrame(frame)
         self._orders.append(order)
         return order
 
-    def withdraw(self, order: Order) -> None:
+    def withdraw(self, order: ControlFrame) -> None:
         """Do not send an order that nobody waits for any more; one that went out, went out."""
         if order in self._orders:
             self._orders.remove(order)
 
     def interrupt(self, event_id: str) -> PendingInterrupt:
         """Cut everything that is on its way: what has not gone out never will."""
-        frame = encode_command(Interrupt(event_id)).decode()
+        frame = encode_command(AgentInterrupt(event_id)).decode()
         cut = tuple(self._utterances.values())
         pending = PendingInterrupt(frame, event_id=event_id, cut=cut)
         for utterance in cut:
-            if utterance.told is Told.NOTHING:
+            if utterance.told is PeerState.NOTHING:
                 self._over_here(utterance, UtteranceOutcome.INTERRUPTED, "")
-            elif utterance.state is not UtteranceState.CUT:
-                utterance.become(UtteranceState.CUT)
+            elif utterance.state is not OutgoingState.CUT:
+                utterance.become(OutgoingState.CUT)
                 utterance.kept.clear()
                 utterance.cut_by = pending
         self._orders.append(pending)
@@ -309,8 +307,8 @@ class Outbox:
 
     def give_up(self, utterance: OutgoingUtterance, outcome: UtteranceOutcome, why: str) -> None:
         """Stop waiting for an utterance; one that the owner knows of is sealed there."""
-        if utterance.told in (Told.ASKED, Told.BEGUN):
-            self._orders.append(Order(_seal_frame(utterance)))
+        if utterance.told in (PeerState.ASKED, PeerState.BEGUN):
+            self._orders.append(ControlFrame(_seal_frame(utterance)))
         self._over_here(utterance, outcome, why)
 
     def end(self, error: AvatarSessionsError, outcome: UtteranceOutcome) -> None:
@@ -326,8 +324,8 @@ class Outbox:
         """The connection is gone: what was on it is not known to have arrived."""
         self._asked = None
         for utterance in self._utterances.values():
-            if utterance.told is not Told.NOTHING:
-                utterance.told = Told.EARLIER
+            if utterance.told is not PeerState.NOTHING:
+                utterance.told = PeerState.EARLIER
         for interrupt in reversed(self._interrupts):
             if interrupt.is_followed:
                 self._settle(interrupt, None)
@@ -344,10 +342,10 @@ class Outbox:
         if not moved:
             return
         for utterance in tuple(self._utterances.values()):
-            if utterance.told is not Told.EARLIER:
+            if utterance.told is not PeerState.EARLIER:
                 continue
             # The owner that could tell what was heard is gone.
-            cut_by, drop = utterance.cut_by, self._resume is Resume.DROP
+            cut_by, drop = utterance.cut_by, self._resume is ResumeFrom.DROP
             if cut_by is not None and (drop or cut_by.answer is not None):
                 self._over_here(utterance, UtteranceOutcome.INTERRUPTED, "")
             elif drop:
@@ -369,21 +367,21 @@ class Outbox:
             return None
         for utterance in self._utterances.values():
             # Before the interrupt that cut it: a new owner must know what it cuts.
-            if utterance.state is UtteranceState.CUT and utterance.told is Told.EARLIER:
+            if utterance.state is OutgoingState.CUT and utterance.told is PeerState.EARLIER:
                 return self._ask(utterance, now_s)
         if self._orders:
             order = self._orders.popleft()
             order.is_put = True
             return order.frame
         for utterance in self._utterances.values():
-            if utterance.state is UtteranceState.CUT:
+            if utterance.state is OutgoingState.CUT:
                 continue
             frame = self._frame_of(utterance, now_s)
-            if frame is not None or utterance.told is not Told.SEALED:
+            if frame is not None or utterance.told is not PeerState.SEALED:
                 return frame  # one at a time: PCM belongs to the utterance begun last
         return None
 
-    def progress(self, told: Progress, now_s: float) -> None:
+    def progress(self, told: LiveProgress, now_s: float) -> None:
         """The owner tells how far an utterance has come."""
         utterance = self._utterances.get(told.utterance_id)
         if utterance is None:
@@ -414,25 +412,25 @@ class Outbox:
     # ------------------------------------------------------------------ inside
 
     def _frame_of(self, utterance: OutgoingUtterance, now_s: float) -> str | bytes | None:
-        if utterance.told is Told.NOTHING:
-            utterance.told = Told.BEGUN
+        if utterance.told is PeerState.NOTHING:
+            utterance.told = PeerState.BEGUN
             for interrupt in self._interrupts:
                 interrupt.is_followed = True
             return utterance.begin()
-        if utterance.told is Told.EARLIER:
+        if utterance.told is PeerState.EARLIER:
             return self._ask(utterance, now_s)
-        if utterance.told is Told.SEALED:
+        if utterance.told is PeerState.SEALED:
             return None
         waiting = utterance.end - utterance.put
         if waiting:
             return self._pcm_of(utterance, waiting, now_s)
-        if utterance.state is not UtteranceState.SEALED:
+        if utterance.state is not OutgoingState.SEALED:
             return None
-        utterance.told = Told.SEALED
+        utterance.told = PeerState.SEALED
         return _seal_frame(utterance)
 
     def _pcm_of(self, utterance: OutgoingUtterance, waiting: int, now_s: float) -> bytes | None:
-        if waiting < TINY_BYTES and utterance.state is UtteranceState.OPEN:
+        if waiting < TINY_BYTES and utterance.state is OutgoingState.OPEN:
             if utterance.tiny_since_s is None:
                 utterance.tiny_since_s = now_s
             due_at_s = utterance.tiny_since_s + TINY_WAIT_S
@@ -451,7 +449,7 @@ class Outbox:
 
     def _ask(self, utterance: OutgoingUtterance, now_s: float) -> str:
         self._asked, self._asked_at_s = utterance, now_s
-        utterance.told = Told.ASKED
+        utterance.told = PeerState.ASKED
         silent_s = 0.0
         if utterance.sent and self._silent_from_s is not None:
             silent_s = now_s - self._silent_from_s
@@ -460,8 +458,8 @@ class Outbox:
         )
 
     def _goes_on(self, utterance: OutgoingUtterance, received: int) -> bool:
-        utterance.told = Told.BEGUN
-        if utterance.state is UtteranceState.CUT:
+        utterance.told = PeerState.BEGUN
+        if utterance.state is OutgoingState.CUT:
             utterance.put = max(utterance.sent, received)
             return True
         if not utterance.sent <= received <= utterance.end or received % 2:
@@ -475,7 +473,7 @@ class Outbox:
         self._over(utterance, utterance.local_report(outcome, why))
 
     def _over(self, utterance: OutgoingUtterance, report: UtteranceReport) -> None:
-        utterance.become(UtteranceState.OVER)
+        utterance.become(OutgoingState.OVER)
         utterance.report = report
         utterance.kept.clear()
         del self._utterances[utterance.id]
@@ -500,4 +498,4 @@ class Outbox:
 
 
 def _seal_frame(utterance: OutgoingUtterance) -> str:
-    return encode_command(SpeakEnd(utterance.id)).decode()
+    return encode_command(AgentSpeakEnd(utterance.id)).decode()

@@ -22,7 +22,7 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from avatar_sessions.contract.live import Begin
+from avatar_sessions.contract.live import LiveBegin
 from avatar_sessions.contract.messages import UtteranceReport, problems_of
 from avatar_sessions.contract.states import Pose, UtteranceOutcome
 from avatar_sessions.errors import (
@@ -36,21 +36,21 @@ from avatar_sessions.errors import (
     SessionOver,
     UtteranceOver,
 )
-from avatar_sessions.live.connection import Bell, LiveConnection
+from avatar_sessions.live.connection import LiveConnection, Notifier
 from avatar_sessions.live.events import EventFeed, LiveEvents, SpeechEnded, SpeechInterrupted
 from avatar_sessions.live.outbox import (
     FRAME_BYTES,
     Outbox,
+    OutgoingState,
     OutgoingUtterance,
-    Resume,
-    UtteranceState,
+    ResumeFrom,
 )
 from avatar_sessions.live.owners import Owners
 from liveavatar_lite.messages import (
+    AgentStartListening,
+    AgentStopListening,
     Command,
-    KeepAlive,
-    StartListening,
-    StopListening,
+    SessionKeepAlive,
     encode_command,
 )
 from liveavatar_lite.pcm import PcmConverter, PcmInput
@@ -104,10 +104,10 @@ class LiveSpeech:
         self._channels = channels
         self._open_timeout_s = open_timeout_s
         self._phase = _Phase.NEW
-        self._bell = Bell()
+        self._bell = Notifier()
         self._feed = EventFeed()
         self._outbox = Outbox(
-            Resume(resume), on_over=lambda report: self._feed.tell(SpeechEnded(report))
+            ResumeFrom(resume), on_over=lambda report: self._feed.tell(SpeechEnded(report))
         )
         self._connection = LiveConnection(owners, self._outbox, self._feed, self._bell, ssl=ssl)
         self._waiting: deque[object] = deque()  # who wants to open an utterance, first come first
@@ -219,7 +219,7 @@ class LiveSpeech:
         """
         utterance_id = utterance_id or str(uuid4())
         try:
-            Begin(utterance_id=utterance_id, text=text)
+            LiveBegin(utterance_id=utterance_id, text=text)
         except ValidationError as error:
             raise ValueError(f"not an utterance: {problems_of(error)}") from None
         converter = PcmConverter(sample_rate_hz or self._sample_rate_hz, channels or self._channels)
@@ -259,11 +259,13 @@ class LiveSpeech:
             SessionOver, SessionFailed, SessionNotFound, LiveSpeechClosed: as `interrupt`.
         """
         listening = Pose(pose) is Pose.LISTENING
-        await self._send_order(StartListening() if listening else StopListening(), timeout_s)
+        await self._send_order(
+            AgentStartListening() if listening else AgentStopListening(), timeout_s
+        )
 
     async def keep_alive(self, *, timeout_s: float = ORDER_TIMEOUT_S) -> None:
         """Restart the idle clocks, ours and LiveAvatar's. Raises as `set_pose`."""
-        await self._send_order(KeepAlive(), timeout_s)
+        await self._send_order(SessionKeepAlive(), timeout_s)
 
     # -------------------------------------------------------------------- seeing
 
@@ -318,7 +320,7 @@ class LiveSpeech:
                     self._check_open()
                     await self._bell.wait()
         except TimeoutError:
-            kind = "set_pose" if not isinstance(command, KeepAlive) else "keep_alive"
+            kind = "set_pose" if not isinstance(command, SessionKeepAlive) else "keep_alive"
             raise AnswerTimedOut(kind, self._session_key, timeout_s) from None
         finally:
             self._outbox.withdraw(order)
@@ -446,13 +448,13 @@ class LiveUtterance:
 
     async def _result(self, holder: object) -> UtteranceReport:
         outgoing = self._entered()
-        if outgoing.state is UtteranceState.OPEN and self._holder is holder:
+        if outgoing.state is OutgoingState.OPEN and self._holder is holder:
             raise LiveSpeechMisused("an utterance's result is there after its block: leave it")
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
         while outgoing.report is None:
             left_s: float | None = None
-            if outgoing.state is not UtteranceState.OPEN:
+            if outgoing.state is not OutgoingState.OPEN:
                 heard_at = max(asked_at, self._outbox.news_at_s)
                 left_s = heard_at + self._outbox.unplayed_s + QUIET_S - loop.time()
                 if left_s <= 0:
@@ -474,9 +476,9 @@ class LiveUtterance:
         state = self._entered().state
         if self._outbox.ended is not None:
             raise self._outbox.ended
-        if state is UtteranceState.SEALED:
+        if state is OutgoingState.SEALED:
             raise LiveSpeechMisused("the utterance's block has ended: it takes no more speech")
-        if state is not UtteranceState.OPEN:
+        if state is not OutgoingState.OPEN:
             raise UtteranceOver(self.id)
 
     async def _give(self, pcm: bytes) -> None:
@@ -503,12 +505,12 @@ class LiveUtterance:
                 if self._outbox.ended is None:
                     raise
                 return  # the result tells
-            if outgoing.state is UtteranceState.OPEN:
+            if outgoing.state is OutgoingState.OPEN:
                 self._outbox.seal(outgoing)
                 self._bell.ring()
 
     def _abandon(self) -> None:
-        if self._entered().state is UtteranceState.OPEN:
+        if self._entered().state is OutgoingState.OPEN:
             self._outbox.interrupt(str(uuid4()))
             self._bell.ring()
 

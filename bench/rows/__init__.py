@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from bench.lab import Lab
 from bench.rows import encode, history, interrupt, owner, start
-from bench.table import Row
+from bench.table import FigureRow
 
 
 class Measurement(Protocol):
@@ -19,7 +19,7 @@ class Measurement(Protocol):
 
     NAME: str
 
-    async def measure(self, lab: Lab) -> list[Row]:
+    async def measure(self, lab: Lab) -> list[FigureRow]:
         """Measure; what breaks is raised."""
 
 

@@ -25,7 +25,7 @@ from websockets.frames import Frame, Opcode
 
 from bench.discard import discarding_server
 from bench.lab import Lab
-from bench.table import Row, percentile, single, spread
+from bench.table import FigureRow, percentile, single, spread
 from deploy.local.ports import LOOPBACK
 from deploy.local.settings import ROOT
 from liveavatar_lite import LiteConnection
@@ -54,7 +54,7 @@ Turn = Callable[[int], Awaitable[None]]
 """Sends so many chunks."""
 
 
-async def measure(lab: Lab) -> list[Row]:
+async def measure(lab: Lab) -> list[FigureRow]:
     """Send the same speech in the three ways, in turns."""
     speech = _speech()
     rounds = ROUNDS // 4 if lab.quick else ROUNDS
@@ -71,7 +71,7 @@ async def measure(lab: Lab) -> list[Row]:
     return _rows(figures)
 
 
-def _rows(figures: Sequence[Sequence[float]]) -> list[Row]:
+def _rows(figures: Sequence[Sequence[float]]) -> list[FigureRow]:
     floor_us, ours_us, usual_us = (list(column) for column in zip(*figures, strict=True))
     times_floor = percentile(ours_us, 50) / percentile(floor_us, 50)
     of_usual = percentile(usual_us, 50) / percentile(ours_us, 50)

@@ -16,7 +16,7 @@ from temporalio.client import WorkflowHandle
 from avatar_sessions import Session, SessionRequest
 from avatar_sessions.contract.messages import Video
 from bench.lab import Lab, new_key
-from bench.table import Row, single
+from bench.table import FigureRow, single
 from liveavatar_lite import WAYNE_AVATAR_ID
 
 NAME: Final = "history"
@@ -30,7 +30,7 @@ COMMANDS: Final = 1_440
 EVENTS_AT_MOST: Final = 51_200
 
 
-async def measure(lab: Lab) -> list[Row]:
+async def measure(lab: Lab) -> list[FigureRow]:
     """An idle session; one that speaks; one that is given commands."""
     await lab.sessions()
     idle_s = 30.0 if lab.quick else IDLE_S
@@ -100,7 +100,7 @@ async def _speaking(lab: Lab) -> float:
     return (after - before) / UTTERANCES
 
 
-async def _commanded(lab: Lab, commands: int) -> list[Row]:
+async def _commanded(lab: Lab, commands: int) -> list[FigureRow]:
     session, workflow = await _opened(lab)
     before, began_s = await _events(workflow), time.perf_counter()
     for number in range(commands):

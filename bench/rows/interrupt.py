@@ -15,7 +15,7 @@ from typing import Final
 from avatar_sessions import Session
 from avatar_sessions.contract.messages import Interrupt
 from bench.lab import Lab, new_key, request
-from bench.table import Row, spread
+from bench.table import FigureRow, spread
 
 NAME: Final = "interrupt"
 P50_MS: Final = 20.0
@@ -28,7 +28,7 @@ ARRIVE_WITHIN_S: Final = 10.0
 Ask = Callable[[Session], Awaitable[object]]
 
 
-async def measure(lab: Lab) -> list[Row]:
+async def measure(lab: Lab) -> list[FigureRow]:
     """Interrupt a silent avatar again and again, first by one way, then by the other."""
     count = INTERRUPTS // 5 if lab.quick else INTERRUPTS
     signal_ms, _ = await _to_the_wire(lab, lambda session: session.send(Interrupt()), count)
@@ -40,7 +40,7 @@ async def measure(lab: Lab) -> list[Row]:
     ]
 
 
-def _row(what: str, figures_ms: list[float]) -> Row:
+def _row(what: str, figures_ms: list[float]) -> FigureRow:
     return spread(NAME, what, figures_ms, "ms", p50_at_most=P50_MS, p99_at_most=P99_MS)
 
 

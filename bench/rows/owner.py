@@ -14,8 +14,8 @@ from typing import Any, Final
 from uuid import uuid4
 
 from bench.lab import Lab
-from bench.load import FRAME, Load, Speaker, cuttable, load_lab, talk
-from bench.table import Row, single, spread
+from bench.load import FRAME, LoadSpeaker, SpeakingLoad, cuttable, load_lab, talk
+from bench.table import FigureRow, single, spread
 from deploy.local.ports import LOOPBACK, free_port
 
 NAME: Final = "owner"
@@ -32,9 +32,9 @@ CUT_EVERY_S: Final = 1.5
 UTTERANCE_S: Final = 20
 
 
-async def measure(lab: Lab) -> list[Row]:
+async def measure(lab: Lab) -> list[FigureRow]:
     """Each number of sessions in an owner process of its own."""
-    rows: list[Row] = []
+    rows: list[FigureRow] = []
     with tempfile.TemporaryDirectory() as folder:
         async with load_lab(Path(folder)) as load:
             cpu_ms: dict[int, float] = {}
@@ -46,7 +46,9 @@ async def measure(lab: Lab) -> list[Row]:
     return rows
 
 
-async def _loaded(load: Load, count: int, cpu_ms: dict[int, float], *, quick: bool) -> list[Row]:
+async def _loaded(
+    load: SpeakingLoad, count: int, cpu_ms: dict[int, float], *, quick: bool
+) -> list[FigureRow]:
     seconds = SOAKED_S if count == LOADED and not quick else MEASURED_S
     async with load.owner() as owner:
         idle = await owner.look(at_memory=True)
@@ -55,7 +57,7 @@ async def _loaded(load: Load, count: int, cpu_ms: dict[int, float], *, quick: bo
             talking = asyncio.create_task(talk(speakers, WARM_UP_S + seconds), name="talk")
             await asyncio.sleep(WARM_UP_S)
             before, began_s = await owner.look(), time.perf_counter()
-            probes: list[Row] = []
+            probes: list[FigureRow] = []
             if count == LOADED:
                 probes = await _interrupts(
                     load, speakers[0], f"interrupt in band to the wire, {count} speaking", 10.0
@@ -81,12 +83,12 @@ async def _loaded(load: Load, count: int, cpu_ms: dict[int, float], *, quick: bo
     return rows + probes
 
 
-def _steadiness(seen: dict[str, Any], count: int) -> list[Row]:
+def _steadiness(seen: dict[str, Any], count: int) -> list[FigureRow]:
     errors_ms = [abs(lead_s - LEAD_S) * 1000 for lead_s in seen["leads_s"]]
     starved = seen["starvations"]
     what = f"{count} speaking"
     return [
-        Row(
+        FigureRow(
             NAME,
             f"starvations, {what}",
             n=len(errors_ms),
@@ -100,7 +102,7 @@ def _steadiness(seen: dict[str, Any], count: int) -> list[Row]:
     ]
 
 
-def _cheaper(cpu_ms: dict[int, float]) -> list[Row]:
+def _cheaper(cpu_ms: dict[int, float]) -> list[FigureRow]:
     if COUNTS[-1] not in cpu_ms:
         return []
     ratio = cpu_ms[COUNTS[-1]] / cpu_ms[COUNTS[0]]
@@ -108,7 +110,7 @@ def _cheaper(cpu_ms: dict[int, float]) -> list[Row]:
     return [single(NAME, what, ratio, "x", n=2, at_most=1.0)]
 
 
-async def _unloaded(load: Load, *, quick: bool) -> list[Row]:
+async def _unloaded(load: SpeakingLoad, *, quick: bool) -> list[FigureRow]:
     async with load.owner(), load.speakers(1) as speakers:
         (speaker,) = speakers
         rows = await _first_bytes(load, speaker, PROBES // 4 if quick else PROBES)
@@ -117,7 +119,7 @@ async def _unloaded(load: Load, *, quick: bool) -> list[Row]:
         )
 
 
-async def _first_bytes(load: Load, speaker: Speaker, count: int) -> list[Row]:
+async def _first_bytes(load: SpeakingLoad, speaker: LoadSpeaker, count: int) -> list[FigureRow]:
     """A speaker that brings half a second at once, as a TTS faster than speech does."""
     asked: dict[str, float] = {}
     for _ in range(count):
@@ -136,13 +138,13 @@ async def _first_bytes(load: Load, speaker: Speaker, count: int) -> list[Row]:
 
 
 async def _interrupts(
-    load: Load,
-    speaker: Speaker,
+    load: SpeakingLoad,
+    speaker: LoadSpeaker,
     what: str,
     p99_at_most: float,
     *,
     p50_at_most: float | None = None,
-) -> list[Row]:
+) -> list[FigureRow]:
     asked: dict[str, float] = {}
     for _ in range(PROBES):
         at_s = time.time()
@@ -153,7 +155,7 @@ async def _interrupts(
     return [spread(NAME, what, waits_ms, "ms", p50_at_most=p50_at_most, p99_at_most=p99_at_most)]
 
 
-async def _cut(load: Load) -> Row:
+async def _cut(load: SpeakingLoad) -> FigureRow:
     """A speaker's connection is cut again and again; our client makes it anew each time."""
     port = free_port()
     async with (
@@ -176,7 +178,7 @@ async def _cut(load: Load) -> Row:
         heard = await speech.result()
     assert cuts, "nothing was cut"
     silence_ms = sum(gap.duration_ms for gap in heard.gaps) + heard.sent_ms - heard.heard_ms
-    return Row(
+    return FigureRow(
         NAME,
         "silence when a speaker's connection is cut",
         n=cuts,

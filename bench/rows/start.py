@@ -11,7 +11,7 @@ from typing import Final
 
 from avatar_sessions import AvatarSessions
 from bench.lab import Lab, new_key, request
-from bench.table import Row, spread
+from bench.table import FigureRow, spread
 
 NAME: Final = "start"
 P50_MS: Final = 120.0
@@ -21,7 +21,7 @@ AT_ONCE: Final = 20
 WAVES: Final = 5
 
 
-async def measure(lab: Lab) -> list[Row]:
+async def measure(lab: Lab) -> list[FigureRow]:
     """Open sessions with the client, as a backend does; end each before the next."""
     sessions = await lab.sessions()
     starts, waves = (STARTS // 5, WAVES // 2) if lab.quick else (STARTS, WAVES)

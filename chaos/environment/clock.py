@@ -32,7 +32,7 @@ def missing() -> str | None:
     return HOW_TO_GET_IT if faketime() is None else None
 
 
-class Clock:
+class FakeClock:
     """The wall clock of some processes, in a file."""
 
     def __init__(self, file: Path) -> None:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from chaos.errors import Never
-from chaos.start_lock import Quiet
+from chaos.errors import ConditionTimeout
+from chaos.start_lock import StartLock
 from deploy.local.processes import Child, ChildSpec, Supervisor
 from deploy.local.settings import ROOT
 from deploy.local.stack import WORKER_READY, WORKER_READY_WITHIN_S, WORKER_STOP_WITHIN_S
@@ -28,7 +28,7 @@ _TASKS: Final = re.compile(rb": tasks (\d+):")
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
+class ResourceSnapshot:
     """What a process holds."""
 
     files: int
@@ -86,14 +86,14 @@ class WorkerProcess:
             async with asyncio.timeout(within_s):
                 await self.child.process.wait()
         except TimeoutError:
-            raise Never(f"{self!r} still runs {within_s:g} s after its signal") from None
+            raise ConditionTimeout(f"{self!r} still runs {within_s:g} s after its signal") from None
         return time.monotonic() - self.signalled_at_s
 
-    async def census(self) -> Census:
+    async def census(self) -> ResourceSnapshot:
         """Its open files and threads, as the kernel counts them, and its tasks."""
         tasks = await self._tasks()
         proc = Path("/proc") / str(self.child.pid)
-        return Census(
+        return ResourceSnapshot(
             files=len(list((proc / "fd").iterdir())),
             threads=len(list((proc / "task").iterdir())),
             tasks=tasks,
@@ -127,7 +127,7 @@ class WorkerProcess:
 
 async def start_worker(
     supervisor: Supervisor,
-    quiet: Quiet,
+    quiet: StartLock,
     name: str,
     role: Role,
     environment: Mapping[str, str],

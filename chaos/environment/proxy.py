@@ -20,7 +20,7 @@ DROP_WAIT_S: Final = 1.0
 _NO_LINGERING: Final = struct.pack("ii", 1, 0)
 
 
-class Way(Enum):
+class ProxyMode(Enum):
     """What becomes of the bytes."""
 
     PASS = "pass"  # noqa: S105 - they pass
@@ -35,7 +35,7 @@ class Proxy:
 
     def __init__(self, target: tuple[str, int]) -> None:
         self._target = target
-        self._way = Way.PASS
+        self._way = ProxyMode.PASS
         self._changed = asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -57,10 +57,10 @@ class Proxy:
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=DROP_WAIT_S)
 
-    def go(self, way: Way) -> None:
+    def go(self, way: ProxyMode) -> None:
         """From now on."""
         self._way = way
-        if way is Way.REFUSE:
+        if way is ProxyMode.REFUSE:
             self._reset_all()
         self._changed.set()
         self._changed = asyncio.Event()
@@ -82,7 +82,7 @@ class Proxy:
             _reset(writer)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._way is Way.REFUSE:
+        if self._way is ProxyMode.REFUSE:
             return  # and reset, by who called
         self._writers.add(writer)
         try:
@@ -116,7 +116,7 @@ class Proxy:
                 await writer.drain()
 
     async def _passing(self) -> None:
-        while self._way is Way.SWALLOW:
+        while self._way is ProxyMode.SWALLOW:
             await self._changed.wait()
 
 

@@ -20,7 +20,7 @@ from pydantic_core import from_json
 
 from chaos.errors import NotAvailable, SimulatorLost
 from chaos.position_code import RATE_HZ, Recording
-from chaos.start_lock import Quiet
+from chaos.start_lock import StartLock
 from deploy.local.ports import LOOPBACK
 from deploy.local.processes import ChildSpec, Supervisor
 from deploy.local.settings import ROOT
@@ -37,7 +37,7 @@ AT_ONCE: Final = 1000
 FAKE_LIVEKIT_KEY: Final = "an-obviously-fake-livekit-secret-of-32-bytes"
 
 
-class Simulated:
+class SimulatorProcess:
     """One simulator, by HTTP."""
 
     def __init__(
@@ -151,14 +151,14 @@ class Simulated:
 
 async def start_simulator(
     supervisor: Supervisor,
-    quiet: Quiet,
+    quiet: StartLock,
     name: str,
     api_key: SecretStr,
     ports: tuple[int, int],
     *,
     public_host: str,
     settings: Mapping[str, str],
-) -> Simulated:
+) -> SimulatorProcess:
     """Start one; its delays are the measured ones, and nobody is in any room.
 
     Args:
@@ -196,4 +196,4 @@ async def start_simulator(
                 ready_within_s=READY_WITHIN_S,
             )
         )
-    return Simulated(url, api_key, ports[1], partial(supervisor.end, child))
+    return SimulatorProcess(url, api_key, ports[1], partial(supervisor.end, child))

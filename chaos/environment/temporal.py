@@ -28,7 +28,7 @@ from deploy.local.stack import (
 TRIES: Final = 3
 
 
-class MortalTemporal:
+class RestartableTemporal:
     """One server, by its process."""
 
     def __init__(

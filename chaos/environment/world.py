@@ -20,13 +20,13 @@ from temporalio.client import Client
 
 from avatar_sessions import AvatarSessions
 from avatar_sessions.seal import Seal
-from chaos.environment.clock import Clock, sweep_up_after
+from chaos.environment.clock import FakeClock, sweep_up_after
 from chaos.environment.ports import own_port
-from chaos.environment.processes import Census, WorkerProcess, start_worker
-from chaos.environment.proxy import Proxy, Way
-from chaos.environment.simulator import Simulated, start_simulator
-from chaos.environment.temporal import MortalTemporal, through
-from chaos.start_lock import Quiet
+from chaos.environment.processes import ResourceSnapshot, WorkerProcess, start_worker
+from chaos.environment.proxy import Proxy, ProxyMode
+from chaos.environment.simulator import SimulatorProcess, start_simulator
+from chaos.environment.temporal import RestartableTemporal, through
+from chaos.start_lock import StartLock
 from deploy.local.ports import LOOPBACK
 from deploy.local.processes import Supervisor
 from deploy.local.servers import Binary
@@ -49,7 +49,7 @@ class Layout(StrEnum):
     """Workflows in one process, sessions in others."""
 
 
-class Place(StrEnum):
+class EnvironmentKind(StrEnum):
     """What a fault needs of its world."""
 
     SHARED = "shared"
@@ -69,15 +69,15 @@ class Place(StrEnum):
 
 
 _PLAN: Final = {
-    Place.CRAMPED: {"SIMULATOR_CONCURRENCY_LIMIT": "1"},
-    Place.BRIEF: {"SIMULATOR_PLAN_MAX_DURATION_S": str(BRIEF_S)},
-    Place.ROOMS: {"SIMULATOR_FPS": "5", "SIMULATOR_MAX_VIDEO_HEIGHT": "90"},
+    EnvironmentKind.CRAMPED: {"SIMULATOR_CONCURRENCY_LIMIT": "1"},
+    EnvironmentKind.BRIEF: {"SIMULATOR_PLAN_MAX_DURATION_S": str(BRIEF_S)},
+    EnvironmentKind.ROOMS: {"SIMULATOR_FPS": "5", "SIMULATOR_MAX_VIDEO_HEIGHT": "90"},
 }
 """What the simulator is told there."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class SharedServers:
     """What worlds are made of."""
 
     supervisor: Supervisor
@@ -87,33 +87,35 @@ class Ground:
     clip_folder: Path
     livekit: LiveKitServer | None
     """None: no fault asks for rooms."""
-    quiet: Quiet = field(default_factory=Quiet)
+    quiet: StartLock = field(default_factory=StartLock)
 
 
-class World:
+class Environment:
     """One world. `open` it before use; its processes belong to the ground's supervisor."""
 
-    def __init__(self, ground: Ground, name: str, layout: Layout, place: Place) -> None:
+    def __init__(
+        self, ground: SharedServers, name: str, layout: Layout, place: EnvironmentKind
+    ) -> None:
         self.ground = ground
         self.name = name
         self.layout = layout
         self.place = place
         self.workers: list[WorkerProcess] = []
         """Those that were started and may still live."""
-        self.warm: dict[WorkerProcess, Census] = {}
+        self.warm: dict[WorkerProcess, ResourceSnapshot] = {}
         """What each worker held when it had served its first run."""
         self.to_temporal = Proxy((LOOPBACK, 0))
         self.to_provider = Proxy((LOOPBACK, 0))
         self._numbers = itertools.count(1)
         self._exits = AsyncExitStack()
-        self._temporal: MortalTemporal | None = None
+        self._temporal: RestartableTemporal | None = None
         self._client: Client | None = None
-        self._simulator: Simulated | None = None
+        self._simulator: SimulatorProcess | None = None
         self._sessions: AvatarSessions | None = None
         self._environment: dict[str, str] = {}
-        self._clock: Clock | None = None
+        self._clock: FakeClock | None = None
 
-    async def open(self, shared: MortalTemporal | None) -> None:
+    async def open(self, shared: RestartableTemporal | None) -> None:
         """Start what it needs, but no workers.
 
         Args:
@@ -126,11 +128,11 @@ class World:
         if shared is None:
             folder = ground.folder / self.name
             folder.mkdir()
-            shared = MortalTemporal(ground.supervisor, ground.source, folder, [self.name])
+            shared = RestartableTemporal(ground.supervisor, ground.source, folder, [self.name])
             self._exits.push_async_callback(shared.end)
             await shared.start()
         self._temporal = shared
-        proxied = self.place is Place.PROXIED
+        proxied = self.place is EnvironmentKind.PROXIED
         ports = (own_port(), own_port())
         self._simulator = await start_simulator(
             ground.supervisor,
@@ -140,7 +142,7 @@ class World:
             ports,
             public_host=ELSEWHERE if proxied else LOOPBACK,
             settings={
-                "SIMULATOR_JOIN_ROOMS": str(self.place is Place.ROOMS).lower(),
+                "SIMULATOR_JOIN_ROOMS": str(self.place is EnvironmentKind.ROOMS).lower(),
                 **self._livekit_environment,
                 **_PLAN.get(self.place, {}),
             },
@@ -164,12 +166,12 @@ class World:
             "AVATAR_SESSIONS_CLIP_FOLDER": str(ground.clip_folder),
             **self._livekit_environment,
         }
-        if self.place is Place.CLOCKED:
-            self._clock = Clock(ground.folder / f"{self.name}.clock")
+        if self.place is EnvironmentKind.CLOCKED:
+            self._clock = FakeClock(ground.folder / f"{self.name}.clock")
 
     @property
     def _livekit_environment(self) -> dict[str, str]:
-        if self.place is not Place.ROOMS:
+        if self.place is not EnvironmentKind.ROOMS:
             return {}
         livekit = self.livekit
         return {
@@ -194,7 +196,7 @@ class World:
         return self._sessions is not None
 
     @property
-    def simulator(self) -> Simulated:
+    def simulator(self) -> SimulatorProcess:
         """LiveAvatar, here."""
         assert self._simulator is not None, "the world is not open"
         return self._simulator
@@ -212,7 +214,7 @@ class World:
         return self._client
 
     @property
-    def temporal(self) -> MortalTemporal:
+    def temporal(self) -> RestartableTemporal:
         """Its Temporal server's process."""
         assert self._temporal is not None, "the world is not open"
         return self._temporal
@@ -224,7 +226,7 @@ class World:
         return self.ground.livekit
 
     @property
-    def clock(self) -> Clock:
+    def clock(self) -> FakeClock:
         """The wall clock of its owners."""
         assert self._clock is not None, "its owners have the kernel's clock"
         return self._clock
@@ -285,8 +287,8 @@ class World:
         The youngest stay, so that what one fault has left over is used by the next.
         """
         await self.simulator.go_wrong()
-        self.to_temporal.go(Way.PASS)
-        self.to_provider.go(Way.PASS)
+        self.to_temporal.go(ProxyMode.PASS)
+        self.to_provider.go(ProxyMode.PASS)
         if self._clock is not None:
             await self._clock.set_right()
         wanted = (
@@ -300,7 +302,7 @@ class World:
         missing = [role for role in sorted(wanted) if not self.alive(role)]
         await asyncio.gather(*(self.start_worker(role) for role in missing))
 
-    async def census(self) -> dict[WorkerProcess, Census]:
+    async def census(self) -> dict[WorkerProcess, ResourceSnapshot]:
         """What each living worker holds."""
         living = [one for one in self.workers if one.is_alive]
         told = await asyncio.gather(*(one.census() for one in living))

@@ -6,14 +6,14 @@ import asyncio
 import time
 from typing import Final
 
-from chaos.fault import BOTH, Fault, Load
-from chaos.run import Run
+from chaos.fault import BOTH, Fault, MachineLoad
+from chaos.run import FaultRun
 from workers.wiring import Role
 
 AT_ONCE: Final = 3
 
 
-async def end(run: Run) -> None:
+async def end(run: FaultRun) -> None:
     """Ask for the end, of sessions that speak and of one that is silent."""
     sessions = await run.live_all(AT_ONCE)
     speeches = [run.say_live(sessions[0], 8), await run.say_clip(sessions[1], 8)]
@@ -27,7 +27,7 @@ async def end(run: Run) -> None:
     await run.finished(*speeches)
 
 
-async def cancel(run: Run) -> None:
+async def cancel(run: FaultRun) -> None:
     """Cancel the workflow in mid-utterance."""
     session = await run.live()
     speech = run.say_live(session, 8)
@@ -40,7 +40,7 @@ async def cancel(run: Run) -> None:
     await run.finished(speech)
 
 
-async def terminate(run: Run) -> None:
+async def terminate(run: FaultRun) -> None:
     """Terminate the workflow: nobody is left to clean up but the owner."""
     session = await run.live()
     speech = run.say_live(session, 30)
@@ -52,7 +52,7 @@ async def terminate(run: Run) -> None:
     await run.finished(speech)
 
 
-async def owner_and_workflow_killed(run: Run) -> None:
+async def owner_and_workflow_killed(run: FaultRun) -> None:
     """Terminate, and kill the owner at once: only the janitor is left."""
     await run.world.start_worker(Role.JANITOR)
     session = await run.live()
@@ -66,7 +66,7 @@ async def owner_and_workflow_killed(run: Run) -> None:
     await run.finished(speech)
 
 
-async def nothing(run: Run) -> None:
+async def nothing(run: FaultRun) -> None:
     """No fault at all: what is left behind by sessions that speak and end."""
     began_s = time.monotonic()
     sessions = await run.live_all(2)
@@ -90,7 +90,7 @@ FAULTS: Final = (
         inject=end,
         bound_ms=1000,
         layouts=BOTH,
-        load=Load.TIGHT,
+        load=MachineLoad.TIGHT,
     ),
     Fault(name="cancel", what="cancel → LiveAvatar stopped", inject=cancel, bound_ms=5000),
     Fault(
@@ -98,7 +98,7 @@ FAULTS: Final = (
         what="terminate → LiveAvatar stopped",
         inject=terminate,
         bound_ms=10_000,
-        load=Load.WAITS,
+        load=MachineLoad.WAITS,
         settle_s=30,
     ),
     Fault(
@@ -106,7 +106,7 @@ FAULTS: Final = (
         what="terminate and kill -9 → LiveAvatar stopped",
         inject=owner_and_workflow_killed,
         bound_ms=60_000,
-        load=Load.WAITS,
+        load=MachineLoad.WAITS,
         takes_s=40,
     ),
 )

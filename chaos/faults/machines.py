@@ -9,9 +9,9 @@ from typing import Final
 
 from chaos.environment import clock
 from chaos.environment.processes import WorkerProcess
-from chaos.environment.world import Place
-from chaos.fault import BOTH, Fault, Load
-from chaos.run import Run
+from chaos.environment.world import EnvironmentKind
+from chaos.fault import BOTH, Fault, MachineLoad
+from chaos.run import FaultRun
 
 SPEECH_S: Final = 5.0
 JUMP_SPEECH_S: Final = 7.0
@@ -19,7 +19,7 @@ JUMP_S: Final = 3600
 _WRITTEN: Final = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,")
 
 
-async def log_disk_full(run: Run) -> None:
+async def log_disk_full(run: FaultRun) -> None:
     """No worker can write a line any more; sessions start, speak and end nevertheless."""
     speaking = await run.live()
     workers = [one for one in run.world.workers if one.is_alive]
@@ -38,7 +38,7 @@ async def log_disk_full(run: Run) -> None:
                 worker.free_disk()
 
 
-async def clock_jump(run: Run) -> None:
+async def clock_jump(run: FaultRun) -> None:
     """The owner's wall clock jumps in mid-utterance, an hour forwards or backwards; speech goes on,
     a clip and more live speech follow, and all ends as if nothing had been."""
     session, other = await run.live_all(2)
@@ -79,8 +79,8 @@ FAULTS: Final = (
         inject=clock_jump,
         bound_ms=50,
         layouts=BOTH,
-        place=Place.CLOCKED,
-        load=Load.WAITS,
+        place=EnvironmentKind.CLOCKED,
+        load=MachineLoad.WAITS,
         takes_s=20,
         missing=clock.missing,
     ),

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
-from chaos.environment.proxy import Way
-from chaos.environment.world import Place
-from chaos.fault import Fault, Load
-from chaos.run import Run
+from chaos.environment.proxy import ProxyMode
+from chaos.environment.world import EnvironmentKind
+from chaos.fault import Fault, MachineLoad
+from chaos.run import FaultRun
 
 AFTERWARDS_S: Final = 10.0
 """Speech goes on for so long when it is back."""
@@ -19,7 +19,7 @@ SOCKET_AWAY_S: Final = 4.0
 NO_SILENCE_MS: Final = 50
 
 
-async def _speaks_on(run: Run, away_s: float, away: Callable[[], Awaitable[None]]) -> None:
+async def _speaks_on(run: FaultRun, away_s: float, away: Callable[[], Awaitable[None]]) -> None:
     """Speak while `away` takes its time; then the session is as it was."""
     session = await run.live()
     before = await session.status()
@@ -38,7 +38,7 @@ async def _speaks_on(run: Run, away_s: float, away: Callable[[], Awaitable[None]
     await run.end(session)
 
 
-async def temporal_killed(run: Run, away_s: float) -> None:
+async def temporal_killed(run: FaultRun, away_s: float) -> None:
     """SIGKILL, and started again with its database."""
 
     async def away() -> None:
@@ -49,7 +49,7 @@ async def temporal_killed(run: Run, away_s: float) -> None:
     await _speaks_on(run, away_s, away)
 
 
-async def temporal_stopped(run: Run, away_s: float) -> None:
+async def temporal_stopped(run: FaultRun, away_s: float) -> None:
     """SIGSTOP and SIGCONT: it is there, and does not answer."""
 
     async def away() -> None:
@@ -62,24 +62,24 @@ async def temporal_stopped(run: Run, away_s: float) -> None:
     await _speaks_on(run, away_s, away)
 
 
-async def temporal_cut(run: Run, way: Way) -> None:
+async def temporal_cut(run: FaultRun, way: ProxyMode) -> None:
     """The network between workers and Temporal."""
 
     async def away() -> None:
         run.world.to_temporal.go(way)
         await asyncio.sleep(NETWORK_AWAY_S)
-        run.world.to_temporal.go(Way.PASS)
+        run.world.to_temporal.go(ProxyMode.PASS)
 
     await _speaks_on(run, NETWORK_AWAY_S, away)
 
 
-async def sockets_cut(run: Run, way: Way) -> None:
+async def sockets_cut(run: FaultRun, way: ProxyMode) -> None:
     """The network between the owner and LiveAvatar's WebSockets."""
 
     async def away() -> None:
         run.world.to_provider.go(way)
         await asyncio.sleep(SOCKET_AWAY_S)
-        run.world.to_provider.go(Way.PASS)
+        run.world.to_provider.go(ProxyMode.PASS)
 
     await _speaks_on(run, SOCKET_AWAY_S, away)
 
@@ -90,21 +90,23 @@ def _temporal_away(away_s: int) -> Fault:
         what=f"kill -9 of Temporal, back after {away_s} s: silence",
         inject=partial(temporal_killed, away_s=away_s),
         bound_ms=NO_SILENCE_MS,
-        place=Place.OWN_TEMPORAL,
-        load=Load.WAITS,
+        place=EnvironmentKind.OWN_TEMPORAL,
+        load=MachineLoad.WAITS,
         takes_s=away_s + 15,
         settle_s=20,
     )
 
 
-def _cut(name: str, what: str, inject: Callable[[Run], Awaitable[None]], bound_ms: float) -> Fault:
+def _cut(
+    name: str, what: str, inject: Callable[[FaultRun], Awaitable[None]], bound_ms: float
+) -> Fault:
     return Fault(
         name=name,
         what=what,
         inject=inject,
         bound_ms=bound_ms,
-        place=Place.PROXIED,
-        load=Load.WAITS,
+        place=EnvironmentKind.PROXIED,
+        load=MachineLoad.WAITS,
         takes_s=30,
         settle_s=20,
     )
@@ -120,32 +122,32 @@ FAULTS: Final = (
         inject=partial(temporal_stopped, away_s=20),
         bound_ms=NO_SILENCE_MS,
         takes_s=40,
-        place=Place.OWN_TEMPORAL,
-        load=Load.WAITS,
+        place=EnvironmentKind.OWN_TEMPORAL,
+        load=MachineLoad.WAITS,
         settle_s=20,
     ),
     _cut(
         "network-refused",
         "Temporal refused for 20 s: silence",
-        partial(temporal_cut, way=Way.REFUSE),
+        partial(temporal_cut, way=ProxyMode.REFUSE),
         NO_SILENCE_MS,
     ),
     _cut(
         "network-swallowed",
         "Temporal cut off for 20 s: silence",
-        partial(temporal_cut, way=Way.SWALLOW),
+        partial(temporal_cut, way=ProxyMode.SWALLOW),
         NO_SILENCE_MS,
     ),
     _cut(
         "sockets-refused",
         "LiveAvatar's sockets refused for 4 s: silence",
-        partial(sockets_cut, way=Way.REFUSE),
+        partial(sockets_cut, way=ProxyMode.REFUSE),
         5000,
     ),
     _cut(
         "sockets-swallowed",
         "LiveAvatar's sockets cut off for 4 s: silence",
-        partial(sockets_cut, way=Way.SWALLOW),
+        partial(sockets_cut, way=ProxyMode.SWALLOW),
         5000,
     ),
 )

@@ -9,9 +9,9 @@ from typing import Final
 from avatar_sessions import Session
 from chaos.environment.processes import WorkerProcess
 from chaos.environment.world import Layout
-from chaos.errors import Never
-from chaos.fault import BOTH, Fault, Load
-from chaos.run import Run, Speech
+from chaos.errors import ConditionTimeout
+from chaos.fault import BOTH, Fault, MachineLoad
+from chaos.run import CodedSpeech, FaultRun
 
 SPEAKING: Final = 2
 DRAINED: Final = 50
@@ -24,7 +24,7 @@ FROZEN_S: Final = 20.0
 TAKEN_OVER_WITHIN_S: Final = 5.0
 
 
-async def owner_killed(run: Run) -> None:
+async def owner_killed(run: FaultRun) -> None:
     """kill -9 while a speaker is connected: its hint brings the next owner."""
     sessions = await run.live_all(SPEAKING)
     owner = run.world.owner
@@ -36,7 +36,7 @@ async def owner_killed(run: Run) -> None:
         await run.said(*speeches)
 
 
-async def owner_killed_clip(run: Run) -> None:
+async def owner_killed_clip(run: FaultRun) -> None:
     """kill -9 in a clip: whoever asked for it waits, and nobody else is connected."""
     sessions = await run.live_all(SPEAKING)
     owner = run.world.owner
@@ -47,7 +47,7 @@ async def owner_killed_clip(run: Run) -> None:
     await run.said(*speeches)
 
 
-async def owner_killed_unwatched(run: Run) -> None:
+async def owner_killed_unwatched(run: FaultRun) -> None:
     """kill -9 while nobody speaks or looks: only heartbeats tell."""
     sessions = await run.live_all(SPEAKING)
     owner = run.world.owner
@@ -62,7 +62,7 @@ async def owner_killed_unwatched(run: Run) -> None:
         run.measure(1000 * (await owned_at - killed_at_s))
 
 
-async def drain(run: Run, count: int = DRAINED) -> None:
+async def drain(run: FaultRun, count: int = DRAINED) -> None:
     """SIGTERM under load, as a deploy sends it; and the next, and the next."""
     run.piece_ms = 3  # a chain of utterances is longer than a minute
     sessions = await run.live_all(count)
@@ -79,7 +79,7 @@ async def drain(run: Run, count: int = DRAINED) -> None:
 
 
 async def _drain_one(
-    run: Run, sessions: list[Session], speeches: list[Speech], owner: WorkerProcess
+    run: FaultRun, sessions: list[Session], speeches: list[CodedSpeech], owner: WorkerProcess
 ) -> None:
     await run.until_heard(sessions, run.mid_utterance_ms())
     owner.send(signal.SIGTERM)
@@ -96,12 +96,12 @@ async def _drain_one(
     )
 
 
-async def drain_5(run: Run) -> None:
+async def drain_5(run: FaultRun) -> None:
     """The same with five: for a quick look."""
     await drain(run, 5)
 
 
-async def second_signal(run: Run) -> None:
+async def second_signal(run: FaultRun) -> None:
     """SIGTERM, and again: it leaves at once, and its sessions are taken over as from a dead one."""
     sessions = await run.live_all(SPEAKING)
     owner = run.world.owner
@@ -114,12 +114,12 @@ async def second_signal(run: Run) -> None:
         owner.send(signal.SIGTERM)
     try:
         run.measure(1000 * await owner.gone(30))
-    except Never as error:
+    except ConditionTimeout as error:
         run.problem("a second signal ends it", str(error))
     await run.finished(*speeches)
 
 
-async def frozen(run: Run) -> None:
+async def frozen(run: FaultRun) -> None:
     """SIGSTOP for 20 s, then SIGCONT: it comes back to sessions that are another's."""
     sessions = await run.live_all(SPEAKING)
     owner = run.world.owner
@@ -143,7 +143,7 @@ FAULTS: Final = (
         inject=owner_killed,
         bound_ms={Layout.ALL: 3000, Layout.SPLIT: 1500},
         layouts=BOTH,
-        load=Load.TIGHT,
+        load=MachineLoad.TIGHT,
     ),
     Fault(
         name="owner-killed-clip",
@@ -151,7 +151,7 @@ FAULTS: Final = (
         inject=owner_killed_clip,
         bound_ms=17_000,
         layouts=BOTH,
-        load=Load.WAITS,
+        load=MachineLoad.WAITS,
         takes_s=30,
     ),
     Fault(
@@ -160,7 +160,7 @@ FAULTS: Final = (
         inject=owner_killed_unwatched,
         bound_ms=17_000,
         layouts=BOTH,
-        load=Load.WAITS,
+        load=MachineLoad.WAITS,
         takes_s=25,
     ),
     Fault(
@@ -169,7 +169,7 @@ FAULTS: Final = (
         inject=drain,
         bound_ms=1000,
         layouts=BOTH,
-        load=Load.ALONE,
+        load=MachineLoad.ALONE,
         settle_s=10,
         chain=CHAIN,
         takes_s=100,
@@ -188,7 +188,7 @@ FAULTS: Final = (
         # Its connections stay, and are given tasks until those time out: docs/reliability.md.
         bound_ms={Layout.ALL: 18_000, Layout.SPLIT: 12_000},
         layouts=BOTH,
-        load=Load.WAITS,
+        load=MachineLoad.WAITS,
         takes_s=45,
     ),
 )

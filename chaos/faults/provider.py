@@ -7,10 +7,10 @@ from typing import Final
 
 from avatar_sessions import AvatarSessionsError, Session
 from avatar_sessions.contract.states import FINAL
-from chaos.environment.world import BRIEF_S, Place
-from chaos.errors import Never, NotAvailable
-from chaos.fault import Fault, Load
-from chaos.run import Run
+from chaos.environment.world import BRIEF_S, EnvironmentKind
+from chaos.errors import ConditionTimeout, NotAvailable
+from chaos.fault import Fault, MachineLoad
+from chaos.run import FaultRun
 
 SPEECH_S: Final = 8.0
 SENTENCE_S: Final = 3.0
@@ -19,22 +19,22 @@ BORDER_MS: Final = 1000
 TURNED_WITHIN_S: Final = 40.0
 
 
-async def socket_drop(run: Run) -> None:
+async def socket_drop(run: FaultRun) -> None:
     """The socket is cut without a goodbye."""
     await _broken_socket(run, "dropped_sockets")
 
 
-async def black_hole(run: Run) -> None:
+async def black_hole(run: FaultRun) -> None:
     """The socket stays, and nothing comes any more."""
     await _broken_socket(run, "black_holes")
 
 
-async def never_connected(run: Run) -> None:
+async def never_connected(run: FaultRun) -> None:
     """The socket is cut, and the next one opens and never becomes connected."""
     await _broken_socket(run, "dropped_sockets", "never_connected")
 
 
-async def _broken_socket(run: Run, *faults: str) -> None:
+async def _broken_socket(run: FaultRun, *faults: str) -> None:
     session = await run.live()
     place_ms = round(run.mid_utterance_ms())
     async with run.going_wrong(**dict.fromkeys(faults, 1), drop_after_ms=place_ms):
@@ -45,17 +45,17 @@ async def _broken_socket(run: Run, *faults: str) -> None:
     await run.end(session)
 
 
-async def provider_ended(run: Run) -> None:
+async def provider_ended(run: FaultRun) -> None:
     """LiveAvatar ends the session by itself: another one goes on with what was said."""
     await _lost_provider(run, run.world.simulator.end)
 
 
-async def freeze(run: Run) -> None:
+async def freeze(run: FaultRun) -> None:
     """LiveAvatar stops rendering without a word: found, and another session goes on."""
     await _lost_provider(run, run.world.simulator.freeze)
 
 
-async def _lost_provider(run: Run, lose: Callable[[str], Awaitable[None]]) -> None:
+async def _lost_provider(run: FaultRun, lose: Callable[[str], Awaitable[None]]) -> None:
     session = await run.live()
     speech = run.say_live(session, SPEECH_S)
     speech.must_be = None  # what is said while nobody is there may be lost: it is counted
@@ -75,7 +75,7 @@ async def _lost_provider(run: Run, lose: Callable[[str], Awaitable[None]]) -> No
 
     try:
         await run.until(turned, TURNED_WITHIN_S, "another LiveAvatar session is live")
-    except Never as error:
+    except ConditionTimeout as error:
         await run.end(session)
         raise NotAvailable(f"nothing notices: {error}") from error
     if not ended:
@@ -86,7 +86,7 @@ async def _lost_provider(run: Run, lose: Callable[[str], Awaitable[None]]) -> No
         raise NotAvailable("the session ends with LiveAvatar's: no next one is opened")
 
 
-async def rotation(run: Run) -> None:
+async def rotation(run: FaultRun) -> None:
     """LiveAvatar's limit comes while an agent streams its sentences: the next LiveAvatar session
     takes over between two of them."""
     run.double_billing_s = BRIEF_S / 3 + 1
@@ -96,7 +96,7 @@ async def rotation(run: Run) -> None:
     _expect_next_generation(run, session)
 
 
-async def rotation_in_speech(run: Run) -> None:
+async def rotation_in_speech(run: FaultRun) -> None:
     """The limit comes in an utterance without a border: it is cut, and goes on in the next."""
     run.double_billing_s = BRIEF_S / 3 + 1
     session = await run.live()
@@ -105,7 +105,7 @@ async def rotation_in_speech(run: Run) -> None:
     _expect_next_generation(run, session)
 
 
-def _expect_next_generation(run: Run, session: Session) -> None:
+def _expect_next_generation(run: FaultRun, session: Session) -> None:
     report = run.patients[session.key].report
     billed = [one for one in report.generations if one.started_at] if report else []
     run.expect(len(billed) >= 2, "the fault happens", f"{len(billed)} LiveAvatar sessions", session)
@@ -129,7 +129,7 @@ FAULTS: Final = (
         what="socket cut, the next never connects: silence",
         inject=never_connected,
         bound_ms=17_000,
-        load=Load.WAITS,
+        load=MachineLoad.WAITS,
         takes_s=22,
     ),
     Fault(
@@ -143,7 +143,7 @@ FAULTS: Final = (
         what="LiveAvatar freezes in live speech: silence",
         inject=freeze,
         bound_ms=15_000,
-        load=Load.WAITS,
+        load=MachineLoad.WAITS,
         takes_s=20,
     ),
     Fault(
@@ -151,8 +151,8 @@ FAULTS: Final = (
         what="limit reached between utterances: pause at the border",
         inject=rotation,
         bound_ms=BORDER_MS,
-        place=Place.BRIEF,
-        load=Load.WAITS,
+        place=EnvironmentKind.BRIEF,
+        load=MachineLoad.WAITS,
         takes_s=25,
     ),
     Fault(
@@ -160,8 +160,8 @@ FAULTS: Final = (
         what="limit reached in one long utterance: silence",
         inject=rotation_in_speech,
         bound_ms=BORDER_MS,
-        place=Place.BRIEF,
-        load=Load.WAITS,
+        place=EnvironmentKind.BRIEF,
+        load=MachineLoad.WAITS,
         takes_s=30,
     ),
 )

@@ -7,16 +7,16 @@ import time
 from typing import Final
 
 from avatar_sessions import OwnRoom, Session, Video
-from chaos.environment.world import Place
-from chaos.fault import Fault, Load
-from chaos.run import Run
+from chaos.environment.world import EnvironmentKind
+from chaos.fault import Fault, MachineLoad
+from chaos.run import FaultRun
 from workers.wiring import Role
 
 SPEECH_S: Final = 6.0
 VIDEO: Final = Video(quality="low")
 
 
-async def room_end(run: Run) -> None:
+async def room_end(run: FaultRun) -> None:
     """One session is ended and one cancelled, both in mid-utterance."""
     ended, cancelled = await _speaking(run, 2)
     at_s = time.time()
@@ -27,7 +27,7 @@ async def room_end(run: Run) -> None:
     await run.end(cancelled)
 
 
-async def room_owner_killed(run: Run) -> None:
+async def room_owner_killed(run: FaultRun) -> None:
     """kill -9: the next owner goes on in the same room, which goes with the session."""
     (session,) = await _live(run, 1)
     rooms = await run.rooms()
@@ -43,7 +43,7 @@ async def room_owner_killed(run: Run) -> None:
     await _until_no_room(run, at_s, 20)
 
 
-async def room_orphaned(run: Run) -> None:
+async def room_orphaned(run: FaultRun) -> None:
     """Terminate, and kill the owner at once: only the janitor is left, for session and room."""
     await run.world.start_worker(Role.JANITOR)
     (session,) = await _speaking(run, 1)
@@ -54,7 +54,7 @@ async def room_orphaned(run: Run) -> None:
     await _until_no_room(run, at_s, 75)
 
 
-async def _live(run: Run, count: int) -> list[Session]:
+async def _live(run: FaultRun, count: int) -> list[Session]:
     sessions = await run.live_all(count, room=OwnRoom(), video=VIDEO)
     rooms = await run.rooms()
     run.expect(
@@ -63,7 +63,7 @@ async def _live(run: Run, count: int) -> list[Session]:
     return sessions
 
 
-async def _speaking(run: Run, count: int) -> list[Session]:
+async def _speaking(run: FaultRun, count: int) -> list[Session]:
     sessions = await _live(run, count)
     for session in sessions:
         run.say_live(session, SPEECH_S).must_be = None
@@ -71,7 +71,7 @@ async def _speaking(run: Run, count: int) -> list[Session]:
     return sessions
 
 
-async def _until_no_room(run: Run, since_s: float, within_s: float) -> None:
+async def _until_no_room(run: FaultRun, since_s: float, within_s: float) -> None:
     async def none() -> bool:
         return not await run.rooms()
 
@@ -85,8 +85,8 @@ FAULTS: Final = (
         what="end, cancel → LiveKit has no room of ours",
         inject=room_end,
         bound_ms=5000,
-        place=Place.ROOMS,
-        load=Load.WAITS,
+        place=EnvironmentKind.ROOMS,
+        load=MachineLoad.WAITS,
         takes_s=5,
     ),
     Fault(
@@ -94,8 +94,8 @@ FAULTS: Final = (
         what="kill -9, then end → LiveKit has no room of ours",
         inject=room_owner_killed,
         bound_ms=5000,
-        place=Place.ROOMS,
-        load=Load.WAITS,
+        place=EnvironmentKind.ROOMS,
+        load=MachineLoad.WAITS,
         takes_s=15,
     ),
     Fault(
@@ -103,8 +103,8 @@ FAULTS: Final = (
         what="terminate and kill -9 → LiveKit has no room of ours",
         inject=room_orphaned,
         bound_ms=60_000,
-        place=Place.ROOMS,
-        load=Load.WAITS,
+        place=EnvironmentKind.ROOMS,
+        load=MachineLoad.WAITS,
         takes_s=30,
         settle_s=20,
     ),

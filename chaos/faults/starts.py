@@ -8,9 +8,9 @@ from typing import Final
 
 from avatar_sessions import Session
 from avatar_sessions.contract.states import SessionState
-from chaos.environment.world import Place
-from chaos.fault import BOTH, Fault, Load
-from chaos.run import ATTACH_WITHIN_S, Run, session_request
+from chaos.environment.world import EnvironmentKind
+from chaos.fault import BOTH, Fault, MachineLoad
+from chaos.run import ATTACH_WITHIN_S, FaultRun, session_request
 from liveavatar_simulator import SessionLine
 
 LATE_S: Final = 24.0
@@ -18,7 +18,7 @@ LATE_S: Final = 24.0
 STOP_DOWN_S: Final = 6.0
 
 
-async def lost_start_reply(run: Run) -> None:
+async def lost_start_reply(run: FaultRun) -> None:
     """The session starts, and the reply does not come."""
     async with run.going_wrong(lost_start_replies=1):
         session = await run.start()
@@ -29,7 +29,7 @@ async def lost_start_reply(run: Run) -> None:
     await run.end(session)
 
 
-async def late_start(run: Run) -> None:
+async def late_start(run: FaultRun) -> None:
     """LiveAvatar takes longer than the call may last, and starts the session nevertheless."""
     async with run.going_wrong(slow_start_s=LATE_S):
         session = await run.start()
@@ -41,7 +41,7 @@ async def late_start(run: Run) -> None:
     await run.end(session)
 
 
-async def lost_token_reply(run: Run) -> None:
+async def lost_token_reply(run: FaultRun) -> None:
     """A session is minted, and nobody hears of it: nothing is billed."""
     async with run.going_wrong(lost_token_replies=1):
         session = await run.start()
@@ -49,7 +49,7 @@ async def lost_token_reply(run: Run) -> None:
     await run.end(session)
 
 
-async def rate_limited(run: Run) -> None:
+async def rate_limited(run: FaultRun) -> None:
     """429 for a token, two starts and a stop."""
     async with run.going_wrong(
         rate_limited_tokens=1, rate_limited_starts=2, rate_limited_stops=1, retry_after_s=1
@@ -59,7 +59,7 @@ async def rate_limited(run: Run) -> None:
         await run.end(session)
 
 
-async def no_slot(run: Run) -> None:
+async def no_slot(run: FaultRun) -> None:
     """LiveAvatar lets one session run at once, and the first ends while the second asks."""
     first = await run.live()
     second = await run.start()
@@ -70,7 +70,7 @@ async def no_slot(run: Run) -> None:
     await run.end(second)
 
 
-async def started_by_many(run: Run) -> None:
+async def started_by_many(run: FaultRun) -> None:
     """Ten backends start one key at once: one session."""
     session = await run.start()
     again = run.world.sessions
@@ -83,7 +83,7 @@ async def started_by_many(run: Run) -> None:
     await run.end(session)
 
 
-async def worker_killed_in_start(run: Run) -> None:
+async def worker_killed_in_start(run: FaultRun) -> None:
     """kill -9 of the worker that waits for /start's reply: the outcome is unknown."""
     async with run.going_wrong(slow_start_s=3):
         session = await run.start()
@@ -96,7 +96,7 @@ async def worker_killed_in_start(run: Run) -> None:
     await run.end(session)
 
 
-async def worker_killed_in_cleanup(run: Run) -> None:
+async def worker_killed_in_cleanup(run: FaultRun) -> None:
     """kill -9 of the worker that stops the session; another one goes on with it."""
     session = await run.live()
     async with run.going_wrong(stop_failures=2):
@@ -111,7 +111,7 @@ async def worker_killed_in_cleanup(run: Run) -> None:
     run.measure(1000 * (await run.until_stopped(session, 60) - at_s))
 
 
-async def stop_fails(run: Run) -> None:
+async def stop_fails(run: FaultRun) -> None:
     """LiveAvatar cannot stop anything for a while: the cleanup goes on until it can."""
     session = await run.live()
     async with run.going_wrong(stop_failures=1000):
@@ -122,7 +122,7 @@ async def stop_fails(run: Run) -> None:
     await ending
 
 
-async def until_state(run: Run, session: Session, state: SessionState) -> None:
+async def until_state(run: FaultRun, session: Session, state: SessionState) -> None:
     """Wait until the session stands there, by its search attribute: no worker need answer."""
     handle = run.world.client.get_workflow_handle(session.workflow_id)
 
@@ -142,7 +142,7 @@ def _billed_s(lines: list[SessionLine]) -> float:
     )
 
 
-async def _others(run: Run, session: Session) -> list[SessionLine]:
+async def _others(run: FaultRun, session: Session) -> list[SessionLine]:
     """What was minted in this run and is not what the session lives on."""
     ours = await run.provider_id(session)
     return [one for one in await run.new_lines() if one.session_id != ours]
@@ -160,7 +160,7 @@ FAULTS: Final = (
         what="the session that started late is billed for",
         inject=late_start,
         bound_ms=5000,
-        load=Load.WAITS,
+        load=MachineLoad.WAITS,
         settle_s=10,
         takes_s=45,
     ),
@@ -175,15 +175,15 @@ FAULTS: Final = (
         what="one session, live in the end",
         inject=rate_limited,
         bound_ms=None,
-        load=Load.WAITS,
+        load=MachineLoad.WAITS,
     ),
     Fault(
         name="concurrency",
         what="no slot at first, live in the end",
         inject=no_slot,
         bound_ms=None,
-        place=Place.CRAMPED,
-        load=Load.WAITS,
+        place=EnvironmentKind.CRAMPED,
+        load=MachineLoad.WAITS,
     ),
     Fault(
         name="started-by-many",
@@ -196,7 +196,7 @@ FAULTS: Final = (
         what="one session, live in the end",
         inject=worker_killed_in_start,
         bound_ms=None,
-        load=Load.WAITS,
+        load=MachineLoad.WAITS,
         settle_s=40,
         takes_s=30,
     ),
@@ -206,7 +206,7 @@ FAULTS: Final = (
         inject=worker_killed_in_cleanup,
         bound_ms=30_000,
         layouts=BOTH,
-        load=Load.WAITS,
+        load=MachineLoad.WAITS,
         settle_s=40,
     ),
     Fault(
@@ -214,7 +214,7 @@ FAULTS: Final = (
         what="stops work again → LiveAvatar stopped",
         inject=stop_fails,
         bound_ms=16_000,
-        load=Load.WAITS,
+        load=MachineLoad.WAITS,
         settle_s=20,
     ),
 )

@@ -42,7 +42,7 @@ class Style:
         return self._wrap("36", text)
 
 
-class Progress:
+class ProgressLine:
     """One line that says how a long step is doing.
 
     On a terminal it rewrites itself; elsewhere it is printed at most every 15 s.

@@ -45,7 +45,7 @@ class ProcessDied(LocalError):
         self.status = status
 
 
-class NotReady(LocalError):
+class StartTimeout(LocalError):
     """A child runs but did not become ready within its bound."""
 
     def __init__(self, name: str, waited_s: float, last_lines: Sequence[str], log: Path) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from deploy.local.errors import NotReady, ProcessDied
+from deploy.local.errors import ProcessDied, StartTimeout
 
 PROCESS_REAPER = Path(__file__).with_name("process_reaper.py")
 
@@ -266,7 +266,7 @@ class Supervisor:
             if await self._probe(spec.ready):
                 return
             if waited_s > spec.ready_within_s:
-                raise NotReady(spec.name, waited_s, child.last_lines(), child.log)
+                raise StartTimeout(spec.name, waited_s, child.last_lines(), child.log)
             if self._on_wait is not None:
                 self._on_wait(spec.name, waited_s)
             await asyncio.sleep(POLL_S)

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from deploy.local.console import Progress
+from deploy.local.console import ProgressLine
 from deploy.local.errors import BuildFailed, LocalError, ServerUnavailable
 from deploy.local.settings import LocalSettings
 
@@ -92,7 +92,7 @@ LIVEKIT = GoServer(
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningServer:
     """The server runs already, at `address`; it is used and never stopped."""
 
     address: str
@@ -111,8 +111,8 @@ class SdkDownload:
     """Temporal's SDK fetches the dev server when it is started; needs internet access."""
 
 
-TemporalSource = Running | Binary | SdkDownload
-LiveKitSource = Running | Binary
+TemporalSource = RunningServer | Binary | SdkDownload
+LiveKitSource = RunningServer | Binary
 
 
 def find_temporal(settings: LocalSettings, out: TextIO) -> TemporalSource:
@@ -122,7 +122,7 @@ def find_temporal(settings: LocalSettings, out: TextIO) -> TemporalSource:
         BuildFailed: Go is there, but the build failed.
     """
     if settings.temporal_address is not None:
-        return Running(settings.temporal_address)
+        return RunningServer(settings.temporal_address)
     return _installed(TEMPORAL) or _built(TEMPORAL, settings, out) or SdkDownload()
 
 
@@ -134,7 +134,7 @@ def find_livekit(settings: LocalSettings, out: TextIO) -> LiveKitSource:
         ServerUnavailable: LiveKit neither runs nor is installed, and there is no Go to build it.
     """
     if settings.livekit_url is not None:
-        return Running(settings.livekit_url)
+        return RunningServer(settings.livekit_url)
     found = _installed(LIVEKIT) or _built(LIVEKIT, settings, out)
     if found is None:
         raise ServerUnavailable(
@@ -172,7 +172,7 @@ def build(server: GoServer, go: Path, cache: Path, out: TextIO) -> Path:
     """
     binary = server.cached_binary(cache)
     binary.parent.mkdir(parents=True, exist_ok=True)
-    with Progress(out, f"  {server.title} {server.version}") as progress:
+    with ProgressLine(out, f"  {server.title} {server.version}") as progress:
         with _locked(binary.parent / "lock", progress):
             if binary.exists():
                 return binary
@@ -191,7 +191,7 @@ def build(server: GoServer, go: Path, cache: Path, out: TextIO) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, progress: Progress) -> Iterator[None]:
+def _locked(path: Path, progress: ProgressLine) -> Iterator[None]:
     with path.open("w") as lock:
         while True:
             try:
@@ -210,7 +210,7 @@ def _locked(path: Path, progress: Progress) -> Iterator[None]:
 class _GoOutput:
     """Turns what `go list` and `go build -v` print into a progress line."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: ProgressLine) -> None:
         self._progress = progress
         self._fetched = 0
         self._listed = 0
@@ -231,7 +231,7 @@ class _GoOutput:
         self._progress.update(f"compiling, {self._compiled} of up to {self._listed} packages")
 
 
-def _compile(server: GoServer, go: Path, output: Path, progress: Progress) -> None:
+def _compile(server: GoServer, go: Path, output: Path, progress: ProgressLine) -> None:
     """Fetch the sources, count the packages, compile. Two commands, so that progress has a goal."""
     shown = _GoOutput(progress)
     # Named explicitly, so that GOFLAGS in the environment cannot change the result.
@@ -250,7 +250,7 @@ def _run_go(
     server: GoServer,
     go: Path,
     arguments: list[str],
-    progress: Progress,
+    progress: ProgressLine,
     on_line: Callable[[str | None], None],
 ) -> None:
     """Run one go command in the server's module and end it whatever happens.
@@ -367,7 +367,7 @@ def main() -> int:
 def describe(source: TemporalSource | LiveKitSource) -> str:
     """A few words on where a server comes from."""
     match source:
-        case Running(address):
+        case RunningServer(address):
             return f"running at {address}"
         case Binary(path, origin):
             return f"{path} ({origin})"

@@ -41,7 +41,7 @@ from deploy.local.servers import (
     TEMPORAL,
     Binary,
     LiveKitSource,
-    Running,
+    RunningServer,
     SdkDownload,
     TemporalSource,
 )
@@ -123,7 +123,7 @@ async def temporal_server(
 ) -> AsyncIterator[TemporalServer]:
     """A Temporal server from `source`, on the settings' ports if it is ours to start."""
     namespace = settings.temporal_namespace
-    if isinstance(source, Running):
+    if isinstance(source, RunningServer):
         host = urlsplit(f"//{source.address}").hostname
         server = TemporalServer(
             address=source.address,
@@ -249,7 +249,7 @@ async def livekit_server(
     Ours gets a key and secret of its own for each run, and speaks on loopback only: signalling on
     the settings' port, media on one free UDP port. So two stacks can run side by side.
     """
-    if isinstance(source, Running):
+    if isinstance(source, RunningServer):
         yield await _running_livekit(source.address, settings)
         return
     server = LiveKitServer(
@@ -327,7 +327,7 @@ async def answers_http(url: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Provider:
+class ProviderProcess:
     """LiveAvatar, or the simulator in its place."""
 
     url: str
@@ -348,9 +348,9 @@ class Provider:
 
 async def simulator(
     supervisor: Supervisor, livekit: LiveKitServer, settings: LocalSettings
-) -> Provider:
+) -> ProviderProcess:
     """Start the LiveAvatar simulator; its avatars join rooms on `livekit`."""
-    provider = Provider(
+    provider = ProviderProcess(
         url=f"http://{LOOPBACK}:{settings.simulator_port}",
         api_key=SecretStr(f"simulator-{secrets.token_urlsafe(16)}"),
         simulated=True,
@@ -383,7 +383,7 @@ class LocalStack:
 
     temporal: TemporalServer
     livekit: LiveKitServer
-    provider: Provider
+    provider: ProviderProcess
     seal_keys: SecretStr
     """Comma-separated: what AVATAR_SESSIONS_SEAL_KEYS is set to."""
     clip_folder: Path
@@ -481,12 +481,14 @@ async def local_stack(
         yield stack
 
 
-def _liveavatar(settings: LocalSettings) -> Provider:
+def _liveavatar(settings: LocalSettings) -> ProviderProcess:
     if settings.liveavatar_api_key is None:
         raise ServerUnavailable(
             "LIVEAVATAR_API_KEY is not set: export it, or leave out --live to use the simulator."
         )
-    return Provider(settings.liveavatar_api_url, settings.liveavatar_api_key, simulated=False)
+    return ProviderProcess(
+        settings.liveavatar_api_url, settings.liveavatar_api_key, simulated=False
+    )
 
 
 def _require_ports(
@@ -494,10 +496,10 @@ def _require_ports(
 ) -> None:
     """Look at every port before anything is started, so that a refusal costs nothing."""
     temporal, livekit = sources
-    if not isinstance(temporal, Running):
+    if not isinstance(temporal, RunningServer):
         require_free(settings.temporal_port, "Temporal", "TEMPORAL_PORT")
         require_free(settings.temporal_ui_port, "Temporal's Web UI", "TEMPORAL_UI_PORT")
-    if not isinstance(livekit, Running):
+    if not isinstance(livekit, RunningServer):
         require_free(settings.livekit_port, "LiveKit", "LIVEKIT_PORT")
     if not live:
         require_free(settings.simulator_port, "the simulator", "SIMULATOR_PORT")

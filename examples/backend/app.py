@@ -20,7 +20,7 @@ from avatar_sessions import (
     UtteranceOutcome,
 )
 from examples.backend import page
-from examples.backend.caller import Caller, Gate, caller_of, hosts_of
+from examples.backend.caller import Caller, RequestGate, caller_of, hosts_of
 from examples.backend.lines import Lines
 from examples.backend.problems import answer_errors
 from examples.backend.settings import BackendSettings, voice_of
@@ -43,7 +43,7 @@ class Backend:
         return self.sessions.get(caller.session_key)
 
 
-class State(TypedDict):
+class BackendState(TypedDict):
     """What each request finds in ``request.state``."""
 
     backend: Backend
@@ -66,7 +66,7 @@ def create_app(
     """
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[State]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[BackendState]:
         async with contextlib.AsyncExitStack() as stack:
             voice = tts
             if voice is None:
@@ -80,7 +80,7 @@ def create_app(
     answer_errors(app)
     app.include_router(routes)
     app.include_router(page.routes)
-    app.add_middleware(Gate)
+    app.add_middleware(RequestGate)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts_of(host)))
     return app
 
@@ -140,7 +140,7 @@ class Cut(BaseModel):
     heard_ms: int | None = None
 
 
-class Standing(BaseModel):
+class SessionStanding(BaseModel):
     """How a session stands."""
 
     state: SessionState
@@ -208,10 +208,10 @@ async def interrupt(backend: Ours, caller: Theirs) -> Cut:
 
 
 @routes.get("")
-async def status(backend: Ours, caller: Theirs) -> Standing:
+async def status(backend: Ours, caller: Theirs) -> SessionStanding:
     """How the caller's session stands; the last one's end, where it is over."""
     now = await backend.session_of(caller).status()
-    return Standing(
+    return SessionStanding(
         state=now.state,
         generation=now.generation,
         speaking=now.speaking is not None,

@@ -11,15 +11,15 @@ from typing import Final
 from fastapi import HTTPException, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from examples.backend.problems import Problem
+from examples.backend.problems import ProblemAnswer
 
 COOKIE: Final = "caller"
 COOKIE_TTL_S: Final = 24 * 3600
 MAX_BODY_BYTES: Final = 16_384
 _SAFE_METHODS: Final = {"GET", "HEAD", "OPTIONS"}
-_FOREIGN: Final = Problem(403, "foreign_origin", "This request came from another site.")
-_NO_LENGTH: Final = Problem(411, "no_length", "A body needs a Content-Length.")
-_TOO_LARGE: Final = Problem(413, "too_large", f"A body has {MAX_BODY_BYTES} bytes at most.")
+_FOREIGN: Final = ProblemAnswer(403, "foreign_origin", "This request came from another site.")
+_NO_LENGTH: Final = ProblemAnswer(411, "no_length", "A body needs a Content-Length.")
+_TOO_LARGE: Final = ProblemAnswer(413, "too_large", f"A body has {MAX_BODY_BYTES} bytes at most.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def introduce(request: Request, response: Response) -> None:
         )
 
 
-class Gate:
+class RequestGate:
     """Turns away other sites' pages and bodies of unknown or great length, before any is read."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -78,7 +78,7 @@ class Gate:
             await problem.response()(scope, receive, send)
 
 
-def _problem_with(scope: Scope) -> Problem | None:
+def _problem_with(scope: Scope) -> ProblemAnswer | None:
     headers: dict[bytes, bytes] = dict(scope["headers"])
     origin, host = headers.get(b"origin"), headers.get(b"host", b"")
     ours = (b"http://" + host, b"https://" + host)

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ProblemAnswer:
     """One answer."""
 
     status: int
@@ -42,34 +42,40 @@ class Problem:
         return JSONResponse(body, status_code=self.status, headers=headers)
 
 
-_OURS: Final = Problem(500, "misconfigured", "Something is set up wrong on our side.")
-_AWAY: Final = Problem(503, "unavailable", "The avatar cannot be reached at the moment.", 5)
+_OURS: Final = ProblemAnswer(500, "misconfigured", "Something is set up wrong on our side.")
+_AWAY: Final = ProblemAnswer(503, "unavailable", "The avatar cannot be reached at the moment.", 5)
 
-PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
+PROBLEMS: Final[Mapping[type[Exception], ProblemAnswer]] = {
     # The session is not there, or not any more.
-    errors.SessionNotFound: Problem(404, "no_session", "There is no session: start one."),
-    errors.SessionOver: Problem(410, "session_over", "The session is over."),
-    errors.SessionTerminated: Problem(410, "session_over", "The session was ended by an operator."),
-    errors.SessionFailed: Problem(502, "session_failed", "The session failed."),
-    errors.StartTimedOut: Problem(504, "start_timed_out", "The avatar did not come up in time."),
-    errors.ServiceUnreachable: Problem(
+    errors.SessionNotFound: ProblemAnswer(404, "no_session", "There is no session: start one."),
+    errors.SessionOver: ProblemAnswer(410, "session_over", "The session is over."),
+    errors.SessionTerminated: ProblemAnswer(
+        410, "session_over", "The session was ended by an operator."
+    ),
+    errors.SessionFailed: ProblemAnswer(502, "session_failed", "The session failed."),
+    errors.StartTimedOut: ProblemAnswer(
+        504, "start_timed_out", "The avatar did not come up in time."
+    ),
+    errors.ServiceUnreachable: ProblemAnswer(
         502, "liveavatar_unreachable", "LiveAvatar is not there.", 30
     ),
-    errors.ConcurrencyLimit: Problem(
+    errors.ConcurrencyLimit: ProblemAnswer(
         503, "all_taken", "All avatars are taken: try again soon.", 30
     ),
     # Not 402: it is our account, and nothing that the caller could pay.
-    errors.NoCredits: Problem(503, "no_credits", "No avatar is to be had at present."),
+    errors.NoCredits: ProblemAnswer(503, "no_credits", "No avatar is to be had at present."),
     errors.Unauthorized: _OURS,
     errors.InvalidRequest: _OURS,  # the backend chose what was asked for, and not the caller
     # The session is there.
     errors.AccessFailed: _AWAY,
-    errors.CommandRejected: Problem(422, "refused", "The session does not take this."),
-    errors.CommandExpired: Problem(504, "too_late", "The avatar was not there in time."),
-    errors.TooManyAwaited: Problem(429, "busy", "Too much is asked of this session at once.", 2),
-    errors.UtteranceOver: Problem(409, "interrupted", "It was interrupted."),
-    TooManySayings: Problem(429, "busy", "The avatar has not said your last words yet.", 2),
-    TooManyLines: Problem(503, "all_taken", "Too many conversations are going on here.", 10),
+    errors.CommandRejected: ProblemAnswer(422, "refused", "The session does not take this."),
+    errors.CommandExpired: ProblemAnswer(504, "too_late", "The avatar was not there in time."),
+    errors.TooManyAwaited: ProblemAnswer(
+        429, "busy", "Too much is asked of this session at once.", 2
+    ),
+    errors.UtteranceOver: ProblemAnswer(409, "interrupted", "It was interrupted."),
+    TooManySayings: ProblemAnswer(429, "busy", "The avatar has not said your last words yet.", 2),
+    TooManyLines: ProblemAnswer(503, "all_taken", "Too many conversations are going on here.", 10),
     # Live speech.
     errors.LiveSpeechUnavailable: _OURS,
     errors.LiveSpeechUnreachable: _AWAY,
@@ -78,25 +84,27 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     # Temporal and the workers.
     errors.SealKeysUnusable: _OURS,
     errors.SealMismatch: _OURS,
-    errors.UnexpectedAnswer: Problem(502, "unexpected", "The session answered something odd."),
+    errors.UnexpectedAnswer: ProblemAnswer(
+        502, "unexpected", "The session answered something odd."
+    ),
     errors.TemporalUnreachable: _AWAY,
     errors.WorkersMissing: _AWAY,
-    errors.NoAnswer: Problem(504, "no_answer", "No answer in time; it may still happen."),
+    errors.NoAnswer: ProblemAnswer(504, "no_answer", "No answer in time; it may still happen."),
     # The voice.
-    TtsBusy: Problem(503, "voice_busy", "The voice is busy: try again soon.", 5),
-    TtsUnavailable: Problem(502, "voice_unavailable", "The voice cannot be reached."),
-    TtsRefused: Problem(502, "voice_refused", "The voice cannot say this."),
+    TtsBusy: ProblemAnswer(503, "voice_busy", "The voice is busy: try again soon.", 5),
+    TtsUnavailable: ProblemAnswer(502, "voice_unavailable", "The voice cannot be reached."),
+    TtsRefused: ProblemAnswer(502, "voice_refused", "The voice cannot say this."),
     TtsKeyRefused: _OURS,
 }
 
 
-def problem_of(error: Exception) -> Problem:
+def problem_of(error: Exception) -> ProblemAnswer:
     """The answer to an error: that of its class, else of the nearest class above it."""
     for one in type(error).__mro__:
         problem = PROBLEMS.get(one)
         if problem is not None:
             return problem
-    return Problem(500, "internal", "Something went wrong on our side.")
+    return ProblemAnswer(500, "internal", "Something went wrong on our side.")
 
 
 def answer_errors(app: FastAPI) -> None:
@@ -125,12 +133,14 @@ async def _malformed(_: Request, error: Exception) -> JSONResponse:
         f"{'.'.join(str(part) for part in one['loc'][1:])[:100] or 'body'}: {one['msg']}"
         for one in error.errors()[:MAX_TOLD_PROBLEMS]  # without what was sent: it may be long
     ]
-    return Problem(422, "malformed", "; ".join(told)).response()
+    return ProblemAnswer(422, "malformed", "; ".join(told)).response()
 
 
 async def _refused(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException | StarletteHTTPException)
     words = error.detail.rstrip(".")
-    response = Problem(error.status_code, words.lower().replace(" ", "_"), f"{words}.").response()
+    response = ProblemAnswer(
+        error.status_code, words.lower().replace(" ", "_"), f"{words}."
+    ).response()
     response.headers.update(error.headers or {})
     return response

@@ -53,7 +53,7 @@ class SpeechBegan:
 
 
 @dataclass(frozen=True, slots=True)
-class SpeechEnded:
+class SpeechStopped:
     """Somebody has spoken, and is quiet now."""
 
     pcm: Pcm = field(repr=False)
@@ -128,7 +128,7 @@ class Endpointer:
         """How loud the room is while nobody speaks, as far as is known."""
         return max(SILENCE_DBFS, self._floor.dbfs)
 
-    def feed(self, pcm: Pcm) -> list[SpeechBegan | SpeechEnded]:
+    def feed(self, pcm: Pcm) -> list[SpeechBegan | SpeechStopped]:
         """Take in mono sound, and tell what it shows."""
         sound = np.concatenate([self._rest, pcm])
         whole = len(sound) // self._frame * self._frame
@@ -136,13 +136,13 @@ class Endpointer:
         steps = (self._step(frame) for frame in sound[:whole].reshape(-1, self._frame))
         return [event for event in steps if event is not None]
 
-    def flush(self) -> SpeechEnded | None:
+    def flush(self) -> SpeechStopped | None:
         """No more will come: what was being said, if anything was."""
         if self.turn is Turn.SPEAKING:
             self._become(Turn.FADING)
         return self._end() if self.turn is Turn.FADING else None
 
-    def _step(self, frame: Pcm) -> SpeechBegan | SpeechEnded | None:
+    def _step(self, frame: Pcm) -> SpeechBegan | SpeechStopped | None:
         settings = self._settings
         dbfs = loudness_dbfs(frame)
         self._floor.add(dbfs)
@@ -185,12 +185,12 @@ class Endpointer:
         else:
             self._truncated = True
 
-    def _end(self) -> SpeechEnded:
+    def _end(self) -> SpeechStopped:
         quiet = self._frames_in_turn - self._frames(self._settings.tail_s)
         if not self._truncated and 0 < quiet < len(self._speech):
             self._lead_in.extend(self._speech[-quiet:])  # the next word may follow at once
             del self._speech[-quiet:]
-        ended = SpeechEnded(np.concatenate(self._speech), self._truncated)
+        ended = SpeechStopped(np.concatenate(self._speech), self._truncated)
         self._speech = []
         self._become(Turn.QUIET)
         return ended

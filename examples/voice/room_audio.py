@@ -42,7 +42,7 @@ class ReplacedInRoom(Exception):
     """Somebody else joined with our access: another agent of the same session."""
 
 
-class Ears:
+class RoomAudio:
     """One stay in one room.
 
     Args:

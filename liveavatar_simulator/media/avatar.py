@@ -19,7 +19,7 @@ from livekit.api.room_service import RoomService
 
 from liveavatar_lite.audio import BYTES_PER_S, SAMPLE_BYTES, SAMPLE_RATE_HZ
 from liveavatar_lite.messages import AgentState
-from liveavatar_simulator.service.schemas import VideoSettings
+from liveavatar_simulator.service.schemas import VideoSettingsSchema
 from liveavatar_simulator.session import AvatarStayedOut
 from liveavatar_simulator.settings import SimulatorSettings
 
@@ -141,7 +141,7 @@ def _why(error: BaseException) -> str:
 class LiveKitAvatar:
     """An avatar that is in a room, from `join` to `leave`."""
 
-    def __init__(self, settings: SimulatorSettings, video: VideoSettings) -> None:
+    def __init__(self, settings: SimulatorSettings, video: VideoSettingsSchema) -> None:
         height = min(HEIGHTS[video.quality], settings.max_video_height)
         self._settings = settings
         self._face = Face(height)

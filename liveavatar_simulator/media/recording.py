@@ -16,7 +16,7 @@ from liveavatar_lite.audio import SAMPLE_BYTES, SAMPLE_RATE_HZ, duration_s, size
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class AudioRecording:
     """The sound of a session, up to now or to its end.
 
     Attributes:
@@ -39,7 +39,7 @@ class Heard:
         return file.getvalue()
 
 
-class HeardRecord:
+class AudioRecorder:
     """Keeps the newest seconds of one session's sound.
 
     Args:
@@ -70,11 +70,11 @@ class HeardRecord:
         while self._bytes > self._keep_bytes:
             self._drop_oldest(self._bytes - self._keep_bytes)
 
-    def heard(self) -> Heard:
+    def heard(self) -> AudioRecording:
         """All that is kept."""
         began_at = self._began_at + timedelta(seconds=duration_s(self._dropped_bytes))
         pieces = (bytes(each) if isinstance(each, int) else each for each in self._pieces)
-        return Heard(began_at, b"".join(pieces))
+        return AudioRecording(began_at, b"".join(pieces))
 
     def _add_silence(self, size: int) -> None:
         last = self._pieces[-1] if self._pieces else None

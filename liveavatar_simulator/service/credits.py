@@ -15,7 +15,7 @@ def pro_rated(elapsed_s: float, period_s: float) -> Decimal:
     return (Decimal(str(elapsed_s)) / Decimal(str(period_s))).quantize(_TENTH, ROUND_HALF_UP)
 
 
-class Account:
+class CreditAccount:
     """A balance that may run out, and never goes below zero."""
 
     def __init__(self, balance: Decimal) -> None:

@@ -20,7 +20,7 @@ GRACE_S: Final = 2
 """Requests in flight may finish within this when the server closes."""
 
 
-class PortInUse(Exception):
+class AddressInUse(Exception):
     """Somebody else listens where we should."""
 
     def __init__(self, host: str, port: int) -> None:
@@ -46,7 +46,7 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if isinstance(error, PermissionError) or error.errno in _IN_USE:
-            raise PortInUse(host, port) from error
+            raise AddressInUse(host, port) from error
         raise
     listener.setblocking(False)
     return listener

@@ -16,35 +16,35 @@ from uuid import UUID
 
 from liveavatar_lite.models import WAYNE_AVATAR_ID, SessionEndReason
 from liveavatar_simulator.faults import Faults
-from liveavatar_simulator.ledger import Ledger
+from liveavatar_simulator.ledger import BillingLedger
 from liveavatar_simulator.media.avatar import (
     HOSTED_IDENTITY,
     HostedRooms,
     LiveKitAvatar,
     RoomUnreachable,
 )
-from liveavatar_simulator.media.recording import Heard
-from liveavatar_simulator.session import Session, SessionPhase
+from liveavatar_simulator.media.recording import AudioRecording
+from liveavatar_simulator.session import SimulatedPhase, SimulatedSession
 from liveavatar_simulator.settings import CATALOGUE, SimulatorSettings
 
 from . import refusals
-from .credits import Account
+from .credits import CreditAccount
 from .rate_limits import over_limit_headers
 from .refusals import ReplyLost
-from .schemas import TokenRequest, VideoSettings
+from .schemas import TokenRequestSchema, VideoSettingsSchema
 from .tokens import SessionTokens
 
 log = logging.getLogger(__name__)
 
 ONE_CREDIT: Final = Decimal(1)
-_RUNNING: Final = frozenset({SessionPhase.STARTING, SessionPhase.LIVE})
+_RUNNING: Final = frozenset({SimulatedPhase.STARTING, SimulatedPhase.LIVE})
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class IssuedAccess:
     """What a caller gets for starting: secrets, to be sent to that caller only."""
 
-    session: Session
+    session: SimulatedSession
     livekit_url: str
     client_token: str
     agent_token: str
@@ -56,8 +56,8 @@ class LiveAvatarService:
     def __init__(self, settings: SimulatorSettings, rooms: HostedRooms) -> None:
         self.faults = Faults()
         self.tokens = SessionTokens(settings.session_token_ttl_s)
-        self.account = Account(Decimal(str(settings.credits)))
-        self.sessions: OrderedDict[str, Session] = OrderedDict()
+        self.account = CreditAccount(Decimal(str(settings.credits)))
+        self.sessions: OrderedDict[str, SimulatedSession] = OrderedDict()
         """By id, oldest first."""
         self._settings = settings
         self._rooms = rooms
@@ -67,7 +67,7 @@ class LiveAvatarService:
 
     # --- calls ------------------------------------------------------------------------------------
 
-    def mint(self, request: TokenRequest) -> tuple[Session, str]:
+    def mint(self, request: TokenRequestSchema) -> tuple[SimulatedSession, str]:
         """A session that is not started, and its token.
 
         Raises:
@@ -83,7 +83,7 @@ class LiveAvatarService:
             raise refusals.duration_over_plan(asked_s, maximum_s)
         # A shorter limit was seen not to shorten a sandbox session.
         limit_s = maximum_s if asked_s is None or request.is_sandbox else asked_s
-        session = Session(
+        session = SimulatedSession(
             request,
             max_duration_s=limit_s,
             settings=self._settings,
@@ -98,7 +98,7 @@ class LiveAvatarService:
             raise ReplyLost
         return session, self.tokens.mint(session)
 
-    async def start(self, session: Session) -> Access:
+    async def start(self, session: SimulatedSession) -> IssuedAccess:
         """Make the room and send the avatar there; billing begins.
 
         Raises:
@@ -109,7 +109,7 @@ class LiveAvatarService:
         if self.faults.take("start_failures"):
             raise refusals.injected(self.faults.start_failure_status)
         self._check_may_start(session)
-        session.become(SessionPhase.STARTING)
+        session.become(SimulatedPhase.STARTING)
         try:
             await asyncio.sleep(self._settings.start_delay_s + self.faults.slow_start_s)
             access, avatar, arrival = await self._prepare(session)
@@ -117,23 +117,23 @@ class LiveAvatarService:
             log.warning("session %s did not start: LiveKit: %s", session.session_id, error)
             raise refusals.start_failed() from None
         else:
-            if session.phase is SessionPhase.STARTING:
+            if session.phase is SimulatedPhase.STARTING:
                 session.go_live(avatar, arrival)
                 self._peak_open = max(self._peak_open, self._open)
             elif avatar is not None and arrival is not None:
                 arrival.close()
                 await avatar.leave()
         finally:
-            if session.phase is SessionPhase.STARTING:
-                session.become(SessionPhase.MINTED)
-        if session.phase is SessionPhase.ENDED:
+            if session.phase is SimulatedPhase.STARTING:
+                session.become(SimulatedPhase.MINTED)
+        if session.phase is SimulatedPhase.ENDED:
             raise refusals.bad_request("Session has been stopped")
         log.info("session %s started in room %s", session.session_id, session.room)
         if self.faults.take("lost_start_replies"):
             raise ReplyLost
         return access
 
-    async def stop(self, session: Session, reason: SessionEndReason) -> None:
+    async def stop(self, session: SimulatedSession, reason: SessionEndReason) -> None:
         """End a session. One that has ended already stays as it is.
 
         Raises:
@@ -143,7 +143,7 @@ class LiveAvatarService:
         self._limit_rate("rate_limited_stops")
         if self.faults.take("stop_failures"):
             raise refusals.injected(self.faults.stop_failure_status)
-        if session.phase is SessionPhase.MINTED:
+        if session.phase is SimulatedPhase.MINTED:
             raise refusals.session_not_found()
         await session.end(reason)
         if self.faults.take("lost_stop_replies"):
@@ -158,11 +158,11 @@ class LiveAvatarService:
         if self.faults.take("list_failures"):
             raise refusals.injected(self.faults.list_failure_status)
 
-    def find(self, session_id: str) -> Session | None:
+    def find(self, session_id: str) -> SimulatedSession | None:
         """The session of this id, whatever its phase."""
         return self.sessions.get(session_id)
 
-    def started(self, session_id: str) -> Session:
+    def started(self, session_id: str) -> SimulatedSession:
         """The session of this id, running or ended.
 
         Raises:
@@ -175,20 +175,20 @@ class LiveAvatarService:
             raise refusals.not_running()
         return session
 
-    def freeze(self, session_id: str) -> Session:
+    def freeze(self, session_id: str) -> SimulatedSession:
         """Let a session fall silent as at the maximum duration of a paid one. Safe to repeat.
 
         Raises:
             Refusal: it is unknown, or does not run.
         """
         session = self.started(session_id)
-        if session.phase is SessionPhase.LIVE:
+        if session.phase is SimulatedPhase.LIVE:
             session.freeze()
-        elif session.phase is not SessionPhase.FROZEN:
+        elif session.phase is not SimulatedPhase.FROZEN:
             raise refusals.not_running()
         return session
 
-    def heard(self, session_id: str) -> Heard:
+    def heard(self, session_id: str) -> AudioRecording:
         """What was heard of a session.
 
         Raises:
@@ -207,13 +207,13 @@ class LiveAvatarService:
         """The balance, with what running sessions have been charged taken off."""
         return self.account.balance
 
-    def ledger(self) -> Ledger:
+    def ledger(self) -> BillingLedger:
         """Totals and sessions."""
         sessions = list(self.sessions.values())
         started = [each for each in sessions if each.started_at is not None]
         open_ = self._open
         total = len(started) + self._forgotten_started
-        return Ledger(
+        return BillingLedger(
             minted=self._minted,
             started=total,
             stopped=total - open_,
@@ -238,7 +238,7 @@ class LiveAvatarService:
             limit = self._settings.calls_per_s or 1
             raise refusals.rate_limited(over_limit_headers(limit, self.faults.retry_after_s))
 
-    def _check_avatar(self, request: TokenRequest) -> int:
+    def _check_avatar(self, request: TokenRequestSchema) -> int:
         if request.is_sandbox:
             if request.avatar_id != UUID(WAYNE_AVATAR_ID):
                 raise refusals.bad_request("Avatar is not supported in sandbox mode")
@@ -247,8 +247,8 @@ class LiveAvatarService:
             raise refusals.bad_request("Avatar not found or not available to this API key")
         return self._settings.plan_max_duration_s
 
-    def _check_may_start(self, session: Session) -> None:
-        if session.phase is not SessionPhase.MINTED:
+    def _check_may_start(self, session: SimulatedSession) -> None:
+        if session.phase is not SimulatedPhase.MINTED:
             raise refusals.bad_request("Session has already been started")
         running = sum(each.phase in _RUNNING for each in self.sessions.values())
         if running >= self._settings.concurrency_limit:
@@ -257,8 +257,8 @@ class LiveAvatarService:
             raise refusals.no_credits()
 
     async def _prepare(
-        self, session: Session
-    ) -> tuple[Access, LiveKitAvatar | None, Coroutine[Any, Any, None] | None]:
+        self, session: SimulatedSession
+    ) -> tuple[IssuedAccess, LiveKitAvatar | None, Coroutine[Any, Any, None] | None]:
         """Room, tokens, the avatar, and its way into the room.
 
         Raises:
@@ -274,7 +274,7 @@ class LiveAvatarService:
         # Also in a room of the caller's own: clients insist on both tokens, and the avatar's own
         # token must not come back, or whoever joins with it throws the avatar out. They are good
         # where the caller's LiveKit is the simulator's.
-        access = Access(
+        access = IssuedAccess(
             session=session,
             livekit_url=url,
             client_token=self._rooms.token(room, "client"),
@@ -282,7 +282,9 @@ class LiveAvatarService:
         )
         if not self._settings.join_rooms or session.request.agora_config is not None:
             return access, None, None
-        avatar = LiveKitAvatar(self._settings, session.request.video_settings or VideoSettings())
+        avatar = LiveKitAvatar(
+            self._settings, session.request.video_settings or VideoSettingsSchema()
+        )
         if own is not None:
             return access, avatar, avatar.join(url, own.livekit_client_token.get_secret_value())
         await self._rooms.create(room)
@@ -293,7 +295,7 @@ class LiveAvatarService:
         """Bound what the sound of ended sessions takes; that of running ones is bounded by each."""
         room_bytes = self._settings.heard_total_mb * 1_000_000
         for session in reversed(self.sessions.values()):
-            if session.record is not None and session.phase is SessionPhase.ENDED:
+            if session.record is not None and session.phase is SimulatedPhase.ENDED:
                 room_bytes -= session.record.sound_bytes
                 if room_bytes < 0:
                     session.record = None
@@ -302,7 +304,7 @@ class LiveAvatarService:
         excess = len(self.sessions) - self._settings.sessions_kept
         if excess <= 0:
             return
-        idle = (SessionPhase.MINTED, SessionPhase.ENDED)
+        idle = (SimulatedPhase.MINTED, SimulatedPhase.ENDED)
         old = [each for each in self.sessions.values() if each.phase in idle][:excess]
         for session in old:
             del self.sessions[session.session_id]

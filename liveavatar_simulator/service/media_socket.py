@@ -23,7 +23,7 @@ from liveavatar_lite.messages import MAX_FRAME_BYTES, ServerEvent
 from liveavatar_lite.protocol import ServerProtocol
 from liveavatar_lite.protocol import SessionPhase as SocketPhase
 from liveavatar_simulator.faults import Faults
-from liveavatar_simulator.session import Session
+from liveavatar_simulator.session import SimulatedSession
 from liveavatar_simulator.settings import SimulatorSettings
 
 from .http_server import printable_host
@@ -39,14 +39,14 @@ CLOSE_TIMEOUT_S: Final = 2.0
 READ_LIMIT_BYTES: Final = 4 * MAX_FRAME_BYTES
 """Larger than what the protocol allows, so that a frame over its limit can be answered."""
 
-FindSession = Callable[[str], Session | None]
+FindSession = Callable[[str], SimulatedSession | None]
 
 
 class MediaSocket:
     """One client's connection to one session: its `Socket`."""
 
     def __init__(
-        self, connection: ServerConnection, session: Session, settings: SimulatorSettings
+        self, connection: ServerConnection, session: SimulatedSession, settings: SimulatorSettings
     ) -> None:
         self._connection = connection
         self._session = session
@@ -199,11 +199,11 @@ class MediaServer:
             self._server.close()
             await self._server.wait_closed()
 
-    def ws_url(self, session: Session) -> str:
+    def ws_url(self, session: SimulatedSession) -> str:
         """The session's own URL: whoever has it may speak."""
         return f"{self._origin}{PATH}/{session.session_id}?key={session.socket_key}"
 
-    def _session_of(self, request: Request) -> tuple[Session | None, HTTPStatus]:
+    def _session_of(self, request: Request) -> tuple[SimulatedSession | None, HTTPStatus]:
         parts = urlsplit(request.path)
         folder, _, session_id = parts.path.rpartition("/")
         session = self._find(session_id) if folder == PATH else None

@@ -18,7 +18,7 @@ _UUID: Final = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}")
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RateDecision:
     """Whether a call may go on, and the headers that its reply carries either way."""
 
     allowed: bool
@@ -34,7 +34,7 @@ class RateLimits:
         self._window = 0
         self._calls: dict[tuple[str, str, str], int] = {}
 
-    def count(self, request: Request) -> Verdict:
+    def count(self, request: Request) -> RateDecision:
         """Count one call."""
         window = int(self._clock() // WINDOW_S)
         if window != self._window:
@@ -44,8 +44,8 @@ class RateLimits:
         of = (_caller(request), request.method, route)
         calls = self._calls[of] = self._calls.get(of, 0) + 1
         if calls > self._limit:
-            return Verdict(False, over_limit_headers(self._limit, WINDOW_S))
-        return Verdict(True, _headers(self._limit, self._limit - calls, WINDOW_S))
+            return RateDecision(False, over_limit_headers(self._limit, WINDOW_S))
+        return RateDecision(True, _headers(self._limit, self._limit - calls, WINDOW_S))
 
 
 def over_limit_headers(calls_per_s: int, retry_after_s: int) -> dict[str, str]:

@@ -19,8 +19,8 @@ from fastapi.responses import JSONResponse
 
 from liveavatar_lite.models import SessionEndReason
 from liveavatar_simulator.faults import Faults
-from liveavatar_simulator.ledger import Ledger, SessionLine
-from liveavatar_simulator.session import Session
+from liveavatar_simulator.ledger import BillingLedger, SessionLine
+from liveavatar_simulator.session import SimulatedSession
 from liveavatar_simulator.settings import CATALOGUE, SimulatorSettings
 
 from . import refusals
@@ -32,9 +32,9 @@ from .schemas import (
     EndedSessionEntry,
     EndRequest,
     KeepAliveRequest,
-    SessionEntry,
+    SessionEntrySchema,
     StopRequest,
-    TokenRequest,
+    TokenRequestSchema,
     envelope,
 )
 
@@ -59,7 +59,7 @@ class Callers:
         if not self._knows(x_api_key):
             raise refusals.unauthorized("A valid X-API-KEY is required")
 
-    def with_token(self, authorization: Annotated[str | None, Header()] = None) -> Session:
+    def with_token(self, authorization: Annotated[str | None, Header()] = None) -> SimulatedSession:
         """Only a session token will do; the session it is for.
 
         Raises:
@@ -74,7 +74,7 @@ class Callers:
         self,
         x_api_key: Annotated[str | None, Header()] = None,
         authorization: Annotated[str | None, Header()] = None,
-    ) -> Session | None:
+    ) -> SimulatedSession | None:
         """A session token, whose session is returned, or an API key.
 
         Raises:
@@ -89,7 +89,7 @@ class Callers:
         offered = (key or "").encode()
         return any(secrets.compare_digest(offered, known) for known in self._keys)
 
-    def _session_of(self, authorization: str | None) -> Session | None:
+    def _session_of(self, authorization: str | None) -> SimulatedSession | None:
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer":
             return None
@@ -101,7 +101,7 @@ def create_app(
     settings: SimulatorSettings,
     service: LiveAvatarService,
     *,
-    ws_url: Callable[[Session], str],
+    ws_url: Callable[[SimulatedSession], str],
     abort: Abort,
 ) -> FastAPI:
     """The whole REST API.
@@ -166,15 +166,15 @@ def _add_lifecycle(
     app: FastAPI,
     service: LiveAvatarService,
     callers: Callers,
-    ws_url: Callable[[Session], str],
+    ws_url: Callable[[SimulatedSession], str],
 ) -> None:
     @app.post("/v1/sessions/token", dependencies=[Depends(callers.with_key)])
-    async def create_token(request: TokenRequest) -> Reply:
+    async def create_token(request: TokenRequestSchema) -> Reply:
         session, token = service.mint(request)
         return envelope({"session_id": session.session_id, "session_token": token})
 
     @app.post("/v1/sessions/start", status_code=201)
-    async def start(session: Annotated[Session, Depends(callers.with_token)]) -> Reply:
+    async def start(session: Annotated[SimulatedSession, Depends(callers.with_token)]) -> Reply:
         access = await service.start(session)
         started = {
             "session_id": session.session_id,
@@ -189,7 +189,7 @@ def _add_lifecycle(
 
     @app.post("/v1/sessions/stop")
     async def stop(
-        caller: Annotated[Session | None, Depends(callers.with_either)],
+        caller: Annotated[SimulatedSession | None, Depends(callers.with_either)],
         body: StopRequest | None = None,
     ) -> Reply:
         session = _named(service, caller, body.session_id if body else None)
@@ -199,7 +199,7 @@ def _add_lifecycle(
 
     @app.post("/v1/sessions/keep-alive")
     async def keep_alive(
-        caller: Annotated[Session | None, Depends(callers.with_either)],
+        caller: Annotated[SimulatedSession | None, Depends(callers.with_either)],
         body: KeepAliveRequest | None = None,
     ) -> Reply:
         session = _named(service, caller, body.session_id if body else None)
@@ -209,7 +209,9 @@ def _add_lifecycle(
         return envelope(None)
 
 
-def _named(service: LiveAvatarService, caller: Session | None, session_id: UUID | None) -> Session:
+def _named(
+    service: LiveAvatarService, caller: SimulatedSession | None, session_id: UUID | None
+) -> SimulatedSession:
     """The session that a call is about.
 
     Raises:
@@ -296,7 +298,7 @@ def _page(request: Request, rows: list[_Row], page: int, page_size: int) -> Repl
     }
 
 
-def _row(session: Session) -> SessionEntry | None:
+def _row(session: SimulatedSession) -> SessionEntrySchema | None:
     """As the list shows a session; None while it is only minted."""
     if session.started_at is None:
         return None
@@ -312,7 +314,7 @@ def _row(session: Session) -> SessionEntry | None:
         "credits_consumed": session.credits_consumed,
     }
     if ended_at is None:
-        return SessionEntry.model_validate(common)
+        return SessionEntrySchema.model_validate(common)
     return EndedSessionEntry.model_validate(
         common | {"end_at": ended_at, "end_reason": session.end_reason}
     )
@@ -320,7 +322,7 @@ def _row(session: Session) -> SessionEntry | None:
 
 def _add_simulator(app: FastAPI, service: LiveAvatarService) -> None:
     @app.get("/simulator/ledger")
-    async def ledger() -> Ledger:
+    async def ledger() -> BillingLedger:
         return service.ledger()
 
     @app.get("/simulator/faults")

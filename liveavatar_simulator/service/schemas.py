@@ -39,14 +39,14 @@ def envelope(payload: object) -> dict[str, object]:
     return {"code": SUCCESS_CODE, "data": payload, "message": SUCCESS_MESSAGE}
 
 
-class VideoSettings(BaseModel):
+class VideoSettingsSchema(BaseModel):
     """What the picture should be."""
 
     quality: Literal["very_high", "high", "medium", "low"] = "high"
     encoding: Literal["VP8", "H264"] = "H264"
 
 
-class LiveKitConfig(BaseModel):
+class LiveKitConfigSchema(BaseModel):
     """A room of the caller's own.
 
     The short form ``{url, token}`` of some pages is a 422, as in reality.
@@ -81,15 +81,15 @@ class RealtimeConfig(BaseModel):
     temperature: float | None = None
 
 
-class TokenRequest(BaseModel):
+class TokenRequestSchema(BaseModel):
     """Body of ``POST /v1/sessions/token``, LITE only. Unknown keys are tolerated."""
 
     mode: Literal["LITE"] = "LITE"
     avatar_id: UUID
     is_sandbox: bool = False
-    video_settings: VideoSettings | None = None
+    video_settings: VideoSettingsSchema | None = None
     max_session_duration: Annotated[int, Field(ge=1)] | None = None
-    livekit_config: LiveKitConfig | None = None
+    livekit_config: LiveKitConfigSchema | None = None
     agora_config: AgoraConfig | None = None
     elevenlabs_agent_config: ElevenLabsAgentConfig | None = None
     openai_realtime_config: RealtimeConfig | None = None
@@ -128,7 +128,7 @@ class KeepAliveRequest(BaseModel):
     session_id: UUID | None = None
 
 
-class SessionEntry(BaseModel):
+class SessionEntrySchema(BaseModel):
     """A row of the session list. There is no status field, as in reality."""
 
     id: str
@@ -141,7 +141,7 @@ class SessionEntry(BaseModel):
     credits_consumed: CreditsNumber
 
 
-class EndedSessionEntry(SessionEntry):
+class EndedSessionEntry(SessionEntrySchema):
     """A row of the history."""
 
     end_at: datetime

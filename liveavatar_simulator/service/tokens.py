@@ -10,7 +10,7 @@ import time
 
 import jwt
 
-from liveavatar_simulator.session import Session
+from liveavatar_simulator.session import SimulatedSession
 
 _ALGORITHM = "HS256"
 
@@ -22,7 +22,7 @@ class SessionTokens:
         self._ttl_s = ttl_s
         self._key = secrets.token_bytes(32)
 
-    def mint(self, session: Session) -> str:
+    def mint(self, session: SimulatedSession) -> str:
         """A token for one session. The web SDK takes it for a FULL one without the mode."""
         now_s = int(time.time())
         claims = {

@@ -34,7 +34,7 @@ _UNTOLD_FRAMES: Final = 2**40
 _DECODER_ERRORS: Final = (soundfile.SoundFileError, RuntimeError, ValueError, TypeError)
 
 
-class Kind(enum.Enum):
+class AudioFormat(enum.Enum):
     """The files that are read; libsndfile's other, rarer decoders never see a stranger's bytes."""
 
     WAV = "WAV"
@@ -62,10 +62,10 @@ class Decoder:
         self._spool = spool
         begin = _after_id3(spool)
         kind = _kind(spool, begin)
-        if kind is Kind.OGG or (kind is Kind.MP3 and spool.promised_bytes is None):
+        if kind is AudioFormat.OGG or (kind is AudioFormat.MP3 and spool.promised_bytes is None):
             spool.wait_for(None)
         promised = _all_bytes(spool)
-        pretended = kind is Kind.MP3_UNCOUNTED or promised is None
+        pretended = kind is AudioFormat.MP3_UNCOUNTED or promised is None
         # An uncounted MP3 would be cut where its first frame's bit rate puts the end.
         end = begin + MAX_CLIP_BYTES if promised is None or pretended else promised
         self._file = _File(spool, kind, begin, max(begin, end))
@@ -181,10 +181,10 @@ class _File:
         waits: whether reading waits for bytes that are not there; else it says that they lacked.
     """
 
-    def __init__(self, spool: Spool, kind: Kind, begin: int, end: int) -> None:
+    def __init__(self, spool: Spool, kind: AudioFormat, begin: int, end: int) -> None:
         self.waits = False
         self._spool = spool
-        self._is_mp3 = kind in (Kind.MP3, Kind.MP3_UNCOUNTED)
+        self._is_mp3 = kind in (AudioFormat.MP3, AudioFormat.MP3_UNCOUNTED)
         self._begin = begin
         self._end = end
         self._at = begin
@@ -257,19 +257,19 @@ def _after_id3(spool: Spool) -> int:
     return begin
 
 
-def _kind(spool: Spool, begin: int) -> Kind:
+def _kind(spool: Spool, begin: int) -> AudioFormat:
     spool.wait_for(begin + HEAD_BYTES)
     head = spool.read_at(begin, HEAD_BYTES)
     if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
-        return Kind.WAV
+        return AudioFormat.WAV
     if head[:4] == b"fLaC":
-        return Kind.FLAC
+        return AudioFormat.FLAC
     if head[:4] == b"OggS":
-        return Kind.OGG
+        return AudioFormat.OGG
     # Eleven bits of synchronisation, and a layer: without one it is AAC.
     if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 0x06:
         counted = any(mark in head[:256] for mark in (b"Xing", b"Info", b"VBRI"))
-        return Kind.MP3 if counted else Kind.MP3_UNCOUNTED
+        return AudioFormat.MP3 if counted else AudioFormat.MP3_UNCOUNTED
     if spool.failure is not None:
         raise spool.failure
     raise ClipNotAudio("this is not WAV, FLAC, Ogg or MP3, which are what can be read")

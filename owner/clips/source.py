@@ -38,9 +38,9 @@ __all__ = [
     "ClipNotAudio",
     "ClipPolicy",
     "ClipReader",
+    "ClipSource",
     "ClipTooLong",
     "ClipUnreachable",
-    "Clips",
 ]
 
 MAX_REDIRECTS: Final = 5
@@ -62,7 +62,7 @@ class ClipPolicy:
 
 
 class ClipReader:
-    """An open clip, to be read once from its beginning. `Clips.open` makes and closes it.
+    """An open clip, to be read once from its beginning. `ClipSource.open` makes and closes it.
 
     Attributes:
         duration_s: seconds of speech, as the clip's header tells; None where it does not.
@@ -93,7 +93,7 @@ class ClipReader:
         return await asyncio.wrap_future(self._thread.submit(self._decoder.read))
 
     async def begin(self) -> None:
-        """Read the header and the first PCM. For `Clips.open`."""
+        """Read the header and the first PCM. For `ClipSource.open`."""
         try:
             async with asyncio.timeout(FETCH_TIMEOUT_S):
                 self._first = await asyncio.wrap_future(self._thread.submit(self._decode_first))
@@ -105,7 +105,7 @@ class ClipReader:
         self.duration_s = self._decoder.duration_s
 
     async def close(self) -> None:
-        """End the thread, also one that waits for bytes. For `Clips.open`."""
+        """End the thread, also one that waits for bytes. For `ClipSource.open`."""
         self._spool.close()
         ending = self._thread.submit(self._end)
         self._thread.shutdown(wait=False)
@@ -120,7 +120,7 @@ class ClipReader:
             self._decoder.close()
 
 
-class Clips:
+class ClipSource:
     """Turns clips into PCM."""
 
     def __init__(self, policy: ClipPolicy, seal: Seal) -> None:

@@ -18,41 +18,41 @@ from websockets.exceptions import ConnectionClosed
 
 from avatar_sessions.contract.live import (
     CLIENT_MESSAGE,
-    Begin,
     CloseCode,
-    Interrupted,
-    Over,
-    Progress,
-    Ready,
-    State,
+    LiveBegin,
+    LiveInterrupted,
+    LiveOver,
+    LiveProgress,
+    LiveReady,
+    LiveState,
     UtteranceId,
 )
 from avatar_sessions.contract.messages import UtteranceReport, problems_of
 from avatar_sessions.contract.states import Pose, UtteranceOutcome
 from liveavatar_lite import (
+    AgentInterrupt,
+    AgentSpeak,
+    AgentSpeakEnd,
+    AgentStartListening,
     AgentStateUpdated,
+    AgentStopListening,
     AudioBufferAppended,
     AudioBufferCleared,
     AudioBufferCommitted,
     Command,
     ErrorReported,
-    Interrupt,
-    KeepAlive,
     LiteError,
     ServerEvent,
     ServerProtocol,
+    SessionKeepAlive,
     SessionPhase,
-    Speak,
-    SpeakEnd,
     SpeakEnded,
     SpeakInterrupted,
     SpeakStarted,
-    StartListening,
-    StopListening,
     encode_event,
 )
-from owner.live_queue import NameUsed, TooManyUtterances
-from owner.session import NotReady, OwnedSession, OwnedState
+from owner.live_queue import TooManyUtterances, UtteranceNameUsed
+from owner.session import OwnedSession, OwnedState, OwnerNotReady
 from owner.utterance import Utterance
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ _SHOWN_CHARS: Final = 400
 _UTTERANCE_ID: Final[TypeAdapter[str]] = TypeAdapter(UtteranceId)
 
 
-class Speaker:
+class IngressConnection:
     """A connection that brings live speech."""
 
     def __init__(
@@ -101,7 +101,7 @@ class Speaker:
         self._put(self._protocol.enter(SessionPhase.NEW))
         self._put(self._protocol.enter(SessionPhase.CONNECTED))
         self._tell(
-            Ready(session_key=session.key, epoch=session.epoch, generation=session.generation)
+            LiveReady(session_key=session.key, epoch=session.epoch, generation=session.generation)
         )
         self.usable(session.state is OwnedState.READY)
         session.observe(self)
@@ -175,13 +175,13 @@ class Speaker:
             self._current = self._adopt(begin)
         except ValidationError as error:
             self._refuse(problems_of(error))
-        except (TooManyUtterances, NameUsed) as error:
+        except (TooManyUtterances, UtteranceNameUsed) as error:
             self._refuse(str(error))
 
-    def _adopt(self, begin: Begin) -> Utterance | None:
+    def _adopt(self, begin: LiveBegin) -> Utterance | None:
         found = self._session.live.begin(begin)
         if isinstance(found, UtteranceReport):
-            self._tell(Over(utterance=found))
+            self._tell(LiveOver(utterance=found))
             return None
         found.writer = self
         self._mine[found.id] = found
@@ -202,8 +202,8 @@ class Speaker:
                 utterance_id = _UTTERANCE_ID.validate_python(event_id)
         self._names[utterance_id] = event_id
         try:
-            self._current = self._adopt(Begin(utterance_id=utterance_id))
-        except (TooManyUtterances, NameUsed) as error:
+            self._current = self._adopt(LiveBegin(utterance_id=utterance_id))
+        except (TooManyUtterances, UtteranceNameUsed) as error:
             self._refuse(str(error), event_id)
             return None
         return self._current
@@ -211,22 +211,22 @@ class Speaker:
     async def _do(self, command: Command) -> None:
         try:
             match command:
-                case Speak(audio=audio, event_id=event_id):
+                case AgentSpeak(audio=audio, event_id=event_id):
                     await self._speak(audio, event_id)
-                case SpeakEnd(event_id=event_id, audio=audio):
+                case AgentSpeakEnd(event_id=event_id, audio=audio):
                     await self._end(event_id, audio)
-                case Interrupt(event_id=event_id):
+                case AgentInterrupt(event_id=event_id):
                     await self._interrupt(event_id)
-                case StartListening():
+                case AgentStartListening():
                     await self._session.set_pose_in_band(Pose.LISTENING)
-                case StopListening():
+                case AgentStopListening():
                     await self._session.set_pose_in_band(Pose.IDLE)
-                case KeepAlive():
+                case SessionKeepAlive():
                     self._session.touch()
                     await self._session.keep_alive()
                 case _:
                     pass  # `start`: nobody needs it
-        except (NotReady, LiteError) as error:
+        except (OwnerNotReady, LiteError) as error:
             logger.info("not done: %s", error)
             named = getattr(command, "event_id", None)
             self._send(
@@ -255,7 +255,7 @@ class Speaker:
         self._current = None
         utterance_id, heard_s = await self._session.interrupt_live(event_id)
         self._tell(
-            Interrupted(
+            LiveInterrupted(
                 event_id=event_id, utterance_id=utterance_id, heard_ms=round(heard_s * 1000)
             )
         )
@@ -286,7 +286,7 @@ class Speaker:
         """Speech went on to LiveAvatar."""
         if self._extended and utterance.id in self._mine:
             self._tell(
-                Progress(
+                LiveProgress(
                     utterance_id=utterance.id,
                     received_bytes=utterance.received_bytes,
                     sent_bytes=utterance.sent_bytes,
@@ -302,7 +302,7 @@ class Speaker:
             kind = SpeakInterrupted if cut else SpeakEnded
             self._send(kind(_new_id(), name, line.id))
             self._begun.discard(line.id)
-        self._tell(Over(utterance=line))
+        self._tell(LiveOver(utterance=line))
         self._mine.pop(line.id, None)
         self._names.pop(line.id, None)
 
@@ -316,7 +316,7 @@ class Speaker:
 
     def usable(self, ready: bool) -> None:
         """Speech goes on to LiveAvatar, or waits for a socket."""
-        self._tell(State(state="live" if ready else "recovering"))
+        self._tell(LiveState(state="live" if ready else "recovering"))
 
     def gone(self, *, over: bool) -> None:
         """This process lets go of the session."""

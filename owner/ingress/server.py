@@ -1,7 +1,7 @@
 """The ingress: a WebSocket server where speakers reach the sessions that this process owns.
 
 One port for all sessions. It lets in by ticket, keeps limits, and hands each connection to a
-`Speaker`, which speaks LITE in the server's role. Speech never touches Temporal.
+`IngressConnection`, which speaks LITE in the server's role. Speech never touches Temporal.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from avatar_sessions.contract.live import MAX_FRAME_BYTES, PATH, SUBPROTOCOL
-from owner.ingress.connection import Speaker
+from owner.ingress.connection import IngressConnection
 from owner.ingress.tickets import TicketRefused, Tickets
-from owner.registry import OwnedSessions
+from owner.registry import SessionRegistry
 from owner.session import OwnedSession
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ READ_LIMIT_BYTES: Final = 2 * MAX_FRAME_BYTES
 BEARER: Final = "Bearer "
 
 
-class Unsupervised(Exception):
+class OwnerUnsupervised(Exception):
     """Temporal has not answered for a while: whoever speaks goes on, nobody new is let in."""
 
 
@@ -66,10 +66,10 @@ class IngressSettings:
     """Also take the ticket as the last part of the path, for clients that can only take a URL."""
 
 
-class Ingress:
+class IngressServer:
     """Listens for the speakers of all sessions of a process."""
 
-    def __init__(self, settings: IngressSettings, owned: OwnedSessions, tickets: Tickets) -> None:
+    def __init__(self, settings: IngressSettings, owned: SessionRegistry, tickets: Tickets) -> None:
         self._settings = settings
         self._owned = owned
         self._tickets = tickets
@@ -129,7 +129,7 @@ class Ingress:
             session = self._session_of(request)
         except TicketRefused as refusal:
             return connection.respond(HTTPStatus.UNAUTHORIZED, f"{refusal}\n")
-        except Unsupervised:
+        except OwnerUnsupervised:
             return connection.respond(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "whether this process still owns the session is not known now: try again\n",
@@ -150,7 +150,7 @@ class Ingress:
         if session is None:
             raise LookupError("this process does not own the session any more: attach again")
         if not session.supervised:
-            raise Unsupervised
+            raise OwnerUnsupervised
         return session
 
     def _ticket_in(self, request: Request) -> str:
@@ -172,7 +172,9 @@ class Ingress:
     async def _serve(self, connection: ServerConnection) -> None:
         session: OwnedSession = connection.session  # type: ignore[attr-defined]
         try:
-            await Speaker(connection, session, extended=connection.subprotocol is not None).run()
+            await IngressConnection(
+                connection, session, extended=connection.subprotocol is not None
+            ).run()
         except ConnectionClosed:
             pass
         except asyncio.CancelledError:

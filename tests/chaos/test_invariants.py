@@ -11,7 +11,7 @@ import pytest
 from avatar_sessions import Session, SessionReport, UtteranceReport
 from avatar_sessions.contract.messages import GenerationReport
 from avatar_sessions.contract.states import EndReason, SessionState, UtteranceOutcome
-from chaos.environment.world import World
+from chaos.environment.world import Environment
 from chaos.invariants import (
     Figures,
     billed_for_nothing,
@@ -20,8 +20,8 @@ from chaos.invariants import (
     reports_tell_the_truth,
     what_is_completed_was_heard,
 )
-from chaos.position_code import Code, heard_of
-from chaos.run import Patient, Run, Speech
+from chaos.position_code import PositionCode, heard_of
+from chaos.run import CodedSpeech, FaultRun, SessionUnderTest
 from liveavatar_simulator import SessionLine
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -74,11 +74,11 @@ def report(*billed: tuple[str, float]) -> SessionReport:
 
 
 @pytest.fixture
-def run() -> Run:
+def run() -> FaultRun:
     """A run with one session, in no world."""
-    run = Run(cast(World, None), "some", seed=1)
+    run = FaultRun(cast(Environment, None), "some", seed=1)
     session = Session(cast(Any, None), None, KEY)
-    run.patients[KEY] = Patient(session)
+    run.patients[KEY] = SessionUnderTest(session)
     return run
 
 
@@ -87,23 +87,23 @@ def figures() -> Figures:
     return Figures(keys_of={"first": KEY, "second": KEY})
 
 
-def told(run: Run) -> list[str]:
+def told(run: FaultRun) -> list[str]:
     return [one.invariant for one in run.problems]
 
 
-def test_one_generation_after_the_other_is_one_bill(run: Run, figures: Figures) -> None:
+def test_one_generation_after_the_other_is_one_bill(run: FaultRun, figures: Figures) -> None:
     nothing_is_billed_twice(run, [line("first", 0, 10), line("second", 8, 30)], figures)
     assert told(run) == []
 
 
-def test_two_that_are_billed_at_once_for_long_are_told(run: Run, figures: Figures) -> None:
+def test_two_that_are_billed_at_once_for_long_are_told(run: FaultRun, figures: Figures) -> None:
     nothing_is_billed_twice(run, [line("first", 0, 20), line("second", 10, 30)], figures)
     assert told(run) == ["one session is billed"]
     assert run.problems[0].session_key == KEY
     assert "10.0 s" in run.problems[0].text
 
 
-def test_two_keys_may_be_billed_at_once(run: Run) -> None:
+def test_two_keys_may_be_billed_at_once(run: FaultRun) -> None:
     figures = Figures(keys_of={"first": KEY, "second": "another"})
     nothing_is_billed_twice(run, [line("first", 0, 20), line("second", 0, 20)], figures)
     assert told(run) == []
@@ -119,39 +119,39 @@ def test_two_keys_may_be_billed_at_once(run: Run) -> None:
     ],
 )
 def test_a_socket_that_speaks_after_a_later_one_is_told(
-    run: Run, figures: Figures, sockets: list[int], problems: list[str]
+    run: FaultRun, figures: Figures, sockets: list[int], problems: list[str]
 ) -> None:
     commands = [{"type": "agent.speak", "at_ms": 0, "socket": socket} for socket in sockets]
     one_owner_speaks(run, [line("first", 0, 20, commands=commands)], figures)
     assert told(run) == problems
 
 
-def test_a_report_with_the_ledgers_bill_is_true(run: Run) -> None:
+def test_a_report_with_the_ledgers_bill_is_true(run: FaultRun) -> None:
     run.patients[KEY].report = report(("first", 20.6))
     reports_tell_the_truth(run, [line("first", 0, 20)])
     assert told(run) == []
 
 
 @pytest.mark.parametrize("billed_s", [18.5, 22.0])
-def test_another_bill_than_the_ledgers_is_told(run: Run, billed_s: float) -> None:
+def test_another_bill_than_the_ledgers_is_told(run: FaultRun, billed_s: float) -> None:
     run.patients[KEY].report = report(("first", billed_s))
     reports_tell_the_truth(run, [line("first", 0, 20)])
     assert told(run) == ["reports tell the bill"]
 
 
-def test_a_session_that_no_report_knows_is_told(run: Run) -> None:
+def test_a_session_that_no_report_knows_is_told(run: FaultRun) -> None:
     run.patients[KEY].report = report(("first", 20))
     reports_tell_the_truth(run, [line("first", 0, 20), line("second", 0, 20)])
     assert told(run) == ["every session is reported"]
 
 
-def test_a_session_that_is_reported_twice_is_told(run: Run) -> None:
+def test_a_session_that_is_reported_twice_is_told(run: FaultRun) -> None:
     run.patients[KEY].report = report(("first", 20), ("first", 20))
     reports_tell_the_truth(run, [line("first", 0, 20)])
     assert told(run) == ["every session is reported"]
 
 
-def test_a_report_that_is_missing_is_told_unless_the_workflow_was_terminated(run: Run) -> None:
+def test_a_report_that_is_missing_is_told_unless_the_workflow_was_terminated(run: FaultRun) -> None:
     patient = run.patients[KEY]
     patient.provider_ids = {"first"}
     patient.must_report = False
@@ -162,18 +162,18 @@ def test_a_report_that_is_missing_is_told_unless_the_workflow_was_terminated(run
     assert told(run) == ["every session is reported"]
 
 
-async def spoken(run: Run, outcome: UtteranceOutcome, *, heard_ms: int) -> Speech:
-    code = Code(first_piece=0, pieces=1000)
+async def spoken(run: FaultRun, outcome: UtteranceOutcome, *, heard_ms: int) -> CodedSpeech:
+    code = PositionCode(first_piece=0, pieces=1000)
     future: asyncio.Future[UtteranceReport] = asyncio.get_running_loop().create_future()
     patient = run.patients[KEY]
-    speech = Speech(patient.session, code, "live", cast(Any, future))
+    speech = CodedSpeech(patient.session, code, "live", cast(Any, future))
     speech.report = UtteranceReport(id="u", outcome=outcome)
     speech.hearing = heard_of(code, code.samples()[: 24 * heard_ms])
     patient.speeches.append(speech)
     return speech
 
 
-async def test_completed_means_that_every_sample_was_heard(run: Run) -> None:
+async def test_completed_means_that_every_sample_was_heard(run: FaultRun) -> None:
     await spoken(run, UtteranceOutcome.COMPLETED, heard_ms=1000)
     what_is_completed_was_heard(run)
     assert told(run) == []
@@ -182,7 +182,7 @@ async def test_completed_means_that_every_sample_was_heard(run: Run) -> None:
     assert told(run) == ["completed means heard"]
 
 
-async def test_an_utterance_that_must_be_completed_and_is_not_is_told(run: Run) -> None:
+async def test_an_utterance_that_must_be_completed_and_is_not_is_told(run: FaultRun) -> None:
     speech = await spoken(run, UtteranceOutcome.LOST, heard_ms=500)
     what_is_completed_was_heard(run)
     assert told(run) == ["speech goes on"]
@@ -192,26 +192,28 @@ async def test_an_utterance_that_must_be_completed_and_is_not_is_told(run: Run) 
     assert told(run) == []
 
 
-def test_what_is_billed_after_nobody_wanted_it_is_for_nothing(run: Run, figures: Figures) -> None:
+def test_what_is_billed_after_nobody_wanted_it_is_for_nothing(
+    run: FaultRun, figures: Figures
+) -> None:
     run.unwanted(run.patients[KEY].session, at(15).timestamp())
     assert billed_for_nothing(run, [line("first", 0, 20)], figures) == [pytest.approx(5)]
     assert billed_for_nothing(run, [line("first", 0, 14)], figures) == [0.0]
 
 
 def test_what_is_billed_while_somebody_wants_it_is_not_for_nothing(
-    run: Run, figures: Figures
+    run: FaultRun, figures: Figures
 ) -> None:
     """However long its owner is dead: the session is what somebody waits for."""
     assert billed_for_nothing(run, [line("first", 0, 20)], figures) == [0.0]
 
 
 def test_all_of_a_session_that_nobody_ever_connected_to_is_for_nothing(
-    run: Run, figures: Figures
+    run: FaultRun, figures: Figures
 ) -> None:
     lines = [line("first", 0, 4, sockets_total=0), line("second", 5, 30)]
     assert billed_for_nothing(run, lines, figures) == [pytest.approx(4), 0.0]
 
 
-def test_all_of_a_session_that_nobody_knows_of_is_for_nothing(run: Run) -> None:
+def test_all_of_a_session_that_nobody_knows_of_is_for_nothing(run: FaultRun) -> None:
     lines = [line("another", 0, 7)]
     assert billed_for_nothing(run, lines, Figures()) == [pytest.approx(7)]

@@ -8,16 +8,16 @@ import pytest
 from chaos.position_code import (
     PIECES_AT_MOST,
     SAMPLES_PER_MS,
-    Code,
     Hearing,
+    PositionCode,
     Recording,
     Samples,
-    Silence,
+    SilentGap,
     heard_in,
     heard_of,
 )
 
-CODE = Code(first_piece=0, pieces=1000)
+CODE = PositionCode(first_piece=0, pieces=1000)
 SAID = CODE.samples()
 
 
@@ -57,7 +57,7 @@ def test_a_hole_is_lost_and_nothing_else() -> None:
 
 def test_a_silence_inside_is_told_with_its_place_and_loses_nothing() -> None:
     hearing = heard(silence(10), said(0, 300), silence(250), said(300, 1000), silence(900))
-    assert hearing.silences == (Silence(310, 250),)
+    assert hearing.silences == (SilentGap(310, 250),)
     assert hearing.is_whole
 
 
@@ -106,7 +106,7 @@ def test_an_end_that_is_cut_off_is_lost() -> None:
 
 
 def test_other_speech_is_not_taken_for_it() -> None:
-    other = Code(first_piece=CODE.end_piece, pieces=100)
+    other = PositionCode(first_piece=CODE.end_piece, pieces=100)
     hearing = heard(other.samples(), said(0, 500), other.samples(), said(500, 1000))
     assert hearing.is_whole
     assert hearing.foreign_ms == 100
@@ -119,7 +119,7 @@ def test_other_speech_is_not_taken_for_it() -> None:
     "first_piece", [0, 32_700, 32_766, 32_767, 32_768, PIECES_AT_MOST - 200], ids=str
 )
 def test_every_value_of_a_sample_is_a_piece(first_piece: int, piece_samples: int) -> None:
-    code = Code(first_piece=first_piece, pieces=200, piece_samples=piece_samples)
+    code = PositionCode(first_piece=first_piece, pieces=200, piece_samples=piece_samples)
     samples = code.samples()
     assert len(samples) == 200 * piece_samples
     assert len(np.unique(samples)) == 200
@@ -130,7 +130,7 @@ def test_every_value_of_a_sample_is_a_piece(first_piece: int, piece_samples: int
 
 
 def test_long_speech_is_coded_in_longer_pieces() -> None:
-    code = Code(first_piece=0, pieces=40_000, piece_samples=72)
+    code = PositionCode(first_piece=0, pieces=40_000, piece_samples=72)
     assert code.length_ms == 120_000
     samples = code.samples()
     hearing = heard_of(code, np.concatenate([samples[: 24 * 50_000], samples[24 * 50_100 :]]))
@@ -185,4 +185,4 @@ def test_two_sessions_that_speak_at_once_lose_nothing_of_the_count() -> None:
 )
 def test_what_cannot_be_coded_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"speech has|at least"):
-        Code(**wrong)
+        PositionCode(**wrong)

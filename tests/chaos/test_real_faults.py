@@ -12,11 +12,11 @@ import pytest
 import pytest_asyncio
 
 from chaos.environment.world import Layout
-from chaos.fault import Fault, Load
+from chaos.fault import Fault, MachineLoad
 from chaos.faults import FAULTS
 from chaos.faults.owners import drain_5
-from chaos.runner import Proof
-from chaos.table import Row
+from chaos.runner import ChaosResult
+from chaos.table import FaultRow
 from deploy.local.stack import TemporalServer
 
 GENEROUS_MS = 30_000
@@ -39,21 +39,23 @@ MISSING = {name: why for name, fault in FAULTS.items() if (why := fault.missing(
 def chosen() -> list[Fault]:
     faults = {
         **FAULTS,
-        "drain-5": replace(FAULTS["drain-50"], name="drain-5", inject=drain_5, load=Load.WORKS),
+        "drain-5": replace(
+            FAULTS["drain-50"], name="drain-5", inject=drain_5, load=MachineLoad.WORKS
+        ),
     }
     return [replace(faults[name], bound_ms=GENEROUS_MS) for name in CHOSEN]
 
 
 @pytest_asyncio.fixture(scope="session")
-async def rows(temporal: TemporalServer, run_folder: Path) -> dict[str, Row]:
+async def rows(temporal: TemporalServer, run_folder: Path) -> dict[str, FaultRow]:
     """The rows by fault; `temporal` is asked for so that its program is there."""
-    told = await Proof(chosen(), [Layout.SPLIT], 1, 1, run_folder / "chaos").run()
+    told = await ChaosResult(chosen(), [Layout.SPLIT], 1, 1, run_folder / "chaos").run()
     return {row.fault: row for row in told}
 
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("fault", CHOSEN)
-async def test_a_fault_leaves_nothing_behind(rows: dict[str, Row], fault: str) -> None:
+async def test_a_fault_leaves_nothing_behind(rows: dict[str, FaultRow], fault: str) -> None:
     if fault in MISSING:
         pytest.skip(MISSING[fault])
     row = rows[fault]
@@ -63,5 +65,5 @@ async def test_a_fault_leaves_nothing_behind(rows: dict[str, Row], fault: str) -
 
 
 @pytest.mark.timeout(400)
-async def test_the_run_leaves_no_process_port_or_secret_behind(rows: dict[str, Row]) -> None:
+async def test_the_run_leaves_no_process_port_or_secret_behind(rows: dict[str, FaultRow]) -> None:
     assert "after all" not in rows

@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 
 from chaos.environment.world import Layout
-from chaos.fault import BOTH, Fault, Load
-from chaos.run import Run
-from chaos.schedule import COST, Gate, Job, Queues, jobs_of, phases_of, width_for
+from chaos.fault import BOTH, Fault, MachineLoad
+from chaos.run import FaultRun
+from chaos.schedule import COST, Job, PhaseGate, Queues, jobs_of, phases_of, width_for
 from tests.support.waiting import until
 
 
-async def nothing(run: Run) -> None: ...
+async def nothing(run: FaultRun) -> None: ...
 
 
 FAULT = Fault(name="some", what="", inject=nothing, bound_ms=None, layouts=BOTH)
@@ -51,10 +51,10 @@ def jobs(*faults: Fault, rounds: int = 1) -> list[Job]:
 def test_what_needs_the_machine_alone_comes_first_and_what_is_tight_next() -> None:
     phases = phases_of(
         jobs(
-            replace(FAULT, name="waits", load=Load.WAITS),
-            replace(FAULT, name="tight", load=Load.TIGHT),
-            replace(FAULT, name="works", load=Load.WORKS),
-            replace(FAULT, name="alone", load=Load.ALONE),
+            replace(FAULT, name="waits", load=MachineLoad.WAITS),
+            replace(FAULT, name="tight", load=MachineLoad.TIGHT),
+            replace(FAULT, name="works", load=MachineLoad.WORKS),
+            replace(FAULT, name="alone", load=MachineLoad.ALONE),
         ),
         width=30,
     )
@@ -67,15 +67,15 @@ def test_what_needs_the_machine_alone_comes_first_and_what_is_tight_next() -> No
 
 
 def test_there_is_always_room_for_the_dearest_run() -> None:
-    (phase,) = phases_of(jobs(replace(FAULT, load=Load.WORKS)), width=1)
-    assert phase.width >= COST[Load.WORKS]
+    (phase,) = phases_of(jobs(replace(FAULT, load=MachineLoad.WORKS)), width=1)
+    assert phase.width >= COST[MachineLoad.WORKS]
 
 
 def test_rows_lie_evenly_and_long_waits_end_with_the_others() -> None:
     (phase,) = phases_of(
         jobs(
-            replace(FAULT, name="short", load=Load.WAITS, takes_s=6),
-            replace(FAULT, name="long", load=Load.WAITS, takes_s=300),
+            replace(FAULT, name="short", load=MachineLoad.WAITS, takes_s=6),
+            replace(FAULT, name="long", load=MachineLoad.WAITS, takes_s=300),
             rounds=3,
         ),
         width=1,
@@ -110,7 +110,7 @@ def test_a_little_work_is_left_to_the_worlds_there_are() -> None:
 
 
 async def test_a_run_that_needs_the_machine_is_alone() -> None:
-    gate, inside, most = Gate(12), set[str](), list[set[str]]()
+    gate, inside, most = PhaseGate(12), set[str](), list[set[str]]()
     go_on = asyncio.Event()
 
     async def run(name: str, cost: int) -> None:
@@ -135,7 +135,7 @@ async def test_a_run_that_needs_the_machine_is_alone() -> None:
 
 
 async def test_who_gives_up_waiting_takes_no_room() -> None:
-    gate = Gate(1)
+    gate = PhaseGate(1)
     async with gate.inside(1):
         waiting = asyncio.create_task(gate.inside(1).__aenter__())
         await asyncio.sleep(0)

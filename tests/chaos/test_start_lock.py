@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from chaos import start_lock as quiet_module
-from chaos.start_lock import Quiet
+from chaos.start_lock import StartLock
 from tests.support.waiting import until
 
 
@@ -15,7 +15,7 @@ class Scene:
     """Starts and windows that last until they are told to end."""
 
     def __init__(self) -> None:
-        self.quiet = Quiet()
+        self.quiet = StartLock()
         self.inside: set[str] = set()
         self.over: dict[str, asyncio.Event] = {}
 

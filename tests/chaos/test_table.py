@@ -9,11 +9,11 @@ from pathlib import Path
 from chaos.environment.world import Layout
 from chaos.fault import BOTH, Fault
 from chaos.invariants import Figures
-from chaos.run import Problem, Run
+from chaos.run import FaultRun, Violation
 from chaos.table import Tally, about, print_table, write_markdown, write_report
 
 
-async def nothing(run: Run) -> None: ...
+async def nothing(run: FaultRun) -> None: ...
 
 
 FAULT = Fault(
@@ -50,7 +50,7 @@ def test_a_row_without_a_run_is_not_ok() -> None:
 
 def test_one_problem_is_enough() -> None:
     one = tally(1)
-    one.problems.append(Problem("nothing is left open", "one is", "key-1"))
+    one.problems.append(Violation("nothing is left open", "one is", "key-1"))
     assert not one.row().ok
 
 
@@ -104,7 +104,7 @@ def test_the_report_is_a_list_with_a_rows_figures(tmp_path: Path) -> None:
 
 def test_the_table_tells_why_a_row_is_not_ok() -> None:
     late = tally(1600)
-    late.problems += [Problem("one owner speaks", f"sockets {n}", f"key-{n}") for n in range(5)]
+    late.problems += [Violation("one owner speaks", f"sockets {n}", f"key-{n}") for n in range(5)]
     out = io.StringIO()
     print_table([tally(3).row(), late.row()], "some machine", out)
     text = out.getvalue()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from demo.screen import Screen
-from deploy.local.console import PLAIN_INTERVAL_S, Progress, Style
+from deploy.local.console import PLAIN_INTERVAL_S, ProgressLine, Style
 
 
 class Clock:
@@ -34,7 +34,7 @@ def terminal() -> Iterator[tuple[io.TextIOWrapper, int]]:
 
 def test_without_a_terminal_there_is_a_line_every_15_seconds() -> None:
     out, clock = io.StringIO(), Clock()
-    progress = Progress(out, "Temporal", clock)
+    progress = ProgressLine(out, "Temporal", clock)
 
     for _ in range(100):
         clock.now_s += PLAIN_INTERVAL_S / 10
@@ -50,7 +50,7 @@ def test_on_a_terminal_the_line_rewrites_itself_and_goes_away(
 ) -> None:
     stream, other = terminal
     clock = Clock()
-    with Progress(stream, "Temporal", clock) as progress:
+    with ProgressLine(stream, "Temporal", clock) as progress:
         progress.update("compiling, 1 of 10 packages")
         clock.now_s += 1
         progress.update("compiling, 2 of 10 packages")

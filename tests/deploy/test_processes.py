@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.errors import NotReady, ProcessDied
+from deploy.local.errors import ProcessDied, StartTimeout
 from deploy.local.ports import LOOPBACK, free_port
 from deploy.local.processes import Child, ChildSpec, ChildState, Supervisor, accepts_connections
 from deploy.local.settings import ROOT
@@ -108,7 +108,7 @@ async def test_a_child_that_never_gets_ready_is_given_up_in_bounded_time(tmp_pat
     )
 
     async with Supervisor(tmp_path) as supervisor:
-        with pytest.raises(NotReady, match="slow was not ready after"):
+        with pytest.raises(StartTimeout, match="slow was not ready after"):
             await supervisor.start(slow)
     assert not alive(supervisor.children[0].pid)
 

@@ -23,7 +23,7 @@ from deploy.local.servers import (
     TEMPORAL,
     Binary,
     GoServer,
-    Running,
+    RunningServer,
     SdkDownload,
     build,
     find_livekit,
@@ -84,8 +84,8 @@ def test_the_pins_of_both_servers_are_readable() -> None:
 def test_a_running_server_is_preferred() -> None:
     settings = LocalSettings(temporal_address="temporal.test:7233", livekit_url="ws://livekit.test")
 
-    assert find_temporal(settings, io.StringIO()) == Running("temporal.test:7233")
-    assert find_livekit(settings, io.StringIO()) == Running("ws://livekit.test")
+    assert find_temporal(settings, io.StringIO()) == RunningServer("temporal.test:7233")
+    assert find_livekit(settings, io.StringIO()) == RunningServer("ws://livekit.test")
 
 
 def test_an_installed_server_comes_next(

@@ -19,7 +19,7 @@ from examples.backend.caller import MAX_BODY_BYTES
 from examples.backend.lines import MAX_SAYINGS, Lines
 from examples.local_tts import ToneTts
 from tests.examples.conftest import Product
-from tests.support.backend_server import Caller, RunningBackend, backend
+from tests.support.backend_server import BackendCaller, RunningBackend, backend
 from tests.support.speech_server import SpeechServer, refuses, speaks, speech_server
 from tests.support.waiting import until
 
@@ -38,7 +38,7 @@ async def running(product: Product) -> AsyncIterator[RunningBackend]:
 
 
 @pytest_asyncio.fixture
-async def ada(running: RunningBackend) -> AsyncIterator[Caller]:
+async def ada(running: RunningBackend) -> AsyncIterator[BackendCaller]:
     async with running.caller() as caller:
         yield caller
 
@@ -57,7 +57,7 @@ def making() -> int:
 # ----------------------------------------------------------------- the way through
 
 
-async def test_a_session_from_its_start_to_its_end(ada: Caller, product: Product) -> None:
+async def test_a_session_from_its_start_to_its_end(ada: BackendCaller, product: Product) -> None:
     session = await ada.start()
     assert (await session.status()).state == "LIVE"
     assert (await ada.http.get("/api/session")).json()["state"] == "LIVE"
@@ -101,7 +101,9 @@ async def test_starting_twice_is_one_session_and_another_caller_has_another(
         assert tenants
 
 
-async def test_the_page_gets_a_token_that_is_kept_nowhere(ada: Caller, product: Product) -> None:
+async def test_the_page_gets_a_token_that_is_kept_nowhere(
+    ada: BackendCaller, product: Product
+) -> None:
     await ada.start()
 
     answer = await ada.post("/access")
@@ -113,7 +115,7 @@ async def test_the_page_gets_a_token_that_is_kept_nowhere(ada: Caller, product: 
     assert token not in (await ada.http.get("/api/session")).text
 
 
-async def test_a_stop_cuts_what_is_said_and_drops_what_waits(ada: Caller) -> None:
+async def test_a_stop_cuts_what_is_said_and_drops_what_waits(ada: BackendCaller) -> None:
     await ada.start()
     long = ada.saying(LONG)
     await until(lambda: making() == 1)
@@ -166,7 +168,7 @@ async def test_texts_are_said_in_the_order_in_which_they_came(product: Product) 
     assert [one.text for one in report.utterances] == texts
 
 
-async def test_one_connection_serves_all_requests_of_a_session(ada: Caller) -> None:
+async def test_one_connection_serves_all_requests_of_a_session(ada: BackendCaller) -> None:
     await ada.start()
 
     await asyncio.gather(*(ada.post("/say", {"text": "yes"}) for _ in range(3)))
@@ -175,7 +177,7 @@ async def test_one_connection_serves_all_requests_of_a_session(ada: Caller) -> N
 
 
 async def test_the_line_closes_when_the_session_ends_by_itself(
-    ada: Caller, product: Product
+    ada: BackendCaller, product: Product
 ) -> None:
     session = await ada.start()
     long = ada.saying(LONG)
@@ -228,7 +230,7 @@ async def test_a_backend_that_goes_leaves_its_sessions_to_the_next_one(product: 
 
 
 @contextlib.asynccontextmanager
-async def speaking(product: Product, server: SpeechServer) -> AsyncIterator[Caller]:
+async def speaking(product: Product, server: SpeechServer) -> AsyncIterator[BackendCaller]:
     """A caller of a backend whose voice is that server."""
     settings = {"openai_api_key": "obviously-fake-openai-key", "openai_base_url": server.url}
     async with backend(product, None, **settings) as running, running.caller() as caller:
@@ -318,7 +320,9 @@ async def test_a_voice_that_fails_does_not_cut_what_the_avatar_is_saying(product
         (None, "body: "),
     ],
 )
-async def test_a_malformed_say_is_refused_in_words(ada: Caller, body: object, words: str) -> None:
+async def test_a_malformed_say_is_refused_in_words(
+    ada: BackendCaller, body: object, words: str
+) -> None:
     answer = await ada.post("/say", body)
 
     assert (answer.status_code, answer.json()["error"]) == (422, "malformed")
@@ -326,7 +330,7 @@ async def test_a_malformed_say_is_refused_in_words(ada: Caller, body: object, wo
 
 
 @pytest.mark.parametrize("sent", [b"{", b"\xff\xfe", b'{"text": "\\ud800"}'])
-async def test_what_is_no_text_is_refused(ada: Caller, sent: bytes) -> None:
+async def test_what_is_no_text_is_refused(ada: BackendCaller, sent: bytes) -> None:
     headers = {"content-type": "application/json"}
     answer = await ada.http.post("/api/session/say", content=sent, headers=headers)
 
@@ -337,7 +341,7 @@ async def test_what_is_no_text_is_refused(ada: Caller, sent: bytes) -> None:
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", ""), ("DELETE", ""), ("POST", "/access"), ("POST", "/say")]
 )
-async def test_who_has_no_session_is_told_so(ada: Caller, method: str, path: str) -> None:
+async def test_who_has_no_session_is_told_so(ada: BackendCaller, method: str, path: str) -> None:
     body = {"text": "hello"} if path == "/say" else None
     answer = await ada.http.request(method, f"/api/session{path}", json=body)
 
@@ -353,7 +357,7 @@ async def test_who_has_not_opened_the_page_is_nobody(running: RunningBackend) ->
     assert answer.json() == {"error": "open_the_page_first", "message": "Open the page first."}
 
 
-async def test_other_sites_are_turned_away(ada: Caller) -> None:
+async def test_other_sites_are_turned_away(ada: BackendCaller) -> None:
     foreign = await ada.http.post("/api/session", headers={"origin": "https://evil.example"})
     other_port = await ada.http.post("/api/session", headers={"origin": "http://127.0.0.1:1"})
     renamed = await ada.http.get("/", headers={"host": "evil.example"})
@@ -366,7 +370,7 @@ async def test_other_sites_are_turned_away(ada: Caller) -> None:
     assert own.status_code == 422
 
 
-async def test_a_body_of_great_or_unknown_length_is_not_read(ada: Caller) -> None:
+async def test_a_body_of_great_or_unknown_length_is_not_read(ada: BackendCaller) -> None:
     async def endless() -> AsyncIterator[bytes]:
         yield b"{}"
 
@@ -377,7 +381,7 @@ async def test_a_body_of_great_or_unknown_length_is_not_read(ada: Caller) -> Non
 
 
 async def test_more_texts_than_it_remembers_are_refused_and_the_others_are_not_lost(
-    ada: Caller,
+    ada: BackendCaller,
 ) -> None:
     await ada.start()
     long = ada.saying(LONG)
@@ -409,7 +413,7 @@ async def test_more_sessions_than_it_speaks_for_are_refused(product: Product) ->
         assert (await bob.post("/say", {"text": "yes"})).status_code == 200
 
 
-async def test_an_interrupt_without_a_line_goes_by_the_session(ada: Caller) -> None:
+async def test_an_interrupt_without_a_line_goes_by_the_session(ada: BackendCaller) -> None:
     """Another process may be the one that speaks."""
     session = await ada.start()
     async with session.live() as live:

@@ -10,7 +10,7 @@ from avatar_sessions import errors
 from avatar_sessions.contract.messages import CommandResult, Failure
 from avatar_sessions.contract.states import CommandOutcome
 from examples import tts
-from examples.backend.problems import PROBLEMS, Problem, problem_of
+from examples.backend.problems import PROBLEMS, ProblemAnswer, problem_of
 from examples.local_tts import ToneTts
 from tests.examples.conftest import Product
 from tests.support.backend_server import backend
@@ -74,7 +74,7 @@ def test_no_error_of_the_client_or_of_a_voice_was_forgotten() -> None:
 
 
 def test_who_may_come_again_is_told_when() -> None:
-    answers: list[Problem] = [one for one in PROBLEMS.values() if one.status in (429, 503)]
+    answers: list[ProblemAnswer] = [one for one in PROBLEMS.values() if one.status in (429, 503)]
     lasting = {"no_credits"}  # waiting does not bring money
 
     assert {one.error for one in answers if one.retry_after_s is None} == lasting

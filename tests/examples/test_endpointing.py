@@ -12,7 +12,7 @@ from examples.voice.endpointing import (
     EndpointSettings,
     Pcm,
     SpeechBegan,
-    SpeechEnded,
+    SpeechStopped,
     Turn,
     loudness_dbfs,
 )
@@ -47,11 +47,11 @@ def over(room: Pcm, sound: Pcm, at_s: float) -> Pcm:
 
 def heard(
     sound: Pcm, piece_ms: float = 10, settings: EndpointSettings = SETTINGS
-) -> list[tuple[float, SpeechBegan | SpeechEnded]]:
+) -> list[tuple[float, SpeechBegan | SpeechStopped]]:
     """What the endpointer tells, each with the second at which it told it."""
     endpointer = Endpointer(RATE_HZ, settings)
     size = round(RATE_HZ * piece_ms / 1000)
-    events: list[tuple[float, SpeechBegan | SpeechEnded]] = []
+    events: list[tuple[float, SpeechBegan | SpeechStopped]] = []
     for begin in range(0, len(sound), size):
         piece = sound[begin : begin + size]
         told_at = (begin + len(piece)) / RATE_HZ
@@ -59,8 +59,10 @@ def heard(
     return events
 
 
-def speeches(sound: Pcm, settings: EndpointSettings = SETTINGS) -> list[SpeechEnded]:
-    return [event for _, event in heard(sound, settings=settings) if isinstance(event, SpeechEnded)]
+def speeches(sound: Pcm, settings: EndpointSettings = SETTINGS) -> list[SpeechStopped]:
+    return [
+        event for _, event in heard(sound, settings=settings) if isinstance(event, SpeechStopped)
+    ]
 
 
 def test_a_person_is_noticed_at_once_and_let_finish() -> None:
@@ -68,7 +70,7 @@ def test_a_person_is_noticed_at_once_and_let_finish() -> None:
 
     assert isinstance(began, SpeechBegan)
     assert began_at == pytest.approx(1.5 + SETTINGS.onset_s, abs=0.06)
-    assert isinstance(ended, SpeechEnded)
+    assert isinstance(ended, SpeechStopped)
     assert ended_at == pytest.approx(3.5 + SETTINGS.hangover_s, abs=0.15)
     assert not ended.truncated
 
@@ -89,7 +91,7 @@ def test_what_was_said_is_kept_whole_with_its_soft_beginning_and_end() -> None:
 def test_a_loud_room_is_no_speech_and_hides_none(room_dbfs: float) -> None:
     events = heard(over(noise(9, room_dbfs), voice(2, max(room_dbfs + 25, -35)), at_s=4))
 
-    assert [type(event) for _, event in events] == [SpeechBegan, SpeechEnded]
+    assert [type(event) for _, event in events] == [SpeechBegan, SpeechStopped]
     assert events[0][0] == pytest.approx(4.1, abs=0.15)
 
 
@@ -98,7 +100,7 @@ def test_a_fan_that_is_switched_on_is_speech_for_a_few_seconds_only() -> None:
 
     events = heard(np.concatenate([quiet, fan, over(noise(6, -35), voice(2, -12), 2)]))
 
-    ends = [at for at, event in events if isinstance(event, SpeechEnded)]
+    ends = [at for at, event in events if isinstance(event, SpeechStopped)]
     assert ends[0] < 4 + SETTINGS.floor_memory_s + SETTINGS.hangover_s + 0.5
     assert ends[1] == pytest.approx(20 + SETTINGS.hangover_s, abs=0.2)
     assert len(ends) == 2
@@ -121,12 +123,12 @@ def test_a_pause_for_breath_does_not_end_a_sentence_and_a_longer_one_does() -> N
 
 def test_no_more_than_half_a_minute_of_one_speech_is_kept() -> None:
     endpointer = Endpointer(RATE_HZ)
-    events: list[SpeechBegan | SpeechEnded] = []
+    events: list[SpeechBegan | SpeechStopped] = []
     for sound in (noise(1), *[voice(5)] * 9, noise(2)):
         events += endpointer.feed(sound)
         assert endpointer_holds_s(endpointer) <= SETTINGS.longest_s + SETTINGS.lead_in_s + 0.1
 
-    (ended,) = [event for event in events if isinstance(event, SpeechEnded)]
+    (ended,) = [event for event in events if isinstance(event, SpeechStopped)]
     assert ended.truncated
     assert len(ended.pcm) == SETTINGS.longest_s * RATE_HZ
 
@@ -140,7 +142,7 @@ def endpointer_holds_s(endpointer: Endpointer) -> float:
 def test_it_does_not_matter_in_which_pieces_the_sound_comes(piece_ms: float) -> None:
     sound = over(noise(6), voice(2), at_s=1.5)
 
-    ends = [event for _, event in heard(sound, piece_ms) if isinstance(event, SpeechEnded)]
+    ends = [event for _, event in heard(sound, piece_ms) if isinstance(event, SpeechStopped)]
 
     (whole,) = speeches(sound)
     assert [len(one.pcm) for one in ends] == [len(whole.pcm)]
@@ -172,8 +174,8 @@ def test_real_speech_is_heard_as_sentences() -> None:
 
     events = endpointer.feed(np.concatenate([silence, sound, silence]))
 
-    assert [type(event) for event in events] == [SpeechBegan, SpeechEnded]
-    assert isinstance(events[1], SpeechEnded)
+    assert [type(event) for event in events] == [SpeechBegan, SpeechStopped]
+    assert isinstance(events[1], SpeechStopped)
     assert len(events[1].pcm) == pytest.approx(len(sound), rel=0.05)
 
 

@@ -16,6 +16,11 @@ from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
 from liveavatar_lite import (
+    AgentInterrupt,
+    AgentSpeak,
+    AgentSpeakEnd,
+    AgentStartListening,
+    AgentStopListening,
     AudioBufferAppended,
     AudioBufferCommitted,
     BadAudio,
@@ -25,17 +30,12 @@ from liveavatar_lite import (
     ConnectionRefused,
     Event,
     EventsUnread,
-    Interrupt,
-    KeepAlive,
     LiteConnection,
     NeverConnected,
+    SessionKeepAlive,
     SessionPhase,
     SessionStateUpdated,
-    Speak,
-    SpeakEnd,
-    StartListening,
-    StopListening,
-    UtteranceOver,
+    UtteranceEnded,
     UtteranceStarted,
     WarningReported,
 )
@@ -220,11 +220,15 @@ async def test_an_utterance_is_sent_and_heard_to_its_end() -> None:
         await connection.speak(CHUNK, "u-1")
         await connection.speak(CHUNK, "u-1")
         await connection.speak_end("u-1")
-        events = await read(connection, UtteranceOver)
+        events = await read(connection, UtteranceEnded)
 
-    assert sides[0].commands == [Speak(CHUNK, "u-1"), Speak(CHUNK, "u-1"), SpeakEnd("u-1")]
+    assert sides[0].commands == [
+        AgentSpeak(CHUNK, "u-1"),
+        AgentSpeak(CHUNK, "u-1"),
+        AgentSpeakEnd("u-1"),
+    ]
     assert UtteranceStarted("u-1") in events
-    assert events[-1] == UtteranceOver("u-1", interrupted=False)
+    assert events[-1] == UtteranceEnded("u-1", interrupted=False)
     acks = (AudioBufferAppended, AudioBufferCommitted)
     assert not [event for event in events if isinstance(event, acks)]
 
@@ -244,8 +248,8 @@ async def test_every_command_reaches_the_service() -> None:
         await until(lambda: len(sides[0].commands) == 4)
 
     kinds = [type(command) for command in sides[0].commands]
-    assert kinds == [StartListening, StopListening, KeepAlive, Interrupt]
-    assert sides[0].commands[-1] == Interrupt(cut)
+    assert kinds == [AgentStartListening, AgentStopListening, SessionKeepAlive, AgentInterrupt]
+    assert sides[0].commands[-1] == AgentInterrupt(cut)
 
 
 async def test_an_interrupt_tells_the_end_of_what_it_cut() -> None:
@@ -253,9 +257,9 @@ async def test_an_interrupt_tells_the_end_of_what_it_cut() -> None:
         await connection.speak(CHUNK, "u-1")
         await connection.interrupt("cut-1")
 
-        events = await read(connection, UtteranceOver)
+        events = await read(connection, UtteranceEnded)
 
-    assert events[-1] == UtteranceOver("u-1", interrupted=True)
+    assert events[-1] == UtteranceEnded("u-1", interrupted=True)
 
 
 async def test_commands_of_many_tasks_go_out_whole_and_in_order() -> None:
@@ -272,7 +276,7 @@ async def test_commands_of_many_tasks_go_out_whole_and_in_order() -> None:
                 group.create_task(connection.speak(chunk, "u-1"))
         await until(lambda: len(sides[0].commands) == len(chunks))
 
-    assert [each.audio for each in sides[0].commands if isinstance(each, Speak)] == chunks
+    assert [each.audio for each in sides[0].commands if isinstance(each, AgentSpeak)] == chunks
 
 
 async def test_bad_audio_is_refused_and_the_connection_goes_on() -> None:
@@ -434,7 +438,7 @@ async def test_silence_without_speech_is_no_death() -> None:
     ):
         await connection.speak(CHUNK, "u-1")
         await connection.speak_end("u-1")
-        await read(connection, UtteranceOver)
+        await read(connection, UtteranceEnded)
 
         done, _ = await asyncio.wait(
             {reading := asyncio.create_task(read_all(connection))}, timeout=0.5

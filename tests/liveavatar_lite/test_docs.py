@@ -12,11 +12,11 @@ from pathlib import Path
 from websockets.asyncio.server import ServerConnection, serve
 
 from liveavatar_lite import (
+    AgentSpeak,
+    AgentSpeakEnd,
     AudioBufferAppended,
     ServerProtocol,
     SessionPhase,
-    Speak,
-    SpeakEnd,
     SpeakEnded,
     SpeakStarted,
 )
@@ -32,10 +32,10 @@ async def test_the_example_says_a_file_and_stops_the_session(tmp_path: Path) -> 
         await socket.send(server.enter(SessionPhase.CONNECTED))
         async for frame in socket:
             for command in server.receive(frame):
-                if isinstance(command, Speak):
+                if isinstance(command, AgentSpeak):
                     spoken.extend(command.audio)
                     await socket.send(server.emit(AudioBufferAppended("s", command.event_id)))
-                elif isinstance(command, SpeakEnd):
+                elif isinstance(command, AgentSpeakEnd):
                     await socket.send(server.emit(SpeakStarted("s", command.event_id)))
                     await socket.send(server.emit(SpeakEnded("s", command.event_id)))
 

@@ -8,22 +8,22 @@ import json
 import pytest
 
 from liveavatar_lite import (
+    AgentInterrupt,
+    AgentSpeak,
+    AgentSpeakEnd,
+    AgentStart,
+    AgentStartListening,
     AgentStateUpdated,
+    AgentStopListening,
     AudioBufferAppended,
     BadAudio,
     Command,
     ErrorReported,
-    Interrupt,
-    KeepAlive,
     ProtocolViolation,
     ServerEvent,
+    SessionKeepAlive,
     SessionStateUpdated,
-    Speak,
-    SpeakEnd,
     SpeakEnded,
-    Start,
-    StartListening,
-    StopListening,
     UnknownEvent,
     WarningReported,
     decode_command,
@@ -34,16 +34,16 @@ from liveavatar_lite import (
 from liveavatar_lite.messages import EVENTS, encode_speak, speak_frame_bytes
 
 COMMANDS: list[Command] = [
-    Speak(b"\x01\x02\x03\x04", "utterance-1"),
-    Speak(b"\x01\x02", None),
-    SpeakEnd("utterance-1"),
-    SpeakEnd("utterance-1", b"\x05\x06"),
-    Interrupt("cut-1"),
-    Interrupt(),
-    StartListening("a"),
-    StopListening("b"),
-    KeepAlive("c"),
-    Start("pcm_s16le", 24000, 1),
+    AgentSpeak(b"\x01\x02\x03\x04", "utterance-1"),
+    AgentSpeak(b"\x01\x02", None),
+    AgentSpeakEnd("utterance-1"),
+    AgentSpeakEnd("utterance-1", b"\x05\x06"),
+    AgentInterrupt("cut-1"),
+    AgentInterrupt(),
+    AgentStartListening("a"),
+    AgentStopListening("b"),
+    SessionKeepAlive("c"),
+    AgentStart("pcm_s16le", 24000, 1),
 ]
 
 
@@ -77,7 +77,7 @@ def test_the_size_of_a_chunks_frame_is_known_without_making_it(pcm_bytes: int) -
 
 
 def test_audio_stays_out_of_reprs_and_so_out_of_logs() -> None:
-    assert repr(Speak(b"\x01\x02" * 24_000, "u")) == "Speak(event_id='u')"
+    assert repr(AgentSpeak(b"\x01\x02" * 24_000, "u")) == "Speak(event_id='u')"
 
 
 def test_the_task_of_a_speech_event_is_read_from_its_object() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from liveavatar_lite import BadAudio, ProtocolViolation, Speak
+from liveavatar_lite import AgentSpeak, BadAudio, ProtocolViolation
 from liveavatar_lite.messages import decode_command, encode_speak
 
 PIECES = (
@@ -124,15 +124,15 @@ def test_the_short_cut_takes_what_our_client_and_the_fields_usual_one_write(
     anonymous = json.dumps({"type": "agent.speak", "audio": audio})
     monkeypatch.setattr("liveavatar_lite.messages.json", None)
 
-    assert decode_command(encode_speak(pcm, "u-1")) == Speak(pcm, "u-1")
-    assert decode_command(usual) == Speak(pcm, "u-1")
-    assert decode_command(anonymous) == Speak(pcm, None)
+    assert decode_command(encode_speak(pcm, "u-1")) == AgentSpeak(pcm, "u-1")
+    assert decode_command(usual) == AgentSpeak(pcm, "u-1")
+    assert decode_command(anonymous) == AgentSpeak(pcm, None)
 
 
 def test_a_second_audio_member_replaces_the_first_as_in_json() -> None:
     frame = b'{"type":"agent.speak","event_id":"u","audio":"QUI=","audio":"Q0Q="}'
 
-    assert decode_command(frame) == Speak(b"CD", "u")
+    assert decode_command(frame) == AgentSpeak(b"CD", "u")
 
 
 def test_audio_that_is_not_base64_is_refused_with_its_id() -> None:

@@ -28,7 +28,7 @@ from liveavatar_lite import (
     SpeakEnded,
     SpeakInterrupted,
     SpeakStarted,
-    UtteranceOver,
+    UtteranceEnded,
     UtteranceStarted,
     encode_event,
 )
@@ -232,10 +232,10 @@ def test_each_fact_is_told_exactly_once_in_every_dialect(events: list[ServerEven
     assert sorted(meant, key=repr) == [
         PoseChanged("idle"),
         PoseChanged("talking"),
-        UtteranceOver("u", interrupted=False),
+        UtteranceEnded("u", interrupted=False),
         UtteranceStarted("u"),
     ]
-    assert meant.index(UtteranceStarted("u")) < meant.index(UtteranceOver("u", False))
+    assert meant.index(UtteranceStarted("u")) < meant.index(UtteranceEnded("u", False))
 
 
 def test_raw_events_carry_the_utterance_they_are_about() -> None:
@@ -272,9 +272,9 @@ def test_utterances_in_a_row_are_told_apart(dialect: str) -> None:
 
     assert [event for event in meant if not isinstance(event, PoseChanged)] == [
         UtteranceStarted("a"),
-        UtteranceOver("a", interrupted=False),
+        UtteranceEnded("a", interrupted=False),
         UtteranceStarted("b"),
-        UtteranceOver("b", interrupted=False),
+        UtteranceEnded("b", interrupted=False),
     ]
 
 
@@ -289,9 +289,9 @@ def test_one_talk_over_two_utterances_ends_both_where_states_are_all_there_is() 
         PoseChanged("talking"),
         UtteranceStarted("a"),
         PoseChanged("idle"),
-        UtteranceOver("a", interrupted=False),
+        UtteranceEnded("a", interrupted=False),
         UtteranceStarted("b"),
-        UtteranceOver("b", interrupted=False),
+        UtteranceEnded("b", interrupted=False),
     ]
 
 
@@ -303,7 +303,7 @@ def test_a_rest_between_two_utterances_ends_only_the_first() -> None:
     hear(client, TALKING, now_s=10.0)
     meant = hear(client, IDLE, now_s=11.1)
 
-    assert meant == [PoseChanged("idle"), UtteranceOver("a", interrupted=False)]
+    assert meant == [PoseChanged("idle"), UtteranceEnded("a", interrupted=False)]
     assert UtteranceStarted("b") in hear(client, TALKING, now_s=11.3)
 
 
@@ -316,7 +316,7 @@ def test_the_next_ones_start_ends_one_whose_end_was_never_told() -> None:
 
     assert [event for event in meant if not isinstance(event, PoseChanged)] == [
         UtteranceStarted("a"),
-        UtteranceOver("a", interrupted=False),
+        UtteranceEnded("a", interrupted=False),
         UtteranceStarted("b"),
     ]
 
@@ -329,12 +329,12 @@ def test_a_pause_because_we_feed_too_slowly_is_not_the_end() -> None:
     client.speak(SECOND, "u")
     meant += hear(client, TALKING)
     client.speak_end("u")
-    assert UtteranceOver("u", interrupted=False) not in meant
+    assert UtteranceEnded("u", interrupted=False) not in meant
     meant += hear(client, AudioBufferCommitted("s", "u"), IDLE)
 
     assert [event for event in meant if not isinstance(event, PoseChanged)] == [
         UtteranceStarted("u"),
-        UtteranceOver("u", interrupted=False),
+        UtteranceEnded("u", interrupted=False),
     ]
 
 
@@ -345,7 +345,7 @@ def test_an_utterance_that_ran_dry_is_over_when_its_end_is_taken() -> None:
     hear(client, TALKING, IDLE)
     client.speak_end("u")
 
-    assert hear(client, AudioBufferCommitted("s", "u")) == [UtteranceOver("u", interrupted=False)]
+    assert hear(client, AudioBufferCommitted("s", "u")) == [UtteranceEnded("u", interrupted=False)]
 
 
 # --- interrupts -----------------------------------------------------------------------------
@@ -372,8 +372,8 @@ def test_an_interrupted_utterance_is_over_once_however_it_is_told(
 
     meant = hear(client, *answers)
 
-    assert [event for event in meant if isinstance(event, UtteranceOver)] == [
-        UtteranceOver("u", interrupted=True)
+    assert [event for event in meant if isinstance(event, UtteranceEnded)] == [
+        UtteranceEnded("u", interrupted=True)
     ]
 
 
@@ -386,7 +386,7 @@ def test_an_interrupt_also_ends_what_had_not_begun() -> None:
 
     meant = hear(client, AudioBufferCleared("s", "cut"))
 
-    assert meant == [UtteranceOver("a", interrupted=True), UtteranceOver("b", interrupted=True)]
+    assert meant == [UtteranceEnded("a", interrupted=True), UtteranceEnded("b", interrupted=True)]
 
 
 def test_a_late_end_of_what_was_cut_does_not_touch_what_is_said_next() -> None:
@@ -400,7 +400,7 @@ def test_a_late_end_of_what_was_cut_does_not_touch_what_is_said_next() -> None:
     meant += hear(client, TALKING, SpeakStarted("s", "b"), SpeakEnded("s", "a"))
 
     assert [event for event in meant if not isinstance(event, PoseChanged)] == [
-        UtteranceOver("a", interrupted=True),
+        UtteranceEnded("a", interrupted=True),
         UtteranceStarted("b"),
     ]
 
@@ -519,9 +519,9 @@ def test_time_in_which_the_avatar_had_run_dry_is_not_the_next_utterances() -> No
     protocol.speak_end("second")
     protocol.receive(json.dumps({**acked, "source_event_id": "second"}), 0.9)
     rested = protocol.receive(json.dumps({**pose, "new_state": "idle"}), 0.95)
-    assert UtteranceOver("first", interrupted=False) in rested
+    assert UtteranceEnded("first", interrupted=False) in rested
     assert not any(
-        isinstance(one, UtteranceOver) and one.utterance_id == "second" for one in rested
+        isinstance(one, UtteranceEnded) and one.utterance_id == "second" for one in rested
     )
 
 
@@ -532,4 +532,4 @@ def test_an_utterance_of_an_earlier_connection_is_gone_on_with() -> None:
     protocol.speak(bytes(4_800), "before")
     protocol.speak_end("before")
     ended = {"type": "agent.speak_ended", "event_id": "e", "source_event_id": "before"}
-    assert UtteranceOver("before", interrupted=False) in protocol.receive(json.dumps(ended), 1.0)
+    assert UtteranceEnded("before", interrupted=False) in protocol.receive(json.dumps(ended), 1.0)

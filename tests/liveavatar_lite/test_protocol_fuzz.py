@@ -21,7 +21,7 @@ from liveavatar_lite import (
     SpeakEnded,
     SpeakInterrupted,
     SpeakStarted,
-    UtteranceOver,
+    UtteranceEnded,
     UtteranceStarted,
     encode_event,
 )
@@ -60,7 +60,7 @@ def chatter(rng: np.random.Generator, ids: list[str | None]) -> str:
 
 
 def places(
-    events: list[Event], kind: type[UtteranceStarted | UtteranceOver], name: str
+    events: list[Event], kind: type[UtteranceStarted | UtteranceEnded], name: str
 ) -> list[int]:
     """Where that fact about that utterance was told."""
     return [
@@ -87,7 +87,7 @@ def test_no_order_of_events_breaks_the_client_or_makes_it_repeat_itself(seed: in
 
     for name in names:
         started = places(meant, UtteranceStarted, name)
-        over = places(meant, UtteranceOver, name)
+        over = places(meant, UtteranceEnded, name)
         assert len(started) <= 1
         assert len(over) <= 1
         assert not (started and over) or started < over

@@ -7,21 +7,21 @@ import json
 import pytest
 
 from liveavatar_lite import (
+    AgentSpeak,
+    AgentStart,
     AudioBufferAppended,
     IllegalTransition,
-    KeepAlive,
     ServerProtocol,
+    SessionKeepAlive,
     SessionPhase,
     SessionStateUpdated,
-    Speak,
-    Start,
     StateDialect,
     encode_command,
 )
 
 NEWER = StateDialect.NEW_CONNECTED_DISCONNECTED
 OLDER = StateDialect.CONNECTING_CONNECTED_CLOSING_CLOSED
-CHUNK = encode_command(Speak(b"\0\0", "u-1"))
+CHUNK = encode_command(AgentSpeak(b"\0\0", "u-1"))
 
 
 def connected(*, reject_odd_audio: bool = False) -> ServerProtocol:
@@ -43,7 +43,7 @@ def test_commands_before_connected_are_dropped_without_a_word() -> None:
 
 @pytest.mark.parametrize("frame", [CHUNK, CHUNK.decode()], ids=["bytes", "str"])
 def test_a_command_comes_out_as_it_was_given(frame: str | bytes) -> None:
-    assert connected().receive(frame) == [Speak(b"\0\0", "u-1")]
+    assert connected().receive(frame) == [AgentSpeak(b"\0\0", "u-1")]
 
 
 def test_the_undocumented_start_is_taken_and_means_nothing() -> None:
@@ -53,7 +53,7 @@ def test_the_undocumented_start_is_taken_and_means_nothing() -> None:
         '{"type":"start","encoding":"pcm_s16le","sample_rate":24000,"channels":1}'
     )
 
-    assert commands == [Start("pcm_s16le", 24000, 1)]
+    assert commands == [AgentStart("pcm_s16le", 24000, 1)]
     assert server.replies_to_send() == []
 
 
@@ -88,13 +88,13 @@ def test_nonsense_is_answered_with_an_error_that_names_the_command(
 
 
 def test_half_a_sample_is_refused_only_if_asked() -> None:
-    odd = encode_command(Speak(b"\0\0\0", "u"))
+    odd = encode_command(AgentSpeak(b"\0\0\0", "u"))
 
-    assert connected().receive(odd) == [Speak(b"\0\0\0", "u")]
+    assert connected().receive(odd) == [AgentSpeak(b"\0\0\0", "u")]
     strict = connected(reject_odd_audio=True)
     assert strict.receive(odd) == []
     assert "cut in half" in strict.replies_to_send()[0]
-    assert strict.receive(encode_command(KeepAlive("k"))) == [KeepAlive("k")]
+    assert strict.receive(encode_command(SessionKeepAlive("k"))) == [SessionKeepAlive("k")]
 
 
 def test_a_frame_over_a_megabyte_is_answered_and_ends_the_connection() -> None:

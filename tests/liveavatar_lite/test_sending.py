@@ -17,13 +17,13 @@ import pytest
 import uvloop
 
 from liveavatar_lite import (
+    AgentInterrupt,
+    AgentSpeak,
+    AgentSpeakEnd,
     ConnectionDead,
     ConnectionLost,
-    Interrupt,
-    KeepAlive,
     LiteConnection,
-    Speak,
-    SpeakEnd,
+    SessionKeepAlive,
 )
 from tests.support.lite_server import Media, media_server, self_signed
 from tests.support.waiting import until
@@ -138,10 +138,10 @@ def test_speech_and_commands_of_many_tasks_arrive_whole_and_in_order_after_a_sta
                 valve.open()
             await until(lambda: len(valve.commands) == 111)
 
-            spoken = [each for each in valve.commands if not isinstance(each, KeepAlive)]
-            assert spoken[:-1] == [Speak(chunk(number), "u") for number in range(100)]
-            assert isinstance(spoken[-1], SpeakEnd)
-            assert isinstance(valve.commands[1], KeepAlive)
+            spoken = [each for each in valve.commands if not isinstance(each, SessionKeepAlive)]
+            assert spoken[:-1] == [AgentSpeak(chunk(number), "u") for number in range(100)]
+            assert isinstance(spoken[-1], AgentSpeakEnd)
+            assert isinstance(valve.commands[1], SessionKeepAlive)
 
     run(scenario())
 
@@ -229,6 +229,6 @@ def test_a_short_command_goes_out_although_nothing_follows_it(
         async with connected(contexts) as (connection, valve):
             await connection.interrupt("cut")
 
-            await until(lambda: valve.commands == [Interrupt("cut")], within_s=5)
+            await until(lambda: valve.commands == [AgentInterrupt("cut")], within_s=5)
 
     run(scenario())

@@ -14,8 +14,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from liveavatar_lite.messages import SpeakEnded
-from liveavatar_lite.utterance_book import UtteranceOver, UtteranceStarted
-from liveavatar_simulator import Faults, Refusal, SessionPhase
+from liveavatar_lite.utterance_book import UtteranceEnded, UtteranceStarted
+from liveavatar_simulator import Faults, Refusal, SimulatedPhase
 from tests.liveavatar_simulator.conftest import (
     Caller,
     Simulate,
@@ -171,7 +171,7 @@ async def test_a_newer_socket_takes_over_from_a_black_hole(caller: Caller) -> No
         async with await connected(started) as newer:
             newer.adopt("u")
             await newer.speak_end("u")
-            over = await next_event(newer, UtteranceOver)
+            over = await next_event(newer, UtteranceEnded)
         await asyncio.wait_for(older.wait_closed(), 5)
 
     assert (over.utterance_id, over.interrupted) == ("u", False)
@@ -305,7 +305,7 @@ async def test_a_frozen_session_acknowledges_and_tells_nothing_and_stays_open(
 
     assert reply.json()["end_reason"] == "MAX_DURATION_REACHED"
     assert caller.simulator.ledger().open == 0
-    assert caller.simulator.sessions[started["session_id"]].phase is SessionPhase.FROZEN
+    assert caller.simulator.sessions[started["session_id"]].phase is SimulatedPhase.FROZEN
 
 
 async def test_all_sockets_can_be_cut_at_once(caller: Caller) -> None:

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from liveavatar_lite.utterance_book import UtteranceOver
-from liveavatar_simulator import Ledger, SessionLine
+from liveavatar_lite.utterance_book import UtteranceEnded
+from liveavatar_simulator import BillingLedger, SessionLine
 from tests.liveavatar_simulator.conftest import Caller, Simulate, connected, next_event, tone, until
 from tests.liveavatar_simulator.media.test_recording import sounds
 
 
-async def ledger_of(caller: Caller) -> Ledger:
+async def ledger_of(caller: Caller) -> BillingLedger:
     """As it comes over HTTP."""
     reply = await caller.http.get("/simulator/ledger")
-    return TypeAdapter(Ledger).validate_json(reply.content)
+    return TypeAdapter(BillingLedger).validate_json(reply.content)
 
 
 async def line_of(caller: Caller, started: dict[str, Any]) -> SessionLine:
@@ -35,7 +35,7 @@ async def test_each_command_names_the_socket_that_brought_it(caller: Caller) -> 
             second.adopt("u")
             await second.speak(tone(0.5), "u")
             await second.speak_end("u")
-            await next_event(second, UtteranceOver)
+            await next_event(second, UtteranceEnded)
     await until(lambda: caller.line(started["session_id"]).sockets_open == 0)
 
     line = await line_of(caller, started)
@@ -71,7 +71,7 @@ async def test_the_times_of_an_utterance_are_those_of_its_sound(simulate: Simula
         [open_] = (await line_of(caller, started)).utterances
         await connection.speak(tone(0.5), "u")
         await connection.speak_end("u")
-        await next_event(connection, UtteranceOver)
+        await next_event(connection, UtteranceEnded)
 
     [line] = (await line_of(caller, started)).utterances
     heard = caller.simulator.heard(started["session_id"])

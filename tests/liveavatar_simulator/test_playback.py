@@ -8,17 +8,17 @@ import pytest
 from liveavatar_lite.audio import BYTES_PER_S
 from liveavatar_lite.messages import AgentState
 from liveavatar_simulator.playback import (
-    Began,
     Cleared,
-    Finished,
-    Interrupted,
-    Playback,
     PlaybackEvent,
     PlaybackTimes,
-    PoseChanged,
+    PoseTaken,
+    SimulatedPlayback,
+    SpeechBegun,
+    SpeechCut,
+    SpeechFinished,
+    SpokenState,
+    SpokenUtterance,
     Starved,
-    Utterance,
-    UtteranceState,
 )
 
 TIMES = PlaybackTimes(
@@ -38,8 +38,8 @@ def kinds(events: list[PlaybackEvent]) -> list[type[PlaybackEvent]]:
     return [type(event) for event in events]
 
 
-def playback() -> Playback:
-    return Playback(TIMES, now_s=100.0)
+def playback() -> SimulatedPlayback:
+    return SimulatedPlayback(TIMES, now_s=100.0)
 
 
 def test_nothing_said_is_silence_of_the_time_that_passed() -> None:
@@ -59,7 +59,7 @@ def test_speech_begins_one_latency_after_enough_audio() -> None:
 
     assert mouth.advance(101.19)[1] == []
     _, events = mouth.advance(101.21)
-    assert kinds(events) == [PoseChanged, Began]
+    assert kinds(events) == [PoseTaken, SpeechBegun]
     assert mouth.pose is AgentState.TALKING
 
 
@@ -71,7 +71,7 @@ def test_the_seal_makes_any_amount_of_audio_enough() -> None:
     pcm, events = mouth.advance(101.0)
 
     assert heard_s(pcm) == pytest.approx(0.05)
-    assert kinds(events) == [PoseChanged, Began, Finished, PoseChanged]
+    assert kinds(events) == [PoseTaken, SpeechBegun, SpeechFinished, PoseTaken]
     assert mouth.pose is AgentState.IDLE
 
 
@@ -112,8 +112,17 @@ def test_utterances_follow_each_other_without_overlap() -> None:
     pcm, events = mouth.advance(102.0)
 
     assert heard_s(pcm) == pytest.approx(1.0)
-    told = [(type(e), e.utterance.event_id) for e in events if isinstance(e, Began | Finished)]
-    assert told == [(Began, "a"), (Finished, "a"), (Began, "b"), (Finished, "b")]
+    told = [
+        (type(e), e.utterance.event_id)
+        for e in events
+        if isinstance(e, SpeechBegun | SpeechFinished)
+    ]
+    assert told == [
+        (SpeechBegun, "a"),
+        (SpeechFinished, "a"),
+        (SpeechBegun, "b"),
+        (SpeechFinished, "b"),
+    ]
 
 
 def test_chunks_with_other_ids_belong_to_the_open_utterance() -> None:
@@ -144,10 +153,10 @@ def test_an_interrupt_falls_silent_after_its_delay() -> None:
     assert nothing == []
     assert heard_s(before) == pytest.approx(0.18)
     assert heard_s(after) == pytest.approx(0.01, abs=0.011)
-    assert kinds(events) == [Cleared, Interrupted, PoseChanged]
+    assert kinds(events) == [Cleared, SpeechCut, PoseTaken]
     assert isinstance(events[0], Cleared)
     assert events[0].event_id == "i"
-    assert utterance.state is UtteranceState.INTERRUPTED
+    assert utterance.state is SpokenState.INTERRUPTED
     assert utterance.played_bytes / BYTES_PER_S == pytest.approx(1.19, abs=0.011)
 
 
@@ -162,7 +171,7 @@ def test_what_is_said_after_an_interrupt_is_a_new_utterance_and_is_heard() -> No
     mouth.advance(103.0)
 
     assert new is not old
-    assert new.state is UtteranceState.PLAYED
+    assert new.state is SpokenState.PLAYED
 
 
 def test_an_interrupt_when_nothing_plays_only_clears() -> None:
@@ -182,10 +191,10 @@ def test_an_interrupt_drops_what_waits_unheard() -> None:
     mouth.interrupt("i", now_s=101.0)
     _, events = mouth.advance(102.0)
 
-    assert kinds(events) == [Cleared, Interrupted, PoseChanged]
+    assert kinds(events) == [Cleared, SpeechCut, PoseTaken]
     assert (playing.state, waiting.state) == (
-        UtteranceState.INTERRUPTED,
-        UtteranceState.DROPPED,
+        SpokenState.INTERRUPTED,
+        SpokenState.DROPPED,
     )
 
 
@@ -193,14 +202,14 @@ def test_an_open_utterance_without_audio_starves_and_can_go_on() -> None:
     mouth = playback()
     utterance = mouth.append(sound(0.5), "u", now_s=100.0)
     _, events = mouth.advance(103.0)
-    assert kinds(events) == [PoseChanged, Began, Starved, PoseChanged]
-    assert utterance.state is UtteranceState.STARVED
+    assert kinds(events) == [PoseTaken, SpeechBegun, Starved, PoseTaken]
+    assert utterance.state is SpokenState.STARVED
 
     mouth.append(sound(0.5), "u", now_s=103.0)
     mouth.seal("u", None, now_s=103.0)
     _, events = mouth.advance(105.0)
 
-    assert kinds(events) == [PoseChanged, Finished, PoseChanged]
+    assert kinds(events) == [PoseTaken, SpeechFinished, PoseTaken]
     assert utterance.played_bytes == utterance.sent_bytes
 
 
@@ -216,7 +225,7 @@ def test_a_short_gap_in_the_audio_is_no_starvation() -> None:
     assert heard_s(pcm) == pytest.approx(0.5)
 
 
-def silences_of(utterance: Utterance) -> list[tuple[float, float]]:
+def silences_of(utterance: SpokenUtterance) -> list[tuple[float, float]]:
     """Begin and length of each, in ms since the utterance's first sound."""
     assert utterance.began_s is not None
     return [
@@ -287,13 +296,13 @@ def test_listening_is_taken_at_once_when_idle_and_after_speech_when_talking() ->
     mouth = playback()
     mouth.listen(True)
     _, events = mouth.advance(100.1)
-    assert events == [PoseChanged(AgentState.IDLE, AgentState.LISTENING)]
+    assert events == [PoseTaken(AgentState.IDLE, AgentState.LISTENING)]
 
     mouth.append(sound(0.5), "u", now_s=100.1)
     mouth.seal("u", None, now_s=100.1)
     _, events = mouth.advance(102.0)
 
-    poses = [event.new for event in events if isinstance(event, PoseChanged)]
+    poses = [event.new for event in events if isinstance(event, PoseTaken)]
     assert poses == [AgentState.TALKING, AgentState.LISTENING]
 
 
@@ -304,7 +313,7 @@ def test_the_end_of_the_session_cuts_whatever_is_left() -> None:
 
     mouth.cut()
 
-    assert utterance.state is UtteranceState.CUT
+    assert utterance.state is SpokenState.CUT
     assert heard_s(mouth.advance(102.0)[0]) == 0
 
 
@@ -314,4 +323,4 @@ def test_an_utterance_that_is_over_stays_over() -> None:
     mouth.cut()
 
     with pytest.raises(RuntimeError, match="is cut cannot become playing"):
-        utterance.become(UtteranceState.PLAYING)
+        utterance.become(SpokenState.PLAYING)

@@ -12,24 +12,24 @@ from liveavatar_lite.audio import size_bytes
 from liveavatar_simulator.playback import (
     BLOCK_S,
     Cleared,
-    Playback,
     PlaybackEvent,
     PlaybackTimes,
-    PoseChanged,
+    PoseTaken,
+    SimulatedPlayback,
 )
 
 BEGIN_S = 100.0
 LASTS_S = 40.0
 SLACK_S = 0.001
 
-Command = Callable[[Playback, float], object]
+Command = Callable[[SimulatedPlayback, float], object]
 Told = list[tuple[float, tuple[object, ...]]]
 """When each event was told, and what it said."""
 
 
 def said(event: PlaybackEvent) -> tuple[object, ...]:
-    if isinstance(event, PoseChanged):
-        return PoseChanged, event.previous, event.new
+    if isinstance(event, PoseTaken):
+        return PoseTaken, event.previous, event.new
     utterance = event.utterance
     about = None if utterance is None else utterance.event_id
     cleared = event.event_id if isinstance(event, Cleared) else None
@@ -72,7 +72,7 @@ def some_times(rng: np.random.Generator) -> PlaybackTimes:
     )
 
 
-def advance(playback: Playback, now_s: float, told: Told) -> bytes:
+def advance(playback: SimulatedPlayback, now_s: float, told: Told) -> bytes:
     pcm, events = playback.advance(now_s)
     told += [(now_s, said(event)) for event in events]
     return pcm
@@ -80,13 +80,13 @@ def advance(playback: Playback, now_s: float, told: Told) -> bytes:
 
 def by_blocks(
     script: list[tuple[float, Command]], times: PlaybackTimes
-) -> tuple[Told, Playback, bytes]:
+) -> tuple[Told, SimulatedPlayback, bytes]:
     """Heard, with a look at every block: what an avatar in a room does, only oftener.
 
     And one when an interrupt takes effect: in the middle of a block or after it is a matter of
     when one looks.
     """
-    playback = Playback(times, now_s=BEGIN_S)
+    playback = SimulatedPlayback(times, now_s=BEGIN_S)
     told: Told = []
     heard = bytearray()
     blocks = [BEGIN_S + number * BLOCK_S for number in range(round(LASTS_S / BLOCK_S))]
@@ -104,9 +104,9 @@ def by_blocks(
 
 def by_leaps(
     script: list[tuple[float, Command]], times: PlaybackTimes, *, recorded: bool = False
-) -> tuple[Told, Playback, int, bytes]:
+) -> tuple[Told, SimulatedPlayback, int, bytes]:
     """Not seen, with a look at each command and when something is due: also the looks' number."""
-    playback = Playback(times, now_s=BEGIN_S, audible=recorded)
+    playback = SimulatedPlayback(times, now_s=BEGIN_S, audible=recorded)
     told: Told = []
     heard = bytearray()
     looks = 0
@@ -122,14 +122,14 @@ def by_leaps(
     return told, playback, looks, bytes(heard)
 
 
-def ends(playback: Playback) -> list[tuple[object, ...]]:
+def ends(playback: SimulatedPlayback) -> list[tuple[object, ...]]:
     return [
         (each.event_id, each.state, each.sent_bytes, each.played_bytes)
         for each in playback.utterances
     ]
 
 
-def rests(playback: Playback) -> list[float]:
+def rests(playback: SimulatedPlayback) -> list[float]:
     """When each utterance that is over began, rested and ended, in one list."""
     times: list[float] = []
     for each in playback.utterances:
@@ -180,11 +180,11 @@ def test_time_passes_with_few_looks(seed: int) -> None:
 
 
 def test_nothing_is_due_while_nothing_is_said() -> None:
-    assert Playback(PlaybackTimes(), now_s=BEGIN_S).due_s() is None
+    assert SimulatedPlayback(PlaybackTimes(), now_s=BEGIN_S).due_s() is None
 
 
 def test_audio_that_nobody_hears_is_not_kept() -> None:
-    playback = Playback(PlaybackTimes(), now_s=BEGIN_S, audible=False)
+    playback = SimulatedPlayback(PlaybackTimes(), now_s=BEGIN_S, audible=False)
     utterance = playback.append(bytes(size_bytes(2)), "u", now_s=BEGIN_S)
 
     pcm, _ = playback.advance(BEGIN_S + 1.2)

@@ -16,14 +16,14 @@ from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import Pose
 from liveavatar_lite import WAYNE_AVATAR_ID, LiveAvatar, TokenRequest
 from liveavatar_simulator import LiveAvatarSimulator, SessionLine, SimulatorSettings
-from owner.clip_queue import ClipOrder, OpenClip
+from owner.clip_queue import ClipJob, OpenClip
 from owner.session import OwnedSession, OwnerLimits, ProviderEnd
 
 API_KEY = "obviously-fake-liveavatar-key"
 
 
 @dataclass
-class Owner:
+class OwnerUnderTest:
     """An owned session that runs, and what its owner was told of it."""
 
     session: OwnedSession
@@ -38,7 +38,7 @@ class Owner:
 
     async def speak(self, utterance_id: str, order: int, clip: OpenClip) -> UtteranceReport:
         """Have a clip said: its line."""
-        return (await self.session.speak(ClipOrder(utterance_id, order, clip))).report
+        return (await self.session.speak(ClipJob(utterance_id, order, clip))).report
 
     def was_ready(self, gap_ms: int) -> None:
         self.gaps_ms.append(gap_ms)
@@ -79,14 +79,14 @@ async def simulator() -> AsyncIterator[LiveAvatarSimulator]:
 
 
 @pytest_asyncio.fixture
-async def owner(simulator: LiveAvatarSimulator) -> AsyncIterator[Owner]:
+async def owner(simulator: LiveAvatarSimulator) -> AsyncIterator[OwnerUnderTest]:
     """A session started at the simulator, owned and connected."""
     async with owner_of(simulator) as owner:
         yield owner
 
 
 @contextlib.asynccontextmanager
-async def owner_of(simulator: LiveAvatarSimulator) -> AsyncIterator[Owner]:
+async def owner_of(simulator: LiveAvatarSimulator) -> AsyncIterator[OwnerUnderTest]:
     """A session started at that simulator, owned and connected."""
     async with LiveAvatar(SecretStr(API_KEY), base_url=simulator.url) as liveavatar:
         minted = await liveavatar.create_token(
@@ -111,7 +111,7 @@ async def owner_of(simulator: LiveAvatarSimulator) -> AsyncIterator[Owner]:
             on_pose=lambda pose: held.poses.append(pose),
             provider_end=provider_end,
         )
-        held = Owner(session, simulator, minted.session_id)
+        held = OwnerUnderTest(session, simulator, minted.session_id)
         held.running = asyncio.create_task(session.run(), name="owned session")
         async with asyncio.timeout(20):
             await held.ready.wait()

@@ -12,42 +12,44 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
-from avatar_sessions.contract.live import Begin
+from avatar_sessions.contract.live import LiveBegin
 from avatar_sessions.contract.states import UtteranceOutcome
 from liveavatar_lite import LiteConnection
 from liveavatar_simulator import LiveAvatarSimulator
-from owner.live_queue import NameUsed
+from owner.live_queue import UtteranceNameUsed
 from owner.session import OwnedState
 from owner.utterance import Utterance
-from tests.owner.conftest import Owner, owner_of, simulator_settings
+from tests.owner.conftest import OwnerUnderTest, owner_of, simulator_settings
 from tests.owner.test_session import commands, tone
 from tests.support.waiting import until
 
 
-def begin(owner: Owner, name: str, seconds: float = 0.0) -> Utterance:
+def begin(owner: OwnerUnderTest, name: str, seconds: float = 0.0) -> Utterance:
     """Open an utterance, and bring some of it."""
-    utterance = owner.session.live.begin(Begin(utterance_id=name))
+    utterance = owner.session.live.begin(LiveBegin(utterance_id=name))
     assert isinstance(utterance, Utterance)
     utterance.write(tone(seconds), time.monotonic())
     return utterance
 
 
-def said(owner: Owner) -> list[tuple[str | None, float]]:
+def said(owner: OwnerUnderTest) -> list[tuple[str | None, float]]:
     """What LiveAvatar took for utterances, and how much of each was sent to it."""
     return [(one.event_id, one.sent_ms) for one in owner.line.utterances]
 
 
-async def lines(owner: Owner, count: int) -> list[UtteranceOutcome]:
+async def lines(owner: OwnerUnderTest, count: int) -> list[UtteranceOutcome]:
     await until(lambda: len(owner.lines) == count)
     return [line.outcome for line in owner.lines]
 
 
-async def socket_is_back(owner: Owner) -> None:
+async def socket_is_back(owner: OwnerUnderTest) -> None:
     await until(lambda: owner.losses == 1)
     await asyncio.wait_for(owner.ready.wait(), 20)
 
 
-async def test_an_utterance_that_was_open_when_the_socket_broke_is_sealed(owner: Owner) -> None:
+async def test_an_utterance_that_was_open_when_the_socket_broke_is_sealed(
+    owner: OwnerUnderTest,
+) -> None:
     """Nothing more of it came, so the new socket was never told of it: LiveAvatar waited for more,
     and took the next utterance for its rest."""
     owner.simulator.faults.dropped_sockets = 1
@@ -60,7 +62,7 @@ async def test_an_utterance_that_was_open_when_the_socket_broke_is_sealed(owner:
     assert said(owner) == [("u1", 1000), ("u2", 500)]
 
 
-async def test_an_utterance_given_up_after_a_break_is_cut(owner: Owner) -> None:
+async def test_an_utterance_given_up_after_a_break_is_cut(owner: OwnerUnderTest) -> None:
     owner.simulator.faults.dropped_sockets = 1
     first = begin(owner, "u1", 1.0)
     await socket_is_back(owner)
@@ -72,7 +74,7 @@ async def test_an_utterance_given_up_after_a_break_is_cut(owner: Owner) -> None:
 
 
 async def test_an_end_that_was_lost_with_the_socket_is_sent_again(
-    owner: Owner, monkeypatch: pytest.MonkeyPatch
+    owner: OwnerUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All chunks were confirmed and speak_end was on its way when the socket broke."""
     first = begin(owner, "u1", 1.0)
@@ -90,7 +92,9 @@ async def test_an_end_that_was_lost_with_the_socket_is_sent_again(
     assert said(owner) == [("u1", 1000), ("u2", 500)]
 
 
-async def test_speech_lost_before_its_first_confirmation_is_said_again(owner: Owner) -> None:
+async def test_speech_lost_before_its_first_confirmation_is_said_again(
+    owner: OwnerUnderTest,
+) -> None:
     """ "Nothing confirmed yet" was taken for "a service that never confirms": the line said
     completed, 1.4 s heard, and LiveAvatar had received nothing."""
     async with swallowing_proxy(owner) as swallow:
@@ -103,7 +107,7 @@ async def test_speech_lost_before_its_first_confirmation_is_said_again(owner: Ow
 
 
 @contextlib.asynccontextmanager
-async def swallowing_proxy(owner: Owner) -> AsyncIterator[asyncio.Event]:
+async def swallowing_proxy(owner: OwnerUnderTest) -> AsyncIterator[asyncio.Event]:
     """The session's socket through a proxy; the event makes it lose what comes next, and break."""
     url = owner.session._ws_url.get_secret_value()
     there = urlsplit(url)
@@ -138,7 +142,7 @@ async def swallowing_proxy(owner: Owner) -> AsyncIterator[asyncio.Event]:
 
 
 async def test_an_interrupt_asked_for_without_a_socket_is_sent_by_the_next(
-    owner: Owner, monkeypatch: pytest.MonkeyPatch
+    owner: OwnerUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first new socket broke as it opened, and the interrupt was told as done: LiveAvatar said
     on all that it had."""
@@ -168,7 +172,7 @@ async def test_an_interrupt_asked_for_without_a_socket_is_sent_by_the_next(
     assert await lines(owner, 2) == [UtteranceOutcome.INTERRUPTED, UtteranceOutcome.COMPLETED]
 
 
-async def test_two_who_wait_for_room_are_both_woken(owner: Owner) -> None:
+async def test_two_who_wait_for_room_are_both_woken(owner: OwnerUnderTest) -> None:
     """Two connections on one utterance: the first one's handler was forgotten, and kept its worker
     from ever ending."""
     flooded = begin(owner, "u1", 35.0)
@@ -178,7 +182,7 @@ async def test_two_who_wait_for_room_are_both_woken(owner: Owner) -> None:
     await asyncio.wait_for(asyncio.gather(*waiting), 5)
 
 
-async def test_a_name_is_never_used_twice(owner: Owner) -> None:
+async def test_a_name_is_never_used_twice(owner: OwnerUnderTest) -> None:
     """A client that named all its utterances alike lost one after thirty-three, when one layer had
     forgotten the name and another had not."""
     for number in range(36):
@@ -186,11 +190,11 @@ async def test_a_name_is_never_used_twice(owner: Owner) -> None:
         begin(owner, name, 0.02).finish()
         await until(lambda count=number + 1: len(owner.lines) == count)  # type: ignore[misc]
     assert {line.outcome for line in owner.lines} == {UtteranceOutcome.COMPLETED}
-    with pytest.raises(NameUsed):
-        owner.session.live.begin(Begin(utterance_id="tts"))
+    with pytest.raises(UtteranceNameUsed):
+        owner.session.live.begin(LiveBegin(utterance_id="tts"))
 
 
-async def test_a_late_interrupt_spares_speech_that_began_after_it(owner: Owner) -> None:
+async def test_a_late_interrupt_spares_speech_that_began_after_it(owner: OwnerUnderTest) -> None:
     """It waited for an owner, and then cut what was begun when it had long been forgotten."""
     spoken = begin(owner, "u1", 0.6)
     spoken.finish()
@@ -202,14 +206,16 @@ async def test_a_late_interrupt_spares_speech_that_began_after_it(owner: Owner) 
 
 
 @pytest_asyncio.fixture
-async def slow_owner() -> AsyncIterator[Owner]:
+async def slow_owner() -> AsyncIterator[OwnerUnderTest]:
     """LiveAvatar begins to speak a second and a half after it has enough."""
     settings = simulator_settings(speak_start_latency_s=1.5)
     async with LiveAvatarSimulator(settings) as simulator, owner_of(simulator) as owner:
         yield owner
 
 
-async def test_an_utterance_in_two_parts_is_over_with_the_second(slow_owner: Owner) -> None:
+async def test_an_utterance_in_two_parts_is_over_with_the_second(
+    slow_owner: OwnerUnderTest,
+) -> None:
     """A pause sealed the first part; its end came when all of the second was sent, and was taken
     for the utterance's: completed, with two seconds that nobody had heard."""
     spoken = begin(slow_owner, "u1", 0.5)

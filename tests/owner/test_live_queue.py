@@ -8,20 +8,20 @@ import time
 
 import pytest
 
-from avatar_sessions.contract.live import Begin
+from avatar_sessions.contract.live import LiveBegin
 from avatar_sessions.contract.states import UtteranceOutcome
 from liveavatar_simulator import LiveAvatarSimulator
 from liveavatar_simulator.settings import Correlation, SpeechSignals
 from owner.utterance import Utterance
-from tests.owner.conftest import Owner, owner_of, simulator_settings
+from tests.owner.conftest import OwnerUnderTest, owner_of, simulator_settings
 from tests.owner.test_session import tone
 from tests.support.waiting import until
 
 DIALECTS = list(itertools.product(SpeechSignals, Correlation))
 
 
-def say(owner: Owner, name: str, seconds: float) -> Utterance:
-    utterance = owner.session.live.begin(Begin(utterance_id=name))
+def say(owner: OwnerUnderTest, name: str, seconds: float) -> Utterance:
+    utterance = owner.session.live.begin(LiveBegin(utterance_id=name))
     assert isinstance(utterance, Utterance)
     utterance.write(tone(seconds), time.monotonic())
     return utterance

@@ -25,7 +25,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-class Caller:
+class BackendCaller:
     """One browser: it has opened the page, and keeps its cookie."""
 
     def __init__(self, http: httpx.AsyncClient, product: Product) -> None:
@@ -64,11 +64,11 @@ class RunningBackend:
         self._product = product
 
     @contextlib.asynccontextmanager
-    async def caller(self) -> AsyncIterator[Caller]:
+    async def caller(self) -> AsyncIterator[BackendCaller]:
         """A browser. Its session is ended, if the test has not done that."""
         async with httpx.AsyncClient(base_url=self.url, timeout=50, trust_env=False) as http:
             await http.get("/")
-            caller = Caller(http, self._product)
+            caller = BackendCaller(http, self._product)
             yield caller
             if caller.session_key:
                 await http.delete("/api/session")

@@ -23,20 +23,20 @@ from avatar_sessions import AvatarSessionsError, UtteranceOutcome, UtteranceRepo
 from avatar_sessions.access import SpeakerTicket
 from avatar_sessions.contract.live import (
     SUBPROTOCOL,
-    Begin,
-    Interrupted,
+    LiveBegin,
+    LiveInterrupted,
     LiveMessage,
-    Over,
-    Progress,
-    Ready,
-    State,
+    LiveOver,
+    LiveProgress,
+    LiveReady,
+    LiveState,
 )
 from liveavatar_lite.messages import (
+    AgentInterrupt,
+    AgentSpeakEnd,
     AgentStateUpdated,
-    Interrupt,
     ServerEvent,
     SessionStateUpdated,
-    SpeakEnd,
     decode_command,
     encode_event,
 )
@@ -46,10 +46,10 @@ BYTES_PER_MS = 48
 
 
 @dataclass
-class Heard:
+class HeardSpeech:
     """What an owner has of an utterance: its PCM from ``offset`` on."""
 
-    begin: Begin
+    begin: LiveBegin
     pcm: bytearray = field(default_factory=bytearray)
     sent: int = 0
     is_sealed: bool = False
@@ -61,7 +61,7 @@ class Heard:
         return self.begin.offset_bytes + len(self.pcm)
 
 
-class Ingress:
+class FakeIngress:
     """One owner. What a test sets differently holds from then on.
 
     Attributes:
@@ -87,7 +87,7 @@ class Ingress:
         self.told: list[str] = []
         self.tickets: list[str | None] = []
         self.frames: list[int] = []
-        self.heard: dict[str, Heard] = {}
+        self.heard: dict[str, HeardSpeech] = {}
         self.connections = 0
         self.url = ""
         self._open: set[ServerConnection] = set()
@@ -178,7 +178,7 @@ class Ingress:
         self, utterance_id: str, outcome: UtteranceOutcome = UtteranceOutcome.COMPLETED
     ) -> None:
         """An utterance is over."""
-        await self.say(Over(utterance=self.note_over(utterance_id, outcome)))
+        await self.say(LiveOver(utterance=self.note_over(utterance_id, outcome)))
 
     def note_over(self, utterance_id: str, outcome: UtteranceOutcome) -> UtteranceReport:
         """An utterance is over, and nobody is told."""
@@ -193,7 +193,7 @@ class Ingress:
     async def answer_interrupt(self, *, finish: bool = True) -> None:
         """The last interrupt that came is on the wire."""
         last = [each for each in self.told if "agent.interrupt" in each][-1]
-        await self._interrupt(Interrupt(json.loads(last)["event_id"]), finish)
+        await self._interrupt(AgentInterrupt(json.loads(last)["event_id"]), finish)
 
     async def end_session(self) -> None:
         """As LiveAvatar ends one."""
@@ -218,15 +218,15 @@ class Ingress:
         try:
             if self.says_ready:
                 await self.say(
-                    Ready(
+                    LiveReady(
                         session_key="k",
                         epoch=self.epoch,
                         generation=self.generation,
                         window_bytes=self.window_bytes,
                     )
                 )
-                await self.say(State(state="live"))
-            current: Heard | None = None
+                await self.say(LiveState(state="live"))
+            current: HeardSpeech | None = None
             while True:
                 while not self.reads:
                     await asyncio.sleep(0.01)
@@ -237,8 +237,8 @@ class Ingress:
             self._open.discard(connection)
 
     async def _take(
-        self, connection: ServerConnection, frame: str | bytes, current: Heard | None
-    ) -> Heard | None:
+        self, connection: ServerConnection, frame: str | bytes, current: HeardSpeech | None
+    ) -> HeardSpeech | None:
         if isinstance(frame, bytes):
             assert current is not None, "PCM before live.begin"
             await self._take_pcm(connection, frame, current)
@@ -246,18 +246,20 @@ class Ingress:
         self.told.append(frame)
         message: dict[str, Any] = json.loads(frame)
         if message["type"] == "live.begin":
-            return await self._begin(Begin.model_validate(message))
+            return await self._begin(LiveBegin.model_validate(message))
         command = decode_command(frame)
-        if isinstance(command, SpeakEnd):
+        if isinstance(command, AgentSpeakEnd):
             assert command.event_id is not None
             self.heard[command.event_id].is_sealed = True
             if self.answers:
                 await self.finish(command.event_id)
-        elif isinstance(command, Interrupt) and self.answers:
+        elif isinstance(command, AgentInterrupt) and self.answers:
             await self._interrupt(command)
         return current
 
-    async def _take_pcm(self, connection: ServerConnection, frame: bytes, heard: Heard) -> None:
+    async def _take_pcm(
+        self, connection: ServerConnection, frame: bytes, heard: HeardSpeech
+    ) -> None:
         self.told.append(f"pcm {len(frame)}")
         self.frames.append(len(frame))
         heard.pcm += frame
@@ -270,21 +272,21 @@ class Ingress:
             self.cuts_after_bytes = None
             connection.transport.abort()
 
-    async def _begin(self, begin: Begin) -> Heard:
+    async def _begin(self, begin: LiveBegin) -> HeardSpeech:
         heard = self.heard.get(begin.utterance_id)
         if heard is None:
-            heard = self.heard[begin.utterance_id] = Heard(begin, sent=begin.offset_bytes)
+            heard = self.heard[begin.utterance_id] = HeardSpeech(begin, sent=begin.offset_bytes)
         if heard.report is not None:
             await self.finish(begin.utterance_id)
         elif self.answers_begin:
             await self.say(self._progress(heard))
         return heard
 
-    async def _interrupt(self, command: Interrupt, finish: bool = True) -> None:
+    async def _interrupt(self, command: AgentInterrupt, finish: bool = True) -> None:
         cut = [one for one in self.heard.values() if one.report is None]
         first = cut[0] if cut else None
         await self.say(
-            Interrupted(
+            LiveInterrupted(
                 event_id=command.event_id,
                 utterance_id=None if first is None else first.begin.utterance_id,
                 heard_ms=0 if first is None else first.sent // BYTES_PER_MS,
@@ -293,8 +295,8 @@ class Ingress:
         for one in cut if finish else ():
             await self.finish(one.begin.utterance_id, UtteranceOutcome.INTERRUPTED)
 
-    def _progress(self, heard: Heard, played: int = 0) -> Progress:
-        return Progress(
+    def _progress(self, heard: HeardSpeech, played: int = 0) -> LiveProgress:
+        return LiveProgress(
             utterance_id=heard.begin.utterance_id,
             received_bytes=heard.received,
             sent_bytes=heard.sent,
@@ -312,12 +314,12 @@ class FakeOwners:
         attached: how often a ticket was asked for.
     """
 
-    def __init__(self, now: Ingress | AvatarSessionsError) -> None:
+    def __init__(self, now: FakeIngress | AvatarSessionsError) -> None:
         self.now = now
         self.is_over: AvatarSessionsError | None = None
         self.lost_epochs: list[tuple[int, int]] = []
         self.attached = 0
-        self.next_owner: Ingress | None = None  # takes over when the last is reported as lost
+        self.next_owner: FakeIngress | None = None  # takes over when the last is reported as lost
         self.valid_s = 60.0
 
     async def attach(self) -> SpeakerTicket:

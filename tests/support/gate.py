@@ -44,7 +44,7 @@ class Hold:
             await self.waiting.wait()
 
 
-class Gate:
+class TcpGate:
     """Forwards TCP to a server on this machine."""
 
     def __init__(self, host: str, port: int) -> None:
@@ -56,7 +56,7 @@ class Gate:
         self.port = 0
 
     @contextlib.asynccontextmanager
-    async def standing(self) -> AsyncIterator[Gate]:
+    async def standing(self) -> AsyncIterator[TcpGate]:
         server = await asyncio.start_server(self._link, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         try:

@@ -25,16 +25,16 @@ from websockets.exceptions import ConnectionClosed as SocketClosed
 from websockets.http11 import Request, Response
 
 from liveavatar_lite import (
+    AgentInterrupt,
+    AgentSpeak,
+    AgentSpeakEnd,
     AgentStateUpdated,
     AudioBufferAppended,
     AudioBufferCleared,
     AudioBufferCommitted,
     Command,
-    Interrupt,
     ServerProtocol,
     SessionPhase,
-    Speak,
-    SpeakEnd,
     SpeakEnded,
     SpeakStarted,
 )
@@ -70,9 +70,9 @@ class Media:
     async def answer(self, command: Command) -> None:
         emit = self.protocol.emit
         match command:
-            case Speak(event_id=source):
+            case AgentSpeak(event_id=source):
                 await self.emit(emit(AudioBufferAppended("s", source, "t")))
-            case SpeakEnd(event_id=source):
+            case AgentSpeakEnd(event_id=source):
                 await self.emit(
                     emit(AudioBufferCommitted("s", source)),
                     emit(AgentStateUpdated("idle", "talking")),
@@ -80,7 +80,7 @@ class Media:
                     emit(SpeakEnded("s", source)),
                     emit(AgentStateUpdated("talking", "idle")),
                 )
-            case Interrupt(event_id=source):
+            case AgentInterrupt(event_id=source):
                 await self.emit(emit(AudioBufferCleared("s", source)))
             case _:
                 pass

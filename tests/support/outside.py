@@ -18,7 +18,7 @@ from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
 from liveavatar_simulator.faults import Faults
 from liveavatar_simulator.ledger import SessionLine
-from tests.support.gate import Gate
+from tests.support.gate import TcpGate
 from tests.system.sessions.conftest import (
     API_KEY,
     Platform,
@@ -37,8 +37,8 @@ WITHIN_S = 1.0
 class Outside(Platform):
     """A platform whose LiveAvatar and LiveKit can be held up."""
 
-    liveavatar: Gate
-    livekit: Gate
+    liveavatar: TcpGate
+    livekit: TcpGate
 
     @property
     def faults(self) -> Faults:
@@ -107,11 +107,11 @@ async def outside(
         )
 
 
-def _gate(url: str) -> contextlib.AbstractAsyncContextManager[Gate]:
+def _gate(url: str) -> contextlib.AbstractAsyncContextManager[TcpGate]:
     parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None
-    return Gate(parts.hostname, parts.port).standing()
+    return TcpGate(parts.hostname, parts.port).standing()
 
 
 async def until_status(

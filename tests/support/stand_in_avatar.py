@@ -39,7 +39,7 @@ def _token(livekit: LiveKitServer, identity: str, grants: api.VideoGrants) -> st
 
 
 @dataclass
-class Avatar:
+class StandInAvatar:
     """What the test makes it do."""
 
     room: rtc.Room
@@ -51,12 +51,12 @@ class Avatar:
 @contextlib.asynccontextmanager
 async def avatar_in(
     livekit: LiveKitServer, room_name: str, identity: str = "heygen", *, mirrored: bool = False
-) -> AsyncIterator[Avatar]:
+) -> AsyncIterator[StandInAvatar]:
     """An avatar in the room while the context is open; `mirrored` tells it from another one."""
     grants = api.VideoGrants(room_join=True, room=room_name)
     room = rtc.Room()
     await room.connect(livekit.url, _token(livekit, identity, grants))
-    avatar = Avatar(room)
+    avatar = StandInAvatar(room)
     video = rtc.VideoSource(WIDTH, HEIGHT)
     audio = rtc.AudioSource(SAMPLE_RATE_HZ, 1, queue_size_ms=200)
     try:
@@ -106,7 +106,7 @@ async def _show(source: rtc.VideoSource, *, mirrored: bool) -> None:
         await asyncio.sleep(1 / FRAMES_PER_S)
 
 
-async def _sound(avatar: Avatar, source: rtc.AudioSource) -> None:
+async def _sound(avatar: StandInAvatar, source: rtc.AudioSource) -> None:
     """A tone as loud as the test wants it; capture_frame waits, so this keeps real time."""
     count = SAMPLE_RATE_HZ * CHUNK_MS // 1000
     first = 0

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from avatar_sessions.contract.states import SessionState
 from deploy.local.settings import LocalSettings
 from deploy.local.stack import LiveKitServer
-from tests.support.stand_in_avatar import Avatar, avatar_in, viewer_token
+from tests.support.stand_in_avatar import StandInAvatar, avatar_in, viewer_token
 from viewer.server import (
     WEB_FOLDER,
     ViewerAccess,
@@ -161,7 +161,7 @@ class Stage:
     """One test's room, with the avatar in it, and the session that leads there."""
 
     room: str
-    avatar: Avatar
+    avatar: StandInAvatar
     session: PlayedSession
     livekit: LiveKitServer
     tokens: list[SecretStr] = field(default_factory=list)

@@ -20,7 +20,7 @@ from playwright.async_api import BrowserContext, Page, expect
 from avatar_sessions.contract.states import SessionState
 from deploy.local.stack import LiveKitServer
 from tests.support.page import SOON_MS, open_page, shows
-from tests.support.stand_in_avatar import Avatar, avatar_in, viewer_token
+from tests.support.stand_in_avatar import StandInAvatar, avatar_in, viewer_token
 from tests.support.waiting import until
 from tests.viewer.conftest import Stage
 from tests.viewer.test_page import LOUD, identities, level_passes
@@ -97,7 +97,7 @@ class Hosted:
 
     stage: Stage
     room: str
-    avatar: Avatar
+    avatar: StandInAvatar
     access: ViewerAccess
 
     def switch(self) -> None:
@@ -232,7 +232,7 @@ async def test_a_voice_that_was_muted_stays_so_in_the_next_room(
 
 
 @contextlib.asynccontextmanager
-async def own_room(stage: Stage) -> AsyncIterator[Avatar]:
+async def own_room(stage: Stage) -> AsyncIterator[StandInAvatar]:
     """The first avatar, by the name that it has in a room of ours."""
     await stage.avatar.room.disconnect()
     stage.session.becomes(SessionState.LIVE, generation=1)

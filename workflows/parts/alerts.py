@@ -12,14 +12,14 @@ from datetime import datetime
 from typing import Final
 
 from avatar_sessions.contract.messages import Failure
-from avatar_sessions.contract.states import Alert as Word
+from avatar_sessions.contract.states import AlertKind as Word
 
 API: Final = "${LIVEAVATAR_API_URL:-https://api.liveavatar.com}"
 """As a shell with the workers' environment reads it."""
 
 
 @dataclass(frozen=True)
-class Alert:
+class OperatorAlert:
     """One thing that is left behind."""
 
     word: Word
@@ -28,7 +28,7 @@ class Alert:
 
 
 @dataclass(frozen=True)
-class Left:
+class LeftBehind:
     """What a cleanup is about, for the case that it fails."""
 
     name: str
@@ -40,11 +40,11 @@ class Left:
     """For a shell with the workers' environment."""
 
 
-def session_left(provider_session_id: str, billed_since: datetime | None) -> Left:
+def session_left(provider_session_id: str, billed_since: datetime | None) -> LeftBehind:
     """A LiveAvatar session that is not confirmed to be stopped."""
     since = "" if billed_since is None else f" since {billed_since:%Y-%m-%d %H:%M:%S} UTC"
     body = json.dumps({"session_id": provider_session_id})
-    return Left(
+    return LeftBehind(
         name=provider_session_id,
         word=Word.PROVIDER_NOT_STOPPED,
         problem=f"LiveAvatar session {provider_session_id} may still be billed{since}",
@@ -58,7 +58,7 @@ def session_left(provider_session_id: str, billed_since: datetime | None) -> Lef
     )
 
 
-def room_left(room: str, avatar_identity: str, *, delete: bool) -> Left:
+def room_left(room: str, avatar_identity: str, *, delete: bool) -> LeftBehind:
     """A room of our own that may still exist, or still hold the avatar."""
     if delete:
         problem = f"room {room} may still exist"
@@ -66,7 +66,7 @@ def room_left(room: str, avatar_identity: str, *, delete: bool) -> Left:
     else:
         problem = f"{avatar_identity} may still be in room {room}"
         command = f"lk room participants remove --room {quoted(room)} {quoted(avatar_identity)}"
-    return Left(
+    return LeftBehind(
         name=f"room {room}",
         word=Word.ROOM_NOT_CLEAN,
         problem=problem,
@@ -74,7 +74,7 @@ def room_left(room: str, avatar_identity: str, *, delete: bool) -> Left:
     )
 
 
-def alert(left: Left, failure: Failure, *, since: datetime, then: str) -> Alert:
+def alert(left: LeftBehind, failure: Failure, *, since: datetime, then: str) -> OperatorAlert:
     """The block for the page.
 
     Args:
@@ -89,7 +89,7 @@ def alert(left: Left, failure: Failure, *, since: datetime, then: str) -> Alert:
         "What you can do:",
         "\n".join(("```sh", *left.commands, "```")),
     ]
-    return Alert(left.word, "\n\n".join(lines))
+    return OperatorAlert(left.word, "\n\n".join(lines))
 
 
 def quoted(text: str) -> str:

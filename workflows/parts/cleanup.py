@@ -26,10 +26,10 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.messages import CleanupReport, GenerationReport, SessionRequest
 
 from workflows.parts import alerts, options
-from workflows.parts.alerts import Left
+from workflows.parts.alerts import LeftBehind
 from workflows.parts.execute import call
 from workflows.parts.failures import failure_of, retry_delay
-from workflows.parts.record import Generation, Life
+from workflows.parts.record import Generation, SessionRecord
 
 Result = TypeVar("Result", bound=BaseModel)
 
@@ -37,7 +37,7 @@ Result = TypeVar("Result", bound=BaseModel)
 class Cleanup:
     """The cleanup of one session, and its account."""
 
-    def __init__(self, life: Life) -> None:
+    def __init__(self, life: SessionRecord) -> None:
         self._life = life
         self._problems: dict[str, str] = {}
         self._room_clean = True
@@ -135,7 +135,13 @@ class Cleanup:
     # --------------------------------------------------------------- inside
 
     async def _until_done(
-        self, activity: str, step: BaseModel, result_type: type[Result], left: Left, *, summary: str
+        self,
+        activity: str,
+        step: BaseModel,
+        result_type: type[Result],
+        left: LeftBehind,
+        *,
+        summary: str,
     ) -> Result | None:
         """Run a cleanup until it works, in stretches; after the first one there is an alert.
 

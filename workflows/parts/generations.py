@@ -22,9 +22,9 @@ with workflow.unsafe.imports_passed_through():
 
 from workflows.parts import options
 from workflows.parts.failures import failure_of, is_type, turn_awaited
-from workflows.parts.owner_monitor import Owner
-from workflows.parts.provisioning import Provider
-from workflows.parts.record import Life, Verdict
+from workflows.parts.owner_monitor import OwnerMonitor
+from workflows.parts.provisioning import Provisioning
+from workflows.parts.record import EndCause, SessionRecord
 from workflows.parts.streams import Stream
 
 MAX_DURATION_REACHED: Final = "MAX_DURATION_REACHED"
@@ -42,7 +42,7 @@ ENDED_ON_PURPOSE: Final = frozenset(
 
 
 @dataclass(eq=False)
-class Held:
+class HeldGeneration:
     """A generation and whoever holds it."""
 
     stream: Stream
@@ -52,14 +52,14 @@ class Held:
 class Generations:
     """All LiveAvatar sessions of one session."""
 
-    def __init__(self, life: Life, provider: Provider, owner: Owner) -> None:
+    def __init__(self, life: SessionRecord, provider: Provisioning, owner: OwnerMonitor) -> None:
         self._life = life
         self._provider = provider
         self._owner = owner
         self._tasks: list[asyncio.Task[Any]] = []
         self._short_lived = 0  # generations in a row that LiveAvatar ended soon
 
-    async def live_through(self, request: SessionRequest) -> Verdict:
+    async def live_through(self, request: SessionRequest) -> EndCause:
         """Open one generation after the other until there is a reason to end.
 
         Raises:
@@ -94,7 +94,7 @@ class Generations:
             for task in self._tasks:
                 task.cancel()
 
-    def _begin(self, stream: Stream, *, waits: bool = False) -> Held:
+    def _begin(self, stream: Stream, *, waits: bool = False) -> HeldGeneration:
         """Have a generation held; ``waits``: another one speaks meanwhile."""
         if waits:
             self._provider.successor = stream
@@ -105,13 +105,13 @@ class Generations:
                 self._life.to(SessionState.CONNECTING)
         task = asyncio.create_task(stream.hold(), name=f"generation {stream.generation.number}")
         self._keep(task)
-        return Held(stream, task)
+        return HeldGeneration(stream, task)
 
     def _keep(self, task: asyncio.Task[Any]) -> None:
         self._tasks = [one for one in self._tasks if not one.done()]
         self._tasks.append(task)
 
-    async def _wait(self, held: Held, until: datetime | None) -> None:
+    async def _wait(self, held: HeldGeneration, until: datetime | None) -> None:
         """Wait until the generation is over, or it is time for the next one."""
         if until is None:
             await workflow.wait([held.task])
@@ -122,7 +122,7 @@ class Generations:
 
     # --------------------------------------------------------------- its end
 
-    def _verdict_on(self, request: SessionRequest, held: Held) -> Verdict | None:
+    def _verdict_on(self, request: SessionRequest, held: HeldGeneration) -> EndCause | None:
         """What it means that a generation is over by itself; None: the next one is to come.
 
         Raises:
@@ -139,17 +139,17 @@ class Generations:
             raise error
         result = held.task.result()
         if result.end is StreamEnd.RELEASED:
-            return Verdict(EndReason.REQUESTED)
+            return EndCause(EndReason.REQUESTED)
         reason = result.provider_end_reason
         if reason == MAX_DURATION_REACHED and not (request.rotate and self._has_time_left()):
-            return Verdict(EndReason.MAX_DURATION)
+            return EndCause(EndReason.MAX_DURATION)
         if may_go_on and reason not in ENDED_ON_PURPOSE:
             return None
         told = reason or f"it closed the WebSocket with code {result.close_code}"
         failure = Failure(type="ProviderEnded", message=f"LiveAvatar ended the session: {told}")
-        return Verdict(EndReason.PROVIDER_ENDED, failure)
+        return EndCause(EndReason.PROVIDER_ENDED, failure)
 
-    async def _recover(self, request: SessionRequest, held: Held) -> Held:
+    async def _recover(self, request: SessionRequest, held: HeldGeneration) -> HeldGeneration:
         """LiveAvatar's session is gone: open another one, and go on there."""
         self._provider.stream = None
         if self._life.owner is not None:
@@ -167,7 +167,7 @@ class Generations:
             await workflow.sleep(pause, summary="before the next generation is tried again")
             pause = min(2 * pause, options.RECOVERY_PAUSE_MAX)
 
-    async def _stop(self, held: Held, *, within: timedelta | None = None) -> None:
+    async def _stop(self, held: HeldGeneration, *, within: timedelta | None = None) -> None:
         """Stop a generation that speaks no more; one that cannot be is tried on in background."""
         stopping = asyncio.create_task(
             self._provider.stop_generation(held.stream.generation),
@@ -192,7 +192,7 @@ class Generations:
         ends_at = self._life.ends_at
         return ends_at is not None and ends_at - workflow.now() > options.WORTH_A_GENERATION
 
-    async def _rotate(self, request: SessionRequest, held: Held) -> Held:
+    async def _rotate(self, request: SessionRequest, held: HeldGeneration) -> HeldGeneration:
         """Open the next generation, and let it take over at an utterance's border.
 
         Returns:
@@ -242,14 +242,16 @@ class Generations:
             raise asyncio.CancelledError("the session ends")
         return successor
 
-    async def _withdraw(self, successor: Held, held: Held) -> Held:
+    async def _withdraw(self, successor: HeldGeneration, held: HeldGeneration) -> HeldGeneration:
         """Do without the next generation; returns the other one."""
         self._provider.successor = None
         successor.task.cancel()
         await self._stop(successor)
         return held
 
-    async def _until_ready(self, held: Held, successor: Held) -> OwnerReady | None:
+    async def _until_ready(
+        self, held: HeldGeneration, successor: HeldGeneration
+    ) -> OwnerReady | None:
         """Wait for the next generation's owner."""
         ends_at = held.stream.ends_at
         assert ends_at is not None
@@ -270,7 +272,7 @@ class Generations:
             raise asyncio.CancelledError("the session ends")
         return successor.stream.ready
 
-    async def _retire(self, held: Held) -> None:
+    async def _retire(self, held: HeldGeneration) -> None:
         """Let the one that speaks come to an utterance's end, as far as its limit allows."""
         ends_at = held.stream.ends_at
         assert ends_at is not None
@@ -292,7 +294,7 @@ def _session_ends_at(request: SessionRequest, first: Stream) -> datetime | None:
     return began_at + min(asked, first.limit)
 
 
-def _was_ended_on_purpose(held: Held) -> bool:
+def _was_ended_on_purpose(held: HeldGeneration) -> bool:
     """Whether LiveAvatar, or somebody there, has ended it in a way that ends ours."""
     if not held.task.done() or held.task.exception() is not None:
         return False

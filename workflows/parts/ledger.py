@@ -39,7 +39,7 @@ AnyCommand = Speak | Interrupt | SetPose | KeepAlive | End
 
 
 @dataclass(eq=False)
-class Entry:
+class LedgerEntry:
     """A command on its way."""
 
     command: AnyCommand
@@ -60,15 +60,15 @@ class Entry:
 
 
 @dataclass
-class Ledger:
+class CommandLedger:
     """Every command of a session, each under one id, in the order they came."""
 
     default_ttl: timedelta
-    waiting: deque[Entry] = field(default_factory=deque)
+    waiting: deque[LedgerEntry] = field(default_factory=deque)
     """Accepted and not yet handed on; in order."""
-    speech: deque[Entry] = field(default_factory=deque)
+    speech: deque[LedgerEntry] = field(default_factory=deque)
     """Utterances, and ends that let them finish, whose turn has not come; in order."""
-    speaking: Entry | None = None
+    speaking: LedgerEntry | None = None
     last_order: int = 0
     cut_up_to: int = 0
     """Clips up to here were interrupted, wherever they are."""
@@ -77,7 +77,7 @@ class Ledger:
     ignored_count: int = 0
     latest: deque[UtteranceReport] = field(default_factory=lambda: deque(maxlen=LATEST_SHOWN))
     """The last few that were over, for whoever looks."""
-    _known: OrderedDict[str, Entry] = field(default_factory=OrderedDict)
+    _known: OrderedDict[str, LedgerEntry] = field(default_factory=OrderedDict)
     _known_live: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _unfinished: dict[str, UtteranceReport] = field(default_factory=dict)
     _by_outcome: dict[UtteranceOutcome, int] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class Ledger:
     _sent_ms: int = 0
     _heard_ms: int = 0
 
-    def known(self, command: CommandBase) -> Entry | None:
+    def known(self, command: CommandBase) -> LedgerEntry | None:
         """The entry of a command that came before under the same id."""
         return None if command.command_id is None else self._known.get(command.command_id)
 
@@ -102,10 +102,10 @@ class Ledger:
         if entry is not None and entry.result is None:
             self.cancel(entry, now)
 
-    def accept(self, command: AnyCommand, command_id: str, now: datetime) -> Entry:
+    def accept(self, command: AnyCommand, command_id: str, now: datetime) -> LedgerEntry:
         """Put a command at the end of the line; the caller checked that its id is new."""
         ttl = self.default_ttl if command.ttl_s is None else timedelta(seconds=command.ttl_s)
-        entry = Entry(command, command_id, now + ttl, now, up_to_order=self.last_order)
+        entry = LedgerEntry(command, command_id, now + ttl, now, up_to_order=self.last_order)
         if isinstance(command, Speak):
             self.last_order += 1
             entry.order = self.last_order
@@ -145,7 +145,7 @@ class Ledger:
                 self.drop(entry, UtteranceOutcome.EXPIRED, CommandOutcome.EXPIRED, now)
         return ends
 
-    def put_back(self, entry: Entry, now: datetime) -> None:
+    def put_back(self, entry: LedgerEntry, now: datetime) -> None:
         """Let a clip that was begun, or nearly, go on first at the next owner."""
         ttl_s = entry.command.ttl_s
         ttl = self.default_ttl if ttl_s is None else timedelta(seconds=ttl_s)
@@ -177,12 +177,12 @@ class Ledger:
         for entry in list(self._unspoken()):
             self.cancel(entry, now)
 
-    def cancel(self, entry: Entry, now: datetime) -> None:
+    def cancel(self, entry: LedgerEntry, now: datetime) -> None:
         """Finish one entry because the session is over."""
         self.drop(entry, UtteranceOutcome.CANCELLED, CommandOutcome.CANCELLED, now)
 
     def drop(
-        self, entry: Entry, utterance: UtteranceOutcome, other: CommandOutcome, now: datetime
+        self, entry: LedgerEntry, utterance: UtteranceOutcome, other: CommandOutcome, now: datetime
     ) -> None:
         """Finish one entry that never reached the avatar."""
         for line in (self.waiting, self.speech):
@@ -193,11 +193,11 @@ class Ledger:
         else:
             self.finish(entry, other)
 
-    def finish(self, entry: Entry, outcome: CommandOutcome) -> None:
+    def finish(self, entry: LedgerEntry, outcome: CommandOutcome) -> None:
         """Answer a command that is not speech."""
         entry.result = CommandResult(command_id=entry.id, kind=entry.kind, outcome=outcome)
 
-    def finish_utterance(self, entry: Entry, report: UtteranceReport, now: datetime) -> None:
+    def finish_utterance(self, entry: LedgerEntry, report: UtteranceReport, now: datetime) -> None:
         """Answer a speak, and write its line."""
         if report.ended_at is None:
             report = report.model_copy(update={"ended_at": now})
@@ -240,7 +240,7 @@ class Ledger:
         if len(self.utterances) < MAX_REPORTED_UTTERANCES:
             self.utterances.append(report)
 
-    def lose_utterance(self, entry: Entry, failure: Failure, now: datetime) -> None:
+    def lose_utterance(self, entry: LedgerEntry, failure: Failure, now: datetime) -> None:
         """Answer a speak that was lost without a word from its owner."""
         report = _line(entry, UtteranceOutcome.LOST, failure)
         self.finish_utterance(entry, report, now)
@@ -260,13 +260,13 @@ class Ledger:
             heard_ms=self._heard_ms,
         )
 
-    def _unspoken(self) -> Iterator[Entry]:
+    def _unspoken(self) -> Iterator[LedgerEntry]:
         yield from self.speech
         yield from self.waiting
 
 
 def _line(
-    entry: Entry, outcome: UtteranceOutcome, failure: Failure | None = None
+    entry: LedgerEntry, outcome: UtteranceOutcome, failure: Failure | None = None
 ) -> UtteranceReport:
     """The line of an utterance that no owner tells of any more."""
     left_at = entry.left_at

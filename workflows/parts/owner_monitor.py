@@ -17,11 +17,11 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract import names
     from avatar_sessions.contract.activities import (
         ClipCursor,
+        ClipSpoken,
+        CommandDelivered,
         DeliverCommand,
-        Delivered,
         Epoch,
         OwnerReady,
-        SaidClip,
         SpeakClip,
     )
     from avatar_sessions.contract.messages import End, Failure, SetPose, Speak
@@ -43,16 +43,21 @@ from workflows.parts.failures import (
     no_answer,
     timed_out,
 )
-from workflows.parts.ledger import Entry, Ledger
-from workflows.parts.provisioning import Provider
-from workflows.parts.record import Life, Verdict
+from workflows.parts.ledger import CommandLedger, LedgerEntry
+from workflows.parts.provisioning import Provisioning
+from workflows.parts.record import EndCause, SessionRecord
 
 
-class Owner:
+class OwnerMonitor:
     """The session's owner, whichever process that is."""
 
     def __init__(
-        self, life: Life, ledger: Ledger, provider: Provider, *, resumes: bool = True
+        self,
+        life: SessionRecord,
+        ledger: CommandLedger,
+        provider: Provisioning,
+        *,
+        resumes: bool = True,
     ) -> None:
         """Take what it works on, and whether a clip that an owner left is gone on with."""
         self._resumes = resumes
@@ -77,7 +82,7 @@ class Owner:
         if answered_at is None or workflow.now() - answered_at >= options.PROBE_PAUSE:
             self._hinted = True
 
-    async def deliver(self, entry: Entry) -> CommandOutcome | None:
+    async def deliver(self, entry: LedgerEntry) -> CommandOutcome | None:
         """Put a command into the owner's inbox; None when the owner did not answer."""
         command = entry.command
         assert not isinstance(command, Speak | End)
@@ -123,17 +128,17 @@ class Owner:
         task: DeliverCommand,
         summary: str,
         config: ActivityConfig = options.DELIVER,
-    ) -> Delivered:
+    ) -> CommandDelivered:
         return await call(
             names.ACTIVITY_DELIVER_COMMAND,
             task,
-            Delivered,
+            CommandDelivered,
             config,
             summary=summary,
             task_queue=owner.queue,
         )
 
-    async def speak(self, entry: Entry) -> None:
+    async def speak(self, entry: LedgerEntry) -> None:
         """Have an utterance said: lasts as long as the avatar speaks."""
         assert isinstance(entry.command, Speak)
         owner = self._present
@@ -153,7 +158,7 @@ class Owner:
             said = await call(
                 names.ACTIVITY_SPEAK,
                 task,
-                SaidClip,
+                ClipSpoken,
                 options.UTTERANCE,
                 summary=summary,
                 task_queue=owner.queue,
@@ -183,7 +188,7 @@ class Owner:
                 self._ledger.drop_accepted_before(said.cut_in_band_at, workflow.now())
             self._life.show_said(self._ledger.latest)
 
-    def _leave_off(self, entry: Entry, failure: Failure | None) -> None:
+    def _leave_off(self, entry: LedgerEntry, failure: Failure | None) -> None:
         """An owner is gone in the middle of a clip, or seems to be."""
         now = workflow.now()
         if entry.order <= self._ledger.cut_up_to:
@@ -285,7 +290,7 @@ class Owner:
                 if is_lost and workflow.now() >= give_up_at:
                     message = f"no owner for {options.RECOVERY_PATIENCE.total_seconds():g} s"
                     failure = Failure(type="OwnerLost", message=message)
-                    self._life.end(Verdict(EndReason.CONNECTION_FAILED, failure))
+                    self._life.end(EndCause(EndReason.CONNECTION_FAILED, failure))
                     return
 
     async def _probe(self) -> None:

@@ -24,15 +24,15 @@ with workflow.unsafe.imports_passed_through():
         MintedSession,
         MintToken,
         OwnerReady,
-        StartedSession,
+        SessionStarted,
         StartSession,
     )
     from avatar_sessions.contract.messages import (
-        Access,
         Attach,
         CleanupReport,
         GenerationReport,
         RoomAccess,
+        SealedAccess,
         SessionRequest,
         SpeakerAccess,
     )
@@ -42,8 +42,8 @@ from workflows.parts import options
 from workflows.parts.cleanup import Cleanup
 from workflows.parts.execute import call
 from workflows.parts.failures import failure_of, retry_delay, start_outcome_unknown, turn_awaited
-from workflows.parts.record import Generation, Life
-from workflows.parts.streams import Numbers, Stream
+from workflows.parts.record import Generation, SessionRecord
+from workflows.parts.streams import Stream, StreamNumbers
 
 AGENT_IDENTITY = "agent"
 GENERATION_MARK = "-generation-"
@@ -55,10 +55,10 @@ STOP_REASONS = {
 """LiveAvatar's words for ours; everything else is USER_CLOSED."""
 
 
-class Provider:
+class Provisioning:
     """The outside of one session."""
 
-    def __init__(self, life: Life) -> None:
+    def __init__(self, life: SessionRecord) -> None:
         self._life = life
         self.stream: Stream | None = None
         """The generation that speaks; None before the first one, and between two."""
@@ -67,7 +67,7 @@ class Provider:
         self._room: CreatedRoom | None = None
         self._room_asked_for: str | None = None
         self._identities: list[str] = []
-        self._numbers = Numbers()
+        self._numbers = StreamNumbers()
         self._starting = False
         self._cleanup = Cleanup(life)
         self.problem: str | None = None
@@ -172,7 +172,7 @@ class Provider:
 
     async def _start_with_patience(
         self, generation: Generation, minted: MintedSession, *, patient: bool
-    ) -> StartedSession:
+    ) -> SessionStarted:
         """Start, again if LiveAvatar said that nothing was billed and that later is better.
 
         A turn is waited for until the session's start timeout; inside the activity, for that
@@ -214,7 +214,7 @@ class Provider:
         minted: MintedSession,
         after: timedelta,
         patience: timedelta,
-    ) -> StartedSession:
+    ) -> SessionStarted:
         self._check_wanted()
         # The id is recorded in the same step that begins billing: never a session unknown.
         generation.started_at = workflow.now()
@@ -228,7 +228,7 @@ class Provider:
                     after_s=after.total_seconds(),
                     patience_s=patience.total_seconds(),
                 ),
-                StartedSession,
+                SessionStarted,
                 options.START_CALL,
                 summary=f"start session (generation {generation.number})",
             )
@@ -278,7 +278,7 @@ class Provider:
         if self.stream is not None:
             self.stream.replace()
 
-    async def access(self, request: Attach) -> Access:
+    async def access(self, request: Attach) -> SealedAccess:
         """Access to the room for a viewer and for an agent, and to the owner for a speaker.
 
         Raises:
@@ -316,7 +316,7 @@ class Provider:
             task_queue=owner.queue,
         )
 
-    async def _room_access(self, request: Attach) -> Access:
+    async def _room_access(self, request: Attach) -> SealedAccess:
         stream = self.stream
         assert stream is not None, "LIVE has one"
         started = stream.started
@@ -342,7 +342,7 @@ class Provider:
             summary="grant access to the room",
         )
         url = granted.livekit_url
-        return Access(
+        return SealedAccess(
             session_key=self._life.session_key,
             state=self._life.state,
             room=self._room.room,
@@ -352,7 +352,7 @@ class Provider:
             ),
         )
 
-    def _hosted_access(self, started: StartedSession) -> Access:
+    def _hosted_access(self, started: SessionStarted) -> SealedAccess:
         url = started.livekit_url
         if url is None or started.viewer_token is None:
             raise ApplicationError("LiveAvatar gave no access to its room", type="NoRoomAccess")
@@ -361,7 +361,7 @@ class Provider:
             if started.agent_token
             else None
         )
-        return Access(
+        return SealedAccess(
             session_key=self._life.session_key,
             state=self._life.state,
             viewer=RoomAccess(livekit_url=url, sealed_token=started.viewer_token),

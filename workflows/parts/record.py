@@ -20,13 +20,13 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.messages import Failure, GenerationReport, UtteranceReport
     from avatar_sessions.contract.states import (
         BEFORE_LIVE,
+        AlertKind,
         EndReason,
         SessionState,
         checked_transition,
     )
-    from avatar_sessions.contract.states import Alert as AlertWord
 
-from workflows.parts.alerts import Alert
+from workflows.parts.alerts import OperatorAlert
 
 STATE: Final = SearchAttributeKey.for_keyword(names.SEARCH_ATTRIBUTE_STATE)
 PROVIDER_SESSION_ID: Final = SearchAttributeKey.for_keyword(
@@ -42,7 +42,7 @@ MAX_SHOWN_GENERATIONS: Final = 20
 
 
 @dataclass(frozen=True)
-class Verdict:
+class EndCause:
     """Why the session ends."""
 
     reason: EndReason
@@ -65,7 +65,7 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Awaited:
+class PendingWait:
     """What the start waits for, although nothing is wrong with it."""
 
     what: str
@@ -76,14 +76,14 @@ class Awaited:
 
 
 @dataclass
-class Life:
+class SessionRecord:
     """A session's state, owner and history so far."""
 
     session_key: str
     tenant: str | None
     requested_at: datetime
     state: SessionState = SessionState.REQUESTED
-    verdict: Verdict | None = None
+    verdict: EndCause | None = None
     owner: OwnerReady | None = None
     live_at: datetime | None = None
     ends_at: datetime | None = None
@@ -97,8 +97,8 @@ class Life:
     generations: list[Generation] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     """The last utterances, in words for the page."""
-    awaited: Awaited | None = None
-    alerts: dict[str, Alert] = field(default_factory=dict)
+    awaited: PendingWait | None = None
+    alerts: dict[str, OperatorAlert] = field(default_factory=dict)
     """By what is left behind: a LiveAvatar session's id, or a room's name."""
     _recovering_since: datetime | None = None
     _generations_shown: int = 0
@@ -138,10 +138,10 @@ class Life:
         elif self.verdict is not None:
             return
         elif self.awaited is None or self.awaited.what != what:
-            self.awaited = Awaited(what, workflow.now())
+            self.awaited = PendingWait(what, workflow.now())
         workflow.set_current_details(self._details())
 
-    def raise_alert(self, left: str, alert: Alert) -> None:
+    def raise_alert(self, left: str, alert: OperatorAlert) -> None:
         """Show what an operator must look at; the same again shows its newer words."""
         before = self.alert
         self.alerts[left] = alert
@@ -157,7 +157,7 @@ class Life:
     def alert(self) -> str | None:
         """The gravest of all alerts, as a word."""
         words = {one.word for one in self.alerts.values()}
-        return next((word.value for word in AlertWord if word in words), None)
+        return next((word.value for word in AlertKind if word in words), None)
 
     def _show_alert(self, before: str | None) -> None:
         if self.alert != before:
@@ -174,7 +174,7 @@ class Life:
         ]
         workflow.set_current_details(self._details())
 
-    def end(self, verdict: Verdict) -> None:
+    def end(self, verdict: EndCause) -> None:
         """Say why the session ends; the first reason stays."""
         if self.verdict is None:
             self.verdict = verdict

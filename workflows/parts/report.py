@@ -10,12 +10,12 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.messages import SessionReport, SessionStatus
     from avatar_sessions.contract.states import Pose
 
-from workflows.parts.ledger import Ledger
-from workflows.parts.provisioning import Provider
-from workflows.parts.record import Life
+from workflows.parts.ledger import CommandLedger
+from workflows.parts.provisioning import Provisioning
+from workflows.parts.record import SessionRecord
 
 
-def status(life: Life, ledger: Ledger, pose: Pose) -> SessionStatus:
+def status(life: SessionRecord, ledger: CommandLedger, pose: Pose) -> SessionStatus:
     """Where the session stands."""
     generation = life.current_generation
     return SessionStatus(
@@ -42,7 +42,7 @@ def status(life: Life, ledger: Ledger, pose: Pose) -> SessionStatus:
     )
 
 
-def report(life: Life, ledger: Ledger, provider: Provider) -> SessionReport:
+def report(life: SessionRecord, ledger: CommandLedger, provider: Provisioning) -> SessionReport:
     """What happened, and what it cost."""
     info = workflow.info()
     assert life.verdict is not None

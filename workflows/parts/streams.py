@@ -17,7 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.activities import (
         Epoch,
         OwnerReady,
-        StartedSession,
+        SessionStarted,
         StreamAudio,
         StreamResult,
     )
@@ -28,7 +28,7 @@ from workflows.parts.record import Generation
 
 
 @dataclass
-class Numbers:
+class StreamNumbers:
     """The numbers of a session's stream activities: the first half of an epoch. Only grows."""
 
     last: int = 0
@@ -53,7 +53,11 @@ class Stream:
     """
 
     def __init__(
-        self, session_key: str, numbers: Numbers, generation: Generation, started: StartedSession
+        self,
+        session_key: str,
+        numbers: StreamNumbers,
+        generation: Generation,
+        started: SessionStarted,
     ) -> None:
         self.generation = generation
         self.started = started

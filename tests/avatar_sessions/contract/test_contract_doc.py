@@ -130,7 +130,7 @@ async def test_the_commands_tell_a_session_from_start_to_end(
         assert len(found) == 1, f"one command of {words}"
         return json.loads(found[0])
 
-    access = messages.Access.model_validate(answer("--name attach", "ada")["result"])
+    access = messages.SealedAccess.model_validate(answer("--name attach", "ada")["result"])
     assert seal.open(access.viewer.sealed_token).get_secret_value().startswith("eyJ")
     assert answer("update-name attach")["updateResult"]["state"] == "LIVE"
     spoken = messages.CommandResult.model_validate(without_nulls(answer("hello-1")["result"]))

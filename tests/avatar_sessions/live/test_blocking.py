@@ -16,17 +16,17 @@ from avatar_sessions import (
 )
 from liveavatar_lite import BadAudio
 from tests.avatar_sessions.live.test_speech import SECOND, live_to, speech
-from tests.support.fake_ingress import Ingress
+from tests.support.fake_ingress import FakeIngress
 from tests.support.waiting import until
 
 
 @pytest.fixture
-async def ingress() -> AsyncIterator[Ingress]:
-    async with Ingress() as ingress:
+async def ingress() -> AsyncIterator[FakeIngress]:
+    async with FakeIngress() as ingress:
         yield ingress
 
 
-async def test_a_thread_speaks_and_hears_what_became_of_it(ingress: Ingress) -> None:
+async def test_a_thread_speaks_and_hears_what_became_of_it(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live:
         blocking = live.blocking()
 
@@ -46,7 +46,7 @@ async def test_a_thread_speaks_and_hears_what_became_of_it(ingress: Ingress) -> 
     assert ingress.pcm("u") == pcm
 
 
-async def test_an_interrupt_from_another_thread_ends_the_block(ingress: Ingress) -> None:
+async def test_an_interrupt_from_another_thread_ends_the_block(ingress: FakeIngress) -> None:
     ingress.sends_on = False
     async with live_to(ingress) as live:
         blocking = live.blocking()
@@ -64,7 +64,7 @@ async def test_an_interrupt_from_another_thread_ends_the_block(ingress: Ingress)
         assert await saying is UtteranceOutcome.INTERRUPTED
 
 
-async def test_an_exception_in_the_thread_interrupts_and_goes_up(ingress: Ingress) -> None:
+async def test_an_exception_in_the_thread_interrupts_and_goes_up(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live:
         blocking = live.blocking()
         said = []
@@ -81,7 +81,7 @@ async def test_an_exception_in_the_thread_interrupts_and_goes_up(ingress: Ingres
     assert report.outcome is UtteranceOutcome.INTERRUPTED
 
 
-async def test_nesting_in_one_thread_is_an_error_and_no_deadlock(ingress: Ingress) -> None:
+async def test_nesting_in_one_thread_is_an_error_and_no_deadlock(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live:
         blocking = live.blocking()
 
@@ -96,7 +96,7 @@ async def test_nesting_in_one_thread_is_an_error_and_no_deadlock(ingress: Ingres
 
 
 async def test_a_call_on_the_loops_own_thread_is_an_error_and_no_deadlock(
-    ingress: Ingress,
+    ingress: FakeIngress,
 ) -> None:
     async with live_to(ingress) as live:
         blocking = live.blocking()
@@ -112,7 +112,7 @@ def test_a_call_that_arrives_while_the_loop_closes_is_told() -> None:
     told: list[BaseException] = []
 
     async def opened() -> BlockingLiveSpeech:
-        async with Ingress() as ingress, live_to(ingress) as live:
+        async with FakeIngress() as ingress, live_to(ingress) as live:
             return live.blocking()
 
     blocking = loop.run_until_complete(opened())
@@ -139,7 +139,7 @@ def test_a_thread_that_outlives_the_loop_is_told() -> None:
     started = threading.Event()
 
     async def program() -> threading.Thread:
-        async with Ingress() as ingress:
+        async with FakeIngress() as ingress:
             ingress.sends_on = False
             async with live_to(ingress) as live:
                 blocking = live.blocking()

@@ -21,19 +21,19 @@ from avatar_sessions import (
 )
 from avatar_sessions.contract.live import CloseCode
 from tests.avatar_sessions.live.test_speech import SECOND, live_to, speech
-from tests.support.fake_ingress import FakeOwners, Ingress
+from tests.support.fake_ingress import FakeIngress, FakeOwners
 from tests.support.waiting import until
 
 
 @pytest.fixture
-async def ingress() -> AsyncIterator[Ingress]:
-    async with Ingress() as ingress:
+async def ingress() -> AsyncIterator[FakeIngress]:
+    async with FakeIngress() as ingress:
         yield ingress
 
 
 @pytest.fixture
-async def successor() -> AsyncIterator[Ingress]:
-    async with Ingress(epoch=(1, 2)) as successor:
+async def successor() -> AsyncIterator[FakeIngress]:
+    async with FakeIngress(epoch=(1, 2)) as successor:
         yield successor
 
 
@@ -42,7 +42,7 @@ async def successor() -> AsyncIterator[Ingress]:
 
 @pytest.mark.parametrize("cut_at", [960, 30_000, 2 * SECOND, 3 * SECOND - 2])
 async def test_a_broken_connection_loses_and_doubles_no_sample(
-    ingress: Ingress, cut_at: int
+    ingress: FakeIngress, cut_at: int
 ) -> None:
     pcm = speech(4)
     owners = FakeOwners(ingress)
@@ -60,7 +60,7 @@ async def test_a_broken_connection_loses_and_doubles_no_sample(
     assert (owners.attached, owners.lost_epochs) == (1, [])
 
 
-async def test_many_breaks_at_any_place_lose_nothing(ingress: Ingress) -> None:
+async def test_many_breaks_at_any_place_lose_nothing(ingress: FakeIngress) -> None:
     """Also those between a begin and its answer, and before anything was confirmed."""
     pcm = speech(6)
 
@@ -84,7 +84,9 @@ async def test_many_breaks_at_any_place_lose_nothing(ingress: Ingress) -> None:
     assert ingress.connections > 10
 
 
-async def test_what_the_owner_took_and_did_not_confirm_is_not_sent_again(ingress: Ingress) -> None:
+async def test_what_the_owner_took_and_did_not_confirm_is_not_sent_again(
+    ingress: FakeIngress,
+) -> None:
     ingress.sends_on = False
 
     async with live_to(ingress) as live:
@@ -103,7 +105,7 @@ async def test_what_the_owner_took_and_did_not_confirm_is_not_sent_again(ingress
     assert ingress.pcm("u") == speech(1) + speech(0.5, 2)
 
 
-async def test_a_sealed_utterance_is_sealed_again(ingress: Ingress) -> None:
+async def test_a_sealed_utterance_is_sealed_again(ingress: FakeIngress) -> None:
     ingress.answers = False
 
     async with live_to(ingress) as live:
@@ -119,7 +121,9 @@ async def test_a_sealed_utterance_is_sealed_again(ingress: Ingress) -> None:
     assert ingress.pcm("u") == speech(0.5)
 
 
-async def test_an_end_that_was_told_to_a_broken_connection_is_told_again(ingress: Ingress) -> None:
+async def test_an_end_that_was_told_to_a_broken_connection_is_told_again(
+    ingress: FakeIngress,
+) -> None:
     ingress.answers = False
 
     async with live_to(ingress) as live:
@@ -134,7 +138,9 @@ async def test_an_end_that_was_told_to_a_broken_connection_is_told_again(ingress
     assert ingress.kinds().count("agent.speak_end") == 1
 
 
-async def test_an_interrupt_during_a_break_is_sent_when_the_owner_is_back(ingress: Ingress) -> None:
+async def test_an_interrupt_during_a_break_is_sent_when_the_owner_is_back(
+    ingress: FakeIngress,
+) -> None:
     ingress.sends_on = False
 
     async with live_to(ingress) as live:
@@ -151,7 +157,7 @@ async def test_an_interrupt_during_a_break_is_sent_when_the_owner_is_back(ingres
 
 
 async def test_an_interrupt_without_an_answer_does_not_cut_what_was_begun_after_it(
-    ingress: Ingress,
+    ingress: FakeIngress,
 ) -> None:
     """The owner obeyed, and the connection broke before it could say so.
 
@@ -184,7 +190,7 @@ async def test_an_interrupt_without_an_answer_does_not_cut_what_was_begun_after_
 
 
 async def test_an_owner_that_never_says_where_to_go_on_is_given_up(
-    ingress: Ingress, monkeypatch: pytest.MonkeyPatch
+    ingress: FakeIngress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("avatar_sessions.live.outbox.ANSWER_S", 0.05)
     async with live_to(ingress) as live:
@@ -204,7 +210,7 @@ async def test_an_owner_that_never_says_where_to_go_on_is_given_up(
 
 
 async def test_a_new_owner_goes_on_from_what_the_last_one_had_sent_on(
-    ingress: Ingress, successor: Ingress
+    ingress: FakeIngress, successor: FakeIngress
 ) -> None:
     pcm = speech(5)
     owners = FakeOwners(ingress)
@@ -236,7 +242,7 @@ async def test_a_new_owner_goes_on_from_what_the_last_one_had_sent_on(
 
 
 async def test_an_owner_that_moved_away_is_left_without_a_hint(
-    ingress: Ingress, successor: Ingress
+    ingress: FakeIngress, successor: FakeIngress
 ) -> None:
     owners = FakeOwners(ingress)
 
@@ -255,7 +261,7 @@ async def test_an_owner_that_moved_away_is_left_without_a_hint(
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
 async def test_a_ticket_that_is_refused_is_replaced_at_once(
-    ingress: Ingress, successor: Ingress, status: int
+    ingress: FakeIngress, successor: FakeIngress, status: int
 ) -> None:
     owners = FakeOwners(ingress)
 
@@ -271,7 +277,7 @@ async def test_a_ticket_that_is_refused_is_replaced_at_once(
     assert len(ingress.tickets) == 2
 
 
-async def test_a_ticket_that_ran_out_is_not_tried_again(ingress: Ingress) -> None:
+async def test_a_ticket_that_ran_out_is_not_tried_again(ingress: FakeIngress) -> None:
     owners = FakeOwners(ingress)
     owners.valid_s = -1
 
@@ -282,7 +288,7 @@ async def test_a_ticket_that_ran_out_is_not_tried_again(ingress: Ingress) -> Non
 
 
 async def test_where_asked_to_an_utterance_in_flight_is_dropped_at_a_move(
-    ingress: Ingress, successor: Ingress
+    ingress: FakeIngress, successor: FakeIngress
 ) -> None:
     owners = FakeOwners(ingress)
 
@@ -306,7 +312,7 @@ async def test_where_asked_to_an_utterance_in_flight_is_dropped_at_a_move(
     assert list(successor.heard) == ["v"]
 
 
-async def test_dropping_at_a_move_still_resumes_at_the_same_owner(ingress: Ingress) -> None:
+async def test_dropping_at_a_move_still_resumes_at_the_same_owner(ingress: FakeIngress) -> None:
     ingress.cuts_after_bytes = SECOND
 
     async with live_to(ingress, resume="drop") as live:
@@ -317,7 +323,7 @@ async def test_dropping_at_a_move_still_resumes_at_the_same_owner(ingress: Ingre
 
 
 async def test_an_interrupt_reaches_the_new_owner_if_the_last_one_never_had_it(
-    ingress: Ingress, successor: Ingress
+    ingress: FakeIngress, successor: FakeIngress
 ) -> None:
     ingress.answers = False
     owners = FakeOwners(ingress)
@@ -340,7 +346,7 @@ async def test_an_interrupt_reaches_the_new_owner_if_the_last_one_never_had_it(
 
 
 async def test_an_utterance_cut_at_the_last_owner_is_not_begun_at_the_next(
-    ingress: Ingress, successor: Ingress
+    ingress: FakeIngress, successor: FakeIngress
 ) -> None:
     """It was cut there, and its line was lost with the owner: what is known here is told."""
     ingress.answers = False
@@ -366,7 +372,7 @@ async def test_an_utterance_cut_at_the_last_owner_is_not_begun_at_the_next(
 
 
 async def test_while_nobody_can_say_who_the_owner_is_the_last_one_is_tried(
-    ingress: Ingress, monkeypatch: pytest.MonkeyPatch
+    ingress: FakeIngress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A break cut off Temporal as well: speech goes on when the owner can be reached again."""
     monkeypatch.setattr("avatar_sessions.live.connection.LAST_OWNER_EVERY_S", 0.05)
@@ -392,14 +398,18 @@ async def test_without_live_speech_on_the_workers_entering_says_so() -> None:
             pass
 
 
-async def test_an_ingress_that_cannot_be_reached_is_told_with_its_reason(ingress: Ingress) -> None:
+async def test_an_ingress_that_cannot_be_reached_is_told_with_its_reason(
+    ingress: FakeIngress,
+) -> None:
     ingress.refuses = HTTPStatus.FORBIDDEN
     with pytest.raises(LiveSpeechUnreachable, match=r"within 0\.3 s.*HTTP 403"):
         async with live_to(ingress, open_timeout_s=0.3):
             pass
 
 
-async def test_a_server_that_does_not_speak_the_dialect_is_not_spoken_to(ingress: Ingress) -> None:
+async def test_a_server_that_does_not_speak_the_dialect_is_not_spoken_to(
+    ingress: FakeIngress,
+) -> None:
     ingress.speaks_the_dialect = False
     with pytest.raises(LiveSpeechUnreachable, match="does not speak"):
         async with live_to(ingress, open_timeout_s=0.3):
@@ -409,7 +419,7 @@ async def test_a_server_that_does_not_speak_the_dialect_is_not_spoken_to(ingress
 # ---------------------------------------------------------------- the session's end
 
 
-async def test_the_sessions_end_comes_out_of_write_and_nothing_hangs(ingress: Ingress) -> None:
+async def test_the_sessions_end_comes_out_of_write_and_nothing_hangs(ingress: FakeIngress) -> None:
     ingress.sends_on = False
     owners = FakeOwners(ingress)
 
@@ -436,7 +446,7 @@ async def test_the_sessions_end_comes_out_of_write_and_nothing_hangs(ingress: In
         assert [type(event).__name__ async for event in events][-1] == "SpeechEnded"
 
 
-async def test_an_interrupt_that_waits_is_told_of_the_sessions_end(ingress: Ingress) -> None:
+async def test_an_interrupt_that_waits_is_told_of_the_sessions_end(ingress: FakeIngress) -> None:
     ingress.answers = False
     owners = FakeOwners(ingress)
     owners.is_over = SessionOver("k")
@@ -450,7 +460,7 @@ async def test_an_interrupt_that_waits_is_told_of_the_sessions_end(ingress: Ingr
 
 
 async def test_a_liveavatar_session_that_ends_while_ours_goes_on_is_followed(
-    ingress: Ingress, successor: Ingress
+    ingress: FakeIngress, successor: FakeIngress
 ) -> None:
     owners = FakeOwners(ingress)
 
@@ -463,7 +473,9 @@ async def test_a_liveavatar_session_that_ends_while_ours_goes_on_is_followed(
     assert successor.pcm("u") == speech(0.5)
 
 
-async def test_a_session_that_ended_while_its_owner_was_away_comes_out(ingress: Ingress) -> None:
+async def test_a_session_that_ended_while_its_owner_was_away_comes_out(
+    ingress: FakeIngress,
+) -> None:
     owners = FakeOwners(ingress)
 
     async with live_to(owners) as live:
@@ -483,7 +495,7 @@ async def test_a_session_that_ended_while_its_owner_was_away_comes_out(ingress: 
 
 
 async def test_an_owner_that_falls_silent_loses_the_utterance_in_the_end(
-    ingress: Ingress, monkeypatch: pytest.MonkeyPatch
+    ingress: FakeIngress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("avatar_sessions.live.speech.QUIET_S", 0.1)
     ingress.answers = False

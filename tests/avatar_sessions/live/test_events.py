@@ -16,20 +16,20 @@ from avatar_sessions import (
     SpeechStateChanged,
     UtteranceOutcome,
 )
-from avatar_sessions.contract.live import State
+from avatar_sessions.contract.live import LiveState
 from avatar_sessions.live.events import MAX_UNREAD_EVENTS, EventFeed
 from tests.avatar_sessions.live.test_speech import live_to, speech
-from tests.support.fake_ingress import Ingress
+from tests.support.fake_ingress import FakeIngress
 from tests.support.waiting import until
 
 
 @pytest.fixture
-async def ingress() -> AsyncIterator[Ingress]:
-    async with Ingress() as ingress:
+async def ingress() -> AsyncIterator[FakeIngress]:
+    async with FakeIngress() as ingress:
         yield ingress
 
 
-async def test_the_avatars_poses_and_the_flow_of_speech_are_told(ingress: Ingress) -> None:
+async def test_the_avatars_poses_and_the_flow_of_speech_are_told(ingress: FakeIngress) -> None:
     ingress.answers = False
     async with live_to(ingress) as live:
         await until(lambda: live.state == "live", 5)
@@ -39,8 +39,8 @@ async def test_the_avatars_poses_and_the_flow_of_speech_are_told(ingress: Ingres
         await until(lambda: ingress.sent("u") > 0, 5)
         for pose in ("talking", "talking", "listening", "idle", "waving"):
             await ingress.pose(pose)
-        await ingress.say(State(state="recovering"))
-        await ingress.say(State(state="live"))
+        await ingress.say(LiveState(state="recovering"))
+        await ingress.say(LiveState(state="live"))
         await ingress.finish("u")
         report = await one.result()
 
@@ -54,7 +54,9 @@ async def test_the_avatars_poses_and_the_flow_of_speech_are_told(ingress: Ingres
     ]
 
 
-async def test_every_reader_hears_of_an_interrupt_and_of_the_end_it_makes(ingress: Ingress) -> None:
+async def test_every_reader_hears_of_an_interrupt_and_of_the_end_it_makes(
+    ingress: FakeIngress,
+) -> None:
     async with live_to(ingress) as live:
         await until(lambda: live.state == "live", 5)
         readers = [live.events(), live.events()]
@@ -71,7 +73,7 @@ async def test_every_reader_hears_of_an_interrupt_and_of_the_end_it_makes(ingres
         assert ended.utterance.outcome is UtteranceOutcome.INTERRUPTED
 
 
-async def test_a_break_is_told_as_recovering_until_the_owner_is_back(ingress: Ingress) -> None:
+async def test_a_break_is_told_as_recovering_until_the_owner_is_back(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live:
         await until(lambda: live.state == "live", 5)
         events = live.events()
@@ -100,14 +102,14 @@ async def test_a_reader_nobody_holds_is_forgotten() -> None:
     assert len(feed._readers) == 0
 
 
-async def test_events_asked_for_after_the_end_end_at_once(ingress: Ingress) -> None:
+async def test_events_asked_for_after_the_end_end_at_once(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live:
         pass
     assert [event async for event in live.events()] == []
 
 
 async def test_messages_of_another_release_are_passed_over(
-    ingress: Ingress, caplog: pytest.LogCaptureFixture
+    ingress: FakeIngress, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with live_to(ingress) as live:
         for frame in ("[1]", "}{", '{"type": 7}', '{"type": "live.progress"}', '{"type": "new"}'):

@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from avatar_sessions.contract.live import Interrupted, Progress
+from avatar_sessions.contract.live import LiveInterrupted, LiveProgress
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
-from avatar_sessions.live.outbox import Outbox, OutgoingUtterance, UtteranceState
+from avatar_sessions.live.outbox import Outbox, OutgoingState, OutgoingUtterance
 
 WINDOW = 4_000
 WEIGHTS = (6, 8, 8, 4)
@@ -28,7 +28,7 @@ class ModelOwner:
         self.sent: dict[str, int] = {}
         self.sealed: set[str] = set()
         self.reports: dict[str, UtteranceReport] = {}
-        self.answers: list[Progress | UtteranceReport | Interrupted] = []
+        self.answers: list[LiveProgress | UtteranceReport | LiveInterrupted] = []
         self.current = ""
 
     def take(self, frame: str | bytes) -> None:
@@ -49,13 +49,13 @@ class ModelOwner:
         elif message["type"] == "agent.interrupt":
             for each in self.pcm:
                 self.over(each, UtteranceOutcome.INTERRUPTED)
-            self.answers.append(Interrupted(event_id=name))
+            self.answers.append(LiveInterrupted(event_id=name))
 
     def received(self, name: str) -> int:
         return self.offsets[name] + len(self.pcm[name])
 
-    def progress(self, name: str) -> Progress:
-        return Progress(
+    def progress(self, name: str) -> LiveProgress:
+        return LiveProgress(
             utterance_id=name,
             received_bytes=self.received(name),
             sent_bytes=self.sent[name],
@@ -118,7 +118,7 @@ class Story:
     def answer(self) -> None:
         if self.owner.answers:
             answer = self.owner.answers.pop(0)
-            if isinstance(answer, Progress):
+            if isinstance(answer, LiveProgress):
                 self.outbox.progress(answer, self.now_s)
             elif isinstance(answer, UtteranceReport):
                 self.outbox.over(answer, self.now_s)
@@ -222,7 +222,7 @@ def test_interrupts_among_breaks_and_moves_end_what_they_cut_and_nothing_else(se
     story.outbox.broke()
 
     for one in story.utterances:
-        assert one.state is UtteranceState.OVER
+        assert one.state is OutgoingState.OVER
         assert one.report is not None
         if one.report.outcome is not UtteranceOutcome.COMPLETED:
             assert one.id in cut, "cut by an interrupt that came before it"
@@ -237,7 +237,7 @@ def test_a_gap_in_what_the_owner_has_gives_the_utterance_up() -> None:
     outbox.give(one, memoryview(bytes(2_000)))
     assert isinstance(outbox.next_frame(0.0), str)
     assert outbox.next_frame(0.0) == bytes(2_000)
-    told = Progress(utterance_id="u", received_bytes=2_000, sent_bytes=1_000, played_bytes=0)
+    told = LiveProgress(utterance_id="u", received_bytes=2_000, sent_bytes=1_000, played_bytes=0)
     outbox.progress(told, 0.0)
     outbox.broke()
     outbox.connected((1, 2), WINDOW)

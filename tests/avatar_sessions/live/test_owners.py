@@ -105,7 +105,7 @@ def test_a_ticket_is_opened_and_never_shown(seal: Seal) -> None:
         },
     }
 
-    speaker = opened(messages.Access.model_validate(sealed), seal).speaker
+    speaker = opened(messages.SealedAccess.model_validate(sealed), seal).speaker
 
     assert speaker is not None
     assert (speaker.ticket, speaker.epoch) == ("obviously-fake-ticket", (2, 1))

@@ -19,7 +19,7 @@ from avatar_sessions import (
 )
 from avatar_sessions.live.speech import MAX_ON_THE_WAY
 from liveavatar_lite import BadAudio
-from tests.support.fake_ingress import TICKET, FakeOwners, Ingress
+from tests.support.fake_ingress import TICKET, FakeIngress, FakeOwners
 from tests.support.waiting import until
 
 SECOND = 48_000
@@ -31,21 +31,21 @@ def speech(seconds: float, seed: int = 1) -> bytes:
     return samples.astype("<i2").tobytes()
 
 
-def live_to(ingress: Ingress | FakeOwners, **options: object) -> LiveSpeech:
+def live_to(ingress: FakeIngress | FakeOwners, **options: object) -> LiveSpeech:
     owners = ingress if isinstance(ingress, FakeOwners) else FakeOwners(ingress)
     return LiveSpeech(owners, session_key="k", **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-async def ingress() -> AsyncIterator[Ingress]:
-    async with Ingress() as ingress:
+async def ingress() -> AsyncIterator[FakeIngress]:
+    async with FakeIngress() as ingress:
         yield ingress
 
 
 # ---------------------------------------------------------------- speech
 
 
-async def test_speech_arrives_in_order_and_to_the_byte(ingress: Ingress) -> None:
+async def test_speech_arrives_in_order_and_to_the_byte(ingress: FakeIngress) -> None:
     first, second = speech(1.5, 1), speech(0.7, 2)
 
     async with live_to(ingress) as live:
@@ -64,14 +64,14 @@ async def test_speech_arrives_in_order_and_to_the_byte(ingress: Ingress) -> None
     assert ingress.tickets == [f"Bearer {TICKET}"]
 
 
-async def test_a_great_piece_goes_in_frames_of_a_second_at_most(ingress: Ingress) -> None:
+async def test_a_great_piece_goes_in_frames_of_a_second_at_most(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live, live.utterance(utterance_id="u") as one:
         await one.write(speech(3.3))
     assert ingress.pcm("u") == speech(3.3)
     assert max(ingress.frames) == SECOND
 
 
-async def test_tiny_pieces_travel_together(ingress: Ingress) -> None:
+async def test_tiny_pieces_travel_together(ingress: FakeIngress) -> None:
     pcm = speech(0.5)
 
     async with live_to(ingress) as live, live.utterance(utterance_id="u") as one:
@@ -82,13 +82,13 @@ async def test_tiny_pieces_travel_together(ingress: Ingress) -> None:
     assert len(ingress.frames) <= 26
 
 
-async def test_a_tiny_piece_does_not_wait_for_more_for_long(ingress: Ingress) -> None:
+async def test_a_tiny_piece_does_not_wait_for_more_for_long(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live, live.utterance(utterance_id="u") as one:
         await one.write(b"\1\0" * 10)
         await until(lambda: ingress.frames == [20], 5)
 
 
-async def test_other_rates_and_types_are_converted(ingress: Ingress) -> None:
+async def test_other_rates_and_types_are_converted(ingress: FakeIngress) -> None:
     at_48k = np.sin(np.arange(48_000) / 30).astype(np.float32)
 
     async with live_to(ingress, sample_rate_hz=48_000) as live:
@@ -102,7 +102,7 @@ async def test_other_rates_and_types_are_converted(ingress: Ingress) -> None:
     assert ingress.pcm("v") == b"\x4d\0" * 2_400
 
 
-async def test_samples_may_be_cut_anywhere(ingress: Ingress) -> None:
+async def test_samples_may_be_cut_anywhere(ingress: FakeIngress) -> None:
     pcm = speech(0.2)
 
     async with live_to(ingress) as live, live.utterance(utterance_id="u") as one:
@@ -113,7 +113,9 @@ async def test_samples_may_be_cut_anywhere(ingress: Ingress) -> None:
     assert ingress.pcm("u") == pcm
 
 
-async def test_audio_that_is_none_is_refused_and_the_utterance_goes_on(ingress: Ingress) -> None:
+async def test_audio_that_is_none_is_refused_and_the_utterance_goes_on(
+    ingress: FakeIngress,
+) -> None:
     async with live_to(ingress) as live:
         async with live.utterance(utterance_id="u") as one:
             with pytest.raises(BadAudio, match="NaN"):
@@ -123,7 +125,7 @@ async def test_audio_that_is_none_is_refused_and_the_utterance_goes_on(ingress: 
     assert ingress.pcm("u") == speech(0.1)
 
 
-async def test_an_utterance_without_speech_is_sealed_as_well(ingress: Ingress) -> None:
+async def test_an_utterance_without_speech_is_sealed_as_well(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live:
         async with live.utterance() as one:
             pass
@@ -133,7 +135,7 @@ async def test_an_utterance_without_speech_is_sealed_as_well(ingress: Ingress) -
 # ---------------------------------------------------------------- the window
 
 
-async def test_write_waits_while_the_window_is_full(ingress: Ingress) -> None:
+async def test_write_waits_while_the_window_is_full(ingress: FakeIngress) -> None:
     """The fake itself asserts that no more than the window is ever on its way."""
     ingress.sends_on = False
     pcm = speech(5)
@@ -155,7 +157,7 @@ async def test_write_waits_while_the_window_is_full(ingress: Ingress) -> None:
     assert ingress.pcm("u") == pcm
 
 
-async def test_all_utterances_on_their_way_share_the_window(ingress: Ingress) -> None:
+async def test_all_utterances_on_their_way_share_the_window(ingress: FakeIngress) -> None:
     ingress.sends_on = ingress.answers = False
 
     async with live_to(ingress) as live:
@@ -172,7 +174,7 @@ async def test_all_utterances_on_their_way_share_the_window(ingress: Ingress) ->
 
 
 async def test_an_owner_that_does_not_read_holds_the_speaker_and_nothing_grows(
-    ingress: Ingress,
+    ingress: FakeIngress,
 ) -> None:
     ingress.reads = False
 
@@ -190,7 +192,9 @@ async def test_an_owner_that_does_not_read_holds_the_speaker_and_nothing_grows(
 # ---------------------------------------------------------------- turns
 
 
-async def test_the_next_utterance_waits_until_all_of_the_last_was_given(ingress: Ingress) -> None:
+async def test_the_next_utterance_waits_until_all_of_the_last_was_given(
+    ingress: FakeIngress,
+) -> None:
     async with live_to(ingress) as live:
 
         async def say(utterance_id: str) -> None:
@@ -206,7 +210,7 @@ async def test_the_next_utterance_waits_until_all_of_the_last_was_given(ingress:
     assert all(heard.pcm == speech(0.1) * 5 for heard in ingress.heard.values())
 
 
-async def test_entering_waits_while_many_are_on_their_way(ingress: Ingress) -> None:
+async def test_entering_waits_while_many_are_on_their_way(ingress: FakeIngress) -> None:
     """An owner refuses more than it keeps, and their speech would be lost."""
     ingress.answers = False
     async with live_to(ingress) as live:
@@ -221,7 +225,7 @@ async def test_entering_waits_while_many_are_on_their_way(ingress: Ingress) -> N
 
 
 async def test_an_utterance_inside_anothers_block_is_an_error_and_no_deadlock(
-    ingress: Ingress,
+    ingress: FakeIngress,
 ) -> None:
     async with live_to(ingress) as live, live.utterance():
         with pytest.raises(LiveSpeechMisused, match="inside another's block"):
@@ -229,7 +233,7 @@ async def test_an_utterance_inside_anothers_block_is_an_error_and_no_deadlock(
                 pass
 
 
-async def test_calls_that_can_never_work_say_so(ingress: Ingress) -> None:
+async def test_calls_that_can_never_work_say_so(ingress: FakeIngress) -> None:
     with pytest.raises(ValueError, match="sample_rate_hz"):
         live_to(ingress, sample_rate_hz=1)
     live = live_to(ingress)
@@ -260,7 +264,7 @@ async def test_calls_that_can_never_work_say_so(ingress: Ingress) -> None:
 
 
 async def test_an_interrupt_ends_the_producers_loop_and_tells_what_was_heard(
-    ingress: Ingress,
+    ingress: FakeIngress,
 ) -> None:
     written, cuts = 0, []
 
@@ -280,7 +284,7 @@ async def test_an_interrupt_ends_the_producers_loop_and_tells_what_was_heard(
     assert "agent.speak_end" not in ingress.kinds()
 
 
-async def test_an_interrupt_before_the_first_sample_is_out(ingress: Ingress) -> None:
+async def test_an_interrupt_before_the_first_sample_is_out(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live:
         async with live.utterance() as one:
             await live.interrupt()
@@ -290,7 +294,7 @@ async def test_an_interrupt_before_the_first_sample_is_out(ingress: Ingress) -> 
     assert ingress.frames == []
 
 
-async def test_an_interrupt_overtakes_speech_that_waits(ingress: Ingress) -> None:
+async def test_an_interrupt_overtakes_speech_that_waits(ingress: FakeIngress) -> None:
     """What is in the window has gone out; the rest of a great piece never does."""
     ingress.sends_on = False
 
@@ -309,7 +313,7 @@ async def test_an_interrupt_overtakes_speech_that_waits(ingress: Ingress) -> Non
     assert ingress.kinds()[:3] == ["live.begin", "agent.interrupt", "live.begin"]
 
 
-async def test_two_interrupts_in_a_row_are_both_answered(ingress: Ingress) -> None:
+async def test_two_interrupts_in_a_row_are_both_answered(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live:
         async with live.utterance(utterance_id="u") as one:
             await one.write(speech(0.5))
@@ -323,7 +327,7 @@ async def test_two_interrupts_in_a_row_are_both_answered(ingress: Ingress) -> No
 
 
 async def test_an_interrupt_that_comes_too_late_leaves_the_utterance_completed(
-    ingress: Ingress,
+    ingress: FakeIngress,
 ) -> None:
     """The end was reached while the interrupt was on its way: the owner decides, not we."""
     ingress.answers = False
@@ -342,14 +346,14 @@ async def test_an_interrupt_that_comes_too_late_leaves_the_utterance_completed(
     assert cut == SpeechInterrupted(None, 0)
 
 
-async def test_an_interrupt_that_is_not_answered_says_so(ingress: Ingress) -> None:
+async def test_an_interrupt_that_is_not_answered_says_so(ingress: FakeIngress) -> None:
     ingress.answers = False
     async with live_to(ingress) as live:
         with pytest.raises(AnswerTimedOut, match="interrupt"):
             await live.interrupt(timeout_s=0.05)
 
 
-async def test_somebody_elses_interrupt_ends_the_block_as_well(ingress: Ingress) -> None:
+async def test_somebody_elses_interrupt_ends_the_block_as_well(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live:
         async with live.utterance(utterance_id="u") as one:
             await one.write(speech(0.5))
@@ -363,7 +367,7 @@ async def test_somebody_elses_interrupt_ends_the_block_as_well(ingress: Ingress)
 # ------------------------------------------------------- errors inside the block
 
 
-async def test_an_exception_inside_the_block_interrupts_and_goes_up(ingress: Ingress) -> None:
+async def test_an_exception_inside_the_block_interrupts_and_goes_up(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live:
         one = live.utterance()
 
@@ -380,7 +384,7 @@ async def test_an_exception_inside_the_block_interrupts_and_goes_up(ingress: Ing
     assert ingress.pcm("next") == speech(0.1)
 
 
-async def test_a_cancel_inside_the_block_interrupts_and_goes_up(ingress: Ingress) -> None:
+async def test_a_cancel_inside_the_block_interrupts_and_goes_up(ingress: FakeIngress) -> None:
     ingress.sends_on = False
     async with live_to(ingress) as live:
         one = live.utterance(utterance_id="u")
@@ -397,7 +401,9 @@ async def test_a_cancel_inside_the_block_interrupts_and_goes_up(ingress: Ingress
         assert (await one.result()).outcome is UtteranceOutcome.INTERRUPTED
 
 
-async def test_a_cancel_that_leaves_everything_still_sends_the_interrupt(ingress: Ingress) -> None:
+async def test_a_cancel_that_leaves_everything_still_sends_the_interrupt(
+    ingress: FakeIngress,
+) -> None:
     async def say() -> None:
         async with live_to(ingress) as live, live.utterance(utterance_id="u") as one:
             await one.write(speech(0.5))
@@ -412,7 +418,7 @@ async def test_a_cancel_that_leaves_everything_still_sends_the_interrupt(ingress
 
 
 async def test_a_cut_utterance_ends_a_task_group_inside_its_block_quietly(
-    ingress: Ingress,
+    ingress: FakeIngress,
 ) -> None:
     async with live_to(ingress) as live:
         async with live.utterance() as one, asyncio.TaskGroup() as group:
@@ -426,7 +432,7 @@ async def test_a_cut_utterance_ends_a_task_group_inside_its_block_quietly(
 # ---------------------------------------------------------------- leaving
 
 
-async def test_leaving_lets_out_what_was_sealed(ingress: Ingress) -> None:
+async def test_leaving_lets_out_what_was_sealed(ingress: FakeIngress) -> None:
     ingress.sends_on = False
     async with live_to(ingress) as live, live.utterance(utterance_id="u") as one:
         await one.write(speech(2))
@@ -437,7 +443,7 @@ async def test_leaving_lets_out_what_was_sealed(ingress: Ingress) -> None:
     assert report.outcome in (UtteranceOutcome.COMPLETED, UtteranceOutcome.LOST)
 
 
-async def test_a_result_that_nobody_can_tell_any_more_is_lost(ingress: Ingress) -> None:
+async def test_a_result_that_nobody_can_tell_any_more_is_lost(ingress: FakeIngress) -> None:
     ingress.answers = False
     async with live_to(ingress) as live, live.utterance("Hello.") as one:
         await one.write(speech(0.5))
@@ -448,7 +454,7 @@ async def test_a_result_that_nobody_can_tell_any_more_is_lost(ingress: Ingress) 
     assert report.failure is not None
 
 
-async def test_leaving_from_beside_an_open_utterance_interrupts_it(ingress: Ingress) -> None:
+async def test_leaving_from_beside_an_open_utterance_interrupts_it(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live:
         one = live.utterance(utterance_id="u")
         await one.__aenter__()
@@ -462,7 +468,7 @@ async def test_leaving_from_beside_an_open_utterance_interrupts_it(ingress: Ingr
 # ---------------------------------------------------------------- commands
 
 
-async def test_poses_and_keep_alive_go_in_band(ingress: Ingress) -> None:
+async def test_poses_and_keep_alive_go_in_band(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live:
         await live.set_pose("listening")
         await live.set_pose("idle")

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from chaos.environment.proxy import Proxy, Way
+from chaos.environment.proxy import Proxy, ProxyMode
 
 HOST = "127.0.0.1"
 
@@ -47,7 +47,7 @@ async def test_refusing_resets_what_is_open_and_what_comes() -> None:
     async with echo_behind_a_proxy() as proxy:
         connection = await asyncio.open_connection(HOST, proxy.port)
         assert await said_back(connection, b"hello") == b"hello"
-        proxy.go(Way.REFUSE)
+        proxy.go(ProxyMode.REFUSE)
         with pytest.raises(ConnectionResetError):
             await said_back(connection, b"")
         try:
@@ -55,7 +55,7 @@ async def test_refusing_resets_what_is_open_and_what_comes() -> None:
             assert await said_back(later, b"hello") == b""
         except ConnectionError:
             pass
-        proxy.go(Way.PASS)
+        proxy.go(ProxyMode.PASS)
         again = await asyncio.open_connection(HOST, proxy.port)
         assert await said_back(again, b"hello") == b"hello"
         again[1].close()
@@ -65,12 +65,12 @@ async def test_swallowing_keeps_connections_and_passes_nothing_until_it_is_over(
     async with echo_behind_a_proxy() as proxy:
         connection = await asyncio.open_connection(HOST, proxy.port)
         assert await said_back(connection, b"before") == b"before"
-        proxy.go(Way.SWALLOW)
+        proxy.go(ProxyMode.SWALLOW)
         connection[1].write(b"held")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
                 await connection[0].read(1000)
-        proxy.go(Way.PASS)
+        proxy.go(ProxyMode.PASS)
         assert await said_back(connection, b"") == b"held"
         connection[1].close()
 
@@ -79,6 +79,6 @@ async def test_it_ends_with_connections_open() -> None:
     async with asyncio.timeout(10):
         async with echo_behind_a_proxy() as proxy:
             reader, _ = await asyncio.open_connection(HOST, proxy.port)
-            proxy.go(Way.SWALLOW)
+            proxy.go(ProxyMode.SWALLOW)
         with pytest.raises(ConnectionResetError):
             await reader.read(10)

@@ -17,7 +17,7 @@ from deploy.local.stack import LiveKitServer
 from liveavatar_lite.audio import SAMPLE_RATE_HZ
 from liveavatar_lite.messages import AgentStateUpdated
 from liveavatar_lite.protocol import PoseChanged
-from liveavatar_lite.utterance_book import UtteranceOver, UtteranceStarted
+from liveavatar_lite.utterance_book import UtteranceEnded, UtteranceStarted
 from tests.liveavatar_simulator.conftest import Caller, Simulate, connected, next_event, tone, until
 
 HEARD_LEVEL = 500
@@ -126,7 +126,7 @@ async def test_a_viewer_sees_heygen_move_and_hears_what_was_sent(
         for loudness in (0.4, 0.05):
             await connection.speak(tone(1.0, loudness=loudness), "u")
         await connection.speak_end("u")
-        await next_event(connection, UtteranceOver)
+        await next_event(connection, UtteranceEnded)
         await asyncio.sleep(0.3)  # what is on the way to the viewer
 
         loud = [(at_s, level) for at_s, level in viewer.levels if level > HEARD_LEVEL]
@@ -254,7 +254,7 @@ async def test_two_sessions_stand_side_by_side_in_a_room_of_ones_own(
                 await connection.speak(tone(1.0), "new")
                 await connection.speak_end("new")
                 await until(viewer.hears)
-                over = await next_event(connection, UtteranceOver)
+                over = await next_event(connection, UtteranceEnded)
 
         assert present(viewer) == ["avatar-2"]
         line = caller.line(new["session_id"])

@@ -13,9 +13,9 @@ import pytest
 
 from deploy.local.stack import LiveKitServer
 from liveavatar_lite.audio import BYTES_PER_S, duration_s, size_bytes
-from liveavatar_lite.utterance_book import UtteranceOver
-from liveavatar_simulator import Heard, Refusal
-from liveavatar_simulator.media.recording import HeardRecord
+from liveavatar_lite.utterance_book import UtteranceEnded
+from liveavatar_simulator import AudioRecording, Refusal
+from liveavatar_simulator.media.recording import AudioRecorder
 from tests.liveavatar_simulator.conftest import Caller, Simulate, connected, next_event, tone, until
 
 LOUD = 300
@@ -23,7 +23,7 @@ LOUD = 300
 BEGAN_AT = datetime(2026, 10, 1, 12, tzinfo=UTC)
 
 
-def sounds(heard: Heard) -> list[tuple[float, float]]:
+def sounds(heard: AudioRecording) -> list[tuple[float, float]]:
     """Begin and end of every sound, in seconds since the record's begin, to 10 ms."""
     blocks = np.frombuffer(heard.pcm, "<i2").reshape(-1, 240)
     loud = np.concatenate([[False], np.abs(blocks).max(axis=1) > LOUD, [False]])
@@ -37,7 +37,7 @@ async def say(caller: Caller, started: dict[str, Any], *names: str, seconds: flo
         for name in names:
             await connection.speak(tone(seconds), name)
             await connection.speak_end(name)
-            await next_event(connection, UtteranceOver)
+            await next_event(connection, UtteranceEnded)
             await asyncio.sleep(0.3)
 
 
@@ -109,7 +109,7 @@ async def test_an_interrupted_utterance_is_heard_up_to_its_cut(simulate: Simulat
         await connection.speak(tone(5), "u")
         await until(lambda: bool(sounds(caller.simulator.heard(started["session_id"]))))
         await connection.interrupt()
-        await next_event(connection, UtteranceOver)
+        await next_event(connection, UtteranceEnded)
         await asyncio.sleep(0.2)
 
     [(begin_s, end_s)] = sounds(caller.simulator.heard(started["session_id"]))
@@ -195,18 +195,18 @@ async def test_an_avatar_in_a_room_is_recorded_too(
 
 
 def test_silence_takes_no_memory() -> None:
-    record = HeardRecord(BEGAN_AT, 3600)
+    record = AudioRecorder(BEGAN_AT, 3600)
     for _ in range(100):
         record.add(bytes(BYTES_PER_S))
 
     assert record.sound_bytes == 0
-    assert record.heard() == Heard(BEGAN_AT, bytes(100 * BYTES_PER_S))
+    assert record.heard() == AudioRecording(BEGAN_AT, bytes(100 * BYTES_PER_S))
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_what_is_kept_is_the_end_of_all_that_was_heard(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    record = HeardRecord(BEGAN_AT, 2.0)
+    record = AudioRecorder(BEGAN_AT, 2.0)
     everything = b""
     for _ in range(60):
         size = int(rng.integers(0, 30)) * 480

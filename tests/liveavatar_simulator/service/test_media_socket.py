@@ -16,7 +16,7 @@ from liveavatar_lite.connection import LiteConnection
 from liveavatar_lite.errors import ConnectionRefused, NeverConnected
 from liveavatar_lite.messages import AgentStateUpdated, ErrorReported, SpeakEnded, SpeakStarted
 from liveavatar_lite.protocol import PoseChanged
-from liveavatar_lite.utterance_book import UtteranceOver, UtteranceStarted
+from liveavatar_lite.utterance_book import UtteranceEnded, UtteranceStarted
 from liveavatar_simulator import AtLimit, Correlation, Faults, SpeechSignals
 from liveavatar_simulator.service.credits import pro_rated
 from tests.liveavatar_simulator.conftest import (
@@ -60,9 +60,9 @@ async def test_an_utterance_is_acknowledged_begins_and_ends(caller: Caller) -> N
         await connection.speak(tone(0.3), "u")
         await connection.speak_end("u")
 
-        seen = await events_until(connection, lambda event: isinstance(event, UtteranceOver))
+        seen = await events_until(connection, lambda event: isinstance(event, UtteranceEnded))
 
-    meant = [event for event in seen if isinstance(event, UtteranceStarted | UtteranceOver)]
+    meant = [event for event in seen if isinstance(event, UtteranceStarted | UtteranceEnded)]
     assert [event.utterance_id for event in meant] == ["u", "u"]
     line = caller.line(started["session_id"])
     [utterance] = line.utterances
@@ -84,10 +84,10 @@ async def test_every_dialect_tells_the_same_story(
         await connection.speak(tone(0.2), "u")
         await connection.speak_end("u")
 
-        seen = await events_until(connection, lambda event: isinstance(event, UtteranceOver))
+        seen = await events_until(connection, lambda event: isinstance(event, UtteranceEnded))
 
     over = seen[-1]
-    assert isinstance(over, UtteranceOver)
+    assert isinstance(over, UtteranceEnded)
     assert (over.utterance_id, over.interrupted) == ("u", False)
     told_by_speech = any(isinstance(event, SpeakStarted | SpeakEnded) for event in seen)
     assert told_by_speech == (signals is not SpeechSignals.POSES)
@@ -102,10 +102,10 @@ async def test_an_interrupt_cuts_what_is_said_and_the_next_word_is_heard(
         await next_event(connection, UtteranceStarted)
 
         await connection.interrupt("cut")
-        over = await next_event(connection, UtteranceOver)
+        over = await next_event(connection, UtteranceEnded)
         await connection.speak(tone(0.1), "next")
         await connection.speak_end("next")
-        after = await next_event(connection, UtteranceOver)
+        after = await next_event(connection, UtteranceEnded)
 
     assert (over.utterance_id, over.interrupted) == ("long", True)
     assert (after.utterance_id, after.interrupted) == ("next", False)

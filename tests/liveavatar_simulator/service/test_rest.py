@@ -11,7 +11,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from liveavatar_simulator import Faults, SessionPhase
+from liveavatar_simulator import Faults, SimulatedPhase
 from tests.liveavatar_simulator.conftest import OTHER_AVATAR_ID, Caller, Simulate, until
 
 
@@ -389,7 +389,7 @@ async def test_a_stop_during_the_start_wins(caller: Caller) -> None:
     session_id = minted.json()["data"]["session_id"]
     starting = asyncio.create_task(caller.start(minted))
     session = caller.simulator.sessions[session_id]
-    await until(lambda: session.phase is SessionPhase.STARTING)
+    await until(lambda: session.phase is SimulatedPhase.STARTING)
 
     stopped = await caller.stop(session_id)
 

@@ -28,7 +28,7 @@ from owner.clips.source import (
     ClipNotAudio,
     ClipPolicy,
     ClipReader,
-    Clips,
+    ClipSource,
     ClipTooLong,
     ClipUnreachable,
 )
@@ -147,9 +147,9 @@ async def site() -> AsyncIterator[Site]:
 
 
 @pytest.fixture
-def clips(tmp_path: Path) -> Clips:
+def clips(tmp_path: Path) -> ClipSource:
     policy = ClipPolicy(folder=tmp_path, allow_private_addresses=True)
-    return Clips(policy, Seal([Seal.new_key()]))
+    return ClipSource(policy, Seal([Seal.new_key()]))
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ async def rest(reader: ClipReader) -> bytes:
     return pcm
 
 
-async def spoken(clips: Clips, clip: Clip) -> bytes:
+async def spoken(clips: ClipSource, clip: Clip) -> bytes:
     async with clips.open(clip) as reader:
         return await rest(reader)
 
@@ -207,7 +207,7 @@ async def until_broken(reader: ClipReader, error: type[Exception], match: str) -
 )
 @pytest.mark.parametrize(("rate_hz", "channels"), [(24_000, 1), (44_100, 2)])
 async def test_what_is_lossless_stays_so(
-    clips: Clips, tmp_path: Path, kind: str, subtype: str | None, rate_hz: int, channels: int
+    clips: ClipSource, tmp_path: Path, kind: str, subtype: str | None, rate_hz: int, channels: int
 ) -> None:
     """Block by block is the same as all at once."""
     (tmp_path / "clip").write_bytes(encoded(kind, subtype, rate_hz, 3.3, channels))
@@ -224,7 +224,7 @@ async def test_what_is_lossless_stays_so(
     ("kind", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None), ("WAV", "ULAW")]
 )
 async def test_what_is_lossy_sounds_alike(
-    clips: Clips, tmp_path: Path, kind: str, subtype: str | None, rate_hz: int
+    clips: ClipSource, tmp_path: Path, kind: str, subtype: str | None, rate_hz: int
 ) -> None:
     (tmp_path / "clip").write_bytes(encoded(kind, subtype, rate_hz))
     samples = np.frombuffer(await spoken(clips, Clip(file="clip")), "<i2").astype(float)
@@ -235,7 +235,7 @@ async def test_what_is_lossy_sounds_alike(
 
 
 async def test_the_first_piece_is_short_and_the_duration_is_known(
-    clips: Clips, tmp_path: Path
+    clips: ClipSource, tmp_path: Path
 ) -> None:
     (tmp_path / "clip.wav").write_bytes(encoded("WAV"))
     async with clips.open(Clip(file="clip.wav")) as reader:
@@ -273,7 +273,7 @@ async def test_the_first_piece_is_short_and_the_duration_is_known(
 )
 @pytest.mark.parametrize("source", ["file", "sized", "unsized"])
 async def test_odd_but_whole(
-    clips: Clips, site: Site, tmp_path: Path, body: bytes, seconds: float, source: str
+    clips: ClipSource, site: Site, tmp_path: Path, body: bytes, seconds: float, source: str
 ) -> None:
     """MP3s without a count were cut where their first frame's bit rate put the end."""
     (tmp_path / "clip").write_bytes(body)
@@ -299,7 +299,7 @@ async def test_odd_but_whole(
     ids=["wav", "flac", "flac-unsized", "mp3", "mp3-uncounted", "mp3-unsized", "wav-unsized"],
 )
 async def test_speech_begins_while_the_body_still_arrives(
-    clips: Clips, site: Site, body: bytes, sized: bool
+    clips: ClipSource, site: Site, body: bytes, sized: bool
 ) -> None:
     site.body, site.sized, site.held_at = body, sized, len(body) * 6 // 10
     async with asyncio.timeout(20), clips.open(Clip(url=site.url)) as reader:
@@ -312,7 +312,7 @@ async def test_speech_begins_while_the_body_still_arrives(
 @pytest.mark.parametrize("held_at", [0, 1, 13, 43, 4_097, 100_000])
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
 async def test_a_body_that_halts_anywhere_is_the_same_in_the_end(
-    clips: Clips, site: Site, tmp_path: Path, kind: str, held_at: int
+    clips: ClipSource, site: Site, tmp_path: Path, kind: str, held_at: int
 ) -> None:
     body = encoded(kind, rate_hz=48_000)
     (tmp_path / "clip").write_bytes(body)
@@ -324,7 +324,7 @@ async def test_a_body_that_halts_anywhere_is_the_same_in_the_end(
 
 
 async def test_a_header_that_does_not_come_holds_up_no_other_clip(
-    clips: Clips, site: Site, tmp_path: Path
+    clips: ClipSource, site: Site, tmp_path: Path
 ) -> None:
     """soundfile opens one file at a time in a process: a stranger's server held the lock."""
     wav = encoded("WAV")
@@ -345,7 +345,9 @@ async def test_a_header_that_does_not_come_holds_up_no_other_clip(
 
 
 @pytest.mark.parametrize("source", ["file", "url"])
-async def test_ten_minutes_take_a_few_megabytes(clips: Clips, tmp_path: Path, source: str) -> None:
+async def test_ten_minutes_take_a_few_megabytes(
+    clips: ClipSource, tmp_path: Path, source: str
+) -> None:
     path = tmp_path / "long.wav"
     with soundfile.SoundFile(path, "w", 48_000, 2) as sound:
         for _ in range(600):
@@ -376,7 +378,7 @@ async def test_ten_minutes_take_a_few_megabytes(clips: Clips, tmp_path: Path, so
 
 @pytest.mark.parametrize("kind", ["WAV", "MP3", "OGG"])
 async def test_a_cut_file_is_spoken_as_far_as_it_goes(
-    clips: Clips, tmp_path: Path, kind: str
+    clips: ClipSource, tmp_path: Path, kind: str
 ) -> None:
     whole = encoded(kind, rate_hz=48_000)
     (tmp_path / "cut").write_bytes(whole[: len(whole) // 2 + 1])
@@ -384,7 +386,9 @@ async def test_a_cut_file_is_spoken_as_far_as_it_goes(
     assert 0.5 < duration_s(len(pcm)) < 2.9
 
 
-async def test_a_cut_or_broken_flac_is_spoken_and_then_told(clips: Clips, tmp_path: Path) -> None:
+async def test_a_cut_or_broken_flac_is_spoken_and_then_told(
+    clips: ClipSource, tmp_path: Path
+) -> None:
     whole = encoded("FLAC", seconds=6)
     half = len(whole) // 2
     (tmp_path / "cut").write_bytes(whole[:half])
@@ -397,7 +401,7 @@ async def test_a_cut_or_broken_flac_is_spoken_and_then_told(clips: Clips, tmp_pa
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "MP3"])
 async def test_a_connection_that_breaks_is_told_after_what_came(
-    clips: Clips, site: Site, kind: str
+    clips: ClipSource, site: Site, kind: str
 ) -> None:
     site.body = encoded(kind, rate_hz=48_000, seconds=6)
     site.cut_at = len(site.body) // 2
@@ -408,14 +412,14 @@ async def test_a_connection_that_breaks_is_told_after_what_came(
 
 @pytest.mark.parametrize("kind", ["WAV", "OGG"])
 async def test_a_connection_that_breaks_in_the_header_is_unreachable_and_not_bad_audio(
-    clips: Clips, site: Site, kind: str
+    clips: ClipSource, site: Site, kind: str
 ) -> None:
     site.body, site.cut_at = encoded(kind), 20
     with pytest.raises(ClipUnreachable):
         await spoken(clips, Clip(url=site.url))
 
 
-async def test_a_header_that_hides_the_length_gains_nothing(clips: Clips, site: Site) -> None:
+async def test_a_header_that_hides_the_length_gains_nothing(clips: ClipSource, site: Site) -> None:
     site.body, site.sized = streamed_wav(rate_hz=8_000, seconds=602), False
     async with clips.open(Clip(url=site.url)) as reader:
         assert reader.duration_s is None
@@ -423,7 +427,7 @@ async def test_a_header_that_hides_the_length_gains_nothing(clips: Clips, site: 
     assert duration_s(len(pcm)) <= 600
 
 
-async def test_samples_that_are_no_numbers_are_told(clips: Clips, tmp_path: Path) -> None:
+async def test_samples_that_are_no_numbers_are_told(clips: ClipSource, tmp_path: Path) -> None:
     samples = wave(24_000, 3.0)
     samples[60_000] = np.nan
     soundfile.write(tmp_path / "nan.wav", samples, 24_000, subtype="FLOAT")
@@ -450,7 +454,7 @@ async def test_samples_that_are_no_numbers_are_told(clips: Clips, tmp_path: Path
     ids=["aiff", "au", "m4a", "aac", "id3", "html", "mp3", "flac", "ogg", "rate", "channels"],
 )
 async def test_what_is_refused_says_why(
-    clips: Clips, tmp_path: Path, body: bytes, told: str
+    clips: ClipSource, tmp_path: Path, body: bytes, told: str
 ) -> None:
     (tmp_path / "clip").write_bytes(body)
     with pytest.raises(ClipNotAudio, match=told):
@@ -459,7 +463,7 @@ async def test_what_is_refused_says_why(
 
 @pytest.mark.parametrize("sized", [True, False])
 async def test_a_body_beyond_the_limit_is_refused(
-    clips: Clips, site: Site, monkeypatch: pytest.MonkeyPatch, sized: bool
+    clips: ClipSource, site: Site, monkeypatch: pytest.MonkeyPatch, sized: bool
 ) -> None:
     monkeypatch.setattr(clips_module, "MAX_CLIP_BYTES", 100_000)
     site.body, site.sized = encoded("WAV"), sized
@@ -467,7 +471,7 @@ async def test_a_body_beyond_the_limit_is_refused(
         await spoken(clips, Clip(url=site.url))
 
 
-async def test_a_compressed_body_is_refused(clips: Clips, site: Site) -> None:
+async def test_a_compressed_body_is_refused(clips: ClipSource, site: Site) -> None:
     """A few kilobytes of gzip can be a gigabyte."""
     site.body, site.coding = encoded("WAV"), "gzip"
     with pytest.raises(ClipNotAudio, match="gzip"):
@@ -479,7 +483,7 @@ async def test_a_compressed_body_is_refused(clips: Clips, site: Site) -> None:
 
 @pytest.mark.parametrize("held_at", [0, 20, 100_000])
 async def test_a_cancel_while_bytes_are_awaited_leaves_nothing(
-    clips: Clips, site: Site, leftovers: Callable[[], list[str]], held_at: int
+    clips: ClipSource, site: Site, leftovers: Callable[[], list[str]], held_at: int
 ) -> None:
     """In the header and in the middle: the thread is blocked, waiting for bytes."""
     site.body, site.held_at = encoded("WAV", rate_hz=48_000), held_at
@@ -492,7 +496,7 @@ async def test_a_cancel_while_bytes_are_awaited_leaves_nothing(
 
 
 async def test_a_clip_that_is_closed_early_leaves_nothing(
-    clips: Clips, site: Site, leftovers: Callable[[], list[str]]
+    clips: ClipSource, site: Site, leftovers: Callable[[], list[str]]
 ) -> None:
     site.body, site.held_at = encoded("WAV", rate_hz=48_000), 100_000
     async with clips.open(Clip(url=site.url)) as reader:
@@ -502,7 +506,7 @@ async def test_a_clip_that_is_closed_early_leaves_nothing(
 
 
 async def test_a_refused_clip_leaves_nothing(
-    clips: Clips, site: Site, tmp_path: Path, leftovers: Callable[[], list[str]]
+    clips: ClipSource, site: Site, tmp_path: Path, leftovers: Callable[[], list[str]]
 ) -> None:
     site.body = b"<html>" * 1_000
     (tmp_path / "clip").write_bytes(site.body)
@@ -513,7 +517,7 @@ async def test_a_refused_clip_leaves_nothing(
 
 
 async def test_the_limit_to_begin_within_is_kept(
-    clips: Clips,
+    clips: ClipSource,
     site: Site,
     monkeypatch: pytest.MonkeyPatch,
     leftovers: Callable[[], list[str]],
@@ -526,7 +530,7 @@ async def test_the_limit_to_begin_within_is_kept(
 
 
 async def test_the_limit_for_the_whole_body_is_kept(
-    clips: Clips, site: Site, monkeypatch: pytest.MonkeyPatch
+    clips: ClipSource, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clips_module, "BODY_TIMEOUT_S", 0.3)
     site.body, site.held_at = encoded("WAV", rate_hz=48_000), 200_000

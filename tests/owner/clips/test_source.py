@@ -23,7 +23,7 @@ from owner.clips.source import (
     ClipNotAudio,
     ClipPolicy,
     ClipReader,
-    Clips,
+    ClipSource,
     ClipTooLong,
     ClipUnreachable,
 )
@@ -38,7 +38,7 @@ def tone(rate_hz: int, seconds: float, channels: int = 1, hz: float = 440.0) -> 
     return out.getvalue()
 
 
-async def spoken(clips: Clips, clip: Clip) -> bytes:
+async def spoken(clips: ClipSource, clip: Clip) -> bytes:
     """All of a clip."""
     async with clips.open(clip) as reader:
         return b"".join([piece async for piece in iter_pieces(reader)])
@@ -55,8 +55,8 @@ def seal() -> Seal:
 
 
 @pytest.fixture
-def clips(seal: Seal, tmp_path: Path) -> Clips:
-    return Clips(ClipPolicy(folder=tmp_path, allow_private_addresses=True), seal)
+def clips(seal: Seal, tmp_path: Path) -> ClipSource:
+    return ClipSource(ClipPolicy(folder=tmp_path, allow_private_addresses=True), seal)
 
 
 @pytest_asyncio.fixture
@@ -99,7 +99,7 @@ async def site() -> AsyncIterator[str]:
 
 @pytest.mark.parametrize(("rate_hz", "channels"), [(8_000, 1), (24_000, 1), (44_100, 2)])
 async def test_a_file_becomes_24_khz_mono(
-    clips: Clips, tmp_path: Path, rate_hz: int, channels: int
+    clips: ClipSource, tmp_path: Path, rate_hz: int, channels: int
 ) -> None:
     (tmp_path / "a.wav").write_bytes(tone(rate_hz, 2.0, channels))
     pcm = await spoken(clips, Clip(file="a.wav"))
@@ -110,26 +110,28 @@ async def test_a_file_becomes_24_khz_mono(
     assert abs(samples).max() == pytest.approx(0.5 * 32767, rel=0.02)
 
 
-async def test_an_address_is_fetched(clips: Clips, site: str) -> None:
+async def test_an_address_is_fetched(clips: ClipSource, site: str) -> None:
     pcm = await spoken(clips, Clip(url=f"{site}/clip.wav"))
     assert abs(len(pcm) - BYTES_PER_S) <= 40
 
 
-async def test_a_sealed_address_is_opened_and_fetched(clips: Clips, seal: Seal, site: str) -> None:
+async def test_a_sealed_address_is_opened_and_fetched(
+    clips: ClipSource, seal: Seal, site: str
+) -> None:
     assert await spoken(clips, Clip(sealed_url=seal.seal(f"{site}/clip.wav?signature=fake")))
 
 
-async def test_an_address_sealed_with_a_foreign_key_is_refused(clips: Clips) -> None:
+async def test_an_address_sealed_with_a_foreign_key_is_refused(clips: ClipSource) -> None:
     foreign = Seal([Seal.new_key()]).seal("http://127.0.0.1/clip.wav")
     with pytest.raises(ClipForbidden, match="does not open"):
         await spoken(clips, Clip(sealed_url=foreign))
 
 
-async def test_a_redirect_is_followed(clips: Clips, site: str) -> None:
+async def test_a_redirect_is_followed(clips: ClipSource, site: str) -> None:
     assert await spoken(clips, Clip(url=f"{site}/redirect?to=/clip.wav"))
 
 
-async def test_endless_redirects_end(clips: Clips, site: str) -> None:
+async def test_endless_redirects_end(clips: ClipSource, site: str) -> None:
     with pytest.raises(ClipUnreachable, match="redirects"):
         await spoken(clips, Clip(url=f"{site}/loop"))
 
@@ -151,7 +153,7 @@ async def test_endless_redirects_end(clips: Clips, site: str) -> None:
     ],
 )
 async def test_private_addresses_are_forbidden(seal: Seal, site: str, url: str) -> None:
-    clips = Clips(ClipPolicy(), seal)
+    clips = ClipSource(ClipPolicy(), seal)
     with pytest.raises((ClipForbidden, ClipUnreachable)) as caught:
         await spoken(clips, Clip(url=url.format(port=site.rpartition(":")[2])))
     if "2130706433" not in url and "fe80" not in url:
@@ -163,7 +165,7 @@ async def test_a_redirect_into_a_private_range_is_forbidden(
 ) -> None:
     """Each hop is checked: a public address may not point inwards."""
     monkeypatch.setattr(clips_module, "_public", lambda number: number == "127.0.0.1")
-    clips = Clips(ClipPolicy(), seal)
+    clips = ClipSource(ClipPolicy(), seal)
     target = site.replace("127.0.0.1", "127.0.0.2")
     with pytest.raises(ClipForbidden):
         await spoken(clips, Clip(url=f"{site}/redirect?to={target}/clip.wav"))
@@ -176,13 +178,13 @@ async def test_a_redirect_into_a_private_range_is_forbidden(
     [("/nothing", ClipMissing), ("/words", ClipNotAudio), ("/broken", ClipUnreachable)],
 )
 async def test_what_is_not_a_clip_is_told_apart(
-    clips: Clips, site: str, path: str, error: type[ClipError]
+    clips: ClipSource, site: str, path: str, error: type[ClipError]
 ) -> None:
     with pytest.raises(error):
         await spoken(clips, Clip(url=site + path))
 
 
-async def test_a_closed_port_is_unreachable_and_the_query_stays_untold(clips: Clips) -> None:
+async def test_a_closed_port_is_unreachable_and_the_query_stays_untold(clips: ClipSource) -> None:
     with pytest.raises(ClipUnreachable) as caught:
         await spoken(clips, Clip(url="http://127.0.0.1:9/clip.wav?signature=fake"))
     assert "signature" not in str(caught.value)
@@ -196,7 +198,7 @@ async def test_files_outside_the_folder_are_forbidden(
     folder.mkdir()
     (tmp_path / "a.wav").write_bytes(tone(24_000, 0.1))
     with pytest.raises(ClipForbidden):
-        await spoken(Clips(ClipPolicy(folder=folder), seal), Clip(file=name))
+        await spoken(ClipSource(ClipPolicy(folder=folder), seal), Clip(file=name))
 
 
 async def test_a_link_out_of_the_folder_is_forbidden(seal: Seal, tmp_path: Path) -> None:
@@ -205,15 +207,15 @@ async def test_a_link_out_of_the_folder_is_forbidden(seal: Seal, tmp_path: Path)
     (tmp_path / "a.wav").write_bytes(tone(24_000, 0.1))
     (folder / "link.wav").symlink_to(tmp_path / "a.wav")
     with pytest.raises(ClipForbidden):
-        await spoken(Clips(ClipPolicy(folder=folder), seal), Clip(file="link.wav"))
+        await spoken(ClipSource(ClipPolicy(folder=folder), seal), Clip(file="link.wav"))
 
 
 async def test_without_a_folder_there_are_no_files(seal: Seal) -> None:
     with pytest.raises(ClipForbidden, match="AVATAR_SESSIONS_CLIP_FOLDER"):
-        await spoken(Clips(ClipPolicy(), seal), Clip(file="a.wav"))
+        await spoken(ClipSource(ClipPolicy(), seal), Clip(file="a.wav"))
 
 
-async def test_missing_empty_and_broken_files(clips: Clips, tmp_path: Path) -> None:
+async def test_missing_empty_and_broken_files(clips: ClipSource, tmp_path: Path) -> None:
     (tmp_path / "empty.wav").write_bytes(b"")
     (tmp_path / "silent.wav").write_bytes(tone(24_000, 0.0))
     (tmp_path / "cut.flac").write_bytes(b"fLaC" + b"\0" * 100)
@@ -225,7 +227,7 @@ async def test_missing_empty_and_broken_files(clips: Clips, tmp_path: Path) -> N
 
 
 async def test_a_name_that_no_file_can_have_is_told_without_the_folders_place(
-    clips: Clips, tmp_path: Path
+    clips: ClipSource, tmp_path: Path
 ) -> None:
     """A name of more than 255 bytes came back as a lost utterance with the worker's own path."""
     with pytest.raises(ClipError) as caught:
@@ -233,7 +235,7 @@ async def test_a_name_that_no_file_can_have_is_told_without_the_folders_place(
     assert str(tmp_path) not in str(caught.value)
 
 
-async def test_more_than_ten_minutes_are_refused(clips: Clips, tmp_path: Path) -> None:
+async def test_more_than_ten_minutes_are_refused(clips: ClipSource, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "long.wav", np.zeros(8_000 * 601, dtype=np.int16), 8_000)
     with pytest.raises(ClipTooLong, match="601"):
         await spoken(clips, Clip(file="long.wav"))

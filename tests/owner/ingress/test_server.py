@@ -13,10 +13,10 @@ from websockets.typing import Origin
 
 from avatar_sessions.contract.activities import Epoch
 from liveavatar_simulator import LiveAvatarSimulator
-from owner.ingress.server import MAX_SPEAKERS, Ingress, IngressSettings
+from owner.ingress.server import MAX_SPEAKERS, IngressServer, IngressSettings
 from owner.ingress.tickets import TicketRefused, Tickets
-from owner.registry import OwnedSessions
-from tests.owner.conftest import Owner, owner_of, simulator_settings
+from owner.registry import SessionRegistry
+from tests.owner.conftest import OwnerUnderTest, owner_of, simulator_settings
 
 TTL_S = 60.0
 
@@ -29,16 +29,18 @@ class Clock:
 
 
 @pytest_asyncio.fixture
-async def owner() -> AsyncIterator[Owner]:
+async def owner() -> AsyncIterator[OwnerUnderTest]:
     async with LiveAvatarSimulator(simulator_settings()) as simulator, owner_of(simulator) as owner:
         yield owner
 
 
 @contextlib.asynccontextmanager
-async def ingress_of(owner: Owner, tickets: Tickets, **settings: object) -> AsyncIterator[Ingress]:
-    owned = OwnedSessions()
+async def ingress_of(
+    owner: OwnerUnderTest, tickets: Tickets, **settings: object
+) -> AsyncIterator[IngressServer]:
+    owned = SessionRegistry()
     owned.add(owner.session)
-    ingress = Ingress(IngressSettings(**settings), owned, tickets)  # type: ignore[arg-type]
+    ingress = IngressServer(IngressSettings(**settings), owned, tickets)  # type: ignore[arg-type]
     async with ingress.listening():
         yield ingress
 
@@ -47,7 +49,7 @@ def ticket_of(tickets: Tickets, epoch: Epoch = (1, 1), key: str = "test") -> str
     return tickets.issue(key, epoch)[0].get_secret_value()
 
 
-def speaker(ingress: Ingress, ticket: str, origin: str | None = None) -> connect:
+def speaker(ingress: IngressServer, ticket: str, origin: str | None = None) -> connect:
     assert ingress.url is not None
     return connect(
         ingress.url,
@@ -66,7 +68,9 @@ async def status_of(attempt: connect) -> int:
         return refusal.response.status_code
 
 
-async def test_a_ticket_opens_its_session_in_its_epoch_until_it_expires(owner: Owner) -> None:
+async def test_a_ticket_opens_its_session_in_its_epoch_until_it_expires(
+    owner: OwnerUnderTest,
+) -> None:
     clock = Clock()
     tickets = Tickets(TTL_S, clock=clock)
     async with ingress_of(owner, tickets) as ingress:
@@ -81,7 +85,7 @@ async def test_a_ticket_opens_its_session_in_its_epoch_until_it_expires(owner: O
             await connection.ping()  # one that is open stays
 
 
-async def test_a_ticket_in_the_path_opens_only_where_that_is_allowed(owner: Owner) -> None:
+async def test_a_ticket_in_the_path_opens_only_where_that_is_allowed(owner: OwnerUnderTest) -> None:
     tickets = Tickets(TTL_S)
     for allowed, status in ((False, 401), (True, 101)):
         async with ingress_of(owner, tickets, path_tickets=allowed) as ingress:
@@ -90,7 +94,7 @@ async def test_a_ticket_in_the_path_opens_only_where_that_is_allowed(owner: Owne
             assert await status_of(connect(f"{ingress.url}s/{ticket_of(tickets)}")) == 404
 
 
-async def test_a_page_is_let_in_by_its_origin_only(owner: Owner) -> None:
+async def test_a_page_is_let_in_by_its_origin_only(owner: OwnerUnderTest) -> None:
     tickets = Tickets(TTL_S)
     good = "https://app.example.org"
     async with ingress_of(owner, tickets, origins=(good,)) as ingress:
@@ -99,7 +103,7 @@ async def test_a_page_is_let_in_by_its_origin_only(owner: Owner) -> None:
         assert await status_of(speaker(ingress, ticket, origin="https://example.com")) == 403
 
 
-async def test_so_many_may_speak_in_one_session_and_no_more(owner: Owner) -> None:
+async def test_so_many_may_speak_in_one_session_and_no_more(owner: OwnerUnderTest) -> None:
     tickets = Tickets(TTL_S)
     async with (
         ingress_of(owner, tickets) as ingress,
@@ -117,7 +121,7 @@ async def greeted(connection: ClientConnection) -> None:
     await connection.recv()
 
 
-async def test_speakers_are_told_the_address_they_are_to_use(owner: Owner) -> None:
+async def test_speakers_are_told_the_address_they_are_to_use(owner: OwnerUnderTest) -> None:
     settings = {"url": "wss://owner-3.example"}
     async with ingress_of(owner, Tickets(TTL_S), **settings) as ingress:
         assert ingress.url == "wss://owner-3.example/live"

@@ -57,7 +57,7 @@ class Outage(httpx.AsyncBaseTransport):
 
 
 @dataclass
-class World:
+class JanitorWorld:
     """What a test arranges, and looks at afterwards."""
 
     client: Client
@@ -164,7 +164,7 @@ def seal_key() -> SecretStr:
 @pytest_asyncio.fixture
 async def world(
     temporal: TemporalServer, livekit: LiveKitServer, seal_key: SecretStr
-) -> AsyncIterator[World]:
+) -> AsyncIterator[JanitorWorld]:
     quiet = simulator_settings(livekit, join_rooms=False, calls_per_s=0, concurrency_limit=500)
     client = await own_namespace(temporal)
     async with (
@@ -182,4 +182,4 @@ async def world(
                 "AVATAR_SESSIONS_DRAIN_TIMEOUT_S": 5,
             }
         )
-        yield World(client, simulator, livekit, settings, liveavatar)
+        yield JanitorWorld(client, simulator, livekit, settings, liveavatar)

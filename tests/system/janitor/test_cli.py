@@ -13,7 +13,7 @@ import pytest
 
 from avatar_sessions.contract import names
 from deploy.local.settings import ROOT
-from tests.system.janitor.conftest import World
+from tests.system.janitor.conftest import JanitorWorld
 
 WITHIN_S = 45.0
 
@@ -31,7 +31,7 @@ class Ran:
         return json.loads(self.out)
 
 
-async def cli(world: World, *words: str) -> Ran:
+async def cli(world: JanitorWorld, *words: str) -> Ran:
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "error", "-m", "avatar_sessions.cli.main", "janitor", *words),
@@ -50,7 +50,7 @@ async def cli(world: World, *words: str) -> Ran:
     return Ran(process.returncode or 0, out.decode(), err.decode())
 
 
-async def test_a_dry_run_shows_what_would_be_ended_and_ends_nothing(world: World) -> None:
+async def test_a_dry_run_shows_what_would_be_ended_and_ends_nothing(world: JanitorWorld) -> None:
     orphan, stranger = await world.orphan(), await world.billed()
     async with world.janitor():
         ran = await cli(world, "--dry-run")
@@ -66,7 +66,7 @@ async def test_a_dry_run_shows_what_would_be_ended_and_ends_nothing(world: World
     assert world.is_billed(orphan)
 
 
-async def test_without_it_the_round_is_made(world: World) -> None:
+async def test_without_it_the_round_is_made(world: JanitorWorld) -> None:
     orphan = await world.orphan()
     async with world.janitor():
         ran = await cli(world, "--json")
@@ -76,7 +76,7 @@ async def test_without_it_the_round_is_made(world: World) -> None:
     assert not world.is_billed(orphan)
 
 
-async def test_a_round_that_could_not_see_leaves_with_1_and_says_so(world: World) -> None:
+async def test_a_round_that_could_not_see_leaves_with_1_and_says_so(world: JanitorWorld) -> None:
     world.outage.list_fails = True
     async with world.janitor():
         ran = await cli(world)
@@ -86,7 +86,7 @@ async def test_a_round_that_could_not_see_leaves_with_1_and_says_so(world: World
 
 @pytest.mark.timeout(90)
 async def test_without_a_janitor_it_says_how_to_run_one_and_withdraws_the_round(
-    world: World,
+    world: JanitorWorld,
 ) -> None:
     """Else it would be made later, when nobody looks."""
     orphan = await world.orphan()

@@ -16,7 +16,7 @@ from temporalio.worker import Replayer
 
 from avatar_sessions.contract import names
 from tests.support.secret_scan import kinds_in
-from tests.system.janitor.conftest import World
+from tests.system.janitor.conftest import JanitorWorld
 from workers.wiring import workflow_runner
 from workflows.janitor import AvatarJanitor
 
@@ -31,7 +31,7 @@ def replayer() -> Replayer:
     )
 
 
-async def rounds_history(world: World) -> WorkflowHistory:
+async def rounds_history(world: JanitorWorld) -> WorkflowHistory:
     """The history of a round that stopped something."""
     await world.orphan()
     async with world.janitor():
@@ -45,7 +45,7 @@ async def rounds_history(world: World) -> WorkflowHistory:
 
 
 async def test_a_round_replays_holds_no_secret_and_is_one_activity(
-    world: World, pytestconfig: pytest.Config
+    world: JanitorWorld, pytestconfig: pytest.Config
 ) -> None:
     history = await rounds_history(world)
     if pytestconfig.getoption("--record-histories", default=False):

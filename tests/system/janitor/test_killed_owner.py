@@ -25,7 +25,7 @@ from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_simulator import LiveAvatarSimulator
 from tests.support.secret_scan import kinds_in
 from tests.support.waiting import until
-from tests.system.janitor.conftest import World, livekit_at
+from tests.system.janitor.conftest import JanitorWorld, livekit_at
 from tests.system.sessions.conftest import new_key, simulator_settings, wayne
 from workers.wiring import Role
 
@@ -34,7 +34,12 @@ PROMISED_S = 60.0
 
 @contextmanager
 def worker(
-    world: World, temporal: TemporalServer, api_url: str, role: Role, log: Path, **settings: str
+    world: JanitorWorld,
+    temporal: TemporalServer,
+    api_url: str,
+    role: Role,
+    log: Path,
+    **settings: str,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A real worker process; killed at the end if it still runs."""
     known = world.settings
@@ -70,7 +75,7 @@ async def ready(*logs: Path) -> None:
     await until(lambda: all(b"worker ready" in log.read_bytes() for log in logs), 40)
 
 
-async def findings(world: World) -> list[JanitorFinding]:
+async def findings(world: JanitorWorld) -> list[JanitorFinding]:
     """The results of all rounds so far, and a look at their histories."""
     told = []
     running = f"WorkflowType = '{names.JANITOR_WORKFLOW_TYPE}' AND ExecutionStatus = 'Completed'"
@@ -84,7 +89,7 @@ async def findings(world: World) -> list[JanitorFinding]:
     return told
 
 
-async def findings_with(world: World, provider_id: str) -> list[JanitorFinding]:
+async def findings_with(world: JanitorWorld, provider_id: str) -> list[JanitorFinding]:
     """The same, once the round that stopped this session is over and visible."""
     give_up = time.monotonic() + 30
     while True:
@@ -100,7 +105,7 @@ async def findings_with(world: World, provider_id: str) -> list[JanitorFinding]:
 
 @pytest.mark.timeout(180)
 async def test_terminated_and_killed_at_once_is_stopped_in_time(
-    world: World, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+    world: JanitorWorld, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> None:
     """Nobody was left to stop it: it billed for 200 s, until LiveAvatar's own limit.
 

@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 from activities.janitor.metrics import JanitorMetrics
-from tests.system.janitor.conftest import World
+from tests.system.janitor.conftest import JanitorWorld
 from workers.telemetry import metering
 
 
@@ -48,7 +48,7 @@ async def collector() -> AsyncIterator[Collector]:
     await runner.cleanup()
 
 
-async def test_rounds_are_counted_and_exported(collector: Collector, world: World) -> None:
+async def test_rounds_are_counted_and_exported(collector: Collector, world: JanitorWorld) -> None:
     """A round that saw nothing does not tell that there was nothing."""
     await world.orphan()
     await world.billed()

@@ -12,12 +12,12 @@ from pydantic import SecretStr
 from temporalio.testing import ActivityEnvironment
 
 from activities.provider.room_marks import PRODUCT, RoomMark, mark_on
-from activities.provider.rooms import LiveKitServer, Rooms
+from activities.provider.rooms import LiveKitSettings, RoomActivities
 from avatar_sessions.contract.activities import CreateRoom
 from avatar_sessions.contract.janitor import Decision, JanitorFinding, RoomFinding
 from avatar_sessions.contract.messages import OwnRoom
 from avatar_sessions.seal import Seal
-from tests.system.janitor.conftest import Workflow, World, livekit_at
+from tests.system.janitor.conftest import JanitorWorld, Workflow, livekit_at
 
 
 @pytest.fixture
@@ -26,14 +26,14 @@ def room() -> str:
 
 
 @pytest_asyncio.fixture
-async def closed(world: World, room: str) -> Workflow:
+async def closed(world: JanitorWorld, room: str) -> Workflow:
     """A session's workflow that asked for the room, and was terminated."""
     workflow = await world.opened_by_workflow(room=OwnRoom(name=room))
     await workflow.terminate("test")
     return workflow
 
 
-def mark(world: World, workflow: Workflow, **changes: object) -> RoomMark:
+def mark(world: JanitorWorld, workflow: Workflow, **changes: object) -> RoomMark:
     return RoomMark(
         made_by=PRODUCT,
         namespace=world.client.namespace,
@@ -43,20 +43,20 @@ def mark(world: World, workflow: Workflow, **changes: object) -> RoomMark:
     ).model_copy(update=changes)
 
 
-async def make_room(world: World, room: str, metadata: str = "") -> None:
+async def make_room(world: JanitorWorld, room: str, metadata: str = "") -> None:
     async with livekit_at(world.livekit) as livekit:
         await livekit.room.create_room(
             api.CreateRoomRequest(name=room, empty_timeout=300, metadata=metadata)
         )
 
 
-async def metadata_of(world: World, room: str) -> str:
+async def metadata_of(world: JanitorWorld, room: str) -> str:
     async with livekit_at(world.livekit) as livekit:
         found = await livekit.room.list_rooms(api.ListRoomsRequest(names=[room]))
     return found.rooms[0].metadata
 
 
-async def enter(world: World, room: str, identity: str) -> rtc.Room:
+async def enter(world: JanitorWorld, room: str, identity: str) -> rtc.Room:
     """Be in the room."""
     token = (
         api.AccessToken(world.livekit.api_key, world.livekit.api_secret)
@@ -76,7 +76,7 @@ def line_on(finding: JanitorFinding, room: str) -> RoomFinding:
 
 
 async def test_the_room_of_a_closed_workflow_is_deleted(
-    world: World, room: str, closed: Workflow
+    world: JanitorWorld, room: str, closed: Workflow
 ) -> None:
     await make_room(world, room, mark(world, closed).model_dump_json())
     async with world.janitor():
@@ -85,7 +85,9 @@ async def test_the_room_of_a_closed_workflow_is_deleted(
     assert not await world.room_exists(room)
 
 
-async def test_a_person_in_it_does_not_keep_it(world: World, room: str, closed: Workflow) -> None:
+async def test_a_person_in_it_does_not_keep_it(
+    world: JanitorWorld, room: str, closed: Workflow
+) -> None:
     """A session's own end deletes its room whoever is in it; so does the janitor's."""
     await make_room(world, room, mark(world, closed).model_dump_json())
     person = await enter(world, room, "alice")
@@ -96,7 +98,7 @@ async def test_a_person_in_it_does_not_keep_it(world: World, room: str, closed: 
 
 
 async def test_a_room_that_is_not_to_be_deleted_loses_the_avatar_only(
-    world: World, room: str
+    world: JanitorWorld, room: str
 ) -> None:
     workflow = await world.opened_by_workflow(room=OwnRoom(name=room, delete_at_end=False))
     await workflow.terminate("test")
@@ -119,7 +121,7 @@ async def test_a_room_that_is_not_to_be_deleted_loses_the_avatar_only(
     assert [one.identity for one in inside.participants] == ["alice"]
 
 
-async def test_a_room_that_is_lived_in_is_left_alone(world: World, room: str) -> None:
+async def test_a_room_that_is_lived_in_is_left_alone(world: JanitorWorld, room: str) -> None:
     workflow = await world.opened_by_workflow(room=OwnRoom(name=room))
     await make_room(world, room, mark(world, workflow).model_dump_json())
     async with world.janitor():
@@ -130,7 +132,7 @@ async def test_a_room_that_is_lived_in_is_left_alone(world: World, room: str) ->
 
 @pytest.mark.parametrize("metadata", ["", "words", '{"made_by": "somebody"}', "[1]", "null"])
 async def test_rooms_without_our_mark_are_not_even_looked_at(
-    world: World, room: str, metadata: str
+    world: JanitorWorld, room: str, metadata: str
 ) -> None:
     await make_room(world, room, metadata)
     async with world.janitor():
@@ -140,7 +142,7 @@ async def test_rooms_without_our_mark_are_not_even_looked_at(
 
 
 async def test_another_namespaces_room_is_not_ours(
-    world: World, room: str, closed: Workflow
+    world: JanitorWorld, room: str, closed: Workflow
 ) -> None:
     await make_room(world, room, mark(world, closed, namespace="elsewhere").model_dump_json())
     async with world.janitor():
@@ -150,7 +152,7 @@ async def test_another_namespaces_room_is_not_ours(
 
 
 async def test_a_mark_that_names_a_workflow_nobody_knows_proves_nothing(
-    world: World, room: str, closed: Workflow
+    world: JanitorWorld, room: str, closed: Workflow
 ) -> None:
     """Two Temporals, each with a namespace of the same name, on one LiveKit server."""
     unknown = mark(world, closed, run_id=str(uuid.uuid4()))
@@ -161,7 +163,7 @@ async def test_a_mark_that_names_a_workflow_nobody_knows_proves_nothing(
     assert await world.room_exists(room)
 
 
-async def test_a_dry_run_deletes_no_room(world: World, room: str, closed: Workflow) -> None:
+async def test_a_dry_run_deletes_no_room(world: JanitorWorld, room: str, closed: Workflow) -> None:
     await make_room(world, room, mark(world, closed).model_dump_json())
     async with world.janitor():
         finding = await world.round(dry_run=True)
@@ -169,7 +171,7 @@ async def test_a_dry_run_deletes_no_room(world: World, room: str, closed: Workfl
     assert await world.room_exists(room)
 
 
-async def test_without_a_livekit_of_ours_there_are_no_rooms_to_look_at(world: World) -> None:
+async def test_without_a_livekit_of_ours_there_are_no_rooms_to_look_at(world: JanitorWorld) -> None:
     orphan = await world.orphan()
     nothing = dict.fromkeys(("LIVEKIT_URL", "LIVEKIT_API_KEY", "LIVEKIT_API_SECRET"))
     async with world.janitor(**nothing):
@@ -179,7 +181,7 @@ async def test_without_a_livekit_of_ours_there_are_no_rooms_to_look_at(world: Wo
 
 
 async def test_a_livekit_that_is_away_is_told_and_sessions_are_stopped_all_the_same(
-    world: World,
+    world: JanitorWorld,
 ) -> None:
     orphan = await world.orphan()
     async with world.janitor(LIVEKIT_URL="ws://127.0.0.1:9"):
@@ -191,7 +193,7 @@ async def test_a_livekit_that_is_away_is_told_and_sessions_are_stopped_all_the_s
 # ------------------------------------------------------------------ marking
 
 
-async def create(world: World, room: str, workflow: Workflow) -> None:
+async def create(world: JanitorWorld, room: str, workflow: Workflow) -> None:
     """The activity ``create_room``, as the workflow's."""
     environment = ActivityEnvironment()
     environment.info = dataclasses.replace(
@@ -200,22 +202,22 @@ async def create(world: World, room: str, workflow: Workflow) -> None:
         workflow_id=workflow.id,
         workflow_run_id=workflow.result_run_id,
     )
-    server = LiveKitServer(
+    server = LiveKitSettings(
         world.livekit.url, world.livekit.api_key, SecretStr(world.livekit.api_secret)
     )
     step = CreateRoom(session_key="any", room=room, avatar_identity="avatar", max_duration_s=60)
-    await environment.run(Rooms(server, Seal([Seal.new_key()])).create_room, step)
+    await environment.run(RoomActivities(server, Seal([Seal.new_key()])).create_room, step)
 
 
 async def test_a_room_that_we_make_bears_our_mark(
-    world: World, room: str, closed: Workflow
+    world: JanitorWorld, room: str, closed: Workflow
 ) -> None:
     await create(world, room, closed)
     assert mark_on(await metadata_of(world, room)) == mark(world, closed)
 
 
 async def test_a_room_of_somebody_else_keeps_what_stands_on_it(
-    world: World, room: str, closed: Workflow
+    world: JanitorWorld, room: str, closed: Workflow
 ) -> None:
     await make_room(world, room, "theirs")
     await create(world, room, closed)
@@ -223,7 +225,7 @@ async def test_a_room_of_somebody_else_keeps_what_stands_on_it(
 
 
 async def test_a_bare_room_of_somebody_else_stays_bare(
-    world: World, room: str, closed: Workflow
+    world: JanitorWorld, room: str, closed: Workflow
 ) -> None:
     await make_room(world, room)
     await create(world, room, closed)
@@ -232,7 +234,7 @@ async def test_a_bare_room_of_somebody_else_stays_bare(
 
 @pytest.mark.parametrize("inhabited", [True, False])
 async def test_the_next_session_takes_over_a_room_of_ours(
-    world: World, room: str, closed: Workflow, inhabited: bool
+    world: JanitorWorld, room: str, closed: Workflow, inhabited: bool
 ) -> None:
     """Else the janitor would delete the room of the earlier session, and the later one with it.
 

@@ -12,20 +12,20 @@ from temporalio.service import RPCError
 
 from avatar_sessions.contract import names
 from tests.support.waiting import until
-from tests.system.janitor.conftest import World, client_like
+from tests.system.janitor.conftest import JanitorWorld, client_like
 from workers.janitor_schedule import ensure_schedule, keeping_schedule
 
 
-def schedule_of(world: World) -> ScheduleHandle:
+def schedule_of(world: JanitorWorld) -> ScheduleHandle:
     return world.client.get_schedule_handle(names.JANITOR_SCHEDULE_ID)
 
 
-async def every(world: World) -> timedelta:
+async def every(world: JanitorWorld) -> timedelta:
     described = await schedule_of(world).describe()
     return described.schedule.spec.intervals[0].every
 
 
-async def exists(world: World) -> bool:
+async def exists(world: JanitorWorld) -> bool:
     try:
         await schedule_of(world).describe()
     except RPCError:
@@ -33,7 +33,7 @@ async def exists(world: World) -> bool:
     return True
 
 
-async def test_it_is_made_where_there_is_none(world: World) -> None:
+async def test_it_is_made_where_there_is_none(world: JanitorWorld) -> None:
     await ensure_schedule(world.client, 30)
     schedule = (await schedule_of(world).describe()).schedule
     assert await every(world) == timedelta(seconds=30)
@@ -44,27 +44,27 @@ async def test_it_is_made_where_there_is_none(world: World) -> None:
     assert not schedule.state.paused
 
 
-async def test_its_rounds_are_made(world: World) -> None:
+async def test_its_rounds_are_made(world: JanitorWorld) -> None:
     orphan = await world.orphan()
     async with world.janitor():
         await ensure_schedule(world.client, 1)
         await until(lambda: not world.is_billed(orphan), 40)
 
 
-async def test_other_settings_change_it(world: World) -> None:
+async def test_other_settings_change_it(world: JanitorWorld) -> None:
     await ensure_schedule(world.client, 30)
     await ensure_schedule(world.client, 12)
     assert await every(world) == timedelta(seconds=12)
 
 
-async def test_the_same_settings_do_not_touch_it(world: World) -> None:
+async def test_the_same_settings_do_not_touch_it(world: JanitorWorld) -> None:
     await ensure_schedule(world.client, 30)
     before = (await schedule_of(world).describe()).info.last_updated_at
     await ensure_schedule(world.client, 30)
     assert (await schedule_of(world).describe()).info.last_updated_at == before
 
 
-async def test_a_pause_outlives_a_restart_and_a_change(world: World) -> None:
+async def test_a_pause_outlives_a_restart_and_a_change(world: JanitorWorld) -> None:
     await ensure_schedule(world.client, 30)
     await schedule_of(world).pause(note="the operator looks into something")
     await ensure_schedule(world.client, 30)
@@ -75,13 +75,13 @@ async def test_a_pause_outlives_a_restart_and_a_change(world: World) -> None:
     assert await every(world) == timedelta(seconds=12)
 
 
-async def test_several_processes_may_make_it_at_once(world: World) -> None:
+async def test_several_processes_may_make_it_at_once(world: JanitorWorld) -> None:
     clients = [await client_like(world.client, world.client.namespace) for _ in range(4)]
     await asyncio.gather(*(ensure_schedule(one, 30) for one in clients))
     assert await every(world) == timedelta(seconds=30)
 
 
-async def test_a_worker_keeps_it_beside_its_work(world: World) -> None:
+async def test_a_worker_keeps_it_beside_its_work(world: JanitorWorld) -> None:
     async with keeping_schedule(world.client, 30):
         async with asyncio.timeout(30):
             while not await exists(world):
@@ -89,7 +89,7 @@ async def test_a_worker_keeps_it_beside_its_work(world: World) -> None:
 
 
 async def test_one_that_cannot_be_made_is_told_and_takes_nothing_down(
-    world: World, caplog: pytest.LogCaptureFixture
+    world: JanitorWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Here: a namespace that does not exist. It is tried again for as long as the worker works."""
     nowhere = await client_like(world.client, "no-such-namespace")

@@ -22,7 +22,7 @@ from deploy.local.stack import TemporalServer
 from tests.system.janitor.conftest import (
     NOBODYS_QUEUE,
     PROVIDER_SESSIONS,
-    World,
+    JanitorWorld,
     client_like,
     decision_on,
 )
@@ -34,7 +34,7 @@ OWNS_KEY: dict[str, object] = {
 }
 
 
-async def test_an_orphan_of_a_terminated_workflow_is_stopped(world: World) -> None:
+async def test_an_orphan_of_a_terminated_workflow_is_stopped(world: JanitorWorld) -> None:
     orphan = await world.orphan()
     async with world.janitor():
         finding = await world.round()
@@ -49,7 +49,7 @@ async def test_an_orphan_of_a_terminated_workflow_is_stopped(world: World) -> No
     assert after.totals.sessions == 0
 
 
-async def test_a_session_whose_workflow_timed_out_is_stopped(world: World) -> None:
+async def test_a_session_whose_workflow_timed_out_is_stopped(world: JanitorWorld) -> None:
     """An execution timeout, which our own clients never set, ends a workflow without cleanup."""
     provider_id = await world.billed()
     pair = SearchAttributePair(PROVIDER_SESSIONS, [provider_id])
@@ -69,7 +69,7 @@ async def test_a_session_whose_workflow_timed_out_is_stopped(world: World) -> No
     assert (await timed_out.describe()).close_time is not None
 
 
-async def test_a_running_session_is_left_alone(world: World) -> None:
+async def test_a_running_session_is_left_alone(world: JanitorWorld) -> None:
     older, newer = await world.billed(), await world.billed()
     await world.opened_by_workflow(older, newer)
     async with world.janitor(**OWNS_KEY):
@@ -79,7 +79,7 @@ async def test_a_running_session_is_left_alone(world: World) -> None:
     assert world.is_billed(newer)
 
 
-async def test_the_next_session_under_the_same_key_is_no_excuse(world: World) -> None:
+async def test_the_next_session_under_the_same_key_is_no_excuse(world: JanitorWorld) -> None:
     """The workflow id runs again, but it is another run: the orphan of the first is stopped."""
     orphan, alive = await world.billed(), await world.billed()
     await (await world.opened_by_workflow(orphan, key="again")).terminate("test")
@@ -102,7 +102,7 @@ class Renewed:
         await workflow.wait_condition(lambda: False)
 
 
-async def test_a_session_that_goes_on_in_another_run_is_left_alone(world: World) -> None:
+async def test_a_session_that_goes_on_in_another_run_is_left_alone(world: JanitorWorld) -> None:
     provider_id = await world.billed()
     pair = SearchAttributePair(PROVIDER_SESSIONS, [provider_id])
     async with (
@@ -133,7 +133,7 @@ async def test_a_session_that_goes_on_in_another_run_is_left_alone(world: World)
     assert decision_on(after, provider_id) is Decision.STOPPED
 
 
-async def test_a_stranger_is_left_alone(world: World) -> None:
+async def test_a_stranger_is_left_alone(world: JanitorWorld) -> None:
     stranger = await world.billed()
     async with world.janitor():
         findings = [await world.round() for _ in range(2)]
@@ -142,11 +142,13 @@ async def test_a_stranger_is_left_alone(world: World) -> None:
 
 
 async def test_another_namespaces_session_is_a_stranger(
-    world: World, temporal: TemporalServer
+    world: JanitorWorld, temporal: TemporalServer
 ) -> None:
     orphan = await world.orphan()
     elsewhere = await own_namespace(temporal)
-    there = World(elsewhere, world.simulator, world.livekit, world.settings, world.liveavatar)
+    there = JanitorWorld(
+        elsewhere, world.simulator, world.livekit, world.settings, world.liveavatar
+    )
     async with there.janitor():
         finding = await there.round()
     assert decision_on(finding, orphan) is Decision.STRANGER
@@ -154,7 +156,7 @@ async def test_another_namespaces_session_is_a_stranger(
 
 
 async def test_a_stranger_is_stopped_after_the_grace_where_the_key_is_ours_alone(
-    world: World,
+    world: JanitorWorld,
 ) -> None:
     stranger = await world.billed()
     async with world.janitor(**OWNS_KEY):
@@ -168,7 +170,7 @@ async def test_a_stranger_is_stopped_after_the_grace_where_the_key_is_ours_alone
     assert not world.is_billed(stranger)
 
 
-async def test_a_round_by_hand_can_be_more_careful_and_never_less(world: World) -> None:
+async def test_a_round_by_hand_can_be_more_careful_and_never_less(world: JanitorWorld) -> None:
     stranger, orphan = await world.billed(), await world.orphan()
     async with world.janitor(AVATAR_SESSIONS_JANITOR_DRY_RUN=True, **OWNS_KEY):
         told = await world.round(dry_run=False, grace_s=1, spare_strangers=True)
@@ -179,7 +181,7 @@ async def test_a_round_by_hand_can_be_more_careful_and_never_less(world: World) 
     assert world.is_billed(orphan)
 
 
-async def test_a_dry_run_touches_nothing(world: World) -> None:
+async def test_a_dry_run_touches_nothing(world: JanitorWorld) -> None:
     orphan = await world.orphan()
     async with world.janitor():
         finding = await world.round(dry_run=True)
@@ -187,7 +189,7 @@ async def test_a_dry_run_touches_nothing(world: World) -> None:
     assert world.is_billed(orphan)
 
 
-async def test_a_misspelt_dry_run_is_refused(world: World) -> None:
+async def test_a_misspelt_dry_run_is_refused(world: JanitorWorld) -> None:
     """A typed input would have dropped the word, and made a real round of it."""
     orphan = await world.orphan()
     async with world.janitor():
@@ -203,7 +205,7 @@ async def test_a_misspelt_dry_run_is_refused(world: World) -> None:
     assert world.is_billed(orphan)
 
 
-async def test_a_list_that_fails_is_told_and_the_next_round_works(world: World) -> None:
+async def test_a_list_that_fails_is_told_and_the_next_round_works(world: JanitorWorld) -> None:
     orphan = await world.orphan()
     async with world.janitor():
         world.outage.list_fails = True
@@ -216,7 +218,7 @@ async def test_a_list_that_fails_is_told_and_the_next_round_works(world: World) 
     assert seeing.succeeded
 
 
-async def test_a_stop_that_fails_once_is_repeated_in_the_round(world: World) -> None:
+async def test_a_stop_that_fails_once_is_repeated_in_the_round(world: JanitorWorld) -> None:
     orphan = await world.orphan()
     world.simulator.faults.stop_failures = 1
     async with world.janitor():
@@ -225,7 +227,7 @@ async def test_a_stop_that_fails_once_is_repeated_in_the_round(world: World) -> 
 
 
 async def test_a_stop_that_keeps_failing_is_told_and_tried_in_the_next_round(
-    world: World,
+    world: JanitorWorld,
 ) -> None:
     orphan = await world.orphan()
     world.simulator.faults.stop_failures = 1000
@@ -239,11 +241,13 @@ async def test_a_stop_that_keeps_failing_is_told_and_tried_in_the_next_round(
     assert decision_on(after, orphan) is Decision.STOPPED
 
 
-async def test_a_failed_search_leaves_everything_alone(world: World) -> None:
+async def test_a_failed_search_leaves_everything_alone(world: JanitorWorld) -> None:
     """Here: a namespace without our search attributes, and a key said to be ours alone."""
     orphan = await world.orphan()
     elsewhere = await _bare_namespace(world)
-    there = World(elsewhere, world.simulator, world.livekit, world.settings, world.liveavatar)
+    there = JanitorWorld(
+        elsewhere, world.simulator, world.livekit, world.settings, world.liveavatar
+    )
     async with there.janitor(**OWNS_KEY):
         finding = await there.round()
     assert decision_on(finding, orphan) is Decision.IN_DOUBT
@@ -251,7 +255,7 @@ async def test_a_failed_search_leaves_everything_alone(world: World) -> None:
     assert world.is_billed(orphan)
 
 
-async def test_two_janitors_at_once_do_no_harm(world: World) -> None:
+async def test_two_janitors_at_once_do_no_harm(world: JanitorWorld) -> None:
     orphans = [await world.orphan() for _ in range(5)]
     alive = await world.billed()
     await world.opened_by_workflow(alive)
@@ -264,7 +268,7 @@ async def test_two_janitors_at_once_do_no_harm(world: World) -> None:
 
 
 async def test_many_orphans_on_several_pages_are_all_stopped_and_the_finding_stays_small(
-    world: World,
+    world: JanitorWorld,
 ) -> None:
     orphans = [await world.billed() for _ in range(MAX_LINES + 30)]
     for begin in range(0, len(orphans), 20):
@@ -276,13 +280,13 @@ async def test_many_orphans_on_several_pages_are_all_stopped_and_the_finding_sta
     assert finding.totals.sessions_by_decision == {Decision.STOPPED: len(orphans)}
 
 
-async def test_a_round_that_cannot_be_understood_fails_with_its_reason(world: World) -> None:
+async def test_a_round_that_cannot_be_understood_fails_with_its_reason(world: JanitorWorld) -> None:
     async with world.janitor():
         with pytest.raises(JanitorFailed, match="grace_s"):
             await make_round(world.client, JanitorRound.model_construct(grace_s=-1.0), timeout_s=30)
 
 
-async def _bare_namespace(world: World) -> Client:
+async def _bare_namespace(world: JanitorWorld) -> Client:
     """A namespace without search attributes of ours."""
     name = f"bare-{time.monotonic_ns()}"
     await world.client.workflow_service.register_namespace(

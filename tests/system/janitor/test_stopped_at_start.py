@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.system.janitor.conftest import World
+from tests.system.janitor.conftest import JanitorWorld
 
 
-async def test_it_stops_at_once(world: World) -> None:
+async def test_it_stops_at_once(world: JanitorWorld) -> None:
     """A signal right after the start: the shutdown did not reach a worker that was not quite
     there, and the process left hard, with status 1, when the time for draining was over."""
     for _ in range(5):

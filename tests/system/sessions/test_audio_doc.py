@@ -46,7 +46,7 @@ def test_every_message_of_the_live_dialect_is_told_with_its_fields() -> None:
         name: set(re.findall(r"`(\w+)`", fields))
         for name, fields in re.findall(r"^\| `(live\.\w+)` \| [^|]+ \| ([^|]+) \|", DOC, re.M)
     }
-    for model in (live.Begin, *live.OwnerMessage.__args__):
+    for model in (live.LiveBegin, *live.OwnerMessage.__args__):
         name = model.model_fields["type"].default
         assert set(model.model_fields) - {"type"} <= told.pop(name), name
     assert not told

@@ -20,8 +20,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from avatar_sessions import AvatarSessions, Clip, EndReason, LiveSpeechUnreachable, Session
-from avatar_sessions.contract.live import SUBPROTOCOL, Begin
-from avatar_sessions.contract.messages import Access, SpeakerAccess
+from avatar_sessions.contract.live import SUBPROTOCOL, LiveBegin
+from avatar_sessions.contract.messages import SealedAccess, SpeakerAccess
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.seal import Seal
 from deploy.local.stack import TemporalServer
@@ -30,7 +30,7 @@ from liveavatar_lite import (
     Event,
     LiteConnection,
     PoseChanged,
-    UtteranceOver,
+    UtteranceEnded,
     UtteranceStarted,
 )
 from liveavatar_simulator import SessionLine
@@ -50,7 +50,7 @@ async def speaker_access(platform: Platform, session: Session) -> SpeakerAccess:
     """What `attach` gives a speaker, by plain JSON."""
     handle = platform.client.get_workflow_handle(session.workflow_id)
     answer = await handle.execute_update("attach", {"speaker": True})
-    access = Access.model_validate(answer)
+    access = SealedAccess.model_validate(answer)
     assert access.speaker is not None
     return access.speaker
 
@@ -124,14 +124,14 @@ async def test_a_client_written_for_liveavatar_speaks_to_the_ingress_unchanged(
         for at in range(0, 2 * SECOND, SECOND // 2):
             await lite.speak(tone(2)[at : at + SECOND // 2], "mine")
         await lite.speak_end("mine")
-        await until(lambda: any(isinstance(one, UtteranceOver) for one in events), 15)
+        await until(lambda: any(isinstance(one, UtteranceEnded) for one in events), 15)
         await lite.speak(tone(6), "second")
         await until(lambda: sum(isinstance(one, UtteranceStarted) for one in events) == 2, 15)
         await lite.interrupt("cut")
         await until(lambda: any(isinstance(one, AudioBufferCleared) for one in events), 15)
         listening.cancel()
     starts = [one.utterance_id for one in events if isinstance(one, UtteranceStarted)]
-    ends = [one for one in events if isinstance(one, UtteranceOver)]
+    ends = [one for one in events if isinstance(one, UtteranceEnded)]
     assert starts == ["mine", "second"]
     assert [(one.utterance_id, one.interrupted) for one in ends] == [
         ("mine", False),
@@ -157,7 +157,7 @@ async def test_binary_frames_are_spoken_and_accounted_for(platform: Platform) ->
             [1, 1],
             1,
         )
-        await connection.send(Begin(utterance_id="u1", text="one and a half").model_dump_json())
+        await connection.send(LiveBegin(utterance_id="u1", text="one and a half").model_dump_json())
         pcm = tone(1.5)
         for at in range(0, len(pcm), 4801):  # odd pieces: samples cut in half are joined
             await connection.send(pcm[at : at + 4801])
@@ -193,12 +193,12 @@ async def test_a_cut_connection_goes_on_at_the_right_sample(platform: Platform) 
     session = await platform.start()
     pcm = tone(4)
     async with connected(platform, session) as connection:
-        await connection.send(Begin(utterance_id="u1").model_dump_json())
+        await connection.send(LiveBegin(utterance_id="u1").model_dump_json())
         await connection.send(pcm[: SECOND + 1000])
         await told(connection, "live.progress", received_bytes=SECOND + 1000)
         connection.transport.abort()
     async with connected(platform, session) as connection:
-        await connection.send(Begin(utterance_id="u1", offset_bytes=0).model_dump_json())
+        await connection.send(LiveBegin(utterance_id="u1", offset_bytes=0).model_dump_json())
         progress = await told(connection, "live.progress", utterance_id="u1")
         assert progress["received_bytes"] == SECOND + 1000
         await connection.send(pcm[progress["received_bytes"] :])
@@ -216,7 +216,7 @@ async def test_a_producer_that_stalls_gives_the_avatar_its_pose_and_goes_on(
 ) -> None:
     session = await platform.start()
     async with connected(platform, session) as connection:
-        await connection.send(Begin(utterance_id="u1").model_dump_json())
+        await connection.send(LiveBegin(utterance_id="u1").model_dump_json())
         await connection.send(tone(0.5))
         await told(connection, "agent.state_updated", new_state="talking")
         await told(connection, "agent.state_updated", new_state="idle")
@@ -246,10 +246,10 @@ async def test_interrupts_of_every_kind_have_the_right_outcome(platform: Platfor
             return await told(connection, "live.interrupted", event_id=name)
 
         assert "utterance_id" not in await interrupt("nothing")
-        await connection.send(Begin(utterance_id="silent").model_dump_json())
+        await connection.send(LiveBegin(utterance_id="silent").model_dump_json())
         await interrupt("early")
         assert (await connection_line(connection, "silent"))["sent_ms"] == 0
-        await connection.send(Begin(utterance_id="long").model_dump_json())
+        await connection.send(LiveBegin(utterance_id="long").model_dump_json())
         await connection.send(tone(2))
         await told(connection, "agent.speak_started", source_event_id="long")
         await asyncio.sleep(0.5)
@@ -261,7 +261,7 @@ async def test_interrupts_of_every_kind_have_the_right_outcome(platform: Platfor
         assert line["outcome"] == "interrupted"
         assert cut["heard_ms"] <= line["heard_ms"] <= 2000
         await connection.send(tone(0.2))  # what was on its way is not a new utterance
-        await connection.send(Begin(utterance_id="after").model_dump_json())
+        await connection.send(LiveBegin(utterance_id="after").model_dump_json())
         await connection.send(tone(0.6))
         await connection.send(json.dumps({"type": "agent.speak_end", "event_id": "after"}))
         assert (await said(connection, "after"))["outcome"] == "completed"
@@ -275,7 +275,7 @@ async def test_interrupts_of_every_kind_have_the_right_outcome(platform: Platfor
 
 async def connection_line(connection: ClientConnection, utterance_id: str) -> dict[str, Any]:
     """The line of an utterance that is over; asked for again, for it may have been told before."""
-    await connection.send(Begin(utterance_id=utterance_id).model_dump_json())
+    await connection.send(LiveBegin(utterance_id=utterance_id).model_dump_json())
     return await said(connection, utterance_id)
 
 
@@ -304,7 +304,7 @@ async def test_nobody_gets_in_without_the_right_ticket(platform: Platform) -> No
 async def test_garbage_is_answered_and_disturbs_nobody(platform: Platform) -> None:
     session, other = await platform.start(), await platform.start()
     async with connected(platform, session) as bad, connected(platform, other) as good:
-        await good.send(Begin(utterance_id="u1").model_dump_json())
+        await good.send(LiveBegin(utterance_id="u1").model_dump_json())
         await good.send(tone(1))
         for frame in (
             "no json",
@@ -342,7 +342,7 @@ async def test_a_flood_is_held_back_and_an_interrupt_still_gets_through(
 
         pouring = asyncio.create_task(pour())
         await told(second, "agent.speak_started")
-        await calm.send(Begin(utterance_id="u1").model_dump_json())
+        await calm.send(LiveBegin(utterance_id="u1").model_dump_json())
         await calm.send(tone(1))
         await calm.send(json.dumps({"type": "agent.speak_end", "event_id": "u1"}))
         assert (await said(calm, "u1"))["outcome"] == "completed"
@@ -382,7 +382,7 @@ async def test_a_client_that_never_reads_is_cut_off_and_nobody_else(platform: Pl
         await talk()
     writer.transport.abort()
     async with connected(platform, session) as connection:
-        await connection.send(Begin(utterance_id="u1").model_dump_json())
+        await connection.send(LiveBegin(utterance_id="u1").model_dump_json())
         await connection.send(tone(0.5))
         await connection.send(json.dumps({"type": "agent.speak_end", "event_id": "u1"}))
         assert (await said(connection, "u1"))["outcome"] == "completed"
@@ -420,7 +420,7 @@ async def test_words_can_be_sealed_before_they_stand_in_history(
         session = await elsewhere.start()
         async with connected(elsewhere, session) as connection:
             text = "my secret number is 42"
-            await connection.send(Begin(utterance_id="u1", text=text).model_dump_json())
+            await connection.send(LiveBegin(utterance_id="u1", text=text).model_dump_json())
             await connection.send(tone(0.3))
             await connection.send(json.dumps({"type": "agent.speak_end", "event_id": "u1"}))
             await said(connection, "u1")
@@ -433,7 +433,7 @@ async def test_words_can_be_sealed_before_they_stand_in_history(
 async def test_the_end_of_a_session_says_goodbye_to_its_speakers(platform: Platform) -> None:
     session = await platform.start()
     async with connected(platform, session) as connection:
-        await connection.send(Begin(utterance_id="u1").model_dump_json())
+        await connection.send(LiveBegin(utterance_id="u1").model_dump_json())
         await connection.send(tone(3))
         await told(connection, "agent.speak_started")
         report = await session.end()
@@ -449,7 +449,7 @@ async def test_live_speech_keeps_a_session_from_its_idle_timeout(platform: Platf
     session = await platform.start(idle_timeout_s=2)
     async with connected(platform, session) as connection:
         for number in range(4):
-            await connection.send(Begin(utterance_id=f"u{number}").model_dump_json())
+            await connection.send(LiveBegin(utterance_id=f"u{number}").model_dump_json())
             await connection.send(tone(1.2))
             await connection.send(json.dumps({"type": "agent.speak_end", "event_id": f"u{number}"}))
             await said(connection, f"u{number}")
@@ -465,7 +465,7 @@ async def test_a_live_utterance_costs_few_events_of_history(platform: Platform) 
     async with connected(platform, session) as connection:
         before = len((await handle.fetch_history()).events)
         for number in range(5):
-            await connection.send(Begin(utterance_id=f"u{number}").model_dump_json())
+            await connection.send(LiveBegin(utterance_id=f"u{number}").model_dump_json())
             await connection.send(tone(0.3))
             await connection.send(json.dumps({"type": "agent.speak_end", "event_id": f"u{number}"}))
         await said(connection, "u4")

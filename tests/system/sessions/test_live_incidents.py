@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from avatar_sessions import AvatarSessions, EndReason
 from avatar_sessions.contract import names
-from avatar_sessions.contract.live import Begin
+from avatar_sessions.contract.live import LiveBegin
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.seal import Seal
 from deploy.local.stack import TemporalServer
@@ -46,7 +46,7 @@ async def test_a_conversation_is_not_idle_because_its_owner_is_busy(platform: Pl
         platform.simulator.faults.never_connected = 1
         platform.simulator.faults.dropped_sockets = 1
         try:
-            await connection.send(Begin(utterance_id="u1").model_dump_json())
+            await connection.send(LiveBegin(utterance_id="u1").model_dump_json())
             for _ in range(80):
                 await connection.send(tone(0.1))
                 await asyncio.sleep(0.1)
@@ -108,7 +108,7 @@ async def test_dead_speakers_do_not_keep_a_worker_from_leaving(alone: Platform) 
         session = await alone.start(sandbox=False)
         for _ in range(2):
             async with connected(alone, session) as connection:
-                await connection.send(Begin(utterance_id="u1").model_dump_json())
+                await connection.send(LiveBegin(utterance_id="u1").model_dump_json())
                 for _ in range(4):
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(connection.send(bytes(480_000)), 1)

@@ -14,7 +14,7 @@ import pytest
 from avatar_sessions import LiveSpeech, SessionMoved, UtteranceReport
 from avatar_sessions.contract.states import Pose, UtteranceOutcome
 from deploy.local.stack import LiveKitServer, TemporalServer
-from tests.support.gate import Gate
+from tests.support.gate import TcpGate
 from tests.system.sessions.conftest import Platform, new_key, wayne
 from tests.system.sessions.test_takeover import (
     alone,
@@ -175,7 +175,7 @@ async def test_a_speaker_leaves_an_owner_that_is_cut_off(
     folder = run_folder
     first_log, second_log = folder / "cut-off-1.log", folder / "cut-off-2.log"
     host, _, port = temporal.address.partition(":")
-    async with Gate(host, int(port)).standing() as gate:
+    async with TcpGate(host, int(port)).standing() as gate:
         beyond = replace(temporal, address=f"127.0.0.1:{gate.port}")
         with (
             worker(alone, temporal, livekit, Role.SESSIONS, folder / "cut-off-sessions.log"),

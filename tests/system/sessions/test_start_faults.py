@@ -21,7 +21,7 @@ import pytest_asyncio
 from avatar_sessions import End, EndReason, Session, SessionState
 from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_simulator.faults import Faults
-from tests.support.gate import Gate
+from tests.support.gate import TcpGate
 from tests.support.outside import (
     Outside,
     assert_books_agree,
@@ -181,7 +181,7 @@ async def test_a_start_that_lands_after_its_stop_is_stopped_by_the_worker_that_s
     that billed until the other one was over."""
     first_log, second_log = run_folder / "late-1.log", run_folder / "late-2.log"
     host, _, port = temporal.address.partition(":")
-    async with Gate(host, int(port)).standing() as gate:
+    async with TcpGate(host, int(port)).standing() as gate:
         apart = dataclasses.replace(temporal, address=f"127.0.0.1:{gate.port}")
         with (
             worker(alone, apart, livekit, Role.ALL, first_log),

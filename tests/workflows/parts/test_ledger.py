@@ -12,17 +12,22 @@ from avatar_sessions.contract.messages import (
     UtteranceReport,
 )
 from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutcome
-from workflows.parts.ledger import MAX_KNOWN_COMMANDS, MAX_REPORTED_UTTERANCES, Entry, Ledger
+from workflows.parts.ledger import (
+    MAX_KNOWN_COMMANDS,
+    MAX_REPORTED_UTTERANCES,
+    CommandLedger,
+    LedgerEntry,
+)
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CLIP = Clip(file="hello.flac")
 
 
-def ledger() -> Ledger:
-    return Ledger(default_ttl=timedelta(seconds=30))
+def ledger() -> CommandLedger:
+    return CommandLedger(default_ttl=timedelta(seconds=30))
 
 
-def outcome_of(entry: Entry) -> str | None:
+def outcome_of(entry: LedgerEntry) -> str | None:
     return None if entry.result is None else entry.result.outcome
 
 
