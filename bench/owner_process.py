@@ -21,9 +21,9 @@ from liveavatar_lite import ErrorReported
 from owner.registry import SessionRegistry
 from owner.session import OwnedSession
 from owner.utterance import Utterance
-from workers.process import connect, working
+from workers.process import connect, running_worker_set
 from workers.settings import WorkerSettings
-from workers.wiring import Role, crew_for, liveavatar_for
+from workers.wiring import Role, liveavatar_for, worker_set_for
 
 LAG_EVERY_S: Final = 0.01
 LOOK_EVERY_S: Final = 0.5
@@ -103,11 +103,11 @@ async def main(role: Role) -> None:
     lines: asyncio.Queue[str] = asyncio.Queue()
     loop.add_reader(sys.stdin, lambda: lines.put_nowait(sys.stdin.readline()))
     async with liveavatar_for(settings) as liveavatar:
-        crew = crew_for(role, client, settings, liveavatar)
-        async with working(crew, settings.drain_timeout_s):
+        worker_set = worker_set_for(role, client, settings, liveavatar)
+        async with running_worker_set(worker_set, settings.drain_timeout_s):
             watching = [
                 asyncio.create_task(watch.lag(), name="lag"),
-                asyncio.create_task(watch.sessions(crew.owned), name="sessions"),
+                asyncio.create_task(watch.sessions(worker_set.registry), name="sessions"),
             ]
             tell({"ready": True})
             while line := await lines.get():

@@ -72,7 +72,7 @@ def janitor_schedule(interval_s: int) -> Schedule:
 
 
 @contextlib.asynccontextmanager
-async def keeping_schedule(client: Client, interval_s: int) -> AsyncIterator[None]:
+async def maintained_schedule(client: Client, interval_s: int) -> AsyncIterator[None]:
     """See to it that the schedule exists, beside the worker's work."""
     keeping = asyncio.create_task(_keep(client, interval_s), name="janitor's schedule")
     try:

@@ -25,10 +25,10 @@ from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError, RPCStatusCode
 
 from avatar_sessions.contract import names
-from workers.janitor_schedule import keeping_schedule
+from workers.janitor_schedule import maintained_schedule
 from workers.settings import WorkerSettings
 from workers.telemetry import metering, tracing
-from workers.wiring import Role, WorkerSet, crew_for, liveavatar_for
+from workers.wiring import Role, WorkerSet, liveavatar_for, worker_set_for
 
 logger = logging.getLogger(__name__)
 
@@ -112,14 +112,14 @@ async def _work(
     role: Role, client: Client, settings: WorkerSettings, meter: Meter, stop: asyncio.Event
 ) -> None:
     schedule = (
-        keeping_schedule(client, settings.janitor_interval_s)
+        maintained_schedule(client, settings.janitor_interval_s)
         if role.sweeps
         else contextlib.nullcontext()
     )
     async with (
         liveavatar_for(settings) as liveavatar,
-        working(
-            crew_for(role, client, settings, liveavatar, meter), settings.drain_timeout_s
+        running_worker_set(
+            worker_set_for(role, client, settings, liveavatar, meter), settings.drain_timeout_s
         ) as failed,
         schedule,
     ):
@@ -135,8 +135,10 @@ async def _work(
 
 
 @contextlib.asynccontextmanager
-async def working(crew: WorkerSet, drain_timeout_s: float) -> AsyncIterator[asyncio.Future[None]]:
-    """Run a crew; yields a future that fails when one of its workers does.
+async def running_worker_set(
+    worker_set: WorkerSet, drain_timeout_s: float
+) -> AsyncIterator[asyncio.Future[None]]:
+    """Run the workers of a process; yields a future that fails when one of its workers does.
 
     Streams are shut down first, so that their sessions move on while workflows still answer.
 
@@ -144,49 +146,51 @@ async def working(crew: WorkerSet, drain_timeout_s: float) -> AsyncIterator[asyn
         CannotStart: the ingress cannot listen.
     """
     async with contextlib.AsyncExitStack() as stack:
-        if crew.ingress is not None:
+        if worker_set.ingress is not None:
             try:
-                await stack.enter_async_context(crew.ingress.listening())
+                await stack.enter_async_context(worker_set.ingress.listening())
             except OSError as error:
                 raise CannotStart(
                     f"live speech cannot be taken ({error.strerror or error}): see"
                     " AVATAR_SESSIONS_INGRESS_HOST, _PORT, _CERTIFICATE and _PRIVATE_KEY"
                 ) from error
-        yield await stack.enter_async_context(_running(crew, drain_timeout_s))
+        yield await stack.enter_async_context(_started(worker_set, drain_timeout_s))
 
 
 @contextlib.asynccontextmanager
-async def _running(crew: WorkerSet, drain_timeout_s: float) -> AsyncIterator[asyncio.Future[None]]:
+async def _started(
+    worker_set: WorkerSet, drain_timeout_s: float
+) -> AsyncIterator[asyncio.Future[None]]:
     running = [
         asyncio.create_task(worker.run(), name=f"worker {worker.task_queue}")
-        for worker in crew.workers
+        for worker in worker_set.workers
     ]
     failed = asyncio.ensure_future(_first_failure(running))
     try:
         yield failed
     finally:
         failed.cancel()
-        await _shut_down(crew, running, drain_timeout_s)
+        await _drain(worker_set, running, drain_timeout_s)
 
 
-async def _shut_down(
-    crew: WorkerSet, running: list[asyncio.Task[None]], drain_timeout_s: float
+async def _drain(
+    worker_set: WorkerSet, running: list[asyncio.Task[None]], drain_timeout_s: float
 ) -> None:
     """Hand everything over and stop the workers; what hangs then is left behind, hard.
 
     A worker's own shutdown waits for its activities without end.
     """
-    for worker, task in zip(crew.workers, running, strict=True):
+    for worker, task in zip(worker_set.workers, running, strict=True):
         if not worker.is_running:
             task.cancel()  # stopped while it starts: a shutdown would not reach it
     try:
         async with asyncio.timeout(max(1.0, drain_timeout_s - EXIT_PAUSE_S)):
-            streams, others = crew.workers[:1], crew.workers[1:]
+            streams, others = worker_set.workers[:1], worker_set.workers[1:]
             for group in (streams, others):
                 # Streams first: their sessions move on while workflows still answer.
                 await asyncio.gather(*(one.shutdown() for one in group if one.is_running))
-            if crew.streaming is not None:
-                await crew.streaming.close()
+            if worker_set.streaming is not None:
+                await worker_set.streaming.close()
             if running:
                 await asyncio.wait(running)
     except TimeoutError:

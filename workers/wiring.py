@@ -68,7 +68,7 @@ class WorkerSet:
     """The Temporal workers of one process, in the order in which they are to be shut down."""
 
     workers: list[Worker]
-    owned: SessionRegistry
+    registry: SessionRegistry
     ingress: IngressServer | None = None
     """Where speakers reach the sessions; for processes that own some."""
     streaming: StreamActivities | None = None
@@ -103,7 +103,7 @@ def liveavatar_for(settings: WorkerSettings) -> LiveAvatar:
     )
 
 
-def crew_for(
+def worker_set_for(
     role: Role,
     client: Client,
     settings: WorkerSettings,
@@ -112,16 +112,16 @@ def crew_for(
 ) -> WorkerSet:
     """Build the workers of a role; ``meter``: where their metrics go, if anywhere."""
     seal = Seal(settings.seal_keys)
-    owned = SessionRegistry()
+    registry = SessionRegistry()
     workers: list[Worker] = []
     ingress: IngressServer | None = None
     streaming: StreamActivities | None = None
     if role in (Role.ALL, Role.STREAMS):
         tickets = Tickets(settings.ticket_ttl_s)
-        ingress = IngressServer(_ingress_settings(settings), owned, tickets)
+        ingress = IngressServer(_ingress_settings(settings), registry, tickets)
         # Unique per process start: a restarted process must not get its predecessor's commands.
         queue = names.owner_task_queue(uuid.uuid4().hex[:12])
-        streaming = _streaming(settings, liveavatar, seal, owned, tickets, ingress, queue)
+        streaming = _streaming(settings, liveavatar, seal, registry, tickets, ingress, queue)
         workers += _owner_workers(client, settings, streaming, queue)
     if role in (Role.ALL, Role.SESSIONS):
         workers.append(_sessions_worker(client, settings, liveavatar, seal))
@@ -131,7 +131,7 @@ def crew_for(
                 client, settings, liveavatar, meter or NoOpMeterProvider().get_meter(__name__)
             )
         )
-    return WorkerSet(workers=workers, owned=owned, ingress=ingress, streaming=streaming)
+    return WorkerSet(workers=workers, registry=registry, ingress=ingress, streaming=streaming)
 
 
 def _sessions_worker(
@@ -188,7 +188,7 @@ def _streaming(
     settings: WorkerSettings,
     liveavatar: LiveAvatar,
     seal: Seal,
-    owned: SessionRegistry,
+    registry: SessionRegistry,
     tickets: Tickets,
     ingress: IngressServer,
     queue: str,
@@ -198,7 +198,7 @@ def _streaming(
         allow_private_addresses=settings.clip_allow_private_addresses,
     )
     return StreamActivities(
-        owned=owned,
+        owned=registry,
         clips=ClipSource(policy, seal),
         liveavatar=liveavatar,
         seal=seal,

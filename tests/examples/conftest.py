@@ -30,8 +30,8 @@ from tests.support.secret_scan import remember
 from tests.support.waiting import until
 from tests.system.sessions.conftest import (
     API_KEY,
-    crew_working,
     own_namespace,
+    running_workers,
     simulator_settings,
     wayne,
 )
@@ -68,7 +68,7 @@ async def product(
     remember(API_KEY, "the API key")
     async with LiveAvatarSimulator(simulator_settings(livekit)) as simulator:
         settings = worker_settings(simulator, livekit, key)
-        async with crew_working(client, settings):
+        async with running_workers(client, settings):
             environment = {
                 **temporal.environment,
                 "TEMPORAL_NAMESPACE": client.namespace,

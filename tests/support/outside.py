@@ -22,9 +22,9 @@ from tests.support.gate import TcpGate
 from tests.system.sessions.conftest import (
     API_KEY,
     Platform,
-    crew_working,
     new_key,
     own_namespace,
+    running_workers,
     wayne,
 )
 from workers.settings import WorkerSettings
@@ -67,10 +67,10 @@ async def outside(
     livekit: LiveKitServer,
     settings: WorkerSettings,
     *,
-    crew: bool = True,
+    workers: bool = True,
     **simulator_settings: object,
 ) -> AsyncIterator[Outside]:
-    """A simulator that shows nobody, gates, and a namespace; with ``crew`` also workers."""
+    """A simulator that shows nobody, gates, and a namespace; with ``workers`` also workers."""
     mine = SimulatorSettings.model_validate(
         {
             "api_keys": [API_KEY],
@@ -94,8 +94,8 @@ async def outside(
             }
         )
         client = await own_namespace(temporal)
-        if crew:
-            await stack.enter_async_context(crew_working(client, settings))
+        if workers:
+            await stack.enter_async_context(running_workers(client, settings))
         yield Outside(
             simulator=simulator,
             sessions=AvatarSessions(client, Seal(settings.seal_keys)),

@@ -28,9 +28,9 @@ from tests.support.page import open_page, shows
 from tests.support.secret_scan import remember
 from tests.system.sessions.conftest import (
     API_KEY,
-    crew_working,
     new_key,
     own_namespace,
+    running_workers,
     simulator_settings,
     wayne,
 )
@@ -89,7 +89,7 @@ async def product(
     settings = simulator_settings(livekit, plan_max_duration_s=limit_s)
     async with (
         LiveAvatarSimulator(settings) as simulator,
-        crew_working(client, worker_settings(simulator, livekit, key)),
+        running_workers(client, worker_settings(simulator, livekit, key)),
     ):
         yield Product(simulator, AvatarSessions(client, Seal([key])))
 

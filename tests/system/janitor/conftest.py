@@ -30,9 +30,9 @@ from liveavatar_lite import WAYNE_AVATAR_ID, LiveAvatar, TokenRequest
 from liveavatar_simulator import LiveAvatarSimulator
 from tests.support.secret_scan import remember
 from tests.system.sessions.conftest import API_KEY, own_namespace, simulator_settings
-from workers.process import working
+from workers.process import running_worker_set
 from workers.settings import WorkerSettings
-from workers.wiring import Role, crew_for
+from workers.wiring import Role, worker_set_for
 
 PROVIDER_SESSIONS = SearchAttributeKey.for_keyword_list(names.SEARCH_ATTRIBUTE_PROVIDER_SESSIONS)
 NOBODYS_QUEUE = "no-worker-here"
@@ -114,7 +114,7 @@ class JanitorWorld:
                 base_url=changed.liveavatar_api_url,
                 transport=self.outage,
             ) as liveavatar,
-            working(crew_for(Role.JANITOR, client, changed, liveavatar), 5),
+            running_worker_set(worker_set_for(Role.JANITOR, client, changed, liveavatar), 5),
         ):
             yield
 

@@ -13,7 +13,7 @@ from temporalio.service import RPCError
 from avatar_sessions.contract import names
 from tests.support.waiting import until
 from tests.system.janitor.conftest import JanitorWorld, client_like
-from workers.janitor_schedule import ensure_schedule, keeping_schedule
+from workers.janitor_schedule import ensure_schedule, maintained_schedule
 
 
 def schedule_of(world: JanitorWorld) -> ScheduleHandle:
@@ -82,7 +82,7 @@ async def test_several_processes_may_make_it_at_once(world: JanitorWorld) -> Non
 
 
 async def test_a_worker_keeps_it_beside_its_work(world: JanitorWorld) -> None:
-    async with keeping_schedule(world.client, 30):
+    async with maintained_schedule(world.client, 30):
         async with asyncio.timeout(30):
             while not await exists(world):
                 await asyncio.sleep(0.1)
@@ -94,7 +94,7 @@ async def test_one_that_cannot_be_made_is_told_and_takes_nothing_down(
     """Here: a namespace that does not exist. It is tried again for as long as the worker works."""
     nowhere = await client_like(world.client, "no-such-namespace")
     with caplog.at_level(logging.ERROR, logger="workers.janitor_schedule"):
-        async with keeping_schedule(nowhere, 30):
+        async with maintained_schedule(nowhere, 30):
             await until(lambda: len(caplog.records) >= 2, 30)
     assert "cannot be made or read" in caplog.text
     assert "Trying again" in caplog.text

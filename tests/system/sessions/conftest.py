@@ -33,9 +33,9 @@ from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_lite import WAYNE_AVATAR_ID
 from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
 from tests.support.secret_scan import remember
-from workers.process import CannotStart, ensure_search_attributes, working
+from workers.process import CannotStart, ensure_search_attributes, running_worker_set
 from workers.settings import WorkerSettings
-from workers.wiring import Role, crew_for, liveavatar_for
+from workers.wiring import Role, liveavatar_for, worker_set_for
 
 API_KEY = "obviously-fake-liveavatar-key"
 
@@ -158,14 +158,16 @@ def worker_settings(
 
 
 @contextlib.asynccontextmanager
-async def crew_working(
+async def running_workers(
     client: Client, settings: WorkerSettings, role: Role = Role.ALL
 ) -> AsyncIterator[None]:
     """Workers of this test process."""
     await ensure_search_attributes(client)
     async with (
         liveavatar_for(settings) as liveavatar,
-        working(crew_for(role, client, settings, liveavatar), settings.drain_timeout_s),
+        running_worker_set(
+            worker_set_for(role, client, settings, liveavatar), settings.drain_timeout_s
+        ),
     ):
         yield
 
@@ -182,7 +184,7 @@ async def platform(
     """Workers in all roles, and a client."""
     client = await temporal.client()
     records = bool(pytestconfig.getoption("--record-histories", default=False))
-    async with crew_working(client, worker_settings):
+    async with running_workers(client, worker_settings):
         yield Platform(
             simulator=simulator,
             sessions=AvatarSessions(client, Seal([seal_key])),

@@ -29,9 +29,9 @@ from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_simulator import LiveAvatarSimulator
 from tests.system.sessions.conftest import (
     Platform,
-    crew_working,
     new_key,
     own_namespace,
+    running_workers,
     simulator_settings,
     wayne,
 )
@@ -100,7 +100,7 @@ class Elsewhere:
         settings = self._settings.model_copy(update=changes)
         client = await own_namespace(self._temporal)
         sessions = AvatarSessions(client, Seal(settings.seal_keys))
-        async with crew_working(client, settings):
+        async with running_workers(client, settings):
             return await failed(sessions, error, **request)
 
 

@@ -26,9 +26,9 @@ from tests.support.outside import outside, until_status
 from tests.support.waiting import until
 from tests.system.sessions.conftest import (
     Platform,
-    crew_working,
     new_key,
     own_namespace,
+    running_workers,
     simulator_settings,
     wayne,
 )
@@ -217,8 +217,8 @@ async def test_a_cleanup_whose_workers_were_away_for_longer_than_its_patience_en
     was over: the next try was given less than no time, which the server refuses, for ever."""
     monkeypatch.setattr(options, "CLEANUP_QUIET", timedelta(seconds=1))
     monkeypatch.setattr(options, "CLEANUP_PATIENCE", timedelta(seconds=12))
-    async with outside(temporal, livekit, worker_settings, crew=False) as world:
-        async with crew_working(world.client, world.settings):
+    async with outside(temporal, livekit, worker_settings, workers=False) as world:
+        async with running_workers(world.client, world.settings):
             session = await world.begin()
             await session.attach()
             world.faults.retry_after_s = 5
@@ -228,7 +228,7 @@ async def test_a_cleanup_whose_workers_were_away_for_longer_than_its_patience_en
             assert alert.alert == "provider_not_stopped"
         await asyncio.sleep(13)
         world.faults.rate_limited_stops = 0
-        async with crew_working(world.client, world.settings):
+        async with running_workers(world.client, world.settings):
             report = await asyncio.wait_for(ending, 40)
     assert report.cleanup.provider_stopped
 

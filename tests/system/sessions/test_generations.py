@@ -20,9 +20,9 @@ from liveavatar_simulator import LiveAvatarSimulator, SessionLine
 from tests.support.waiting import until
 from tests.system.sessions.conftest import (
     Platform,
-    crew_working,
     own_namespace,
     record_histories,
+    running_workers,
     simulator_settings,
 )
 from tests.system.sessions.test_live_takeover import say
@@ -44,7 +44,7 @@ async def lab(
     wanted = simulator_settings(livekit, **{"join_rooms": False, **settings})
     async with LiveAvatarSimulator(wanted) as simulator:
         workers = platform.settings.model_copy(update={"liveavatar_api_url": simulator.url})
-        async with crew_working(client, workers):
+        async with running_workers(client, workers):
             yield replace(
                 platform,
                 simulator=simulator,

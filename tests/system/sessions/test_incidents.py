@@ -27,7 +27,7 @@ from avatar_sessions.contract.states import Pose, UtteranceOutcome
 from avatar_sessions.seal import Seal
 from deploy.local.stack import TemporalServer
 from tests.support.waiting import until
-from tests.system.sessions.conftest import Platform, crew_working, new_key, own_namespace, wayne
+from tests.system.sessions.conftest import Platform, new_key, own_namespace, running_workers, wayne
 from workers.settings import WorkerSettings
 
 SHORT, LONG = Clip(file="short.wav"), Clip(file="long.wav")
@@ -67,7 +67,7 @@ async def open_minded(
     """Workers that fetch clips from loopback, too."""
     settings = worker_settings.model_copy(update={"clip_allow_private_addresses": True})
     client = await own_namespace(temporal)
-    async with crew_working(client, settings):
+    async with running_workers(client, settings):
         yield Platform(
             simulator=platform.simulator,
             sessions=AvatarSessions(client, Seal(settings.seal_keys)),

@@ -36,7 +36,7 @@ from liveavatar_lite import (
 from liveavatar_simulator import SessionLine
 from tests.support.secret_scan import remember
 from tests.support.waiting import until
-from tests.system.sessions.conftest import Platform, crew_working, own_namespace
+from tests.system.sessions.conftest import Platform, own_namespace, running_workers
 
 SECOND = 48_000
 
@@ -416,7 +416,7 @@ async def test_words_can_be_sealed_before_they_stand_in_history(
     settings = platform.settings.model_copy(update={"seal_texts": True})
     seal = Seal(settings.seal_keys)
     elsewhere = replace(platform, client=client, sessions=AvatarSessions(client, seal))
-    async with crew_working(client, settings):
+    async with running_workers(client, settings):
         session = await elsewhere.start()
         async with connected(elsewhere, session) as connection:
             text = "my secret number is 42"
@@ -494,7 +494,7 @@ async def test_live_speech_over_tls_with_certificate_files(
     settings = platform.settings.model_copy(update=files)
     sessions = AvatarSessions(client, Seal(settings.seal_keys))
     trust = ssl.create_default_context(cafile=certificate)
-    async with crew_working(client, settings):
+    async with running_workers(client, settings):
         session = await replace(platform, client=client, sessions=sessions).start()
         access = await session.attach(speaker=True)
         assert access.speaker is not None

@@ -19,7 +19,7 @@ from avatar_sessions.contract.live import LiveBegin
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.seal import Seal
 from deploy.local.stack import TemporalServer
-from tests.system.sessions.conftest import Platform, crew_working, own_namespace
+from tests.system.sessions.conftest import Platform, own_namespace, running_workers
 from tests.system.sessions.test_ingress import close_code, connected, tone
 
 
@@ -84,7 +84,7 @@ async def test_a_plain_speakers_utterance_stands_in_the_report_after_a_drain(
 ) -> None:
     """It cannot come back to go on with it; its line was dropped as if it could."""
     async with contextlib.AsyncExitStack() as first:
-        await first.enter_async_context(crew_working(alone.client, alone.settings))
+        await first.enter_async_context(running_workers(alone.client, alone.settings))
         session = await alone.start(sandbox=False)
         async with connected(alone, session, extended=False) as connection:
             await connection.send(tone(4))
@@ -92,7 +92,7 @@ async def test_a_plain_speakers_utterance_stands_in_the_report_after_a_drain(
             leaving = asyncio.create_task(first.aclose())
             assert await close_code(connection) == 4001
             await leaving
-    async with crew_working(alone.client, alone.settings):
+    async with running_workers(alone.client, alone.settings):
         report = await session.end()
     (line,) = report.utterances
     assert line.outcome is UtteranceOutcome.LOST
@@ -103,8 +103,8 @@ async def test_a_plain_speakers_utterance_stands_in_the_report_after_a_drain(
 async def test_dead_speakers_do_not_keep_a_worker_from_leaving(alone: Platform) -> None:
     """Two connections flooded one utterance and died: a handler waited for ever, and the drain with
     it."""
-    async with contextlib.AsyncExitStack() as crew:
-        await crew.enter_async_context(crew_working(alone.client, alone.settings))
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(running_workers(alone.client, alone.settings))
         session = await alone.start(sandbox=False)
         for _ in range(2):
             async with connected(alone, session) as connection:
@@ -114,5 +114,5 @@ async def test_dead_speakers_do_not_keep_a_worker_from_leaving(alone: Platform) 
                         await asyncio.wait_for(connection.send(bytes(480_000)), 1)
                 connection.transport.abort()
         report = await session.end()
-        await asyncio.wait_for(crew.aclose(), 12)
+        await asyncio.wait_for(stack.aclose(), 12)
     assert [one.id for one in report.utterances] == ["u1"]

@@ -66,7 +66,7 @@ async def alone(
     temporal: TemporalServer, livekit: LiveKitServer, worker_settings: WorkerSettings
 ) -> AsyncIterator[Outside]:
     """No workers: the test brings its own processes."""
-    async with outside(temporal, livekit, worker_settings, crew=False) as world:
+    async with outside(temporal, livekit, worker_settings, workers=False) as world:
         yield world
 
 

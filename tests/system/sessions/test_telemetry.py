@@ -15,7 +15,7 @@ from avatar_sessions import AvatarSessions, Clip
 from avatar_sessions.seal import Seal
 from deploy.local.stack import TemporalServer
 from tests.support.secret_scan import kinds_in
-from tests.system.sessions.conftest import crew_working, new_key, own_namespace, wayne
+from tests.system.sessions.conftest import new_key, own_namespace, running_workers, wayne
 from workers.settings import WorkerSettings
 from workers.telemetry import tracing
 
@@ -69,7 +69,7 @@ async def test_a_session_is_traced_down_to_its_utterances(
             interceptors=interceptors,
         )
         sessions = AvatarSessions(client, Seal(worker_settings.seal_keys))
-        async with crew_working(client, worker_settings):
+        async with running_workers(client, worker_settings):
             session = await sessions.start(new_key(), wayne())
             await session.attach()
             await session.speak(Clip(file="short.wav"))

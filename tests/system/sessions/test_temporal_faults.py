@@ -20,7 +20,7 @@ from avatar_sessions.contract.messages import Interrupt, KeepAlive
 from avatar_sessions.contract.states import EndReason, UtteranceOutcome
 from avatar_sessions.seal import Seal
 from deploy.local.stack import TemporalServer
-from tests.system.sessions.conftest import Platform, crew_working, own_namespace
+from tests.system.sessions.conftest import Platform, own_namespace, running_workers
 from tests.system.sessions.test_live_takeover import say
 from workers.wiring import Role
 
@@ -52,8 +52,10 @@ async def test_speech_goes_on_while_the_workflows_tasks_fail(alone: Platform) ->
     """A bad release is rolled out and back: who listens hears nothing of it, what was asked
     meanwhile is done afterwards, and the session ends as it should."""
     async with AsyncExitStack() as streams:
-        await streams.enter_async_context(crew_working(alone.client, alone.settings, Role.STREAMS))
-        async with crew_working(alone.client, alone.settings, Role.SESSIONS):
+        await streams.enter_async_context(
+            running_workers(alone.client, alone.settings, Role.STREAMS)
+        )
+        async with running_workers(alone.client, alone.settings, Role.SESSIONS):
             session = await alone.start(sandbox=False)
             live = await streams.enter_async_context(session.live())
         saying = asyncio.create_task(say(live, 8))
@@ -68,7 +70,7 @@ async def test_speech_goes_on_while_the_workflows_tasks_fail(alone: Platform) ->
                 while await failed_tasks(alone, session.workflow_id) == 0:
                     await asyncio.sleep(0.2)
             line = await saying
-        async with crew_working(alone.client, alone.settings, Role.SESSIONS):
+        async with running_workers(alone.client, alone.settings, Role.SESSIONS):
             await session.send(Interrupt())
             report = await session.end(timeout_s=60)
     assert (line.outcome, line.heard_ms, line.gaps) == (UtteranceOutcome.COMPLETED, 8000, [])
