@@ -237,10 +237,9 @@ class Session:
         Raises:
             ValueError: rate or number of channels cannot be converted.
         """
-        from avatar_sessions.live.owners import SessionOwners
-        from avatar_sessions.live.speech import (
-            LiveSpeech,  # not for those who only send commands
-        )
+        # Imported here: a program that only sends commands does not pay for live speech.
+        from avatar_sessions.live.speech import LiveSpeech
+        from avatar_sessions.session_owners import SessionOwners
 
         return LiveSpeech(
             SessionOwners(self),

@@ -26,7 +26,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from avatar_sessions import AvatarSessions, Session, SessionRequest
-from avatar_sessions.contract.live import SUBPROTOCOL, LiveBegin
+from avatar_sessions.contract.live_dialect import SUBPROTOCOL, LiveBegin
 from avatar_sessions.seal import Seal
 from deploy.local.ports import LOOPBACK, free_port
 from deploy.local.processes import ChildSpec, Supervisor

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from avatar_sessions.contract.live import LiveBegin
+from avatar_sessions.contract.live_dialect import LiveBegin
 from avatar_sessions.contract.messages import Failure, UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from owner.playout import Playout

@@ -20,7 +20,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from avatar_sessions.access import SpeakerTicket
-from avatar_sessions.contract.live import (
+from avatar_sessions.contract.live_dialect import (
     MAX_FRAME_BYTES,
     OWNER_MESSAGE,
     SUBPROTOCOL,

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Final
 
-from avatar_sessions.contract.live import WINDOW_BYTES, LiveBegin, LiveProgress
-from avatar_sessions.contract.live import LiveInterrupted as InterruptAnswer
+from avatar_sessions.contract.live_dialect import WINDOW_BYTES, LiveBegin, LiveProgress
+from avatar_sessions.contract.live_dialect import LiveInterrupted as InterruptAnswer
 from avatar_sessions.contract.messages import Failure, UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.errors import AvatarSessionsError, LiveSpeechMisused

@@ -1,6 +1,7 @@
-"""Where a speaker gets its owner from: the session's workflow, asked through Temporal.
+"""Where live speech gets its owner from: the three questions that the connection asks.
 
-The connection needs no more of a session than these three calls; a test gives its own.
+A protocol only. `avatar_sessions.session_owners` asks a real session's workflow; tests bring their
+own.
 """
 
 from __future__ import annotations
@@ -8,68 +9,28 @@ from __future__ import annotations
 from typing import Protocol
 
 from avatar_sessions.access import SpeakerTicket
-from avatar_sessions.errors import (
-    AvatarSessionsError,
-    LiveSpeechUnavailable,
-    NoAnswer,
-    SessionFailed,
-    SessionNotFound,
-    SessionOver,
-)
-from avatar_sessions.session import Session
+from avatar_sessions.errors import AvatarSessionsError
 
 
 class Owners(Protocol):
-    """What is asked about a session's owner."""
+    """Answers questions about a session's owner."""
 
     async def attach(self) -> SpeakerTicket:
-        """Wait until the session is live; a ticket for whoever owns it then.
+        """Wait until the session is live; return a ticket for its current owner.
 
         Raises:
-            AvatarSessionsError: there is none, now or for ever.
+            AvatarSessionsError: no ticket can be had, now or ever.
         """
         ...
 
     async def lost(self, epoch: tuple[int, int]) -> None:
-        """Tell that the connection to this owner broke and could not be made again.
+        """Report that the connection to this owner broke and could not be made again.
 
         Raises:
-            AvatarSessionsError: it could not be told.
+            AvatarSessionsError: the report did not arrive.
         """
         ...
 
     async def ending(self) -> AvatarSessionsError | None:
-        """Why the session is over or about to be; None: it goes on, as far as can be told."""
+        """Why the session is over or about to be; None while it goes on, as far as is known."""
         ...
-
-
-class SessionOwners:
-    """The owners of a real session."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    async def attach(self) -> SpeakerTicket:
-        """See `Owners`.
-
-        Raises:
-            LiveSpeechUnavailable: the owner takes no live speech.
-            AvatarSessionsError: as :meth:`avatar_sessions.Session.attach`.
-        """
-        access = await self._session.attach(speaker=True)
-        if access.speaker is None:
-            raise LiveSpeechUnavailable(self._session.key)
-        return access.speaker
-
-    async def lost(self, epoch: tuple[int, int]) -> None:
-        """See `Owners`."""
-        await self._session.owner_lost(epoch)
-
-    async def ending(self) -> AvatarSessionsError | None:
-        """See `Owners`."""
-        try:
-            return await self._session.ending()
-        except (SessionNotFound, SessionOver, SessionFailed) as error:
-            return error
-        except NoAnswer:
-            return None

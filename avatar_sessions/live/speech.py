@@ -22,7 +22,7 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from avatar_sessions.contract.live import LiveBegin
+from avatar_sessions.contract.live_dialect import LiveBegin
 from avatar_sessions.contract.messages import UtteranceReport, problems_of
 from avatar_sessions.contract.states import Pose, UtteranceOutcome
 from avatar_sessions.errors import (

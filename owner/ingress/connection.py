@@ -16,7 +16,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from avatar_sessions.contract.live import (
+from avatar_sessions.contract.live_dialect import (
     CLIENT_MESSAGE,
     CloseCode,
     LiveBegin,

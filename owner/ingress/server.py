@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from avatar_sessions.contract.live import MAX_FRAME_BYTES, PATH, SUBPROTOCOL
+from avatar_sessions.contract.live_dialect import MAX_FRAME_BYTES, PATH, SUBPROTOCOL
 from owner.ingress.connection import IngressConnection
 from owner.ingress.tickets import TicketRefused, Tickets
 from owner.registry import SessionRegistry

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
-from avatar_sessions.contract.live import LiveBegin
+from avatar_sessions.contract.live_dialect import LiveBegin
 from avatar_sessions.contract.states import UtteranceOutcome
 from liveavatar_lite import LiteConnection
 from liveavatar_simulator import LiveAvatarSimulator

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from avatar_sessions.contract.live import LiveBegin
+from avatar_sessions.contract.live_dialect import LiveBegin
 from avatar_sessions.contract.states import UtteranceOutcome
 from liveavatar_simulator import LiveAvatarSimulator
 from liveavatar_simulator.settings import Correlation, SpeechSignals

@@ -11,7 +11,7 @@ from temporalio.client import AsyncActivityHandle, Client
 from activities.streaming.ownership import HeartbeatAnswer, Lease, Ownership
 from activities.streaming.signals import SignalQueue
 from avatar_sessions.contract.activities import OwnerHeartbeat, StreamEnd
-from avatar_sessions.contract.live import LiveBegin
+from avatar_sessions.contract.live_dialect import LiveBegin
 from avatar_sessions.contract.states import UtteranceOutcome
 from owner.clip_queue import ClipJob
 from owner.session import OwnedState

@@ -21,7 +21,7 @@ from websockets.typing import Subprotocol
 
 from avatar_sessions import AvatarSessionsError, UtteranceOutcome, UtteranceReport
 from avatar_sessions.access import SpeakerTicket
-from avatar_sessions.contract.live import (
+from avatar_sessions.contract.live_dialect import (
     SUBPROTOCOL,
     LiveBegin,
     LiveInterrupted,

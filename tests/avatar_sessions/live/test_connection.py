@@ -19,7 +19,7 @@ from avatar_sessions import (
     TemporalUnreachable,
     UtteranceOutcome,
 )
-from avatar_sessions.contract.live import CloseCode
+from avatar_sessions.contract.live_dialect import CloseCode
 from tests.avatar_sessions.live.test_speech import SECOND, live_to, speech
 from tests.support.fake_ingress import FakeIngress, FakeOwners
 from tests.support.waiting import until

@@ -16,7 +16,7 @@ from avatar_sessions import (
     SpeechStateChanged,
     UtteranceOutcome,
 )
-from avatar_sessions.contract.live import LiveState
+from avatar_sessions.contract.live_dialect import LiveState
 from avatar_sessions.live.events import MAX_UNREAD_EVENTS, EventFeed
 from tests.avatar_sessions.live.test_speech import live_to, speech
 from tests.support.fake_ingress import FakeIngress

@@ -20,7 +20,7 @@ from avatar_sessions import (
 )
 from avatar_sessions.access import opened
 from avatar_sessions.contract import messages
-from avatar_sessions.live.owners import SessionOwners
+from avatar_sessions.session_owners import SessionOwners
 
 
 async def interrupted_once_talking(live: LiveSpeech) -> SpeechInterrupted:

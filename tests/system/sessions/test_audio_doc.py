@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from avatar_sessions import Session, UtteranceReport
-from avatar_sessions.contract import live
+from avatar_sessions.contract import live_dialect
 from avatar_sessions.contract.states import UtteranceOutcome
 from deploy.local.settings import ROOT
 from tests.system.sessions.conftest import Platform
@@ -46,15 +46,15 @@ def test_every_message_of_the_live_dialect_is_told_with_its_fields() -> None:
         name: set(re.findall(r"`(\w+)`", fields))
         for name, fields in re.findall(r"^\| `(live\.\w+)` \| [^|]+ \| ([^|]+) \|", DOC, re.M)
     }
-    for model in (live.LiveBegin, *live.OwnerMessage.__args__):
+    for model in (live_dialect.LiveBegin, *live_dialect.OwnerMessage.__args__):
         name = model.model_fields["type"].default
         assert set(model.model_fields) - {"type"} <= told.pop(name), name
     assert not told
 
 
 def test_every_close_code_is_told() -> None:
-    assert [code for code in live.CloseCode if str(code.value) not in DOC] == [
-        live.CloseCode.UNREAD  # such a client is not told anything any more
+    assert [code for code in live_dialect.CloseCode if str(code.value) not in DOC] == [
+        live_dialect.CloseCode.UNREAD  # such a client is not told anything any more
     ]
 
 

@@ -20,7 +20,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from avatar_sessions import AvatarSessions, Clip, EndReason, LiveSpeechUnreachable, Session
-from avatar_sessions.contract.live import SUBPROTOCOL, LiveBegin
+from avatar_sessions.contract.live_dialect import SUBPROTOCOL, LiveBegin
 from avatar_sessions.contract.messages import SealedAccess, SpeakerAccess
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.seal import Seal

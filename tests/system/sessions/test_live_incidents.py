@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from avatar_sessions import AvatarSessions, EndReason
 from avatar_sessions.contract import names
-from avatar_sessions.contract.live import LiveBegin
+from avatar_sessions.contract.live_dialect import LiveBegin
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.seal import Seal
 from deploy.local.stack import TemporalServer
