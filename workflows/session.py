@@ -48,7 +48,7 @@ with workflow.unsafe.imports_passed_through():
     )
 
 from workflows.parts import options
-from workflows.parts import report as accounts
+from workflows.parts import report as reports
 from workflows.parts.failures import failure_of, never_reached_owner
 from workflows.parts.generations import Generations
 from workflows.parts.ledger import AnyCommand, CommandLedger, LedgerEntry
@@ -79,13 +79,13 @@ class AvatarSession:
         key = names.session_key_of(info.workflow_id)
         tenant = self._request.tenant if self._request else None
         ttl_s = self._request.command_ttl_s if self._request else 1.0
-        self._life = SessionRecord(key, tenant, requested_at=info.workflow_start_time)
+        self._record = SessionRecord(key, tenant, requested_at=info.workflow_start_time)
         self._ledger = CommandLedger(default_ttl=timedelta(seconds=ttl_s))
-        self._provider = Provisioning(self._life)
+        self._provider = Provisioning(self._record)
         resumes = self._request is None or self._request.resume == "resume"
-        self._owner = OwnerMonitor(self._life, self._ledger, self._provider, resumes=resumes)
-        self._generations = Generations(self._life, self._provider, self._owner)
-        self._last_asked_at = info.workflow_start_time
+        self._owner = OwnerMonitor(self._record, self._ledger, self._provider, resumes=resumes)
+        self._generations = Generations(self._record, self._provider, self._owner)
+        self._last_activity_at = info.workflow_start_time
         self._awaited_speaks = 0
         self._signals = 0
         self._pose = Pose.IDLE
@@ -97,10 +97,10 @@ class AvatarSession:
     @workflow.run
     async def run(self, *inputs: Any) -> SessionReport:
         """Live the session out; the report is the result however it ended."""
-        await self._guarded(self._live_out())
+        await self._guarded(self._open_and_serve())
         # Without a verdict until now it was cancelled. That is not always raised here: a cancel may
         # land together with another completion, or meet an activity, which then fails with it.
-        self._life.end(EndCause(EndReason.CANCELLED))
+        self._record.end(EndCause(EndReason.CANCELLED))
         ending = asyncio.create_task(self._end(), name="end")
         while not ending.done():
             try:
@@ -108,24 +108,24 @@ class AvatarSession:
             except asyncio.CancelledError:
                 workflow.logger.info("cancelled while ending: the cleanup goes on")
         ending.result()
-        return accounts.report(self._life, self._ledger, self._provider)
+        return reports.report(self._record, self._ledger, self._provider)
 
-    async def _live_out(self) -> None:
+    async def _open_and_serve(self) -> None:
         """Open the session and serve it until there is a verdict."""
         if self._request is None:
-            self._life.end(EndCause(EndReason.INVALID_REQUEST, self._refusal))
+            self._record.end(EndCause(EndReason.INVALID_REQUEST, self._refusal))
             return
         self._opening = self._serve(self._open(self._request), "open")
         self._serve(self._dispatch(), "dispatch")
         self._serve(self._speak_in_turn(), "speak")
         self._serve(self._expire(), "expire")
-        self._serve(self._owner.mend(), "mend")
+        self._serve(self._owner.recover(), "recover")
         await self._await_live(self._request)
-        while self._life.verdict is None:
+        while self._record.end_cause is None:
             deadline, summary = self._next_deadline(self._request)
             try:
                 await workflow.wait_condition(
-                    lambda: self._life.verdict is not None,
+                    lambda: self._record.end_cause is not None,
                     timeout=max(deadline - workflow.now(), timedelta(milliseconds=1)),
                     timeout_summary=summary,
                 )
@@ -135,18 +135,20 @@ class AvatarSession:
     async def _await_live(self, request: SessionRequest) -> None:
         try:
             await workflow.wait_condition(
-                lambda: self._life.state is SessionState.LIVE or self._life.verdict is not None,
+                lambda: (
+                    self._record.state is SessionState.LIVE or self._record.end_cause is not None
+                ),
                 timeout=timedelta(seconds=request.start_timeout_s),
                 timeout_summary="the avatar must be live by now",
             )
         except TimeoutError:
-            message = f"not live within {request.start_timeout_s:g} s, still {self._life.state}"
-            if self._life.awaited is not None:
-                message += f", waiting for {self._life.awaited}"
+            message = f"not live within {request.start_timeout_s:g} s, still {self._record.state}"
+            if self._record.pending_wait is not None:
+                message += f", waiting for {self._record.pending_wait}"
             if self._provider.problem is not None:
                 message += f": {self._provider.problem}"
             failure = Failure(type="StartTimeout", message=message)
-            self._life.end(EndCause(EndReason.START_TIMEOUT, failure))
+            self._record.end(EndCause(EndReason.START_TIMEOUT, failure))
 
     def _serve(self, part: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(self._guarded(part), name=name)
@@ -164,45 +166,51 @@ class AvatarSession:
                 return
             reason = (
                 EndReason.START_FAILED
-                if self._life.state in BEFORE_LIVE
+                if self._record.state in BEFORE_LIVE
                 else EndReason.CONNECTION_FAILED
             )
-            self._life.end(EndCause(reason, failure_of(error)))
+            self._record.end(EndCause(reason, failure_of(error)))
         except Exception as error:  # a bug must not leave a billed session behind
             workflow.logger.exception("internal error: the session ends")
             failure = Failure(type=type(error).__name__, message="internal error, see the log")
-            self._life.end(EndCause(EndReason.INTERNAL_ERROR, failure))
+            self._record.end(EndCause(EndReason.INTERNAL_ERROR, failure))
 
     # ------------------------------------------------------------ deadlines
 
     def _next_deadline(self, request: SessionRequest) -> tuple[datetime, str]:
         idle_at = self._idle_at(request)
-        if self._life.ends_at is not None and self._life.ends_at <= idle_at:
-            return self._life.ends_at, "session's maximum duration"
+        if self._record.ends_at is not None and self._record.ends_at <= idle_at:
+            return self._record.ends_at, "session's maximum duration"
         return idle_at, "idle timeout"
 
     def _idle_at(self, request: SessionRequest) -> datetime:
         if self._ledger.speaking is not None:
-            self._last_asked_at = workflow.now()
-        return self._last_asked_at + timedelta(seconds=request.idle_timeout_s)
+            self._last_activity_at = workflow.now()
+        return self._last_activity_at + timedelta(seconds=request.idle_timeout_s)
 
     async def _check_deadlines(self, request: SessionRequest) -> None:
         if workflow.now() >= self._idle_at(request):
-            asked_at = await self._owner.last_asked_at(self._last_asked_at)
+            asked_at = await self._owner.query_last_activity(self._last_activity_at)
             # Not to be known now: nobody is sent away for that. It is asked again.
-            again = workflow.now() - timedelta(seconds=request.idle_timeout_s) + options.ASK_AGAIN
-            self._last_asked_at = again if asked_at is None else max(self._last_asked_at, asked_at)
+            again = (
+                workflow.now()
+                - timedelta(seconds=request.idle_timeout_s)
+                + options.IDLE_QUERY_PAUSE
+            )
+            self._last_activity_at = (
+                again if asked_at is None else max(self._last_activity_at, asked_at)
+            )
         now = workflow.now()
-        if self._life.ends_at is not None and now >= self._life.ends_at:
-            self._life.end(EndCause(EndReason.MAX_DURATION))
+        if self._record.ends_at is not None and now >= self._record.ends_at:
+            self._record.end(EndCause(EndReason.MAX_DURATION))
         elif now >= self._idle_at(request):
-            self._life.end(EndCause(EndReason.IDLE_TIMEOUT))
+            self._record.end(EndCause(EndReason.IDLE_TIMEOUT))
 
     # ------------------------------------------------------------- the parts
 
     async def _open(self, request: SessionRequest) -> None:
         """Mint, start, stream, one generation after the other: lasts as long as the session."""
-        self._life.end(await self._generations.live_through(request))
+        self._record.end(await self._generations.run(request))
 
     async def _dispatch(self) -> None:
         """Hand waiting commands on, in order, while the avatar is live."""
@@ -211,10 +219,12 @@ class AvatarSession:
             await workflow.wait_condition(lambda: self._live and bool(ledger.waiting))
             entry = ledger.waiting[0]
             if isinstance(entry.command, Speak | End):
-                ledger.speech.append(ledger.waiting.popleft())
+                ledger.speech_queue.append(ledger.waiting.popleft())
                 continue
             if isinstance(entry.command, Interrupt):
-                ledger.drop_speech(entry.up_to_order, UtteranceOutcome.INTERRUPTED, workflow.now())
+                ledger.drop_speech(
+                    entry.interrupts_up_to, UtteranceOutcome.INTERRUPTED, workflow.now()
+                )
             outcome = await self._owner.deliver(entry)
             if outcome is not None and entry.result is None:
                 ledger.waiting.remove(entry)
@@ -226,16 +236,16 @@ class AvatarSession:
         """One utterance after the other, each an activity as long as the avatar speaks."""
         ledger = self._ledger
         while True:
-            await workflow.wait_condition(lambda: self._live and bool(ledger.speech))
-            entry = ledger.speech.popleft()
+            await workflow.wait_condition(lambda: self._live and bool(ledger.speech_queue))
+            entry = ledger.speech_queue.popleft()
             if isinstance(entry.command, End):
                 ledger.finish(entry, CommandOutcome.ACCEPTED)
-                self._life.end(EndCause(EndReason.REQUESTED))
+                self._record.end(EndCause(EndReason.REQUESTED))
                 return
             ledger.speaking = entry
             await self._owner.speak(entry)
             ledger.speaking = None
-            self._last_asked_at = workflow.now()
+            self._last_activity_at = workflow.now()
 
     async def _expire(self) -> None:
         """Give up commands that have waited too long for an avatar that is not live."""
@@ -258,20 +268,20 @@ class AvatarSession:
             )
         except TimeoutError:
             if ledger.expire(workflow.now()):
-                self._life.end(EndCause(EndReason.REQUESTED))
+                self._record.end(EndCause(EndReason.REQUESTED))
 
     @property
     def _live(self) -> bool:
-        return self._life.state is SessionState.LIVE and not self._life.switching
+        return self._record.state is SessionState.LIVE and not self._record.switching
 
     # ------------------------------------------------------------------ end
 
     async def _end(self) -> None:
         """Stop feeding, stop LiveAvatar, close the socket, clean the room, answer everybody."""
-        verdict = self._life.verdict
-        assert verdict is not None
-        had_owner = self._life.owner is not None
-        self._life.to(SessionState.ENDING)
+        end_cause = self._record.end_cause
+        assert end_cause is not None
+        had_owner = self._record.owner is not None
+        self._record.transition_to(SessionState.ENDING)
         self._ledger.drop_everything(workflow.now())
         if self._opening is not None and not had_owner:
             # A /start under way is waited for: its reply tells what there is to stop.
@@ -280,21 +290,21 @@ class AvatarSession:
             await self._owner.stop_feeding()
         elif self._opening is not None:
             await workflow.wait([self._opening])
-        stopping = asyncio.create_task(self._provider.stop(verdict.reason), name="stop")
+        stopping = asyncio.create_task(self._provider.stop(end_cause.reason), name="stop")
         # A stop that fails must keep neither the room nor those who wait for an answer.
-        await workflow.wait_condition(lambda: stopping.done() or self._life.alert is not None)
+        await workflow.wait_condition(lambda: stopping.done() or self._record.alert is not None)
         if self._opening is not None:
             await self._release(self._opening)
         for task in self._serving:
             task.cancel()
         if self._serving:
-            await workflow.wait(self._serving, timeout=options.SERVING_PATIENCE.total_seconds())
-        self._ledger.give_up_speaking(workflow.now())
+            await workflow.wait(self._serving, timeout=options.SERVING_TIMEOUT.total_seconds())
+        self._ledger.cancel_speaking(workflow.now())
         self._ledger.drop_everything(workflow.now())
-        self._ledger.settle()
+        self._ledger.report_unfinished()
         await self._provider.clean_room(self._request)
         await stopping
-        self._life.to(verdict.reason.final_state)
+        self._record.transition_to(end_cause.reason.final_state)
         await workflow.wait_condition(workflow.all_handlers_finished)
 
     async def _release(self, opening: asyncio.Task[None]) -> None:
@@ -302,7 +312,7 @@ class AvatarSession:
         try:
             await workflow.wait_condition(
                 lambda: opening.done() and self._ledger.speaking is None,
-                timeout=options.RELEASE_PATIENCE,
+                timeout=options.RELEASE_TIMEOUT,
                 timeout_summary="the owner must have let go by now",
             )
         except TimeoutError:
@@ -341,36 +351,36 @@ class AvatarSession:
         ready = self._understand(names.SIGNAL_OWNER_READY, OwnerReady, messages)
         if ready is None:
             return
-        if self._life.state in WITH_STREAM and self._provider.announces(ready):
+        if self._record.state in WITH_STREAM and self._provider.announces(ready):
             return
-        if self._life.state not in WITH_STREAM or not self._provider.streams_to(ready):
+        if self._record.state not in WITH_STREAM or not self._provider.streams_to(ready):
             self._ledger.ignore(names.SIGNAL_OWNER_READY, "not the owner", workflow.now())
             return
-        if not self._life.owned_by(ready):
+        if not self._record.accept_owner(ready):
             return
-        if self._life.state in (SessionState.CONNECTING, SessionState.RECOVERING):
-            self._last_asked_at = max(self._last_asked_at, workflow.now())
-            self._life.to(SessionState.LIVE)
+        if self._record.state in (SessionState.CONNECTING, SessionState.RECOVERING):
+            self._last_activity_at = max(self._last_activity_at, workflow.now())
+            self._record.transition_to(SessionState.LIVE)
 
     @workflow.signal(name=names.SIGNAL_OWNER_RECOVERING)
     def on_owner_recovering(self, *messages: Any) -> None:
         """From the owner: the provider's socket is gone and being got back."""
         lost = self._understand(names.SIGNAL_OWNER_RECOVERING, OwnerRecovering, messages)
-        owner = self._life.owner
+        owner = self._record.owner
         if lost is None or owner is None or lost.epoch != owner.epoch:
             return
         if lost.leaving:
-            self._owner.leaves(owner)
+            self._owner.on_drain(owner)
         else:
-            self._owner.missed(owner)
+            self._owner.mark_unreachable(owner)
 
     @workflow.signal(name=names.SIGNAL_OWNER_LOST)
     def on_owner_lost(self, *messages: Any) -> None:
         """From a speaker whose connection broke: a hint that the owner may be gone."""
         hint = self._understand(names.SIGNAL_OWNER_LOST, OwnerLost, messages)
-        owner = self._life.owner
+        owner = self._record.owner
         if hint is not None and self._live and owner is not None and hint.epoch == owner.epoch:
-            self._owner.hint()
+            self._owner.suspect()
 
     @workflow.signal(name=names.SIGNAL_UTTERANCES)
     def on_utterances(self, *messages: Any) -> None:
@@ -381,11 +391,11 @@ class AvatarSession:
         if not self._provider.streamed(told.epoch):
             self._ledger.ignore(names.SIGNAL_UTTERANCES, "not from an owner", workflow.now())
             return
-        self._ledger.take_live(told.utterances)
-        self._ledger.take_unfinished(told.unfinished)
+        self._ledger.add_live_reports(told.utterances)
+        self._ledger.keep_unfinished(told.unfinished)
         self._pose = told.pose or self._pose
-        self._last_asked_at = workflow.now()
-        self._life.show_said(self._ledger.latest)
+        self._last_activity_at = workflow.now()
+        self._record.show_utterances(self._ledger.latest)
 
     @workflow.signal(dynamic=True)
     def on_unknown_signal(self, name: str, args: Sequence[RawValue]) -> None:
@@ -399,7 +409,7 @@ class AvatarSession:
         self._signals += 1
         if self._history_used() > options.HISTORY_END:
             failure = Failure(type="HistoryFull", message=HISTORY_FULL)
-            self._life.end(EndCause(EndReason.HISTORY_FULL, failure))
+            self._record.end(EndCause(EndReason.HISTORY_FULL, failure))
         try:
             return model.model_validate(one_message(messages))
         except ValueError as error:
@@ -450,18 +460,18 @@ class AvatarSession:
         # An end is an end, even under an id that was used before.
         given = command.command_id if known is None else None
         entry = self._ledger.accept(command, given or str(workflow.uuid4()), now)
-        self._last_asked_at = now
+        self._last_activity_at = now
         if self._over:
             self._ledger.drop_everything(now)
         elif isinstance(command, End) and not command.finish_speaking:
             self._ledger.waiting.remove(entry)
             self._ledger.finish(entry, CommandOutcome.ACCEPTED)
-            self._life.end(EndCause(EndReason.REQUESTED))
+            self._record.end(EndCause(EndReason.REQUESTED))
         return entry
 
     @property
     def _over(self) -> bool:
-        return self._life.verdict is not None
+        return self._record.end_cause is not None
 
     @workflow.update(name=names.UPDATE_PERFORM)
     async def perform(self, *messages: Any) -> CommandResult:
@@ -498,17 +508,17 @@ class AvatarSession:
     async def attach(self, *messages: Any) -> SealedAccess:
         """Wait until the avatar is live, and answer with access to its room."""
         request = Attach.model_validate(one_message(messages))
-        self._last_asked_at = workflow.now()
+        self._last_activity_at = workflow.now()
         while True:
             # Whoever has just lost its owner would be sent back to it.
             await workflow.wait_condition(
                 lambda: (
-                    (self._live and not (request.speaker and self._owner.in_doubt)) or self._over
+                    (self._live and not (request.speaker and self._owner.suspected)) or self._over
                 )
             )
             if self._over:
                 break
-            owner = self._life.owner
+            owner = self._record.owner
             try:
                 return await self._provider.access(request)
             except ActivityError as error:
@@ -516,12 +526,12 @@ class AvatarSession:
                     failure = failure_of(error)
                     raise _refused(failure) from error
             assert owner is not None, "LIVE has an owner"
-            self._owner.missed(owner)  # and then ask whoever owns it
-        verdict = self._life.verdict
-        assert verdict is not None
+            self._owner.mark_unreachable(owner)  # and then ask whoever owns it
+        end_cause = self._record.end_cause
+        assert end_cause is not None
         raise _refused(
-            verdict.failure
-            or Failure(type="SessionOver", message=f"the session ended: {verdict.reason}")
+            end_cause.failure
+            or Failure(type="SessionOver", message=f"the session ended: {end_cause.reason}")
         )
 
     @attach.validator
@@ -539,7 +549,7 @@ class AvatarSession:
     @workflow.query(name=names.QUERY_STATUS)
     def status(self) -> SessionStatus:
         """Where the session stands."""
-        return accounts.status(self._life, self._ledger, self._pose)
+        return reports.status(self._record, self._ledger, self._pose)
 
 
 def _refused(failure: Failure) -> ApplicationError:

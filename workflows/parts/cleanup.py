@@ -37,8 +37,8 @@ Result = TypeVar("Result", bound=BaseModel)
 class Cleanup:
     """The cleanup of one session, and its account."""
 
-    def __init__(self, life: SessionRecord) -> None:
-        self._life = life
+    def __init__(self, record: SessionRecord) -> None:
+        self._record = record
         self._problems: dict[str, str] = {}
         self._room_clean = True
         self._doubts: list[asyncio.Task[None]] = []
@@ -50,7 +50,9 @@ class Cleanup:
         for doubt in self._doubts:
             doubt.cancel()
         open_ones = [
-            one for one in self._life.generations if one.started_at is not None and not one.over
+            one
+            for one in self._record.generations
+            if one.started_at is not None and not one.confirmed_ended
         ]
         stops = [
             asyncio.create_task(self.stop(one, reason), name=f"stop {one.number}")
@@ -74,24 +76,24 @@ class Cleanup:
             alerts.session_left(generation.provider_session_id, generation.started_at),
             summary=f"stop session (generation {generation.number})",
         )
-        generation.over = stopped is not None and stopped.ended_at is not None
+        generation.confirmed_ended = stopped is not None and stopped.ended_at is not None
         generation.report = _generation_report(generation, stopped)
 
     def doubt(self, generation: Generation) -> None:
         """Stop a generation again later: its start had no known outcome, and may land yet."""
-        if not generation.over:
+        if not generation.confirmed_ended:
             self._doubts.append(
                 asyncio.create_task(self._stop_again(generation), name=f"doubt {generation.number}")
             )
 
     async def _stop_again(self, generation: Generation) -> None:
-        for pause in options.DOUBT_PAUSES:
+        for pause in options.LOST_START_PAUSES:
             await workflow.sleep(pause, summary="before a lost start is looked after again")
             try:
                 await self.stop(generation, "USER_CLOSED")
             except ActivityError:
                 return  # cancelled: the end came
-            if generation.over:
+            if generation.confirmed_ended:
                 return
 
     # ----------------------------------------------------------------- room
@@ -123,13 +125,13 @@ class Cleanup:
         """What is left behind: nothing, if all went well."""
         unconfirmed = any(
             one.report is not None and one.report.stop == "unconfirmed"
-            for one in self._life.generations
+            for one in self._record.generations
         )
         return CleanupReport(
             provider_stopped=not unconfirmed,
             room_clean=self._room_clean,
             problems=list(self._problems.values()),
-            alert=self._life.alert,
+            alert=self._record.alert,
         )
 
     # --------------------------------------------------------------- inside
@@ -152,8 +154,8 @@ class Cleanup:
             ActivityError: cancelled.
         """
         since = workflow.now()
-        give_up = since + options.CLEANUP_PATIENCE
-        stretch = options.CLEANUP_QUIET
+        give_up = since + options.CLEANUP_TIMEOUT
+        stretch = options.CLEANUP_ALERT_AFTER
         while True:
             try:
                 result = await call(
@@ -175,7 +177,7 @@ class Cleanup:
                 if again_at is not None and again_at + _SHORTEST_STRETCH > give_up:
                     again_at = None
                 then = _what_happens(again_at, give_up, pause)
-                self._life.raise_alert(
+                self._record.raise_alert(
                     left.name, alerts.alert(left, failure, since=since, then=then)
                 )
                 if again_at is None:
@@ -184,7 +186,7 @@ class Cleanup:
                 if pause:
                     await workflow.sleep(pause, summary="it was asked for this pause")
             else:
-                self._life.clear_alert(left.name)
+                self._record.clear_alert(left.name)
                 self._problems.pop(left.name, None)
                 return result
             stretch = min(3 * stretch, options.CLEANUP_STRETCH)
@@ -219,7 +221,7 @@ def _generation_report(generation: Generation, stopped: StoppedSession | None) -
     if stopped is not None and stopped.ended_at is not None and stopped.ended_at < at:
         at = stopped.ended_at if started_at is None else max(started_at, stopped.ended_at)
     ran_s = stopped.ran_s if stopped is not None else None
-    if generation.began and not ran_s:
+    if generation.confirmed_started and not ran_s:
         ran_s = None  # the books do not know a session that we have seen run
     if stopped is not None and ran_s is None and earlier is not None and earlier.stop == "stopped":
         return earlier

@@ -64,10 +64,10 @@ def is_type(error: ActivityError, wanted: ErrorType) -> bool:
 
 def never_reached_owner(error: ActivityError) -> bool:
     """Whether nobody acted on a task for the owner: its queue is silent, or it owns no more."""
-    return is_type(error, ErrorType.NOT_OWNER) or is_untaken(error)
+    return is_type(error, ErrorType.NOT_OWNER) or is_not_taken(error)
 
 
-def is_untaken(error: ActivityError) -> bool:
+def is_not_taken(error: ActivityError) -> bool:
     """Whether nobody even took the task: no process polls that queue any more."""
     cause = error.cause
     return isinstance(cause, TimeoutError) and cause.type is TimeoutType.SCHEDULE_TO_START
@@ -92,7 +92,7 @@ def last_heartbeat(error: ActivityError, kind: type[Details]) -> Details | None:
     return kind.model_validate(cause.last_heartbeat_details[0])
 
 
-def no_answer(error: ActivityError) -> bool:
+def may_be_repeated(error: ActivityError) -> bool:
     """Whether an owner may simply be gone, or slow: the same command may be given again."""
     return never_reached_owner(error) or timed_out(error)
 
@@ -105,14 +105,14 @@ def retry_delay(error: ActivityError) -> timedelta | None:
     return cause.next_retry_delay or timedelta(0)
 
 
-def turn_awaited(error: ActivityError) -> str | None:
+def limit_waited_for(error: ActivityError) -> str | None:
     """What a call waits for, in words, if nothing but its turn is missing; None: something else."""
     if retry_delay(error) is None:
         return None
-    return _TURNS.get(failure_of(error).type)
+    return _LIMITS.get(failure_of(error).type)
 
 
-_TURNS = {
+_LIMITS = {
     "ConcurrencyLimit": "a free LiveAvatar session: the plan's limit is reached",
     "RateLimited": "LiveAvatar's rate limit: there were too many calls",
 }

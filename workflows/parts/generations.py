@@ -21,7 +21,7 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.states import EndReason, SessionState
 
 from workflows.parts import options
-from workflows.parts.failures import failure_of, is_type, turn_awaited
+from workflows.parts.failures import failure_of, is_type, limit_waited_for
 from workflows.parts.owner_monitor import OwnerMonitor
 from workflows.parts.provisioning import Provisioning
 from workflows.parts.record import EndCause, SessionRecord
@@ -52,14 +52,14 @@ class HeldGeneration:
 class Generations:
     """All LiveAvatar sessions of one session."""
 
-    def __init__(self, life: SessionRecord, provider: Provisioning, owner: OwnerMonitor) -> None:
-        self._life = life
+    def __init__(self, record: SessionRecord, provider: Provisioning, owner: OwnerMonitor) -> None:
+        self._record = record
         self._provider = provider
         self._owner = owner
         self._tasks: list[asyncio.Task[Any]] = []
-        self._short_lived = 0  # generations in a row that LiveAvatar ended soon
+        self._short_generations = 0  # generations in a row that LiveAvatar ended soon
 
-    async def live_through(self, request: SessionRequest) -> EndCause:
+    async def run(self, request: SessionRequest) -> EndCause:
         """Open one generation after the other until there is a reason to end.
 
         Raises:
@@ -68,25 +68,27 @@ class Generations:
         """
         try:
             stream = await self._provider.open(request)
-            self._life.ends_at = _session_ends_at(request, stream)
-            held = self._begin(stream)
+            self._record.ends_at = _session_ends_at(request, stream)
+            held = self._start_stream(stream)
             again_at: datetime | None = None
             while True:
-                await self._wait(held, again_at or self._rotates_at(request, stream))
+                await self._wait(held, again_at or self._rotation_due_at(request, stream))
                 if held.task.done():
-                    verdict = self._verdict_on(request, held)
-                    if verdict is not None:
-                        return verdict
+                    end_cause = self._end_cause_of(request, held)
+                    if end_cause is not None:
+                        return end_cause
                     held = await self._recover(request, held)
-                elif self._life.live_at is not None:
+                elif self._record.live_at is not None:
                     held = await self._rotate(request, held)
                 # One that did not work, or that came before the session was live, is tried again,
                 # until the limit ends this generation.
-                again_at = workflow.now() + options.ROTATE_AGAIN if held.stream is stream else None
+                again_at = (
+                    workflow.now() + options.ROTATE_RETRY_PAUSE if held.stream is stream else None
+                )
                 stream = held.stream
         except asyncio.CancelledError:
-            ends_by_itself = self._life.verdict is not None and not _is_cancelled_from_outside()
-            if ends_by_itself and self._life.owner is not None and self._tasks:
+            ends_by_itself = self._record.end_cause is not None and not _is_cancelled_from_outside()
+            if ends_by_itself and self._record.owner is not None and self._tasks:
                 # The end lets the owners go: their last words are waited for, until it cancels.
                 await workflow.wait(self._tasks)
             raise
@@ -94,20 +96,20 @@ class Generations:
             for task in self._tasks:
                 task.cancel()
 
-    def _begin(self, stream: Stream, *, waits: bool = False) -> HeldGeneration:
+    def _start_stream(self, stream: Stream, *, waits: bool = False) -> HeldGeneration:
         """Have a generation held; ``waits``: another one speaks meanwhile."""
         if waits:
             self._provider.successor = stream
         else:
             self._provider.stream = stream
-            self._life.speaks = stream.generation
-            if self._life.state is SessionState.STARTING:
-                self._life.to(SessionState.CONNECTING)
-        task = asyncio.create_task(stream.hold(), name=f"generation {stream.generation.number}")
-        self._keep(task)
+            self._record.active_generation = stream.generation
+            if self._record.state is SessionState.STARTING:
+                self._record.transition_to(SessionState.CONNECTING)
+        task = asyncio.create_task(stream.run(), name=f"generation {stream.generation.number}")
+        self._track(task)
         return HeldGeneration(stream, task)
 
-    def _keep(self, task: asyncio.Task[Any]) -> None:
+    def _track(self, task: asyncio.Task[Any]) -> None:
         self._tasks = [one for one in self._tasks if not one.done()]
         self._tasks.append(task)
 
@@ -122,15 +124,17 @@ class Generations:
 
     # --------------------------------------------------------------- its end
 
-    def _verdict_on(self, request: SessionRequest, held: HeldGeneration) -> EndCause | None:
+    def _end_cause_of(self, request: SessionRequest, held: HeldGeneration) -> EndCause | None:
         """What it means that a generation is over by itself; None: the next one is to come.
 
         Raises:
             ActivityError: it could not be held, for a reason that the next one would meet, too.
         """
         lived = workflow.now() - held.stream.started.started_at
-        self._short_lived = self._short_lived + 1 if lived < options.SHORT_LIFE else 0
-        may_go_on = self._short_lived <= options.MAX_SHORT_LIVES
+        self._short_generations = (
+            self._short_generations + 1 if lived < options.SHORT_GENERATION else 0
+        )
+        may_go_on = self._short_generations <= options.MAX_SHORT_GENERATIONS
         error = held.task.exception()
         if error is not None:
             lost = isinstance(error, ActivityError) and is_type(error, ErrorType.DISCONNECTED)
@@ -141,7 +145,7 @@ class Generations:
         if result.end is StreamEnd.RELEASED:
             return EndCause(EndReason.REQUESTED)
         reason = result.provider_end_reason
-        if reason == MAX_DURATION_REACHED and not (request.rotate and self._has_time_left()):
+        if reason == MAX_DURATION_REACHED and not (request.rotate and self._is_worth_another()):
             return EndCause(EndReason.MAX_DURATION)
         if may_go_on and reason not in ENDED_ON_PURPOSE:
             return None
@@ -152,14 +156,14 @@ class Generations:
     async def _recover(self, request: SessionRequest, held: HeldGeneration) -> HeldGeneration:
         """LiveAvatar's session is gone: open another one, and go on there."""
         self._provider.stream = None
-        if self._life.owner is not None:
-            self._owner.missed(self._life.owner)
+        if self._record.owner is not None:
+            self._owner.mark_unreachable(self._record.owner)
         # It is gone already, or may be billed: at most one is, for longer than a stop takes.
-        await self._stop(held, within=options.STOP_PATIENCE)
+        await self._stop(held, within=options.STOP_TIMEOUT)
         pause = options.START_PAUSE
         while True:
             try:
-                return self._begin(await self._provider.open(request))
+                return self._start_stream(await self._provider.open(request))
             except ActivityError as error:
                 if is_cancelled_exception(error) or not _may_pass(error):
                     raise
@@ -173,24 +177,24 @@ class Generations:
             self._provider.stop_generation(held.stream.generation),
             name=f"stop generation {held.stream.generation.number}",
         )
-        self._keep(stopping)
+        self._track(stopping)
         if within is not None:
             await workflow.wait([stopping], timeout=within.total_seconds())
 
     # -------------------------------------------------------------- rotation
 
-    def _rotates_at(self, request: SessionRequest, stream: Stream) -> datetime | None:
+    def _rotation_due_at(self, request: SessionRequest, stream: Stream) -> datetime | None:
         """When the next generation is to be opened; None: this one is the last."""
         ends_at, limit = stream.ends_at, stream.limit
         if not request.rotate or ends_at is None or limit is None:
             return None
-        if self._life.ends_at is None or self._life.ends_at <= ends_at:
+        if self._record.ends_at is None or self._record.ends_at <= ends_at:
             return None
         return ends_at - min(options.ROTATE_AHEAD, limit / 3)
 
-    def _has_time_left(self) -> bool:
-        ends_at = self._life.ends_at
-        return ends_at is not None and ends_at - workflow.now() > options.WORTH_A_GENERATION
+    def _is_worth_another(self) -> bool:
+        ends_at = self._record.ends_at
+        return ends_at is not None and ends_at - workflow.now() > options.MIN_GENERATION_TIME
 
     async def _rotate(self, request: SessionRequest, held: HeldGeneration) -> HeldGeneration:
         """Open the next generation, and let it take over at an utterance's border.
@@ -199,11 +203,11 @@ class Generations:
             The one that speaks now: the old one, if there is no other yet.
         """
         try:
-            stream = await self._provider.open(request, patient=False)
+            stream = await self._provider.open(request, wait_at_limit=False)
         except ActivityError as error:
             if is_cancelled_exception(error):
                 raise
-            if turn_awaited(error) is not None:
+            if limit_waited_for(error) is not None:
                 # Only one may run at a time: stop, then start.
                 await self._retire(held)
                 await self._owner.hand_over()
@@ -211,23 +215,23 @@ class Generations:
             self._provider.problem = failure_of(error).message
             workflow.logger.warning("no rotation now: %s", self._provider.problem)
             return held
-        successor = self._begin(stream, waits=True)
+        successor = self._start_stream(stream, waits=True)
         ready = await self._until_ready(held, successor)
         if ready is None and not held.task.done():
-            return await self._withdraw(successor, held)
+            return await self._discard(successor, held)
         if not held.task.done():
             await self._retire(held)
         if _was_ended_on_purpose(held):
-            return await self._withdraw(successor, held)
+            return await self._discard(successor, held)
         is_there = not held.task.done()
-        self._life.switching = True
+        self._record.switching = True
         try:
             if is_there:
                 await self._owner.hand_over()
             self._provider.stream, self._provider.successor = stream, None
-            self._life.switch_to(stream.generation, stream.ready)
+            self._record.switch_to(stream.generation, stream.ready)
         finally:
-            self._life.switching = False
+            self._record.switching = False
         if request.room is None and is_there:
             # Whoever watches goes over to the new room, before the old one is deleted.
             await workflow.sleep(options.FOLLOW_PAUSE, summary="viewers follow")
@@ -236,13 +240,13 @@ class Generations:
         await self._stop(held)
         if _was_ended_on_purpose(held):
             # It came to light only now: the owner's answer was here before its result.
-            verdict = self._verdict_on(request, held)
-            assert verdict is not None
-            self._life.end(verdict)
+            end_cause = self._end_cause_of(request, held)
+            assert end_cause is not None
+            self._record.end(end_cause)
             raise asyncio.CancelledError("the session ends")
         return successor
 
-    async def _withdraw(self, successor: HeldGeneration, held: HeldGeneration) -> HeldGeneration:
+    async def _discard(self, successor: HeldGeneration, held: HeldGeneration) -> HeldGeneration:
         """Do without the next generation; returns the other one."""
         self._provider.successor = None
         successor.task.cancel()
@@ -261,14 +265,14 @@ class Generations:
                 lambda: (
                     successor.stream.ready is not None
                     or successor.task.done()
-                    or self._life.verdict is not None
+                    or self._record.end_cause is not None
                 ),
                 timeout=max(left, timedelta(seconds=1)),
                 timeout_summary="the next generation must be there by now",
             )
         except TimeoutError:
             return None
-        if self._life.verdict is not None:
+        if self._record.end_cause is not None:
             raise asyncio.CancelledError("the session ends")
         return successor.stream.ready
 
@@ -279,7 +283,7 @@ class Generations:
         left = ends_at - options.HAND_OVER_MARGIN - workflow.now()
         if left > timedelta(0):
             await self._owner.retire(left)
-        if self._life.verdict is not None:
+        if self._record.end_cause is not None:
             raise asyncio.CancelledError("the session ends")
 
 

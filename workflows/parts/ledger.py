@@ -46,9 +46,9 @@ class LedgerEntry:
     id: str
     expires_at: datetime
     accepted_at: datetime
-    order: int = 0
+    sequence: int = 0
     """Position among the utterances, from 1; 0 for what is not speech."""
-    up_to_order: int = 0
+    interrupts_up_to: int = 0
     """The last utterance asked for before: what an interrupt cuts."""
     left_at: ClipCursor | None = None
     """Where an owner that is gone left off in the middle of a clip."""
@@ -66,11 +66,11 @@ class CommandLedger:
     default_ttl: timedelta
     waiting: deque[LedgerEntry] = field(default_factory=deque)
     """Accepted and not yet handed on; in order."""
-    speech: deque[LedgerEntry] = field(default_factory=deque)
+    speech_queue: deque[LedgerEntry] = field(default_factory=deque)
     """Utterances, and ends that let them finish, whose turn has not come; in order."""
     speaking: LedgerEntry | None = None
-    last_order: int = 0
-    cut_up_to: int = 0
+    last_sequence: int = 0
+    interrupted_up_to: int = 0
     """Clips up to here were interrupted, wherever they are."""
     utterances: list[UtteranceReport] = field(default_factory=list)
     ignored: list[IgnoredMessage] = field(default_factory=list)
@@ -96,7 +96,7 @@ class CommandLedger:
             update={"ttl_s": None}
         ) != command.model_copy(update={"ttl_s": None})
 
-    def give_up_speaking(self, now: datetime) -> None:
+    def cancel_speaking(self, now: datetime) -> None:
         """Finish the utterance whose owner did not come back to tell."""
         entry, self.speaking = self.speaking, None
         if entry is not None and entry.result is None:
@@ -105,10 +105,12 @@ class CommandLedger:
     def accept(self, command: AnyCommand, command_id: str, now: datetime) -> LedgerEntry:
         """Put a command at the end of the line; the caller checked that its id is new."""
         ttl = self.default_ttl if command.ttl_s is None else timedelta(seconds=command.ttl_s)
-        entry = LedgerEntry(command, command_id, now + ttl, now, up_to_order=self.last_order)
+        entry = LedgerEntry(
+            command, command_id, now + ttl, now, interrupts_up_to=self.last_sequence
+        )
         if isinstance(command, Speak):
-            self.last_order += 1
-            entry.order = self.last_order
+            self.last_sequence += 1
+            entry.sequence = self.last_sequence
         self._known[command_id] = entry
         if len(self._known) > MAX_KNOWN_COMMANDS:
             self._forget_one_finished()
@@ -124,7 +126,7 @@ class CommandLedger:
     @property
     def full(self) -> bool:
         """Too much waits already."""
-        return len(self.waiting) + len(self.speech) >= MAX_WAITING_COMMANDS
+        return len(self.waiting) + len(self.speech_queue) >= MAX_WAITING_COMMANDS
 
     def next_expiry(self) -> datetime | None:
         """When the first waiting command expires."""
@@ -145,31 +147,31 @@ class CommandLedger:
                 self.drop(entry, UtteranceOutcome.EXPIRED, CommandOutcome.EXPIRED, now)
         return ends
 
-    def put_back(self, entry: LedgerEntry, now: datetime) -> None:
+    def requeue(self, entry: LedgerEntry, now: datetime) -> None:
         """Let a clip that was begun, or nearly, go on first at the next owner."""
         ttl_s = entry.command.ttl_s
         ttl = self.default_ttl if ttl_s is None else timedelta(seconds=ttl_s)
         entry.expires_at = max(entry.expires_at, now + ttl)
-        self.speech.appendleft(entry)
+        self.speech_queue.appendleft(entry)
 
-    def renew(self, now: datetime) -> None:
+    def extend_expiry(self, now: datetime) -> None:
         """Give speech that waits its turn its full time again: the avatar has just gone away."""
-        for entry in self.speech:
+        for entry in self.speech_queue:
             ttl_s = entry.command.ttl_s
             ttl = self.default_ttl if ttl_s is None else timedelta(seconds=ttl_s)
             entry.expires_at = max(entry.expires_at, now + ttl)
 
-    def drop_speech(self, up_to_order: int, outcome: UtteranceOutcome, now: datetime) -> None:
+    def drop_speech(self, up_to: int, outcome: UtteranceOutcome, now: datetime) -> None:
         """Finish utterances whose turn has not come."""
-        self.cut_up_to = max(self.cut_up_to, up_to_order)
+        self.interrupted_up_to = max(self.interrupted_up_to, up_to)
         for entry in list(self._unspoken()):
-            if 0 < entry.order <= up_to_order:
+            if 0 < entry.sequence <= up_to:
                 self.drop(entry, outcome, CommandOutcome.CANCELLED, now)
 
     def drop_accepted_before(self, moment: datetime, now: datetime) -> None:
         """Finish utterances that were asked for before an interrupt that went past the workflow."""
         for entry in list(self._unspoken()):
-            if entry.order and entry.accepted_at < moment:
+            if entry.sequence and entry.accepted_at < moment:
                 self.drop(entry, UtteranceOutcome.INTERRUPTED, CommandOutcome.CANCELLED, now)
 
     def drop_everything(self, now: datetime) -> None:
@@ -185,10 +187,10 @@ class CommandLedger:
         self, entry: LedgerEntry, utterance: UtteranceOutcome, other: CommandOutcome, now: datetime
     ) -> None:
         """Finish one entry that never reached the avatar."""
-        for line in (self.waiting, self.speech):
+        for line in (self.waiting, self.speech_queue):
             if entry in line:
                 line.remove(entry)
-        if entry.order:
+        if entry.sequence:
             self.finish_utterance(entry, _line(entry, utterance), now)
         else:
             self.finish(entry, other)
@@ -204,9 +206,9 @@ class CommandLedger:
         entry.result = CommandResult(
             command_id=entry.id, kind=entry.kind, outcome=report.outcome, utterance=report
         )
-        self._write(report)
+        self._add_report(report)
 
-    def take_live(self, lines: Iterable[UtteranceReport]) -> None:
+    def add_live_reports(self, lines: Iterable[UtteranceReport]) -> None:
         """Write the lines of live utterances that are over.
 
         One that is known is not counted twice: an owner repeats what may not have been taken.
@@ -218,20 +220,20 @@ class CommandLedger:
             self._known_live[line.id] = None
             if len(self._known_live) > MAX_KNOWN_COMMANDS:
                 self._known_live.popitem(last=False)
-            self._write(line)
+            self._add_report(line)
 
-    def take_unfinished(self, lines: Iterable[UtteranceReport]) -> None:
+    def keep_unfinished(self, lines: Iterable[UtteranceReport]) -> None:
         """Keep the lines of live utterances that the next owner may go on with."""
         for line in lines:
             if line.id not in self._known_live and len(self._unfinished) < MAX_WAITING_COMMANDS:
                 self._unfinished[line.id] = line
 
-    def settle(self) -> None:
+    def report_unfinished(self) -> None:
         """Write the lines that nobody went on with."""
         unfinished, self._unfinished = self._unfinished, {}
-        self.take_live(unfinished.values())
+        self.add_live_reports(unfinished.values())
 
-    def _write(self, report: UtteranceReport) -> None:
+    def _add_report(self, report: UtteranceReport) -> None:
         self._count += 1
         self._by_outcome[report.outcome] = self._by_outcome.get(report.outcome, 0) + 1
         self._sent_ms += report.sent_ms
@@ -240,7 +242,7 @@ class CommandLedger:
         if len(self.utterances) < MAX_REPORTED_UTTERANCES:
             self.utterances.append(report)
 
-    def lose_utterance(self, entry: LedgerEntry, failure: Failure, now: datetime) -> None:
+    def mark_lost(self, entry: LedgerEntry, failure: Failure, now: datetime) -> None:
         """Answer a speak that was lost without a word from its owner."""
         report = _line(entry, UtteranceOutcome.LOST, failure)
         self.finish_utterance(entry, report, now)
@@ -261,7 +263,7 @@ class CommandLedger:
         )
 
     def _unspoken(self) -> Iterator[LedgerEntry]:
-        yield from self.speech
+        yield from self.speech_queue
         yield from self.waiting
 
 

@@ -49,21 +49,21 @@ START_CALL: Final = ActivityConfig(
     # A cancelled start is waited for: its reply tells whether there is something to stop.
     cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 )
-"""``/start``: outlives the call's own limit of 20 s and ``TURN_PATIENCE``. Repeated by the
+"""``/start``: outlives the call's own limit of 20 s and ``LIMIT_WAIT``. Repeated by the
 workflow, and only while it is certain that nothing was billed (429, no connection, no slot)."""
 START_TRIES: Final = 4
 START_PAUSE: Final = timedelta(milliseconds=500)
 """Before the second try, when LiveAvatar cannot be reached; doubled each time."""
 
-TURN_PATIENCE: Final = timedelta(seconds=10)
+LIMIT_WAIT: Final = timedelta(seconds=10)
 """How long one activity waits for a free LiveAvatar session, or for the rate limit, before it
 tells the workflow. A wait of a minute costs some forty events so, and is noticed at once: the
 first try has no patience."""
-TURN_PAUSE: Final = timedelta(seconds=1)
-TURN_PAUSE_MAX: Final = timedelta(seconds=8)
+MINT_PAUSE: Final = timedelta(seconds=1)
+MINT_PAUSE_MAX: Final = timedelta(seconds=8)
 """Before a token is asked for again, where LiveAvatar names no longer time; doubled each time."""
 
-DOUBT_PAUSES: Final = (timedelta(seconds=10), timedelta(seconds=30))
+LOST_START_PAUSES: Final = (timedelta(seconds=10), timedelta(seconds=30))
 """When a session whose start had no known outcome is stopped again, while LiveAvatar's books do
 not say that it has ended: a start that was held up somewhere may land after its stop."""
 
@@ -104,7 +104,7 @@ false one loses nothing."""
 FRESH_TICKET: Final = timedelta(seconds=60)
 """A speaker's ticket that is good for so long is handed on; else the owner is asked for another."""
 
-ASK_AGAIN: Final = timedelta(seconds=3)
+IDLE_QUERY_PAUSE: Final = timedelta(seconds=3)
 """Before an owner that could not tell whether anybody speaks is asked again."""
 
 UTTERANCE: Final = ActivityConfig(
@@ -131,13 +131,13 @@ CLEANUP: Final = ActivityConfig(
 )
 """What must happen. Repeated by the server, which costs no events, in stretches: after each the
 workflow shows what stands in the way. Each stretch is given its length as schedule-to-close."""
-CLEANUP_QUIET: Final = timedelta(seconds=20)
+CLEANUP_ALERT_AFTER: Final = timedelta(seconds=20)
 """The first stretch: what fails for longer is an alert."""
 CLEANUP_STRETCH: Final = timedelta(minutes=5)
 """The longest: how old the error may be that the alert shows."""
 CLEANUP_PAUSE_MAX: Final = timedelta(minutes=5)
 """What is believed of a ``Retry-After``: meanwhile it bills."""
-CLEANUP_PATIENCE: Final = timedelta(minutes=30)
+CLEANUP_TIMEOUT: Final = timedelta(minutes=30)
 """Outlives an outage of half an hour, then the report shows what is left."""
 
 MAX_GENERATIONS: Final = 3
@@ -147,38 +147,38 @@ PROBE_PAUSE: Final = timedelta(seconds=1)
 PROBE_PAUSE_MAX: Final = timedelta(seconds=5)
 """Between two tries to reach an owner that did not answer; doubled each time."""
 
-SUCCESSOR_PATIENCE: Final = timedelta(seconds=3)
+SUCCESSOR_TIMEOUT: Final = timedelta(seconds=3)
 """How long an owner's successor may take to be ready before yet another is called; doubled each
 time."""
-SUCCESSOR_PATIENCE_IF_STOPPED: Final = timedelta(seconds=1)
+SUCCESSOR_TIMEOUT_IF_STOPPED: Final = timedelta(seconds=1)
 ROTATE_AHEAD: Final = timedelta(seconds=30)
 """How long before LiveAvatar's limit the next generation is opened, or a third of the limit: two
 are billed meanwhile, and the one that speaks has so long to come to an utterance's end."""
-ROTATE_AGAIN: Final = timedelta(seconds=5)
+ROTATE_RETRY_PAUSE: Final = timedelta(seconds=5)
 """After a next generation that could not be had."""
 HAND_OVER_MARGIN: Final = timedelta(seconds=3)
 """Before LiveAvatar's limit the other one takes over in any case."""
 FOLLOW_PAUSE: Final = timedelta(seconds=1.5)
 """How long the old room of a hosted session stays after the next one speaks."""
 RETIRE_MARGIN: Final = timedelta(seconds=2)
-WORTH_A_GENERATION: Final = timedelta(seconds=5)
+MIN_GENERATION_TIME: Final = timedelta(seconds=5)
 """With less time left, no other LiveAvatar session is opened."""
-SHORT_LIFE: Final = timedelta(seconds=30)
-MAX_SHORT_LIVES: Final = 3
+SHORT_GENERATION: Final = timedelta(seconds=30)
+MAX_SHORT_GENERATIONS: Final = 3
 """So many LiveAvatar sessions in a row may end soon after their start; one more ends ours."""
-STOP_PATIENCE: Final = timedelta(seconds=3)
+STOP_TIMEOUT: Final = timedelta(seconds=3)
 """How long the next generation waits for the stop of one that is lost."""
 RECOVERY_PAUSE_MAX: Final = timedelta(seconds=10)
 """Between two tries to open the next generation; doubled each time."""
 
-RECOVERY_PATIENCE: Final = timedelta(seconds=180)
+RECOVERY_TIMEOUT: Final = timedelta(seconds=180)
 """How long a session may be without an owner: LiveAvatar ends an abandoned one after about
 200 s (two measurements by a third party, 194 and 210 s)."""
 
-RELEASE_PATIENCE: Final = timedelta(seconds=5)
+RELEASE_TIMEOUT: Final = timedelta(seconds=5)
 """How long the owner may take to let go after the stop, before it is cancelled."""
 
-SERVING_PATIENCE: Final = timedelta(seconds=10)
+SERVING_TIMEOUT: Final = timedelta(seconds=10)
 """How long the parts of a session that is over may take to stop."""
 
 MAX_AWAITED_SPEAKS: Final = 6

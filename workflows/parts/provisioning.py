@@ -41,7 +41,12 @@ with workflow.unsafe.imports_passed_through():
 from workflows.parts import options
 from workflows.parts.cleanup import Cleanup
 from workflows.parts.execute import call
-from workflows.parts.failures import failure_of, retry_delay, start_outcome_unknown, turn_awaited
+from workflows.parts.failures import (
+    failure_of,
+    limit_waited_for,
+    retry_delay,
+    start_outcome_unknown,
+)
 from workflows.parts.record import Generation, SessionRecord
 from workflows.parts.streams import Stream, StreamNumbers
 
@@ -58,8 +63,8 @@ STOP_REASONS = {
 class Provisioning:
     """The outside of one session."""
 
-    def __init__(self, life: SessionRecord) -> None:
-        self._life = life
+    def __init__(self, record: SessionRecord) -> None:
+        self._record = record
         self.stream: Stream | None = None
         """The generation that speaks; None before the first one, and between two."""
         self.successor: Stream | None = None
@@ -69,18 +74,18 @@ class Provisioning:
         self._identities: list[str] = []
         self._numbers = StreamNumbers()
         self._starting = False
-        self._cleanup = Cleanup(life)
+        self._cleanup = Cleanup(record)
         self.problem: str | None = None
         """What went wrong last, for the person who reads the report."""
 
     # ---------------------------------------------------------------- start
 
-    async def open(self, request: SessionRequest, *, patient: bool = True) -> Stream:
+    async def open(self, request: SessionRequest, *, wait_at_limit: bool = True) -> Stream:
         """Open the next generation: mint and start, until one start's outcome is known.
 
         Args:
             request: what the session was asked for with.
-            patient: wait for a turn where LiveAvatar says that there is none now.
+            wait_at_limit: wait for a turn where LiveAvatar says that there is none now.
 
         Raises:
             ActivityError: LiveAvatar or LiveKit refused, or could not be reached in time.
@@ -90,15 +95,17 @@ class Provisioning:
         if request.room is not None:
             await self._enter_room(request)
         for attempt in range(1, options.MAX_GENERATIONS + 1):
-            minted = await self._mint(request, patient=patient)
-            generation = self._life.mint(minted.provider_session_id)
+            minted = await self._mint(request, wait_at_limit=wait_at_limit)
+            generation = self._record.add_generation(minted.provider_session_id)
             try:
-                started = await self._start_with_patience(generation, minted, patient=patient)
+                started = await self._start_when_allowed(
+                    generation, minted, wait_at_limit=wait_at_limit
+                )
             except ActivityError as error:
                 if not start_outcome_unknown(error):
                     raise
                 self.problem = failure_of(error).message
-                if self._life.verdict is not None:
+                if self._record.end_cause is not None:
                     raise  # the end stops it
                 await self._stop(generation, "USER_CLOSED")
                 # The start may have landed after this stop.
@@ -107,7 +114,7 @@ class Provisioning:
                     raise
             else:
                 self._check_wanted()
-                return Stream(self._life.session_key, self._numbers, generation, started)
+                return Stream(self._record.session_key, self._numbers, generation, started)
         raise AssertionError("unreachable")
 
     async def _enter_room(self, request: SessionRequest) -> None:
@@ -121,14 +128,14 @@ class Provisioning:
             identity += f"{GENERATION_MARK}{len(self._identities) + 1}"
         self._identities.append(identity)
         name = request.room.name or names.default_room_name(
-            self._life.session_key, workflow.info().run_id
+            self._record.session_key, workflow.info().run_id
         )
         self._room_asked_for = name
         limit_s = request.max_duration_s or options.DURATION_WITHOUT_A_LIMIT.total_seconds()
         self._room = await call(
             names.ACTIVITY_CREATE_ROOM,
             CreateRoom(
-                session_key=self._life.session_key,
+                session_key=self._record.session_key,
                 room=name,
                 avatar_identity=identity,
                 max_duration_s=limit_s,
@@ -138,11 +145,11 @@ class Provisioning:
             summary=f"room {name} for {identity}",
         )
 
-    async def _mint(self, request: SessionRequest, *, patient: bool) -> MintedSession:
+    async def _mint(self, request: SessionRequest, *, wait_at_limit: bool) -> MintedSession:
         """Get a session token; again if LiveAvatar says that there are too many calls."""
         self._check_wanted()
-        self._life.begin_step(SessionState.MINTING)
-        pause = options.TURN_PAUSE
+        self._record.begin_step(SessionState.MINTING)
+        pause = options.MINT_PAUSE
         while True:
             try:
                 minted = await call(
@@ -153,25 +160,25 @@ class Provisioning:
                     summary="mint LITE token",
                 )
             except ActivityError as error:
-                if not patient or self._await_turn(error) is None:
+                if not wait_at_limit or self._show_limit_wait(error) is None:
                     raise
                 delay = max(retry_delay(error) or pause, pause)
                 await workflow.sleep(delay, summary="before asking for a token again")
-                pause = min(2 * pause, options.TURN_PAUSE_MAX)
+                pause = min(2 * pause, options.MINT_PAUSE_MAX)
             else:
-                self._life.wait_for(None)
+                self._record.set_pending_wait(None)
                 return minted
 
-    def _await_turn(self, error: ActivityError) -> str | None:
+    def _show_limit_wait(self, error: ActivityError) -> str | None:
         """Show what a call waits for, if nothing but its turn is missing; None: something else."""
-        turn = turn_awaited(error)
+        turn = limit_waited_for(error)
         if turn is not None:
             self.problem = failure_of(error).message
-            self._life.wait_for(turn)
+            self._record.set_pending_wait(turn)
         return turn
 
-    async def _start_with_patience(
-        self, generation: Generation, minted: MintedSession, *, patient: bool
+    async def _start_when_allowed(
+        self, generation: Generation, minted: MintedSession, *, wait_at_limit: bool
     ) -> SessionStarted:
         """Start, again if LiveAvatar said that nothing was billed and that later is better.
 
@@ -179,7 +186,7 @@ class Provisioning:
         costs no events. The first try has no patience: so the wait is known, and shown, at once.
         """
         self._check_wanted()
-        self._life.begin_step(SessionState.STARTING)
+        self._record.begin_step(SessionState.STARTING)
         tries, pause = 1, options.START_PAUSE
         after, patience = timedelta(0), timedelta(0)
         while True:
@@ -191,10 +198,10 @@ class Provisioning:
                 generation.started_at = None  # refused: not billed
                 self.problem = failure_of(error).message
                 delay = retry_delay(error)
-                if not patient and turn_awaited(error) is not None:
+                if not wait_at_limit and limit_waited_for(error) is not None:
                     raise
-                if self._await_turn(error) is not None:
-                    after, patience = delay or timedelta(0), options.TURN_PATIENCE
+                if self._show_limit_wait(error) is not None:
+                    after, patience = delay or timedelta(0), options.LIMIT_WAIT
                     if after > patience:
                         await workflow.sleep(after, summary="LiveAvatar asked for this pause")
                         after = timedelta(0)
@@ -205,7 +212,7 @@ class Provisioning:
                 await workflow.sleep(delay or pause, summary="before starting again")
                 tries, pause = tries + 1, 2 * pause
             else:
-                self._life.wait_for(None)
+                self._record.set_pending_wait(None)
                 return started
 
     async def _start(
@@ -234,11 +241,11 @@ class Provisioning:
             )
         finally:
             self._starting = False
-        generation.began, generation.started_at = True, started.started_at
+        generation.confirmed_started, generation.started_at = True, started.started_at
         return started
 
     def _check_wanted(self) -> None:
-        if self._life.verdict is not None:
+        if self._record.end_cause is not None:
             raise asyncio.CancelledError("the session ends: billing must not begin")
 
     # -------------------------------------------------------------- streams
@@ -255,7 +262,7 @@ class Provisioning:
 
     def streams_to(self, ready: OwnerReady) -> bool:
         """Whether a signal speaks of the stream that runs now, and not of another or of none."""
-        return self.stream is not None and self.stream.is_held_by(ready)
+        return self.stream is not None and self.stream.is_owned_by(ready)
 
     def streams_session(self, provider_session_id: str) -> bool:
         """Whether this LiveAvatar session is the one that is held now, or should be."""
@@ -264,7 +271,7 @@ class Provisioning:
 
     def announces(self, ready: OwnerReady) -> bool:
         """Whether a signal comes from the next generation's owner; remembered if so."""
-        if self.successor is None or not self.successor.is_held_by(ready):
+        if self.successor is None or not self.successor.is_owned_by(ready):
             return False
         self.successor.ready = ready
         return True
@@ -292,7 +299,7 @@ class Provisioning:
         return access.model_copy(update={"speaker": await self._speaker_access()})
 
     async def _speaker_access(self) -> SpeakerAccess | None:
-        owner = self._life.owner
+        owner = self._record.owner
         assert owner is not None
         if not owner.speakers:
             return None
@@ -309,7 +316,7 @@ class Provisioning:
     async def _grant_speaker(self, owner: OwnerReady) -> GrantedSpeaker:
         return await call(
             names.ACTIVITY_GRANT_SPEAKER,
-            GrantSpeaker(session_key=self._life.session_key, epoch=owner.epoch),
+            GrantSpeaker(session_key=self._record.session_key, epoch=owner.epoch),
             GrantedSpeaker,
             options.PROBE,
             summary="grant a speaker access to the owner",
@@ -326,14 +333,14 @@ class Provisioning:
         granted: GrantedAccess = await call(
             names.ACTIVITY_GRANT_ACCESS,
             GrantAccess(
-                session_key=self._life.session_key,
+                session_key=self._record.session_key,
                 room=self._room.room,
                 viewer_identity=viewer,
                 agent_identity=AGENT_IDENTITY,
                 valid_s=max(
                     60.0,
-                    (self._life.ends_at - workflow.now()).total_seconds()
-                    if self._life.ends_at
+                    (self._record.ends_at - workflow.now()).total_seconds()
+                    if self._record.ends_at
                     else 0.0,
                 ),
             ),
@@ -343,8 +350,8 @@ class Provisioning:
         )
         url = granted.livekit_url
         return SealedAccess(
-            session_key=self._life.session_key,
-            state=self._life.state,
+            session_key=self._record.session_key,
+            state=self._record.state,
             room=self._room.room,
             viewer=RoomAccess(livekit_url=url, sealed_token=granted.viewer_token, identity=viewer),
             agent=RoomAccess(
@@ -362,8 +369,8 @@ class Provisioning:
             else None
         )
         return SealedAccess(
-            session_key=self._life.session_key,
-            state=self._life.state,
+            session_key=self._record.session_key,
+            state=self._record.state,
             viewer=RoomAccess(livekit_url=url, sealed_token=started.viewer_token),
             agent=agent,
         )
@@ -397,18 +404,18 @@ class Provisioning:
 
     def silent_at(self, now: datetime) -> datetime:
         """When the last generation was stopped, by our clock."""
-        reports = [one.report for one in self._life.generations if one.report is not None]
+        reports = [one.report for one in self._record.generations if one.report is not None]
         stopped = [one.stopped_at for one in reports if one.stopped_at is not None]
         silent_at = max(stopped, default=now)
         # LiveAvatar's clock is not ours.
-        return max(silent_at, self._life.live_at) if self._life.live_at else silent_at
+        return max(silent_at, self._record.live_at) if self._record.live_at else silent_at
 
     def generation_reports(self) -> list[GenerationReport]:
         """All generations, also those that never began to be billed."""
         return [
             one.report
             or GenerationReport(number=one.number, provider_session_id=one.provider_session_id)
-            for one in self._life.generations
+            for one in self._record.generations
         ]
 
     def cleanup_report(self) -> CleanupReport:

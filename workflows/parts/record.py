@@ -57,9 +57,9 @@ class Generation:
     provider_session_id: str
     started_at: datetime | None = None
     """When the request that begins billing was, or may have been, sent."""
-    began: bool = False
+    confirmed_started: bool = False
     """LiveAvatar said that it runs."""
-    over: bool = False
+    confirmed_ended: bool = False
     """LiveAvatar's books say that it has ended: there is nothing to stop any more."""
     report: GenerationReport | None = None
 
@@ -83,11 +83,11 @@ class SessionRecord:
     tenant: str | None
     requested_at: datetime
     state: SessionState = SessionState.REQUESTED
-    verdict: EndCause | None = None
+    end_cause: EndCause | None = None
     owner: OwnerReady | None = None
     live_at: datetime | None = None
     ends_at: datetime | None = None
-    speaks: Generation | None = None
+    active_generation: Generation | None = None
     """The generation that speaks; None before the first one."""
     switching: bool = False
     """Between two generations: for a moment nobody is spoken to."""
@@ -95,9 +95,9 @@ class SessionRecord:
     reconnects: int = 0
     gaps: timedelta = timedelta(0)
     generations: list[Generation] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
+    utterance_lines: list[str] = field(default_factory=list)
     """The last utterances, in words for the page."""
-    awaited: PendingWait | None = None
+    pending_wait: PendingWait | None = None
     alerts: dict[str, OperatorAlert] = field(default_factory=dict)
     """By what is left behind: a LiveAvatar session's id, or a room's name."""
     _recovering_since: datetime | None = None
@@ -107,7 +107,7 @@ class SessionRecord:
     def __post_init__(self) -> None:
         self._state_since = self.requested_at
 
-    def to(self, wanted: SessionState) -> None:
+    def transition_to(self, wanted: SessionState) -> None:
         """Take one step; show it.
 
         Raises:
@@ -126,19 +126,19 @@ class SessionRecord:
         if wanted is SessionState.LIVE and self.live_at is None:
             self.live_at = now
         if wanted is SessionState.ENDING:
-            self.awaited = None
+            self.pending_wait = None
         self._show()
 
-    def wait_for(self, what: str | None) -> None:
+    def set_pending_wait(self, what: str | None) -> None:
         """Show what the start waits for; None: nothing any more."""
         if what is None:
-            if self.awaited is None:
+            if self.pending_wait is None:
                 return
-            self.awaited = None
-        elif self.verdict is not None:
+            self.pending_wait = None
+        elif self.end_cause is not None:
             return
-        elif self.awaited is None or self.awaited.what != what:
-            self.awaited = PendingWait(what, workflow.now())
+        elif self.pending_wait is None or self.pending_wait.what != what:
+            self.pending_wait = PendingWait(what, workflow.now())
         workflow.set_current_details(self._details())
 
     def raise_alert(self, left: str, alert: OperatorAlert) -> None:
@@ -165,27 +165,27 @@ class SessionRecord:
             workflow.upsert_search_attributes([update])
         workflow.set_current_details(self._details())
 
-    def show_said(self, utterances: Iterable[UtteranceReport]) -> None:
+    def show_utterances(self, utterances: Iterable[UtteranceReport]) -> None:
         """Show the last utterances on the workflow's page."""
-        self.said = [
+        self.utterance_lines = [
             f"- {one.source} `{one.id}`: **{one.outcome}**, {one.heard_ms / 1000:.1f} of"
             f" {one.duration_ms / 1000:.1f} s heard" + (f", “{one.text[:60]}”" if one.text else "")
             for one in utterances
         ]
         workflow.set_current_details(self._details())
 
-    def end(self, verdict: EndCause) -> None:
+    def end(self, end_cause: EndCause) -> None:
         """Say why the session ends; the first reason stays."""
-        if self.verdict is None:
-            self.verdict = verdict
+        if self.end_cause is None:
+            self.end_cause = end_cause
 
-    def mint(self, provider_session_id: str) -> Generation:
+    def add_generation(self, provider_session_id: str) -> Generation:
         """Record a LiveAvatar session before billing can begin."""
         generation = Generation(len(self.generations) + 1, provider_session_id)
         self.generations.append(generation)
         return generation
 
-    def owned_by(self, ready: OwnerReady) -> bool:
+    def accept_owner(self, ready: OwnerReady) -> bool:
         """Take over the owner a signal names; a stale epoch is refused.
 
         Only of the same generation: one that waited to take over may have an owner whose epoch is
@@ -204,27 +204,27 @@ class SessionRecord:
 
     def switch_to(self, generation: Generation, ready: OwnerReady | None) -> None:
         """The next generation speaks from now on; without an owner, once it has one."""
-        self.speaks = generation
+        self.active_generation = generation
         if ready is not None:
-            self.owned_by(ready)
+            self.accept_owner(ready)
         if ready is None and self.state is SessionState.LIVE:
-            self.to(SessionState.RECOVERING)
+            self.transition_to(SessionState.RECOVERING)
         elif ready is not None and self.state is SessionState.RECOVERING:
-            self.to(SessionState.LIVE)
+            self.transition_to(SessionState.LIVE)
         else:
             workflow.set_current_details(self._details())
 
     def begin_step(self, wanted: SessionState) -> None:
         """A step of a start: the session's own state only for the first generation."""
         if self.state in BEFORE_LIVE:
-            self.to(wanted)
+            self.transition_to(wanted)
         else:
             self._show()
 
     @property
     def current_generation(self) -> Generation | None:
         """The generation that speaks, or the one being opened."""
-        return self.speaks or (self.generations[-1] if self.generations else None)
+        return self.active_generation or (self.generations[-1] if self.generations else None)
 
     def _show(self) -> None:
         attributes: list[SearchAttributeUpdate[Any]] = [STATE.value_set(self.state.value)]
@@ -242,8 +242,8 @@ class SessionRecord:
     def _details(self) -> str:
         lines = [one.text for one in self.alerts.values()]
         lines.append(f"**{self.state}** since {self._state_since:%H:%M:%S} UTC")
-        if self.awaited is not None:
-            lines.append(f"waiting for {self.awaited}")
+        if self.pending_wait is not None:
+            lines.append(f"waiting for {self.pending_wait}")
         generation = self.current_generation
         if generation is not None:
             lines.append(
@@ -254,12 +254,12 @@ class SessionRecord:
             lines.append(
                 f"owner `{self.owner.queue}`, epoch {self.owner.epoch[0]}.{self.owner.epoch[1]}"
             )
-        if self.verdict is not None:
-            lines.append(f"end reason: **{self.verdict.reason}**")
-            if self.verdict.failure is not None:
+        if self.end_cause is not None:
+            lines.append(f"end reason: **{self.end_cause.reason}**")
+            if self.end_cause.failure is not None:
                 lines.append(
-                    f"failure: `{self.verdict.failure.type}` {self.verdict.failure.message}"
+                    f"failure: `{self.end_cause.failure.type}` {self.end_cause.failure.message}"
                 )
-        if self.said:
-            lines.append("\n".join(["last utterances:", "", *self.said]))
+        if self.utterance_lines:
+            lines.append("\n".join(["last utterances:", "", *self.utterance_lines]))
         return "\n\n".join(lines)

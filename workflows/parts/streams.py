@@ -78,14 +78,14 @@ class Stream:
         """When LiveAvatar ends it."""
         return None if self.limit is None else self.started.started_at + self.limit
 
-    def is_held_by(self, ready: OwnerReady) -> bool:
+    def is_owned_by(self, ready: OwnerReady) -> bool:
         """Whether a signal speaks of the activity that runs now, and not of an earlier one."""
         return (
             ready.epoch[0] == self._number
             and ready.provider_session_id == self.started.provider_session_id
         )
 
-    async def hold(self) -> StreamResult:
+    async def run(self) -> StreamResult:
         """Have owners hold the session until it ends.
 
         Raises:

@@ -55,7 +55,7 @@ def test_an_interrupt_cuts_what_was_asked_before_it_and_nothing_after() -> None:
     before = book.accept(Speak(clip=CLIP), "before", NOW)
     cut = book.accept(Interrupt(), "cut", NOW)
     after = book.accept(Speak(clip=CLIP), "after", NOW)
-    book.drop_speech(cut.up_to_order, UtteranceOutcome.INTERRUPTED, NOW)
+    book.drop_speech(cut.interrupts_up_to, UtteranceOutcome.INTERRUPTED, NOW)
     assert outcome_of(before) == UtteranceOutcome.INTERRUPTED
     assert outcome_of(after) is None
 
@@ -74,9 +74,9 @@ def test_losing_the_avatar_renews_what_waits() -> None:
     """What waited its turn behind long speech must not expire the moment the owner goes."""
     book = ledger()
     entry = book.accept(Speak(clip=CLIP), "speak", NOW)
-    book.speech.append(book.waiting.popleft())
+    book.speech_queue.append(book.waiting.popleft())
     later = NOW + timedelta(minutes=5)
-    book.renew(later)
+    book.extend_expiry(later)
     book.expire(later + timedelta(seconds=29))
     assert outcome_of(entry) is None
     book.expire(later + timedelta(seconds=31))
@@ -88,7 +88,7 @@ def test_what_was_never_handed_on_expires_however_often_the_avatar_goes() -> Non
     book = ledger()
     entry = book.accept(SetPose(pose=Pose.IDLE), "pose", NOW)
     for second in range(40):
-        book.renew(NOW + timedelta(seconds=second))
+        book.extend_expiry(NOW + timedelta(seconds=second))
         book.expire(NOW + timedelta(seconds=second))
     assert outcome_of(entry) == CommandOutcome.EXPIRED
 
