@@ -21,9 +21,9 @@ from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_lite import LiveAvatar
 from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
 from tests.support.secret_scan import remember
-from workers.process import ensure_search_attributes, working
+from workers.process import ensure_search_attributes, running_worker_set
 from workers.settings import WorkerSettings
-from workers.wiring import Role, crew_for
+from workers.wiring import Role, worker_set_for
 
 API_KEY = "obviously-fake-liveavatar-key"
 CLIP_MS = 200
@@ -97,7 +97,9 @@ async def client(
         )
         async with (
             LiveAvatar(settings.liveavatar_api_key, base_url=simulator.url) as liveavatar,
-            working(crew_for(Role.ALL, client, settings, liveavatar), settings.drain_timeout_s),
+            running_worker_set(
+                worker_set_for(Role.ALL, client, settings, liveavatar), settings.drain_timeout_s
+            ),
         ):
             yield client
 

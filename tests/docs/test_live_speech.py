@@ -37,7 +37,7 @@ async def test_the_pages_program_speaks(sessions: AvatarSessions) -> None:
     (program,) = re.findall(r"<!-- client -->\n```python\n(.*?)```", DOC, re.S)
     session = await sessions.start(
         "docs-live-speech",
-        SessionRequest(avatar_id=WAYNE_AVATAR_ID, sandbox=True),  # type: ignore[arg-type]
+        SessionRequest(avatar_id=WAYNE_AVATAR_ID, sandbox=True),
     )
     heard = await run(session, program)
     assert (heard.outcome, heard.heard_ms) == (UtteranceOutcome.COMPLETED, 500)
