@@ -12,8 +12,6 @@ import time
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from pydantic import SecretStr
-
 from avatar_sessions.client import AvatarSessions
 from avatar_sessions.contract.messages import (
     Clip,
@@ -24,7 +22,7 @@ from avatar_sessions.contract.messages import (
     UtteranceReport,
 )
 from avatar_sessions.contract.states import Pose
-from avatar_sessions.errors import AvatarSessionsError, NoAnswer
+from avatar_sessions.errors import NoAnswer
 from avatar_sessions.session import Session
 from demo.screen import Screen, heard_of
 from demo.subscriber import Received, Subscriber
@@ -32,7 +30,7 @@ from deploy.local.stack import LocalStack, TemporalServer
 from liveavatar_lite.errors import LiteError
 from liveavatar_lite.models import WAYNE_AVATAR_ID
 from liveavatar_lite.rest import LiveAvatar
-from viewer.server import ViewerAccess, ViewerServer, ViewerSourceError, ViewerStatus
+from viewer import ViewerServer
 
 SEEN_WITHIN_S = 15.0
 AUDIBLE_WITHIN_S = 20.0
@@ -44,51 +42,6 @@ END_WITHIN_S = 60.0
 EMERGENCY_WITHIN_S = 10.0
 # The demo's session waits for the person at the keyboard, not for a deadline.
 IDLE_TIMEOUT_S = 4 * 3600.0
-
-
-class SessionViewerSource:
-    """Tells the viewer's web server what it asks about sessions."""
-
-    def __init__(self, sessions: AvatarSessions) -> None:
-        self._sessions = sessions
-
-    async def access(self, session_key: str) -> ViewerAccess:
-        """Access under a name of its own, so that several may watch a room of ours.
-
-        A hosted room belongs to one LiveAvatar session. Which one that is, the access does not
-        tell: it is the one that speaks both before and after.
-        """
-        session = self._sessions.get(session_key)
-        identity = f"viewer-{secrets.token_hex(4)}"
-        try:
-            before = (await session.status()).generation
-            while True:
-                access = await session.attach(identity)
-                url, token = access.viewer.livekit_url, SecretStr(access.viewer.token)
-                if access.room is not None:
-                    return ViewerAccess(url, token)
-                after = (await session.status()).generation
-                if after == before:
-                    return ViewerAccess(url, token, generation=before)
-                before = after
-        except AvatarSessionsError as error:
-            raise ViewerSourceError(str(error)) from error
-
-    async def status(self, session_key: str) -> ViewerStatus:
-        """The session's state in the viewer's terms."""
-        try:
-            status = await self._sessions.get(session_key).status()
-        except AvatarSessionsError as error:
-            raise ViewerSourceError(str(error)) from error
-        return ViewerStatus(
-            state=status.state,
-            speaking=status.speaking is not None,
-            pose=status.pose,
-            generation=status.generation,
-            live_at=status.live_at,
-            end_reason=status.end_reason,
-            detail=None if status.failure is None else status.failure.message,
-        )
 
 
 @dataclass(slots=True)

@@ -28,7 +28,7 @@ from avatar_sessions.contract.states import EndReason, SessionState
 from avatar_sessions.errors import AvatarSessionsError
 from avatar_sessions.seal import Seal, SealError
 from demo.agent import echo_agent
-from demo.conversation import Conversation, SessionViewerSource
+from demo.conversation import Conversation
 from demo.folder import DemoFolder
 from demo.screen import Screen, counts_of
 from deploy.local.errors import LocalError, ProcessDied, ServerUnavailable
@@ -42,7 +42,7 @@ from deploy.local.servers import (
 )
 from deploy.local.settings import ROOT, LocalSettings
 from deploy.local.stack import LocalStack, local_stack
-from viewer.server import ViewerServer
+from viewer import SessionViewerSource, ViewerServer
 from viewer.typed_speech import Espeak, TypedSpeech
 
 SAMPLES = Path(__file__).with_name("samples")

@@ -1,7 +1,7 @@
 """A true-to-life LiveAvatar (LITE mode) for those without an API key, and for tests.
 
 REST, media WebSocket, an avatar in a real LiveKit room, a ledger of what was asked, faults on
-demand. It is no LiveAvatar: docs/internals/simulator.md lists what is assumed, not known.
+demand. It is no LiveAvatar: what is assumed rather than known stands in `docs/simulator.md`.
 """
 
 from .faults import Faults

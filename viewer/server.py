@@ -2,7 +2,7 @@
 
 Serves `web/` on loopback. It knows no Temporal: a `ViewerSource` tells it how to get access to a
 session's room and how the session stands. Not a server for the internet: put your own login in
-front of your own page there (docs/guide/viewer.md).
+front of your own page there (docs/viewer.md).
 
 How a token reaches the page, and nobody else:
 

@@ -18,7 +18,7 @@ QUIET_LOGGERS = ("httpx", "httpcore")
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop, where it is installed: half the CPU for a frame of speech."""
+    """uvloop, where there is one: half the CPU for a frame of speech (docs/audio.md)."""
     if sys.platform == "win32":
         return asyncio.new_event_loop()
     import uvloop

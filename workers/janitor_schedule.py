@@ -45,8 +45,7 @@ LONGEST_PAUSE_S: Final = 60.0
 LOOK_AGAIN_S: Final = 300.0
 """How soon a schedule that somebody deleted is made again."""
 NOTE: Final = (
-    "stops LiveAvatar sessions and deletes rooms whose workflow has closed; made by the worker"
-    " (docs/operate/janitor.md)"
+    "ends LiveAvatar sessions and rooms that nobody lives in; made by the worker (docs/janitor.md)"
 )
 
 

@@ -2,7 +2,7 @@
 
 The ingress speaks LITE as LiveAvatar does, so that a client written for LiveAvatar can use it. A
 client that offers the WebSocket subprotocol `SUBPROTOCOL` gets this as well: binary frames of PCM,
-flow control, resume, and each utterance's line of the ledger. See docs/reference/live-protocol.md.
+flow control, resume, and each utterance's line of the ledger. The story is told in docs/audio.md.
 
 PCM is 16-bit little-endian mono at 24 kHz; a position in an utterance is a number of its bytes,
 always even. No I/O.

@@ -217,7 +217,7 @@ class RoomAccess(Outgoing):
 
 
 class SpeakerAccess(Outgoing):
-    """What a speaker needs to reach the session's owner (docs/reference/live-protocol.md)."""
+    """What a speaker needs to send live speech to the session's owner (docs/audio.md)."""
 
     ingress_url: str
     """Where the owner listens: ws:// or wss://."""

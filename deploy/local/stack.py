@@ -49,7 +49,7 @@ from deploy.local.settings import ROOT, LocalSettings
 
 DYNAMIC_CONFIG = {
     # The dev server has one history shard and polls it 20 times a second, which turns a 9 ms
-    # command into 46 ms (measured, docs/internals/design.md).
+    # command into 46 ms (measured, docs/design.md).
     "history.transferProcessorMaxPollRPS": "2000",
     "history.transferProcessorMaxPollHostRPS": "2000",
     # Cancels are pushed to workers instead of waiting for the next heartbeat, where supported.

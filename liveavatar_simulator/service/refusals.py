@@ -1,7 +1,7 @@
 """The ways LiveAvatar says no over REST: status, envelope code and wording in one place.
 
 Known from the real service: the duration text, concurrency's 403 with code 4003, 4000 as the code
-of bad requests. Everything else here is assumed, and so marked in `docs/internals/simulator.md`.
+of bad requests. Everything else here is assumed, and so marked in `docs/simulator.md`.
 """
 
 from __future__ import annotations

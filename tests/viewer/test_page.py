@@ -426,7 +426,7 @@ async def test_from_a_cdn_the_page_takes_exactly_the_pinned_library(
 async def test_a_page_of_ones_own_shows_the_avatar_with_two_elements(
     stage: Stage, viewer: ViewerServer, tab: BrowserContext
 ) -> None:
-    """The example of docs/guide/viewer.md, put into an otherwise useless page."""
+    """The example of docs/viewer.md, put into an otherwise useless page."""
     page = await open_page(tab, viewer.url)
     (token,) = stage.tokens
 

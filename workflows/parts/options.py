@@ -1,7 +1,7 @@
 """Timeouts and retries of every activity the session workflow uses, each under one name.
 
 Times are tuned to people waiting on the other end. Figures named "measured" were taken on a
-real server; see docs/internals/design.md.
+real server; see docs/design.md.
 """
 
 from __future__ import annotations

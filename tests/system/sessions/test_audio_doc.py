@@ -1,4 +1,4 @@
-"""docs/guide/live-speech.md agrees with the code: its program runs, its tables are checked."""
+"""docs/audio.md tells what the code does: its program runs, its tables are the code's."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import textwrap
 from collections.abc import AsyncIterator
 from typing import Any
 
-from avatar_sessions import AvatarSessions, Session, SessionRequest, UtteranceReport
+from avatar_sessions import Session, UtteranceReport
 from avatar_sessions.contract import live_dialect
 from avatar_sessions.contract.states import UtteranceOutcome
 from deploy.local.settings import ROOT
-from liveavatar_lite import WAYNE_AVATAR_ID
+from tests.system.sessions.conftest import Platform
 from workers.settings import WorkerSettings
 
-DOC = (ROOT / "docs" / "guide" / "live-speech.md").read_text(encoding="utf-8")
+DOC = (ROOT / "docs" / "audio.md").read_text(encoding="utf-8")
 
 
 async def tts() -> AsyncIterator[bytes]:
@@ -28,17 +28,14 @@ async def run(session: Session, program: str) -> UtteranceReport:
         f"async def body(session, tts):\n{textwrap.indent(program, '    ')}\n    return heard\n"
     )
     scope: dict[str, Any] = {}
-    exec(compile(source, "docs/guide/live-speech.md", "exec"), scope)  # noqa: S102 - our own page
+    exec(compile(source, "docs/audio.md", "exec"), scope)  # noqa: S102 - our own page
     heard: UtteranceReport = await scope["body"](session, tts())
     return heard
 
 
-async def test_the_pages_program_speaks(sessions: AvatarSessions) -> None:
+async def test_the_pages_program_speaks(platform: Platform) -> None:
     (program,) = re.findall(r"<!-- client -->\n```python\n(.*?)```", DOC, re.S)
-    session = await sessions.start(
-        "docs-live-speech",
-        SessionRequest(avatar_id=WAYNE_AVATAR_ID, sandbox=True),
-    )
+    session = await platform.start()
     heard = await run(session, program)
     assert (heard.outcome, heard.heard_ms) == (UtteranceOutcome.COMPLETED, 500)
     await session.end()

@@ -1,4 +1,4 @@
-"""The example of docs/reference/lite.md runs as printed, against a small LiveAvatar."""
+"""The example of docs/lite.md runs as it stands there, against a small LiveAvatar of sockets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 
 from websockets.asyncio.server import ServerConnection, serve
 
-from deploy.local.settings import ROOT
 from liveavatar_lite import (
     AgentSpeak,
     AgentSpeakEnd,
@@ -22,7 +21,7 @@ from liveavatar_lite import (
     SpeakStarted,
 )
 
-EXAMPLE = ROOT / "docs" / "reference" / "lite.md"
+EXAMPLE = Path(__file__).parents[2] / "docs" / "lite.md"
 
 
 async def test_the_example_says_a_file_and_stops_the_session(tmp_path: Path) -> None:
@@ -73,7 +72,7 @@ async def test_the_example_says_a_file_and_stops_the_session(tmp_path: Path) -> 
                 "AUDIO": str(tmp_path / "hello.wav"),
                 "LIVEAVATAR_API_KEY": "fake-key-0123456789",
                 "LIVEAVATAR_API_URL": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}",
-                "PYTHONPATH": str(ROOT),
+                "PYTHONPATH": str(EXAMPLE.parents[1]),
             },
             stderr=asyncio.subprocess.PIPE,
         )

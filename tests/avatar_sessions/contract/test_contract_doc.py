@@ -1,4 +1,4 @@
-"""docs/reference/contract.md is what another language's backend goes by: it is run and compared."""
+"""docs/contract.md is what another language's backend goes by: it is run and compared."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 from pydantic import BaseModel
 from temporalio.client import Client
 
@@ -30,7 +31,7 @@ from deploy.local.servers import Binary, find_temporal
 from deploy.local.settings import ROOT, LocalSettings
 from deploy.local.stack import TemporalServer
 
-DOC = (ROOT / "docs" / "reference" / "contract.md").read_text()
+DOC = (ROOT / "docs" / "contract.md").read_text()
 COMMAND_TIMEOUT_S = 40.0
 BUILD_TIMEOUT_S = 180.0
 # What these share stands in the table of CommandBase.
@@ -78,10 +79,12 @@ def temporal_cli() -> Path:
 def environment(
     temporal: TemporalServer, client: Client, clip_folder: Path, temporal_cli: Path
 ) -> Mapping[str, str]:
-    """A terminal beside the stack."""
+    """A terminal beside the stack, with the clip that the page speaks of."""
+    samples, rate = soundfile.read(clip_folder / "short.wav")
+    soundfile.write(clip_folder / "hello.flac", samples, rate)
     return {
         "PATH": f"{temporal_cli.parent}{os.pathsep}{os.environ['PATH']}",
-        "HOME": str(clip_folder),  # hides the developer's own Temporal configuration
+        "HOME": str(clip_folder),  # nobody's own Temporal configuration
         "TEMPORAL_ADDRESS": temporal.address,
         "TEMPORAL_NAMESPACE": client.namespace,
     }
