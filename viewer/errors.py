@@ -1,14 +1,14 @@
-"""What can go wrong with the viewer itself, each with a sentence that says what to do."""
+"""Errors of the viewer server; each text is one sentence that says what to do."""
 
 from __future__ import annotations
 
 
 class ViewerError(Exception):
-    """The base class of this package's errors. Its text is one sentence for a person."""
+    """Base class of this package's errors; the text is one sentence for the user."""
 
     @property
     def sentence(self) -> str:
-        """What to show."""
+        """The text to show."""
         return str(self)
 
 

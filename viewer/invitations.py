@@ -1,6 +1,6 @@
-"""Who may watch: invitations with a one-time code, and the pass a browser gets for it.
+"""Invitations with a one-time code, and the pass that a browser gets for the code.
 
-In memory only, and only digests of the secrets. No HTTP, no session: a session is its key here.
+Kept in memory, as digests of the secrets only. Knows no HTTP; a session is only its key here.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from pydantic import SecretStr
 INVITATION_TTL_S: Final = 600.0
 PASS_TTL_S: Final = 12 * 3600.0
 MAX_INVITATIONS: Final = 10_000
-"""The oldest go first; a loopback server never gets near it."""
+"""Beyond it the oldest are dropped; a loopback server stays far below."""
 _SECRET_BYTES: Final = 24
 
 
 class InvitationState(StrEnum):
-    """Where an invitation stands."""
+    """The state of an invitation."""
 
-    OPEN = "open"  # nobody has used the code yet
-    USED = "used"  # one browser has a pass for the page
-    EXPIRED = "expired"  # the code waited too long, or the pass ran out
+    OPEN = "open"  # the code has not been redeemed
+    USED = "used"  # the code was redeemed: one browser has a pass for the page
+    EXPIRED = "expired"  # the code was not redeemed in time, or the pass expired
 
 
 TRANSITIONS: Final[dict[InvitationState, frozenset[InvitationState]]] = {
@@ -39,12 +39,12 @@ TRANSITIONS: Final[dict[InvitationState, frozenset[InvitationState]]] = {
 
 
 class InvitationRefused(Exception):
-    """Somebody may not watch. The text is for the person at the browser.
+    """A browser may not see the page. The text is for the person in front of it.
 
     InvitationRefused
-    ├── UnknownInvitation   no such page, wrong code, no pass
-    ├── InvitationUsed      the code has opened the page once already
-    └── InvitationExpired   too late
+    ├── UnknownInvitation   no such page, wrong code, or no pass
+    ├── InvitationUsed      the code has been redeemed already
+    └── InvitationExpired   the code or the pass has expired
     """
 
     http_status = 403
@@ -59,14 +59,14 @@ class UnknownInvitation(InvitationRefused):
 
 
 class InvitationUsed(InvitationRefused):
-    """The code has been used, by another browser or before the cookie was lost."""
+    """The code has been redeemed, by another browser or before this one lost its cookie."""
 
     http_status = 410
     error = "invitation_used"
 
 
 class InvitationExpired(InvitationRefused):
-    """The code was not used in time, or the pass ran out."""
+    """The code was not redeemed in time, or the pass has expired."""
 
     http_status = 410
     error = "invitation_expired"
@@ -74,21 +74,21 @@ class InvitationExpired(InvitationRefused):
 
 @dataclass
 class Invitation:
-    """One link: a page, and what opens it."""
+    """One link: a page, and the digest of the secret that opens it."""
 
     page: str
     session_key: str
     secret_digest: bytes = field(repr=False)
-    """Of the code while OPEN, of the pass while USED."""
+    """The code's digest while OPEN, the pass's while USED."""
     expires_at: float
-    """On the monotonic clock."""
+    """Monotonic clock, seconds."""
     state: InvitationState = InvitationState.OPEN
 
     def become(self, wanted: InvitationState) -> None:
-        """Move along an arrow of `TRANSITIONS`.
+        """Change the state.
 
         Raises:
-            RuntimeError: there is no such arrow: a bug of ours.
+            RuntimeError: `TRANSITIONS` does not allow it: a bug.
         """
         if wanted not in TRANSITIONS[self.state]:
             raise RuntimeError(f"an invitation cannot go from {self.state} to {wanted}")
@@ -111,7 +111,7 @@ class Invitations:
         self._by_page: dict[str, Invitation] = {}
 
     def invite(self, session_key: str) -> tuple[str, str]:
-        """A new page and the code that opens it once."""
+        """A new page, and the code that opens it once."""
         while len(self._by_page) >= MAX_INVITATIONS:
             del self._by_page[next(iter(self._by_page))]
         page, code = secrets.token_urlsafe(9), secrets.token_urlsafe(_SECRET_BYTES)
@@ -120,11 +120,11 @@ class Invitations:
         return page, code
 
     def redeem(self, page: str, code: SecretStr) -> tuple[Invitation, SecretStr]:
-        """Use the code: the invitation, and the pass for the browser that brought it.
+        """Redeem the code; returns the invitation and the browser's pass.
 
         Raises:
-            InvitationUsed: it has been used before.
-            InvitationExpired: too late.
+            InvitationUsed: the code has been redeemed before.
+            InvitationExpired: the code has expired.
             UnknownInvitation: no such page, or not its code.
         """
         invitation = self._current(page)
@@ -141,10 +141,10 @@ class Invitations:
         return invitation, SecretStr(viewer_pass)
 
     def show_pass(self, page: str, viewer_pass: str | None) -> Invitation:
-        """The invitation whose pass this is.
+        """The invitation that the pass belongs to.
 
         Raises:
-            InvitationExpired: the pass ran out.
+            InvitationExpired: the pass has expired.
             UnknownInvitation: no such page, or not its pass.
         """
         invitation = self._current(page)
@@ -153,7 +153,7 @@ class Invitations:
         return invitation
 
     def is_pass(self, page: str, viewer_pass: str) -> bool:
-        """Whether `viewer_pass` opens `page` now."""
+        """Whether the pass opens the page now."""
         invitation = self._by_page.get(page)
         return (
             invitation is not None
@@ -163,7 +163,7 @@ class Invitations:
         )
 
     def _current(self, page: str) -> Invitation:
-        """The invitation of a page, if it has not run out."""
+        """The invitation of a page, unless it is unknown or expired."""
         invitation = self._by_page.get(page)
         if invitation is None:
             raise UnknownInvitation("This link is not known here. Ask for a new one.")

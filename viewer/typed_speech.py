@@ -1,6 +1,6 @@
-"""Words that a viewer typed, as speech of the avatar: espeak-ng makes it, live speech says it.
+"""A `ViewerSpeaker` for the demo: espeak-ng synthesizes the typed text, live speech plays it.
 
-A voice for a demo on one machine, where the program is installed. Not a voice to sell.
+For one machine where espeak-ng is installed; not a voice for production.
 """
 
 from __future__ import annotations
@@ -21,52 +21,52 @@ from avatar_sessions.client import AvatarSessions
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.errors import AvatarSessionsError
 from viewer.errors import ViewerError
-from viewer.server import ViewerSourceError
+from viewer.source import ViewerSourceError
 
 PROGRAM: Final = "espeak-ng"
-MAKE_TIMEOUT_S: Final = 10.0
+SYNTHESIS_TIMEOUT_S: Final = 10.0
 OPEN_TIMEOUT_S: Final = 10.0
 MAX_WAV_BYTES: Final = 8_000_000
-"""Three minutes of espeak-ng's 22,050 Hz: a line of digits takes long to say."""
+"""Three minutes at espeak-ng's 22,050 Hz: a line of digits takes long to speak."""
 
 
 class VoiceFailed(ViewerError):
-    """No speech came of some words."""
+    """espeak-ng produced no speech for a text."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpokenText:
-    """Mono 16-bit sound."""
+    """The speech of a text: mono 16-bit PCM."""
 
     pcm: npt.NDArray[np.int16]
     sample_rate_hz: int
 
 
 class Espeak:
-    """espeak-ng as a voice. Texts go in by stdin: they are never words of a command line."""
+    """Text to speech by espeak-ng. The text is passed on stdin, never as an argument."""
 
     def __init__(self, program: Path) -> None:
         self._program = program
 
     @classmethod
     def find(cls) -> Self | None:
-        """The voice, where the program is installed."""
+        """The voice, or None where the program is not installed."""
         found = shutil.which(PROGRAM)
         return None if found is None else cls(Path(found))
 
-    async def speech_of(self, text: str) -> SpokenText:
-        """Make speech of a text.
+    async def synthesize(self, text: str) -> SpokenText:
+        """The speech of a text.
 
         Raises:
-            VoiceFailed: the program failed, took too long, or made too much.
+            VoiceFailed: the program failed, took too long, or its output was too long.
         """
         try:
             wav = await self._run(text)
             pcm, sample_rate_hz = soundfile.read(io.BytesIO(wav), dtype="int16")
         except (OSError, TimeoutError, soundfile.LibsndfileError) as error:
-            raise VoiceFailed(f"{PROGRAM} made no speech ({type(error).__name__}).") from error
+            raise VoiceFailed(f"{PROGRAM} produced no speech ({type(error).__name__}).") from error
         if len(pcm) == 0 or pcm.ndim != 1:
-            raise VoiceFailed(f"{PROGRAM} made no speech of this.")
+            raise VoiceFailed(f"{PROGRAM} produced no speech for this text.")
         return SpokenText(pcm, sample_rate_hz)
 
     async def _run(self, text: str) -> bytes:
@@ -80,15 +80,15 @@ class Espeak:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            async with asyncio.timeout(MAKE_TIMEOUT_S):
+            async with asyncio.timeout(SYNTHESIS_TIMEOUT_S):
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                    process.stdin.write(text.encode())  # shorter than a pipe: nobody waits
+                    process.stdin.write(text.encode())  # fits into the pipe's buffer
                     process.stdin.close()
                 wav = bytearray()
                 while piece := await process.stdout.read(65_536):
                     wav += piece
                     if len(wav) > MAX_WAV_BYTES:
-                        raise VoiceFailed("this takes too long to say.")
+                        raise VoiceFailed("this text is too long to speak.")
                 status = await process.wait()
         finally:
             if process.returncode is None:
@@ -100,20 +100,20 @@ class Espeak:
 
 
 class TypedSpeech:
-    """A `ViewerSpeaker`: makes the avatar of a session say what was typed."""
+    """Has a session's avatar speak typed text."""
 
     def __init__(self, sessions: AvatarSessions, voice: Espeak) -> None:
         self._sessions = sessions
         self._voice = voice
 
     async def say(self, session_key: str, text: str) -> None:
-        """Say it, and wait until it is over.
+        """Speak the text; returns when playback has completed or was interrupted.
 
         Raises:
-            ViewerSourceError: it cannot be said; the text is for the viewer.
+            ViewerSourceError: it was not spoken; the error's text is for the viewer.
         """
         try:
-            speech = await self._voice.speech_of(text)
+            speech = await self._voice.synthesize(text)
             live = self._sessions.get(session_key).live(
                 sample_rate_hz=speech.sample_rate_hz, open_timeout_s=OPEN_TIMEOUT_S
             )
@@ -127,7 +127,7 @@ class TypedSpeech:
             raise ViewerSourceError(_sentence(str(error))) from error
         if report.outcome not in (UtteranceOutcome.COMPLETED, UtteranceOutcome.INTERRUPTED):
             why = report.outcome.value if report.failure is None else report.failure.message
-            raise ViewerSourceError(f"The avatar did not say it: {why}.")
+            raise ViewerSourceError(f"The avatar did not speak the text: {why}.")
 
 
 def _sentence(words: str) -> str:

@@ -15,7 +15,6 @@ import soundfile
 from playwright.async_api import Page, Playwright, expect
 
 from avatar_sessions import Session, UtteranceOutcome
-from demo.conversation import SessionViewerSource
 from examples.voice.endpointing import Pcm
 from tests.examples.conftest import Product, RunningAgent
 from tests.support.page import SOON_MS, open_page, shows
@@ -23,7 +22,7 @@ from tests.support.person import RATE_HZ, Person, likeness, person_in
 from tests.support.voice import voice_in
 from tests.support.waiting import until
 from tests.viewer.conftest import SAY_YES, browser_that_hears
-from viewer.server import ViewerServer, ViewerSourceError
+from viewer import SessionViewerSource, ViewerServer, ViewerSourceError
 from viewer.typed_speech import Espeak, TypedSpeech
 
 

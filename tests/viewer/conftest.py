@@ -22,13 +22,8 @@ from avatar_sessions.contract.states import SessionState
 from deploy.local.settings import LocalSettings
 from deploy.local.stack import LiveKitServer
 from tests.support.stand_in_avatar import StandInAvatar, avatar_in, viewer_token
-from viewer.server import (
-    WEB_FOLDER,
-    ViewerAccess,
-    ViewerServer,
-    ViewerSourceError,
-    ViewerStatus,
-)
+from viewer import ViewerAccess, ViewerServer, ViewerSourceError, ViewerStatus
+from viewer.page import STATIC_FOLDER
 
 CHROMIUM_ARGUMENTS: Final = (
     "--no-sandbox",
@@ -97,7 +92,7 @@ async def client(viewer: ViewerServer) -> AsyncIterator[httpx.AsyncClient]:
 @pytest_asyncio.fixture(scope="session")
 async def livekit_client() -> None:
     """livekit-client from npm, as the page's server finds it; installed if it is missing."""
-    if (WEB_FOLDER / "node_modules" / "livekit-client").is_dir():
+    if (STATIC_FOLDER / "node_modules" / "livekit-client").is_dir():
         return
     npm = shutil.which("npm")
     if npm is None:
@@ -106,7 +101,7 @@ async def livekit_client() -> None:
             pytest.fail(reason)
         pytest.skip(reason)
     install = await asyncio.create_subprocess_exec(
-        npm, "ci", "--prefix", str(WEB_FOLDER), "--no-audit", "--no-fund"
+        npm, "ci", "--prefix", str(STATIC_FOLDER), "--no-audit", "--no-fund"
     )
     async with asyncio.timeout(NPM_TIMEOUT_S):
         assert await install.wait() == 0, "npm ci failed; its words stand above"

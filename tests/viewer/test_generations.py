@@ -24,7 +24,7 @@ from tests.support.stand_in_avatar import StandInAvatar, avatar_in, viewer_token
 from tests.support.waiting import until
 from tests.viewer.conftest import Stage
 from tests.viewer.test_page import LOUD, identities, level_passes
-from viewer.server import ViewerAccess, ViewerServer
+from viewer import ViewerAccess, ViewerServer
 
 FIRST, SECOND = "first", "second"
 NEXT_IDENTITY: Final = "avatar-generation-2"

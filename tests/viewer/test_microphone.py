@@ -20,7 +20,7 @@ from tests.support.page import SOON_MS, open_page, shows
 from tests.support.stand_in_avatar import viewer_token
 from tests.viewer.conftest import SAY_YES, Stage, browser_that_hears
 from tests.viewer.test_generations import delete, next_room
-from viewer.server import ViewerAccess, ViewerServer
+from viewer import ViewerAccess, ViewerServer
 
 SAMPLE_RATE_HZ = 48_000
 # The browser's own sign that a page hears is lit as long as a track it was given is live.

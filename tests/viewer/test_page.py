@@ -20,7 +20,8 @@ from deploy.local.ports import free_port
 from tests.support.page import SOON_MS, open_page, shows
 from tests.support.stand_in_avatar import avatar_in, viewer_token
 from tests.viewer.conftest import CHROMIUM_ARGUMENTS, HEAR_AFTER_A_CLICK, PlayedSession, Stage
-from viewer.server import CDN_URL, WEB_FOLDER, ViewerAccess, ViewerServer
+from viewer import ViewerAccess, ViewerServer
+from viewer.page import CDN_URL, STATIC_FOLDER
 
 LOUD = 0.4
 
@@ -110,7 +111,7 @@ async def test_a_session_that_is_still_starting_is_waited_for(
             SessionState.ENDED,
             EndReason.IDLE_TIMEOUT,
             "Session ended",
-            "Nobody asked anything of the avatar for a while.",
+            "The session ended because the avatar was idle for too long.",
         ),
         (
             SessionState.FAILED,
@@ -404,15 +405,17 @@ async def test_from_a_cdn_the_page_takes_exactly_the_pinned_library(
 ) -> None:
     """The CDN's part is played by the browser itself: it answers with npm's file, or another."""
     web = tmp_path / "web"
-    shutil.copytree(WEB_FOLDER, web, ignore=shutil.ignore_patterns("node_modules"))
-    installed = WEB_FOLDER / "node_modules" / "livekit-client" / "dist" / "livekit-client.esm.mjs"
+    shutil.copytree(STATIC_FOLDER, web, ignore=shutil.ignore_patterns("node_modules"))
+    installed = (
+        STATIC_FOLDER / "node_modules" / "livekit-client" / "dist" / "livekit-client.esm.mjs"
+    )
     library = installed.read_bytes() + (b"// not as it was" if tampered else b"")
     headers = {"access-control-allow-origin": "*", "content-type": "text/javascript"}
     await tab.route(
         f"{CDN_URL}/**", lambda route: route.fulfill(status=200, headers=headers, body=library)
     )
 
-    async with ViewerServer(session, port=0, web_folder=web) as viewer:
+    async with ViewerServer(session, port=0, static_folder=web) as viewer:
         page = await open_page(tab, viewer.invite("support-42"))
 
         if tampered:

@@ -10,7 +10,7 @@ from playwright.async_api import BrowserContext, Route, expect
 from avatar_sessions.contract.states import SessionState
 from tests.support.page import SOON_MS, open_page, shows
 from tests.viewer.conftest import PlayedSession, Stage
-from viewer.server import ViewerServer
+from viewer import ViewerServer
 
 
 async def test_an_old_answer_that_comes_late_does_not_hide_that_the_session_is_live(

@@ -19,7 +19,6 @@ from playwright.async_api import BrowserContext
 
 from avatar_sessions import AvatarSessions, OwnRoom, Session
 from avatar_sessions.seal import Seal
-from demo.conversation import SessionViewerSource
 from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_lite import SessionEndReason
 from liveavatar_simulator import LiveAvatarSimulator
@@ -36,7 +35,7 @@ from tests.system.sessions.conftest import (
 )
 from tests.system.sessions.test_live_takeover import say
 from tests.viewer.test_page import identities, level_passes
-from viewer.server import ViewerServer
+from viewer import SessionViewerSource, ViewerServer
 
 LIMIT_S = 24
 FEW_SECONDS_MS = 8000

@@ -14,7 +14,8 @@ from playwright.async_api import BrowserContext, expect
 from avatar_sessions.contract.states import EndReason, SessionState
 from tests.support.page import SOON_MS, open_page, shows
 from tests.viewer.conftest import PlayedSession, Stage
-from viewer.server import MAX_SAID_CHARS, ViewerServer, ViewerSourceError
+from viewer import ViewerServer, ViewerSourceError
+from viewer.app import MAX_TEXT_CHARS
 
 
 @dataclass
@@ -78,7 +79,7 @@ async def test_the_avatar_says_what_was_typed(
         b'{"text": "   "}',
         b'{"text": 7}',
         b'{"text": "hello", "voice": "other"}',
-        b'{"text": "' + b"a" * (MAX_SAID_CHARS + 1) + b'"}',
+        b'{"text": "' + b"a" * (MAX_TEXT_CHARS + 1) + b'"}',
         b'{"text": "' + b"a" * 10_000 + b'"}',
     ],
 )
@@ -126,7 +127,7 @@ async def test_a_page_is_heard_out_before_it_may_say_more(
     third = await client.post(f"{path}/say", json={"text": "three"})
 
     assert second.status_code == 429
-    assert second.json()["message"] == "The avatar has not said your last words yet."
+    assert second.json()["message"] == "The avatar is still speaking your last text."
     assert third.status_code == 200
     assert [text for _, text in speaker.said] == ["one", "three"]
 

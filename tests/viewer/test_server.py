@@ -18,8 +18,9 @@ import pytest
 
 from avatar_sessions.contract.states import EndReason, Pose, SessionState
 from tests.viewer.conftest import FAKE_TOKEN, PlayedSession
-from viewer.errors import ViewerPortInUse
-from viewer.server import REASONS, WEB_FOLDER, ViewerServer, ViewerStatus
+from viewer import ViewerPortInUse, ViewerServer, ViewerStatus
+from viewer.page import STATIC_FOLDER
+from viewer.source import REASONS
 
 
 def parts(link: str) -> tuple[str, str]:
@@ -269,10 +270,10 @@ async def test_without_npm_the_page_takes_livekit_client_from_a_cdn_by_hash(
     session: PlayedSession, tmp_path: Path
 ) -> None:
     web = tmp_path / "web"
-    shutil.copytree(WEB_FOLDER, web, ignore=shutil.ignore_patterns("node_modules"))
+    shutil.copytree(STATIC_FOLDER, web, ignore=shutil.ignore_patterns("node_modules"))
 
     async with (
-        ViewerServer(session, port=0, web_folder=web) as viewer,
+        ViewerServer(session, port=0, static_folder=web) as viewer,
         httpx.AsyncClient(base_url=viewer.url) as client,
     ):
         page = await client.get("/")
@@ -281,7 +282,7 @@ async def test_without_npm_the_page_takes_livekit_client_from_a_cdn_by_hash(
     assert found is not None
     imports = json.loads(found[1])
     url = imports["imports"]["livekit-client"]
-    pinned = json.loads((WEB_FOLDER / "package.json").read_text())
+    pinned = json.loads((STATIC_FOLDER / "package.json").read_text())
     assert f"livekit-client@{pinned['dependencies']['livekit-client']}/" in url
     assert imports["integrity"][url] == pinned["livekitClientIntegrity"]
     digest = base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
@@ -292,11 +293,11 @@ async def test_without_npm_the_page_takes_livekit_client_from_a_cdn_by_hash(
 
 def test_the_pinned_hash_is_that_of_the_installed_library(livekit_client: None) -> None:
     """A new version of livekit-client needs its new hash beside it in package.json."""
-    file = WEB_FOLDER / "node_modules" / "livekit-client" / "dist" / "livekit-client.esm.mjs"
+    file = STATIC_FOLDER / "node_modules" / "livekit-client" / "dist" / "livekit-client.esm.mjs"
 
     digest = base64.b64encode(hashlib.sha384(file.read_bytes()).digest()).decode()
 
-    pinned = json.loads((WEB_FOLDER / "package.json").read_text())
+    pinned = json.loads((STATIC_FOLDER / "package.json").read_text())
     assert pinned["livekitClientIntegrity"] == f"sha384-{digest}"
 
 

@@ -24,8 +24,8 @@ def voice(request: pytest.FixtureRequest, tmp_path: Path) -> Espeak:
 
 
 async def test_words_become_sound(voice: Espeak) -> None:
-    short = await voice.speech_of("Good morning.")
-    long = await voice.speech_of("Good morning. Today we talk about how long a sentence takes.")
+    short = await voice.synthesize("Good morning.")
+    long = await voice.synthesize("Good morning. Today we talk about how long a sentence takes.")
 
     assert short.sample_rate_hz == 22_050
     assert 0.5 < len(short.pcm) / short.sample_rate_hz < 4
@@ -36,7 +36,7 @@ async def test_words_become_sound(voice: Espeak) -> None:
 async def test_a_text_is_never_part_of_a_command_line(tmp_path: Path) -> None:
     text = "-f /etc/passwd; $(reboot) `id` äöü '\""
 
-    await Espeak(voice_in(tmp_path)).speech_of(text)
+    await Espeak(voice_in(tmp_path)).synthesize(text)
 
     assert (tmp_path / "text").read_text() == text
     assert "passwd" not in (tmp_path / "arguments").read_text()
@@ -46,29 +46,29 @@ async def test_a_text_is_never_part_of_a_command_line(tmp_path: Path) -> None:
     ("does", "words"),
     [
         (FAILS, r"failed \(exit status 3\)"),
-        (BABBLES, "made no speech"),
-        (NEVER_ENDS, "takes too long to say"),
+        (BABBLES, "produced no speech"),
+        (NEVER_ENDS, "too long to speak"),
     ],
 )
 async def test_a_voice_that_fails_is_told_in_a_sentence(
     tmp_path: Path, does: str, words: str
 ) -> None:
     with pytest.raises(VoiceFailed, match=words):
-        await Espeak(voice_in(tmp_path, does)).speech_of("Good morning.")
+        await Espeak(voice_in(tmp_path, does)).synthesize("Good morning.")
 
 
 async def test_a_voice_that_hangs_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speech, "MAKE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(speech, "SYNTHESIS_TIMEOUT_S", 0.3)
 
-    with pytest.raises(VoiceFailed, match="made no speech"):
-        await Espeak(voice_in(tmp_path, HANGS)).speech_of("Good morning.")
+    with pytest.raises(VoiceFailed, match="produced no speech"):
+        await Espeak(voice_in(tmp_path, HANGS)).synthesize("Good morning.")
 
 
 async def test_a_program_that_has_gone_is_told_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(VoiceFailed, match="made no speech"):
-        await Espeak(tmp_path / "espeak-ng").speech_of("Good morning.")
+    with pytest.raises(VoiceFailed, match="produced no speech"):
+        await Espeak(tmp_path / "espeak-ng").synthesize("Good morning.")
 
 
 def test_without_the_program_there_is_no_voice(monkeypatch: pytest.MonkeyPatch) -> None:
