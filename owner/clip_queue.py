@@ -50,12 +50,12 @@ class ClipJob:
     """A clip that is to be said."""
 
     utterance_id: str
-    order: int
+    sequence: int
     """Position among the session's clips, from 1."""
     open: OpenClip
     offset_bytes: int = 0
     """What an owner before this one has said of it; even."""
-    dry_at: datetime | None = None
+    played_out_at: datetime | None = None
     """With an offset: when the avatar has played all of that. None: another LiveAvatar session had
     it, and this one knows nothing of it."""
 
@@ -65,7 +65,7 @@ class ClipQueue:
 
     def __init__(
         self,
-        mouth: Playout,
+        playout: Playout,
         *,
         max_lead_s: float,
         generation: int,
@@ -73,7 +73,7 @@ class ClipQueue:
         rest: Callable[[], Awaitable[None]],
         moving: Callable[[], bool],
     ) -> None:
-        self._mouth = mouth
+        self._playout = playout
         self._max_lead_s = max_lead_s
         self._generation = generation
         self._line_of = line_of
@@ -89,7 +89,7 @@ class ClipQueue:
         """Whether it is being said here, or was."""
         return utterance_id in self._saying or utterance_id in self._said
 
-    async def say(self, clip: ClipJob, progress: Progress | None = None) -> ClipSpoken:
+    async def play(self, clip: ClipJob, progress: Progress | None = None) -> ClipSpoken:
         """Say a clip, or join in where it is being said; lasts until it is over.
 
         Args:
@@ -114,12 +114,12 @@ class ClipQueue:
                 self._watchers.pop(name, None)
         return task.result()
 
-    def cut(self, up_to_order: int, outcome: UtteranceOutcome) -> None:
+    def cut(self, up_to_sequence: int, outcome: UtteranceOutcome) -> None:
         """What comes late and was asked for before an interrupt is not begun."""
-        self._cut_up_to = max(self._cut_up_to, up_to_order)
+        self._cut_up_to = max(self._cut_up_to, up_to_sequence)
         self._cut_outcome = outcome
 
-    def progressed(self, utterance: Utterance) -> None:
+    def on_progress(self, utterance: Utterance) -> None:
         """Something of a clip went on to LiveAvatar."""
         progress = self._watchers.get(utterance.id)
         if progress is not None:
@@ -144,7 +144,7 @@ class ClipQueue:
 
     def _cursor(self, utterance: Utterance, unplayed_s: float | None = None) -> ClipCursor:
         now_s = time.monotonic()
-        unplayed_s = utterance.to_play_s(now_s) if unplayed_s is None else unplayed_s
+        unplayed_s = utterance.unplayed_s(now_s) if unplayed_s is None else unplayed_s
         return ClipCursor(
             generation=self._generation,
             sent_bytes=utterance.sent_bytes,
@@ -154,23 +154,23 @@ class ClipQueue:
 
     async def _say(self, clip: ClipJob) -> ClipSpoken:
         left_s = 0.0  # what of an earlier owner's part is still to be played; below 0: silence
-        if clip.dry_at is not None:
-            left_s = (clip.dry_at - datetime.now(UTC)).total_seconds()
+        if clip.played_out_at is not None:
+            left_s = (clip.played_out_at - datetime.now(UTC)).total_seconds()
             # By another machine's clock: no owner sends further ahead than this.
             left_s = min(left_s, max(self._max_lead_s, CHUNK_S) + USUAL_START_LATENCY_S)
         utterance = Utterance(
             clip.utterance_id,
-            order=clip.order,
+            sequence=clip.sequence,
             max_lead_s=self._max_lead_s,
             offset_bytes=clip.offset_bytes,
-            inherited=clip.dry_at is not None,
+            inherited=clip.played_out_at is not None,
             unplayed_s=max(0.0, left_s),
             silent_ms=round(max(0.0, -left_s) * 1000),
         )
-        if clip.order <= self._cut_up_to:
+        if clip.sequence <= self._cut_up_to:
             utterance.end(self._cut_outcome, time.monotonic())
             return ClipSpoken(report=self._line_of(utterance))
-        self._mouth.queue(utterance)
+        self._playout.queue(utterance)
         came = asyncio.Event()
         pumping = asyncio.create_task(
             _pump(clip, utterance, came), name=f"read {clip.utterance_id}"
@@ -181,7 +181,7 @@ class ClipQueue:
             # The mouth is not kept waiting for a clip that has not come.
             first: set[asyncio.Future[Any]] = {coming, utterance.outcome}
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-            await self._mouth.say(utterance)
+            await self._playout.play(utterance)
         finally:
             for task in (pumping, coming):
                 task.cancel()
@@ -200,14 +200,14 @@ async def _pump(clip: ClipJob, utterance: Utterance, came: asyncio.Event) -> Non
     skip_bytes = clip.offset_bytes
     try:
         async with clip.open() as opened:
-            utterance.asked_s = opened.duration_s
+            utterance.full_duration_s = opened.duration_s
             while not utterance.over and (pcm := await opened.read()):
                 pcm, skip_bytes = pcm[skip_bytes:], max(0, skip_bytes - len(pcm))
                 if not pcm:
                     continue
                 utterance.write(pcm, time.monotonic())
                 came.set()
-                await utterance.room(CLIP_AHEAD_BYTES)
+                await utterance.wait_for_room(CLIP_AHEAD_BYTES)
             utterance.finish()
     except ClipError as error:
         said = utterance.received_bytes > 0

@@ -41,14 +41,14 @@ class LiveQueue:
 
     def __init__(
         self,
-        mouth: Playout,
+        playout: Playout,
         *,
         max_lead_s: float,
         line_of: Callable[[Utterance], UtteranceReport],
         on_over: Callable[[UtteranceReport], None],
         rest: Callable[[], Awaitable[None]],
     ) -> None:
-        self._mouth = mouth
+        self._playout = playout
         self._max_lead_s = max_lead_s
         self._line_of = line_of
         self._on_over = on_over
@@ -68,7 +68,7 @@ class LiveQueue:
         """
         known = self._open.get(begin.utterance_id)
         if known is not None:
-            known.resumed(time.monotonic())
+            known.reattach_writer(time.monotonic())
             return known
         line = self._lines.get(begin.utterance_id)
         if line is not None:
@@ -91,25 +91,25 @@ class LiveQueue:
             unplayed_s=begin.unplayed_ms / 1000,
             silent_ms=begin.silent_ms,
         )
-        if self._earlier_is_cut and utterance.began_earlier:
+        if self._earlier_is_cut and utterance.has_earlier_owner:
             utterance.end(UtteranceOutcome.INTERRUPTED, time.monotonic())
         self._open[utterance.id] = utterance
         if len(self._names) < MAX_NAMES:
             self._names.add(utterance.id)
-        self._mouth.queue(utterance)
+        self._playout.queue(utterance)
         task = asyncio.create_task(self._say(utterance), name=f"say {utterance.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return utterance
 
-    def cut_earlier(self) -> None:
+    def interrupt_inherited(self) -> None:
         """There was an interrupt: what owners before this one had begun is over.
 
         Its speaker may not be back yet, and would go on with it.
         """
         self._earlier_is_cut = True
 
-    def takes(self, utterance_id: str) -> bool:
+    def is_new(self, utterance_id: str) -> bool:
         """Whether that name is certain to be a new one."""
         return utterance_id not in self._names and len(self._names) < MAX_NAMES
 
@@ -129,7 +129,7 @@ class LiveQueue:
 
     async def _say(self, utterance: Utterance) -> None:
         try:
-            await self._mouth.say(utterance)
+            await self._playout.play(utterance)
         except Exception:  # one utterance's bug must not be lost, nor end the session
             logger.exception("utterance %s failed", utterance.id)
             utterance.failure = Failure(type="InternalError", message="internal error, see the log")

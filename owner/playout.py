@@ -27,7 +27,7 @@ from owner.utterance import (
 
 logger = logging.getLogger(__name__)
 
-CUT_PATIENCE_S: Final = 1.0
+CLEAR_TIMEOUT_S: Final = 1.0
 """How long LiveAvatar's answer to an interrupt is waited for (188 ms seen live)."""
 SILENCE_MARGIN_S: Final = 3.0
 """How long past its computed end an utterance waits for LiveAvatar to say that it is over."""
@@ -38,13 +38,13 @@ OVERLAP_S: Final = 0.5
 class PlayoutListener(Protocol):
     """Who wants to know how speech goes on."""
 
-    def progressed(self, utterance: Utterance) -> None:
+    def on_progress(self, utterance: Utterance) -> None:
         """Something of it went on to LiveAvatar."""
 
-    def began(self, utterance: Utterance) -> None:
+    def on_playback_started(self, utterance: Utterance) -> None:
         """The avatar has begun to say it."""
 
-    def interrupted(self) -> None:
+    def on_interrupt_sent(self) -> None:
         """An interrupt is on the wire: the avatar's pose goes with it (LITE events page)."""
 
 
@@ -54,15 +54,15 @@ class Playout:
     def __init__(self, listener: PlayoutListener) -> None:
         self.connection: LiteConnection | None = None
         """Where speech goes; None while there is no socket."""
-        self.wire = asyncio.Lock()
+        self.send_lock = asyncio.Lock()
         """Whoever sends holds it, so that commands and speech keep their order."""
         self.last_sent_s = time.monotonic()
         self._listener = listener
         self._turn = asyncio.Lock()
         self._waiting: list[Utterance] = []
-        self._speaking: list[Utterance] = []
-        self._cut_answered = asyncio.Event()
-        self._cut_answered.set()
+        self._playing: list[Utterance] = []
+        self._buffer_cleared = asyncio.Event()
+        self._buffer_cleared.set()
         self._connected = asyncio.Event()
         self._closed_with: UtteranceOutcome | None = None
         self._retired = False  # what waits is another's to say
@@ -72,23 +72,23 @@ class Playout:
         self._left_open: str | None = None
 
     @property
-    def speaking(self) -> Utterance | None:
+    def playing(self) -> Utterance | None:
         """What the avatar says, or is about to."""
-        return self._speaking[0] if self._speaking else None
+        return self._playing[0] if self._playing else None
 
     @property
-    def said(self) -> Utterance | None:
+    def active(self) -> Utterance | None:
         """What is being said and not cut."""
-        return next((one for one in self._speaking if not one.over), None)
+        return next((one for one in self._playing if not one.over), None)
 
     @property
     def utterances(self) -> list[Utterance]:
         """All that is not over, in order."""
-        return [*self._speaking, *self._waiting]
+        return [*self._playing, *self._waiting]
 
     # -------------------------------------------------------------- connection
 
-    async def opened(self, connection: LiteConnection, *, interrupt: bool) -> None:
+    async def on_connected(self, connection: LiteConnection, *, interrupt: bool) -> None:
         """There is a socket: tell it what LiveAvatar has of us, and let speech go on.
 
         Args:
@@ -98,33 +98,33 @@ class Playout:
         Raises:
             LiteError: it is gone again.
         """
-        async with self.wire:
+        async with self.send_lock:
             left = [] if self._left_open is None else [self._left_open]
-            unfinished = [name for one in self._speaking for name in one.unfinished_segments]
+            unfinished = [name for one in self._playing for name in one.unfinished_segments]
             for segment_id in left + unfinished:
                 if connection.open_utterance is not None:
                     await connection.speak_end(connection.open_utterance)
                 connection.adopt(segment_id)
-            # What was cut meanwhile is cut there, too; what was not is sealed by its feeder.
-            going_on = any(not utterance.over for utterance in self._speaking)
-            cut = left or any(one.over and one.unfinished_segments for one in self._speaking)
+            # What was cut meanwhile is cut there, too; what was not is end_sent by its feeder.
+            going_on = any(not utterance.over for utterance in self._playing)
+            cut = left or any(one.over and one.unfinished_segments for one in self._playing)
             if interrupt or (cut and not going_on):
                 await self._interrupt(connection, None)
             self._left_open = None
         self.connection = connection
         self._connected.set()
-        for utterance in self._speaking:
+        for utterance in self._playing:
             utterance.wake()
 
-    def lost(self, connection: LiteConnection) -> None:
+    def on_disconnected(self, connection: LiteConnection) -> None:
         """The socket is gone. What LiveAvatar confirmed is its own; the rest is said again."""
         self.connection = None
         self._connected.clear()
-        self._cut_answered.set()
+        self._buffer_cleared.set()
         self._acknowledged |= connection.chunks_acked > 0
-        for utterance in self._speaking:
+        for utterance in self._playing:
             utterance.last_heard_s = connection.last_heard_s
-            utterance.moved(
+            utterance.on_disconnected(
                 connection.chunks_acked, acknowledges=self._acknowledges or self._acknowledged
             )
 
@@ -135,13 +135,13 @@ class Playout:
         for utterance in self.utterances:
             utterance.end(outcome, now_s)
             utterance.close(now_s)
-        self._cut_answered.set()
+        self._buffer_cleared.set()
         self._connected.set()
 
-    def take_stock(self) -> None:
+    def sync_clock(self) -> None:
         """Before what was played is told for the last time: with a socket, the clock is right."""
         if self.connection is not None:
-            for utterance in self._speaking:
+            for utterance in self._playing:
                 utterance.last_heard_s = time.monotonic()
 
     async def retire(self, patience_s: float) -> None:
@@ -150,7 +150,7 @@ class Playout:
         What waits goes on waiting, until it is cut or the mouth is closed.
         """
         self._retired = True
-        said = {one.outcome for one in self._speaking if not one.over}
+        said = {one.outcome for one in self._playing if not one.over}
         if said:
             await asyncio.wait(said, timeout=patience_s)
 
@@ -162,7 +162,7 @@ class Playout:
         if self._closed_with is not None:
             utterance.end(self._closed_with, time.monotonic())
 
-    async def say(self, utterance: Utterance) -> None:
+    async def play(self, utterance: Utterance) -> None:
         """Say an utterance that is queued, when its turn has come; lasts until it is over."""
         try:
             async with self._turn:
@@ -171,15 +171,15 @@ class Playout:
                 self._waiting.remove(utterance)
                 if utterance.over:
                     return
-                self._speaking.append(utterance)
+                self._playing.append(utterance)
                 try:
                     await self._feed(utterance)
-                    while not await self._nearly_heard(utterance):
+                    while not await self._wait_for_turn_end(utterance):
                         await self._feed(utterance)  # the socket was lost with its end
                 except BaseException:
                     await self._abandon(utterance)
                     raise
-            while not await self._hear_out(utterance):
+            while not await self._wait_for_playout(utterance):
                 await self._feed(utterance)
         finally:
             now_s = time.monotonic()
@@ -187,7 +187,7 @@ class Playout:
             if self.connection is None and utterance.segment_is_open:
                 self._left_open = utterance.segment_id
             utterance.close(now_s)
-            for line in (self._waiting, self._speaking):
+            for line in (self._waiting, self._playing):
                 if utterance in line:
                     line.remove(utterance)
 
@@ -204,14 +204,14 @@ class Playout:
                     utterance.end(UtteranceOutcome.LOST, time.monotonic(), failure)
                 case SendChunk() | NothingToSend() | EndSegment():
                     try:
-                        await self._put(utterance, step, connection)
+                        await self._send_step(utterance, step, connection)
                     except ConnectionFailed as error:
-                        await self._until_it_is_gone(connection, error)
+                        await self._wait_for_disconnect(connection, error)
                     except LiteError as error:
                         logger.error("utterance %s cannot be said: %s", utterance.id, error)
                         failure = Failure(type=type(error).__name__, message=str(error))
                         utterance.end(UtteranceOutcome.LOST, time.monotonic(), failure)
-                    if utterance.sealed:
+                    if utterance.end_sent:
                         return
         await self._close_segment(utterance)
 
@@ -220,10 +220,10 @@ class Playout:
 
         None if the utterance is over before that.
         """
-        if not self._cut_answered.is_set():
+        if not self._buffer_cleared.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._cut_answered.wait(), CUT_PATIENCE_S)
-            self._cut_answered.set()
+                await asyncio.wait_for(self._buffer_cleared.wait(), CLEAR_TIMEOUT_S)
+            self._buffer_cleared.set()
         if self.connection is None:
             connected = asyncio.create_task(self._connected.wait(), name="socket is back")
             first: set[asyncio.Future[Any]] = {connected, utterance.outcome}
@@ -233,13 +233,13 @@ class Playout:
                 connected.cancel()
         return self.connection
 
-    async def _put(
+    async def _send_step(
         self,
         utterance: Utterance,
         step: SendChunk | NothingToSend | EndSegment,
         connection: LiteConnection,
     ) -> None:
-        async with self.wire:
+        async with self.send_lock:
             if utterance.over or connection is not self.connection:
                 return
             if utterance.inherited:
@@ -249,25 +249,25 @@ class Playout:
                 await connection.speak(step.chunk, utterance.segment_id)
                 utterance.last_heard_s = connection.last_heard_s
                 now_s = time.monotonic()
-                utterance.sent(
+                utterance.on_chunk_sent(
                     step.chunk,
                     now_s,
                     number=connection.chunks_sent,
                     acknowledged=connection.chunks_acked,
-                    after_s=self._to_play_before_s(utterance, now_s),
+                    after_s=self._unplayed_before_s(utterance, now_s),
                 )
-                self._listener.progressed(utterance)
+                self._listener.on_progress(utterance)
             elif utterance.segment_is_open:
                 if connection.open_utterance == utterance.segment_id:
                     await connection.speak_end(utterance.segment_id)
-                utterance.segment_sealed()
+                utterance.on_segment_end_sent()
             self.last_sent_s = time.monotonic()
             if isinstance(step, EndSegment):
-                utterance.sealed = True
+                utterance.end_sent = True
                 if utterance.silent or utterance.is_done(time.monotonic()):
                     utterance.end(UtteranceOutcome.COMPLETED, time.monotonic())
 
-    async def _until_it_is_gone(self, connection: LiteConnection, error: LiteError) -> None:
+    async def _wait_for_disconnect(self, connection: LiteConnection, error: LiteError) -> None:
         """A send failed: the reader will say that the socket is gone. If not, that is a bug."""
         logger.info("sending failed: %s", error)
         for _ in range(100):
@@ -276,39 +276,39 @@ class Playout:
             await asyncio.sleep(0.05)
         raise error
 
-    def _to_play_before_s(self, utterance: Utterance, now_s: float) -> float:
-        before = self._speaking[: self._speaking.index(utterance)]
-        return sum(one.to_play_s(now_s) for one in before)
+    def _unplayed_before_s(self, utterance: Utterance, now_s: float) -> float:
+        before = self._playing[: self._playing.index(utterance)]
+        return sum(one.unplayed_s(now_s) for one in before)
 
-    async def _nearly_heard(self, utterance: Utterance) -> bool:
+    async def _wait_for_turn_end(self, utterance: Utterance) -> bool:
         """Keep the turn until the next one may be begun; False if its end must be sent again."""
         while not utterance.over:
-            if not utterance.sealed:
+            if not utterance.end_sent:
                 return False
-            left_s = utterance.to_play_s(time.monotonic()) - OVERLAP_S
+            left_s = utterance.unplayed_s(time.monotonic()) - OVERLAP_S
             if left_s <= 0:
                 break
             await utterance.pause(left_s)
         return True
 
-    async def _hear_out(self, utterance: Utterance) -> bool:
+    async def _wait_for_playout(self, utterance: Utterance) -> bool:
         """Wait until the utterance is heard, or its interrupt answered.
 
         Returns:
             False if its end must be sent again: the socket was lost with it.
         """
         while not utterance.over:
-            if not utterance.sealed:
+            if not utterance.end_sent:
                 return False
-            left_s = utterance.to_play_s(time.monotonic())
+            left_s = utterance.unplayed_s(time.monotonic())
             give_up_s = time.monotonic() + left_s + SILENCE_MARGIN_S
             await utterance.pause(left_s + SILENCE_MARGIN_S)
-            late = time.monotonic() >= give_up_s and utterance.to_play_s(time.monotonic()) <= 0
-            if late and utterance.sealed:
+            late = time.monotonic() >= give_up_s and utterance.unplayed_s(time.monotonic()) <= 0
+            if late and utterance.end_sent:
                 logger.warning("LiveAvatar did not say that utterance %s is over", utterance.id)
                 utterance.end(UtteranceOutcome.COMPLETED, time.monotonic())
         if utterance.outcome.result() is UtteranceOutcome.INTERRUPTED:
-            give_up_s = time.monotonic() + CUT_PATIENCE_S
+            give_up_s = time.monotonic() + CLEAR_TIMEOUT_S
             while not utterance.silent and (left_s := give_up_s - time.monotonic()) > 0:
                 await utterance.pause(left_s)
         return True
@@ -319,7 +319,7 @@ class Playout:
         if connection is None:
             return
         with contextlib.suppress(LiteError):  # then the socket is gone, and it with it
-            async with self.wire:
+            async with self.send_lock:
                 if connection.open_utterance == utterance.segment_id:
                     await self._interrupt(connection, None)
 
@@ -329,16 +329,16 @@ class Playout:
 
     # --------------------------------------------------------------- interrupts
 
-    def cut(
+    def discard(
         self,
-        up_to_order: int | None,
+        up_to_sequence: int | None,
         outcome: UtteranceOutcome,
         asked_at_s: float | None = None,
     ) -> None:
         """Drop what was asked for: clips up to a number (None: all), and live speech.
 
         Args:
-            up_to_order: clips asked for later are spared.
+            up_to_sequence: clips asked for later are spared.
             outcome: what becomes of it.
             asked_at_s: live speech begun later is spared, unless an owner before this one has
                 said some of it; None: none is.
@@ -349,24 +349,24 @@ class Playout:
                 meant = (
                     asked_at_s is None
                     or utterance.began_at_s <= asked_at_s
-                    or utterance.began_earlier
+                    or utterance.has_earlier_owner
                 )
             else:
-                meant = up_to_order is None or utterance.order <= up_to_order
+                meant = up_to_sequence is None or utterance.sequence <= up_to_sequence
             if meant:
                 utterance.end(outcome, now_s)
 
-    def cut_in_band(self) -> None:
+    def discard_in_band(self) -> None:
         """Drop all that was asked for, because a speaker says so."""
         now = datetime.now(UTC)
         for utterance in self.utterances:
             if not utterance.over:
                 utterance.cut_in_band_at = now
-        self.cut(None, UtteranceOutcome.INTERRUPTED)
+        self.discard(None, UtteranceOutcome.INTERRUPTED)
 
     async def interrupt(
         self,
-        up_to_order: int | None,
+        up_to_sequence: int | None,
         event_id: str | None = None,
         *,
         said: Utterance | None = None,
@@ -375,7 +375,7 @@ class Playout:
         """Fall silent now; always sent, for events may be missing.
 
         Args:
-            up_to_order: clips asked for later are not meant; None: everything is.
+            up_to_sequence: clips asked for later are not meant; None: everything is.
             event_id: the interrupt's own id.
             said: what was cut already on its behalf.
             asked_at_s: live speech begun later is not meant; None: all is.
@@ -387,45 +387,45 @@ class Playout:
         Raises:
             LiteError: the socket is gone.
         """
-        said = said or self.said
-        self.cut(up_to_order, UtteranceOutcome.INTERRUPTED, asked_at_s)
+        said = said or self.active
+        self.discard(up_to_sequence, UtteranceOutcome.INTERRUPTED, asked_at_s)
         connection = self.connection
         assert connection is not None, "the owner looks before it asks"
-        async with self.wire:
+        async with self.send_lock:
             # What began meanwhile is cut with the rest, unless it is a clip asked for later.
-            said = said or self.said
-            self.cut(up_to_order, UtteranceOutcome.INTERRUPTED, asked_at_s)
-            if any(not utterance.over for utterance in self._speaking):
+            said = said or self.active
+            self.discard(up_to_sequence, UtteranceOutcome.INTERRUPTED, asked_at_s)
+            if any(not utterance.over for utterance in self._playing):
                 return None, 0.0  # what it meant to cut is gone; the new one goes on
             await self._interrupt(connection, event_id)
             heard_s = 0.0 if said is None else said.heard_s(time.monotonic())
         return (None if said is None else said.id), heard_s
 
     async def _interrupt(self, connection: LiteConnection, event_id: str | None) -> None:
-        if self._speaking:
-            self._cut_answered.clear()  # new speech before the answer could go with the old
+        if self._playing:
+            self._buffer_cleared.clear()  # new speech before the answer could go with the old
         await connection.interrupt(event_id)
-        self._listener.interrupted()
+        self._listener.on_interrupt_sent()
         self.last_sent_s = time.monotonic()
 
     # ------------------------------------------------------------------ events
 
-    def talks(self, segment_id: str) -> None:
+    def on_playback_started(self, segment_id: str) -> None:
         """LiveAvatar said that the avatar began to say this."""
         connection = self.connection
         if connection is not None and not connection.chunks_acked and not self._acknowledged:
             self._acknowledges = False
-        for utterance in self._speaking:
-            if utterance.talks(segment_id, time.monotonic()):
-                self._listener.began(utterance)
+        for utterance in self._playing:
+            if utterance.on_playback_started(segment_id, time.monotonic()):
+                self._listener.on_playback_started(utterance)
 
-    def falls_silent(self, segment_id: str, *, interrupted: bool) -> None:
+    def on_playback_finished(self, segment_id: str, *, interrupted: bool) -> None:
         """LiveAvatar said that this is over."""
-        for utterance in self._speaking:
+        for utterance in self._playing:
             if utterance.owns(segment_id):
                 now_s = time.monotonic()
-                utterance.falls_silent(segment_id, interrupted=interrupted, now_s=now_s)
+                utterance.on_playback_finished(segment_id, interrupted=interrupted, now_s=now_s)
 
-    def cut_was_answered(self) -> None:
+    def on_buffer_cleared(self) -> None:
         """LiveAvatar has taken the interrupt: new speech may come."""
-        self._cut_answered.set()
+        self._buffer_cleared.set()

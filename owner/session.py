@@ -141,16 +141,16 @@ class OwnedSession:
         self._provider_end = provider_end
         self._may_reconnect = may_reconnect
         self._observers: set[Observer] = set()
-        self._mouth = Playout(self)
+        self._playout = Playout(self)
         self.live = LiveQueue(
-            self._mouth,
+            self._playout,
             max_lead_s=limits.max_lead_s,
             line_of=self._line_of,
             on_over=self._live_over,
             rest=self._rest,
         )
         self.clips = ClipQueue(
-            self._mouth,
+            self._playout,
             max_lead_s=limits.max_lead_s,
             generation=generation,
             line_of=self._line_of,
@@ -192,7 +192,7 @@ class OwnedSession:
                 self._to(OwnedState.RECONNECTING)
                 self._lost_at_s = time.monotonic()
                 for observer in list(self._observers):
-                    observer.usable(False)
+                    observer.on_ready_changed(False)
             logger.warning("socket lost: code %s", connection.close_code)
             if await self._ended_by_provider() is not None:
                 return await self._result(StreamEnd.PROVIDER_CLOSED, connection)
@@ -245,7 +245,7 @@ class OwnedSession:
         self._pose_on_wire = Pose.IDLE
         self._sent()
         try:
-            await self._mouth.opened(connection, interrupt=self._interrupt_owed is not None)
+            await self._playout.on_connected(connection, interrupt=self._interrupt_owed is not None)
         except LiteError as error:
             logger.warning("the new socket is gone again: %s", error)  # the reader tells
             return
@@ -256,7 +256,7 @@ class OwnedSession:
             self._to(OwnedState.READY)
             self._on_ready(self._gap_ms())
             for observer in list(self._observers):
-                observer.usable(True)
+                observer.on_ready_changed(True)
 
     def _gap_ms(self) -> int:
         """How long there was no socket; at least 1 after a loss."""
@@ -282,7 +282,7 @@ class OwnedSession:
                 chore.cancel()
             await asyncio.wait(chores)
             self._connection = None
-            self._mouth.lost(connection)
+            self._playout.on_disconnected(connection)
             await connection.close()
 
     async def _result(self, end: StreamEnd, connection: LiteConnection | None) -> StreamResult:
@@ -297,12 +297,12 @@ class OwnedSession:
     async def _keep_alive_at_times(self, connection: LiteConnection) -> None:
         """LiveAvatar ends a session after five minutes without a command; pings do not count."""
         while True:
-            due_s = self._mouth.last_sent_s + self._limits.keep_alive_s - time.monotonic()
+            due_s = self._playout.last_sent_s + self._limits.keep_alive_s - time.monotonic()
             if due_s > 0:
                 await asyncio.sleep(due_s)
                 continue
             try:
-                async with self._mouth.wire:
+                async with self._playout.send_lock:
                     await connection.keep_alive()
                     self._sent()
             except LiteError:
@@ -323,14 +323,14 @@ class OwnedSession:
         """
         if self.state is OwnedState.CLOSED:
             return
-        cut = cut and self._mouth.speaking is not None
+        cut = cut and self._playout.playing is not None
         over = self.state is OwnedState.LETTING_GO or not moving
         self._moving = not over
-        self._mouth.take_stock()
-        for utterance in self._mouth.utterances:
-            self.progressed(utterance)  # from where the next owner goes on
+        self._playout.sync_clock()
+        for utterance in self._playout.utterances:
+            self.on_progress(utterance)  # from where the next owner goes on
         for observer in list(self._observers):
-            observer.gone(over=over)
+            observer.on_released(over=over)
         outcome = (
             UtteranceOutcome.CANCELLED
             if self.state is OwnedState.LETTING_GO
@@ -339,7 +339,7 @@ class OwnedSession:
         self._to(OwnedState.CLOSED)
         if self._interrupt_owed is not None:
             self._interrupt_owed.cancel()
-        self._mouth.close(outcome)
+        self._playout.close(outcome)
         if cut and self._connection is not None:
             with contextlib.suppress(LiteError):  # then it is gone anyhow
                 await self._connection.interrupt()
@@ -353,7 +353,7 @@ class OwnedSession:
         return self.state is OwnedState.CLOSED
 
     @property
-    def goes_on(self) -> bool:
+    def is_open(self) -> bool:
         """Whether it is neither closed nor about to be."""
         return self.state not in (OwnedState.LETTING_GO, OwnedState.CLOSED)
 
@@ -363,57 +363,57 @@ class OwnedSession:
         self.state = wanted
 
     def _sent(self) -> None:
-        self._mouth.last_sent_s = time.monotonic()
+        self._playout.last_sent_s = time.monotonic()
 
     @property
     def speaking(self) -> str | None:
         """The id of the utterance being spoken."""
-        said = self._mouth.speaking
+        said = self._playout.playing
         return None if said is None else said.id
 
-    def observe(self, observer: Observer) -> None:
-        """Tell this one what happens, until `ignore`."""
+    def add_observer(self, observer: Observer) -> None:
+        """Tell this one what happens, until `remove_observer`."""
         self._observers.add(observer)
 
-    def ignore(self, observer: Observer) -> None:
+    def remove_observer(self, observer: Observer) -> None:
         """Tell it no more."""
         self._observers.discard(observer)
 
-    def send_speakers_away(self) -> None:
+    def disconnect_observers(self) -> None:
         """Have them ask for the owner: nothing can be said here, and another one may be there."""
         for observer in list(self._observers):
-            observer.gone(over=False)
+            observer.on_released(over=False)
 
     @property
-    def observers(self) -> int:
+    def observer_count(self) -> int:
         """How many speakers are connected."""
         return len(self._observers)
 
     def _follow(self, event: Event) -> None:
         match event:
             case UtteranceStarted(utterance_id=about):
-                self._mouth.talks(about)
+                self._playout.on_playback_started(about)
             case UtteranceEnded(utterance_id=about, interrupted=interrupted):
-                self._mouth.falls_silent(about, interrupted=interrupted)
+                self._playout.on_playback_finished(about, interrupted=interrupted)
             case PoseChanged(state=pose):
                 previous, self._told_pose = self._told_pose, pose
                 for observer in list(self._observers):
-                    observer.posed(previous, pose)
+                    observer.on_pose_changed(previous, pose)
             case AudioBufferCleared():
-                self._mouth.cut_was_answered()
+                self._playout.on_buffer_cleared()
                 for observer in list(self._observers):
-                    observer.cleared(event.source_event_id)
+                    observer.on_buffer_cleared(event.source_event_id)
             case ErrorReported():
                 logger.warning("LiveAvatar reports %s: %s", event.type, event.message)
                 for observer in list(self._observers):
-                    observer.reported(event)
+                    observer.on_error(event)
             case _:
                 pass
 
     # --------------------------------------------------------------- speech
 
     async def speak(self, clip: ClipJob, progress: Progress | None = None) -> ClipSpoken:
-        """Say a clip after what is being said, and tell what was heard; see `ClipQueue.say`.
+        """Say a clip after what is being said, and tell what was heard; see `ClipQueue.play`.
 
         Raises:
             NotReady: there is no socket now; nothing was said.
@@ -421,7 +421,7 @@ class OwnedSession:
         known = self.clips.knows(clip.utterance_id)
         if not known:
             self._usable()
-        said = await self.clips.say(clip, progress)
+        said = await self.clips.play(clip, progress)
         if not known:
             self.spoken_ms += said.report.heard_ms
         return said
@@ -435,7 +435,7 @@ class OwnedSession:
 
     def idle_s(self) -> float:
         """For how long nobody has asked anything in band; 0 while something is said."""
-        if self._mouth.utterances:
+        if self._playout.utterances:
             self.touch()
         return time.monotonic() - self._active_at_s
 
@@ -443,55 +443,55 @@ class OwnedSession:
         self.touch()
         self.spoken_ms += line.heard_ms
         for observer in list(self._observers):
-            observer.over(line)
+            observer.on_utterance_over(line)
         # Its speaker may go on with it at the next owner.
         self._on_line(line, line.outcome is UtteranceOutcome.LOST and self._moving)
 
     async def _rest(self) -> None:
         """Take the pose that was asked for while the avatar talked."""
-        if self._mouth.speaking is None:
+        if self._playout.playing is None:
             with contextlib.suppress(LiteError):  # the reader tells
                 await self._restore_pose()
 
-    # The mouth tells (`mouth.Listener`).
+    # The mouth tells (`PlayoutListener`).
 
-    def progressed(self, utterance: Utterance) -> None:
+    def on_progress(self, utterance: Utterance) -> None:
         """Speech went on to LiveAvatar."""
         if utterance.source == "clip":
-            self.clips.progressed(utterance)
+            self.clips.on_progress(utterance)
         for observer in self._observers:
-            observer.progressed(utterance)
+            observer.on_progress(utterance)
 
-    def began(self, utterance: Utterance) -> None:
+    def on_playback_started(self, utterance: Utterance) -> None:
         """The avatar has begun to say an utterance."""
         for observer in list(self._observers):
-            observer.began(utterance)
+            observer.on_playback_started(utterance)
 
-    def interrupted(self) -> None:
+    def on_interrupt_sent(self) -> None:
         """An interrupt is on the wire, and has taken the pose, too."""
         self._pose_on_wire = Pose.IDLE
 
     # -------------------------------------------------------------- commands
 
-    async def interrupt(self, up_to_order: int, delayed_s: float = 0.0) -> CommandOutcome:
+    async def interrupt(self, up_to_sequence: int, delayed_s: float = 0.0) -> CommandOutcome:
         """Cut live speech, and clips up to one; always sent, for events may be missing.
 
         Args:
-            up_to_order: clips asked for later are not meant.
+            up_to_sequence: clips asked for later are not meant.
             delayed_s: for how long it waited on its way: live speech begun since is not meant.
 
         Raises:
             NotReady: there is no socket now.
         """
         asked_at_s = time.monotonic() - delayed_s
-        self._cut(up_to_order, UtteranceOutcome.INTERRUPTED, asked_at_s)
-        self.live.cut_earlier()
+        self._cut(up_to_sequence, UtteranceOutcome.INTERRUPTED, asked_at_s)
+        self.live.interrupt_inherited()
         self._usable()
-        await self._mouth.interrupt(up_to_order, asked_at_s=asked_at_s)
+        await self._playout.interrupt(up_to_sequence, asked_at_s=asked_at_s)
         await self._rest()
         return CommandOutcome.SENT
 
-    async def interrupt_live(self, event_id: str | None) -> tuple[str | None, float]:
+    async def interrupt_in_band(self, event_id: str | None) -> tuple[str | None, float]:
         """Cut all that is said or waits here, for a speaker.
 
         Returns:
@@ -501,10 +501,10 @@ class OwnedSession:
             NotReady: the session is being let go.
         """
         self.touch()
-        said = self._mouth.said
+        said = self._playout.active
         heard_s = 0.0 if said is None else said.heard_s(time.monotonic())
-        self._mouth.cut_in_band()
-        self.live.cut_earlier()
+        self._playout.discard_in_band()
+        self.live.interrupt_inherited()
         if self.state in (OwnedState.CONNECTING, OwnedState.RECONNECTING):
             # What LiveAvatar has buffered goes on without us: the next socket begins with it.
             if self._interrupt_owed is None:
@@ -514,15 +514,15 @@ class OwnedSession:
                 self._usable()  # let go of meanwhile
             return (None if said is None else said.id), heard_s
         self._usable()
-        cut = await self._mouth.interrupt(None, event_id, said=said)
+        cut = await self._playout.interrupt(None, event_id, said=said)
         await self._rest()
         return cut
 
     def _cut(
-        self, up_to_order: int, outcome: UtteranceOutcome, asked_at_s: float | None = None
+        self, up_to_sequence: int, outcome: UtteranceOutcome, asked_at_s: float | None = None
     ) -> None:
-        self.clips.cut(up_to_order, outcome)
-        self._mouth.cut(up_to_order, outcome, asked_at_s)
+        self.clips.cut(up_to_sequence, outcome)
+        self._playout.discard(up_to_sequence, outcome, asked_at_s)
 
     async def set_pose_in_band(self, pose: Pose) -> None:
         """Take a pose because a speaker says so; see `set_pose`."""
@@ -538,7 +538,7 @@ class OwnedSession:
         """
         self._usable()
         self._pose = pose
-        if self._mouth.speaking is not None:
+        if self._playout.playing is not None:
             return CommandOutcome.DEFERRED
         await self._restore_pose()
         return CommandOutcome.SENT
@@ -547,7 +547,7 @@ class OwnedSession:
         connection = self._connection
         if connection is None or self._pose is self._pose_on_wire:
             return
-        async with self._mouth.wire:
+        async with self._playout.send_lock:
             if self._pose is Pose.LISTENING:
                 await connection.start_listening()
             else:
@@ -562,14 +562,14 @@ class OwnedSession:
             NotReady: there is no socket now.
         """
         connection = self._usable()
-        async with self._mouth.wire:
+        async with self._playout.send_lock:
             await connection.keep_alive()
             self._sent()
         return CommandOutcome.SENT
 
-    def stop_feeding(self, up_to_order: int) -> CommandOutcome:
+    def stop_feeding(self, up_to_sequence: int) -> CommandOutcome:
         """Say nothing more, and let go of the socket once LiveAvatar closes it."""
-        self._cut(up_to_order, UtteranceOutcome.CANCELLED)
+        self._cut(up_to_sequence, UtteranceOutcome.CANCELLED)
         if self.state not in (OwnedState.LETTING_GO, OwnedState.CLOSED):
             self._to(OwnedState.LETTING_GO)
         self._released.set()
@@ -577,7 +577,7 @@ class OwnedSession:
 
     async def retire(self, patience_s: float) -> CommandOutcome:
         """Finish what is being said, and begin nothing more: the next generation will."""
-        await self._mouth.retire(patience_s)
+        await self._playout.retire(patience_s)
         return CommandOutcome.SENT
 
     async def hand_over(self) -> CommandOutcome:

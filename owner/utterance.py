@@ -41,7 +41,7 @@ _SHORTEST_GAP_S: Final = 0.02
 
 @dataclass(frozen=True, slots=True)
 class SendChunk:
-    """Put this chunk on the wire, then call `Utterance.sent`."""
+    """Put this chunk on the wire, then call `Utterance.on_chunk_sent`."""
 
     chunk: bytes
 
@@ -88,7 +88,7 @@ class _Segment:
     id: str
     pacer: Pacer
     talking_since_s: float | None = None
-    sealed: bool = False
+    end_sent: bool = False
     silent: bool = False
 
 
@@ -100,14 +100,14 @@ class Utterance:
         received_bytes: taken in, from the utterance's beginning.
         sent_bytes: on the wire to LiveAvatar, by this owner or one before it.
         finished: no more will come in.
-        sealed: all of it is on the wire, with its end.
+        end_sent: all of it is on the wire, with its end.
         writer: who brings its speech now; what an earlier one still brings is not taken.
         began_at_s: when it was asked for here, by the process's monotonic clock.
         cut_in_band_at: when a speaker interrupted it.
         inherited: an earlier owner has begun it, and LiveAvatar has not heard of it from this one.
         last_heard_s: when LiveAvatar was heard last; None before anything of it was sent.
         left_unplayed_s: when it was closed, what the avatar had still to play.
-        asked_s: how long it is as a whole; None where only its end tells.
+        full_duration_s: how long it is as a whole; None where only its end tells.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Utterance:
         utterance_id: str,
         *,
         max_lead_s: float,
-        order: int = 0,
+        sequence: int = 0,
         source: Literal["clip", "live"] = "clip",
         text: str | None = None,
         offset_bytes: int = 0,
@@ -138,7 +138,7 @@ class Utterance:
         """
         self._loop = asyncio.get_running_loop()
         self.id = utterance_id
-        self.order = order
+        self.sequence = sequence
         self.source = source
         self.text = text
         self.outcome: asyncio.Future[UtteranceOutcome] = self._loop.create_future()
@@ -146,9 +146,9 @@ class Utterance:
         self.received_bytes = offset_bytes
         self.sent_bytes = offset_bytes
         self.finished = False
-        self.sealed = False
+        self.end_sent = False
         self.writer: object | None = None
-        self.asked_s: float | None = None
+        self.full_duration_s: float | None = None
         self.cut_in_band_at: datetime | None = None
         self.inherited = inherited and offset_bytes > 0
         self.left_unplayed_s = 0.0
@@ -174,7 +174,7 @@ class Utterance:
         self._first_talked_s: float | None = None
         self._ended_at_s: float | None = None
         self._last_written_s: float | None = None
-        self._abandoned_at_s: float | None = None
+        self._detached_at_s: float | None = None
         self.last_heard_s: float | None = None
         if self.inherited:
             # What LiveAvatar has of it is open there, and goes on.
@@ -203,19 +203,19 @@ class Utterance:
             self.wake()
 
     def finish(self) -> None:
-        """No more will come: what is there is said, and the utterance sealed."""
+        """No more will come: what is there is said, and the utterance end_sent."""
         if not self.finished:
             self.finished = True
             self.wake()
 
-    def abandoned(self, now_s: float) -> None:
+    def detach_writer(self, now_s: float) -> None:
         """Its speaker is gone, and may come back."""
-        self._abandoned_at_s = now_s
+        self._detached_at_s = now_s
         self.wake()
 
-    def resumed(self, now_s: float) -> int:
+    def reattach_writer(self, now_s: float) -> int:
         """Its speaker is back: the position to go on from. Half a sample left behind is dropped."""
-        self._abandoned_at_s, self._last_written_s = None, now_s
+        self._detached_at_s, self._last_written_s = None, now_s
         self.received_bytes -= len(self._odd)
         self._odd = b""
         self.wake()
@@ -226,7 +226,7 @@ class Utterance:
         """What came in and has not gone out."""
         return sum(map(len, self._ready)) + self._chunker.pending_bytes
 
-    async def room(self, limit_bytes: int) -> None:
+    async def wait_for_room(self, limit_bytes: int) -> None:
         """Wait until no more than so much waits to be sent, or it is over."""
         while self.unsent_bytes > limit_bytes and not self.over:
             self._room.clear()
@@ -253,7 +253,7 @@ class Utterance:
             self._wake_on = _WakeOn.CHUNK
             return WaitUntil(max(_INSTANT_S, flush_due_s - now_s))
         self._wake_on = _WakeOn.ANYTHING
-        return self._nothing_to_say(now_s)
+        return self._when_starved(now_s)
 
     async def pause(self, seconds: float) -> None:
         """Wait until woken, or for so long."""
@@ -284,7 +284,7 @@ class Utterance:
         """Whether LiveAvatar waits for more, or for an end."""
         return self._open_segment is not None
 
-    def sent(
+    def on_chunk_sent(
         self,
         chunk: bytes,
         now_s: float,
@@ -320,13 +320,13 @@ class Utterance:
         self._unconfirmed.append((number, chunk))
         self._room.set()
 
-    def segment_sealed(self) -> None:
+    def on_segment_end_sent(self) -> None:
         """The open segment's ``speak_end`` is on the wire."""
         segment = self._open_segment
         if segment is not None:
-            segment.sealed = True
+            segment.end_sent = True
 
-    def moved(self, acknowledged: int, *, acknowledges: bool) -> None:
+    def on_disconnected(self, acknowledged: int, *, acknowledges: bool) -> None:
         """The socket is gone, another may come: what LiveAvatar did not confirm is sent again.
 
         Args:
@@ -341,8 +341,8 @@ class Utterance:
         if segment is None or self.over:
             return
         if not segment.silent:
-            # Its end may be lost as well: what LiveAvatar has open is sealed anew.
-            segment.sealed = self.sealed = False
+            # Its end may be lost as well: what LiveAvatar has open is end_sent anew.
+            segment.end_sent = self.end_sent = False
         for chunk in reversed(lost):
             self._ready.appendleft(chunk)
             self.sent_bytes -= len(chunk)
@@ -359,7 +359,7 @@ class Utterance:
         """Whether LiveAvatar speaks of this utterance."""
         return any(segment.id == segment_id for segment in self._segments)
 
-    def talks(self, segment_id: str, now_s: float) -> bool:
+    def on_playback_started(self, segment_id: str, now_s: float) -> bool:
         """LiveAvatar said that a segment has begun. Returns whether the utterance has, with it."""
         segment = self._named(segment_id)
         if segment is None or segment.talking_since_s is not None or segment.silent:
@@ -371,17 +371,17 @@ class Utterance:
         self.wake()
         return first
 
-    def falls_silent(self, segment_id: str, *, interrupted: bool, now_s: float) -> None:
+    def on_playback_finished(self, segment_id: str, *, interrupted: bool, now_s: float) -> None:
         """LiveAvatar said that a segment is over; what comes late changes nothing."""
         segment = self._named(segment_id)
         if segment is None or segment.silent:
             return
-        if not (segment.sealed or interrupted or self.over):
+        if not (segment.end_sent or interrupted or self.over):
             return  # silence between two chunks is not the end
         self._settle(segment, now_s, whole=not interrupted and not self.over)
         if interrupted:
             self.end(UtteranceOutcome.INTERRUPTED, now_s)
-        elif self.sealed and self.silent:
+        elif self.end_sent and self.silent:
             self.end(UtteranceOutcome.COMPLETED, now_s)
         self.wake()
 
@@ -396,13 +396,13 @@ class Utterance:
         return all(segment.silent for segment in self._segments)
 
     @property
-    def began_earlier(self) -> bool:
+    def has_earlier_owner(self) -> bool:
         """An owner before this one has sent some of it: older than all that was asked for here."""
         return self._offset_bytes > 0
 
     def is_done(self, now_s: float) -> bool:
         """An earlier owner has sent all of it, and that is played: LiveAvatar has told already."""
-        return self._offset_bytes == self.sent_bytes > 0 and self.to_play_s(now_s) <= 0
+        return self._offset_bytes == self.sent_bytes > 0 and self.unplayed_s(now_s) <= 0
 
     def end(self, outcome: UtteranceOutcome, now_s: float, failure: Failure | None = None) -> None:
         """Fix the outcome; the first one stays."""
@@ -420,7 +420,7 @@ class Utterance:
         if self.over and self.outcome.result() is UtteranceOutcome.INTERRUPTED:
             now_s = min(now_s, (self._ended_at_s or now_s) + CUT_LATENCY_S)
         completed = self.over and self.outcome.result() is UtteranceOutcome.COMPLETED
-        self.left_unplayed_s = max(self.left_unplayed_s, self.to_play_s(now_s))
+        self.left_unplayed_s = max(self.left_unplayed_s, self.unplayed_s(now_s))
         lost = self.over and self.outcome.result() is UtteranceOutcome.LOST
         if lost and self.last_heard_s is not None:
             now_s = min(now_s, self.last_heard_s)  # it may have frozen since
@@ -443,7 +443,7 @@ class Utterance:
         position = round(self.heard_s(now_s) * BYTES_PER_S / SAMPLE_BYTES) * SAMPLE_BYTES
         return min(self.sent_bytes, position)
 
-    def to_play_s(self, now_s: float) -> float:
+    def unplayed_s(self, now_s: float) -> float:
         """How long the avatar still has to talk on what was sent, as far as the clock tells."""
         return sum(one.pacer.lead_s(now_s) for one in self._segments if not one.silent)
 
@@ -460,7 +460,7 @@ class Utterance:
             outcome=self.outcome.result(),
             source=self.source,
             text=self.text,
-            duration_ms=received_ms if self.asked_s is None else _ms(self.asked_s),
+            duration_ms=received_ms if self.full_duration_s is None else _ms(self.full_duration_s),
             received_ms=received_ms,
             sent_ms=_ms(duration_s(self.sent_bytes)),
             played_ms=_ms(self._talked_s),
@@ -479,12 +479,12 @@ class Utterance:
     @property
     def _open_segment(self) -> _Segment | None:
         newest = self._segments[-1] if self._segments else None
-        return None if newest is None or newest.sealed else newest
+        return None if newest is None or newest.end_sent else newest
 
     def _named(self, segment_id: str) -> _Segment | None:
         return next((one for one in self._segments if one.id == segment_id), None)
 
-    def _nothing_to_say(self, now_s: float) -> Step:
+    def _when_starved(self, now_s: float) -> Step:
         """All is sent, and not all has come."""
         patience_s, failure = self._patience(now_s)
         if patience_s <= 0:
@@ -510,13 +510,13 @@ class Utterance:
 
     def _patience(self, now_s: float) -> tuple[float, Failure]:
         """For how long more is waited for, and what is wrong if it does not come."""
-        if self._abandoned_at_s is not None:
+        if self._detached_at_s is not None:
             failure = Failure(
                 type="SpeakerGone",
                 message=f"the speaker's connection broke, and was not made again within"
                 f" {RESUME_PATIENCE_S:g} s",
             )
-            return self._abandoned_at_s + RESUME_PATIENCE_S - now_s, failure
+            return self._detached_at_s + RESUME_PATIENCE_S - now_s, failure
         if self._last_written_s is None:
             self._last_written_s = now_s
         failure = Failure(
@@ -539,7 +539,7 @@ class Utterance:
             self._unconfirmed.popleft()
 
     def _settle(self, segment: _Segment, now_s: float, *, whole: bool) -> None:
-        segment.silent = segment.sealed = True
+        segment.silent = segment.end_sent = True
         sent_s = segment.pacer.sent_s
         self._heard_before_s += sent_s if whole else segment.pacer.heard_s(now_s)
         if segment.talking_since_s is not None:

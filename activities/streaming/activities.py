@@ -235,7 +235,7 @@ class StreamActivities:
 
     async def _drained(self, holding: Ownership, step: StreamAudio) -> StreamResult:
         """This process goes: hand the session over, wherever it stands."""
-        if not holding.session.goes_on:
+        if not holding.session.is_open:
             # Nearly over: let the end run its course instead of moving it.
             await asyncio.wait({holding.running}, timeout=self._limits.release_timeout_s + 2)
             if holding.running.done():
@@ -389,10 +389,10 @@ class StreamActivities:
         session = self._session(step.session_key, step.epoch)
         clip = ClipJob(
             utterance_id=step.utterance_id,
-            order=step.order,
+            sequence=step.order,
             open=lambda: self._clips.open(step.clip),
             offset_bytes=step.offset_bytes,
-            dry_at=step.dry_at,
+            played_out_at=step.dry_at,
         )
         beat = ClipHeartbeat()
         beating = asyncio.create_task(beat.run(), name="beat")

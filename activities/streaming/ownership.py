@@ -95,7 +95,7 @@ class Ownership:
     @property
     def adoptable(self) -> bool:
         """Whether a new attempt may go on with it."""
-        return not self.running.done() and self.session.goes_on
+        return not self.running.done() and self.session.is_open
 
     def adopt(self, lease: Lease) -> None:
         """Serve it by a new attempt. The socket stays, and nobody hears of it."""
@@ -124,7 +124,7 @@ class Ownership:
                     return True
                 case HeartbeatAnswer.UNREACHABLE:
                     if not self.session.supervised:
-                        self.session.send_speakers_away()
+                        self.session.disconnect_observers()
                     await asyncio.sleep(0.5)
                 case HeartbeatAnswer.CANCELLED | HeartbeatAnswer.NOT_FOUND if lease is self.lease:
                     return False

@@ -103,15 +103,15 @@ class IngressConnection:
         self._tell(
             LiveReady(session_key=session.key, epoch=session.epoch, generation=session.generation)
         )
-        self.usable(session.state is OwnedState.READY)
-        session.observe(self)
+        self.on_ready_changed(session.state is OwnedState.READY)
+        session.add_observer(self)
         writing = asyncio.create_task(self._write(), name=f"speaker {session.key}")
         if session.state is OwnedState.CLOSED:
-            self.gone(over=False)
+            self.on_released(over=False)
         try:
             await self._read()
         finally:
-            session.ignore(self)
+            session.remove_observer(self)
             self._leave()
             writing.cancel()
             await asyncio.wait({writing})
@@ -150,7 +150,8 @@ class IngressConnection:
         if ahead_bytes <= 0:
             return
         room = asyncio.create_task(
-            utterance.room(max(0, utterance.unsent_bytes - ahead_bytes)), name="room for speech"
+            utterance.wait_for_room(max(0, utterance.unsent_bytes - ahead_bytes)),
+            name="room for speech",
         )
         gone = asyncio.create_task(self._connection.wait_closed(), name="speaker gone")
         try:
@@ -187,7 +188,7 @@ class IngressConnection:
         self._mine[found.id] = found
         self._names.setdefault(found.id, found.id)
         if self._extended:
-            self.progressed(found)
+            self.on_progress(found)
         return found
 
     def _open_for(self, event_id: str | None) -> Utterance | None:
@@ -196,7 +197,7 @@ class IngressConnection:
         if current is not None and not current.over and not current.finished:
             return current
         utterance_id = _new_id()
-        if event_id is not None and self._session.live.takes(event_id):
+        if event_id is not None and self._session.live.is_new(event_id):
             # A name that we cannot use is still what the client is answered with.
             with contextlib.suppress(ValidationError):
                 utterance_id = _UTTERANCE_ID.validate_python(event_id)
@@ -253,7 +254,7 @@ class IngressConnection:
 
     async def _interrupt(self, event_id: str | None) -> None:
         self._current = None
-        utterance_id, heard_s = await self._session.interrupt_live(event_id)
+        utterance_id, heard_s = await self._session.interrupt_in_band(event_id)
         self._tell(
             LiveInterrupted(
                 event_id=event_id, utterance_id=utterance_id, heard_ms=round(heard_s * 1000)
@@ -267,22 +268,22 @@ class IngressConnection:
             if utterance.writer is not self or utterance.over or utterance.finished:
                 continue
             if self._extended:
-                utterance.abandoned(now_s)
+                utterance.detach_writer(now_s)
             else:
                 utterance.finish()
 
     # -------------------------------------------------------------------- out
 
-    def posed(self, previous: str | None, pose: str) -> None:
+    def on_pose_changed(self, previous: str | None, pose: str) -> None:
         """The avatar's pose changed."""
         self._send(AgentStateUpdated(previous, pose, _new_id()))
 
-    def began(self, utterance: Utterance) -> None:
+    def on_playback_started(self, utterance: Utterance) -> None:
         """The avatar has begun to say an utterance."""
         self._begun.add(utterance.id)
         self._send(SpeakStarted(_new_id(), self._name_of(utterance.id), utterance.id))
 
-    def progressed(self, utterance: Utterance) -> None:
+    def on_progress(self, utterance: Utterance) -> None:
         """Speech went on to LiveAvatar."""
         if self._extended and utterance.id in self._mine:
             self._tell(
@@ -294,31 +295,31 @@ class IngressConnection:
                 )
             )
 
-    def over(self, line: UtteranceReport) -> None:
+    def on_utterance_over(self, report: UtteranceReport) -> None:
         """An utterance is over."""
-        name = self._name_of(line.id)
-        if line.id in self._begun:
-            cut = line.outcome is UtteranceOutcome.INTERRUPTED
+        name = self._name_of(report.id)
+        if report.id in self._begun:
+            cut = report.outcome is UtteranceOutcome.INTERRUPTED
             kind = SpeakInterrupted if cut else SpeakEnded
-            self._send(kind(_new_id(), name, line.id))
-            self._begun.discard(line.id)
-        self._tell(LiveOver(utterance=line))
-        self._mine.pop(line.id, None)
-        self._names.pop(line.id, None)
+            self._send(kind(_new_id(), name, report.id))
+            self._begun.discard(report.id)
+        self._tell(LiveOver(utterance=report))
+        self._mine.pop(report.id, None)
+        self._names.pop(report.id, None)
 
-    def cleared(self, interrupt_id: str | None) -> None:
+    def on_buffer_cleared(self, interrupt_id: str | None) -> None:
         """LiveAvatar has taken an interrupt."""
         self._send(AudioBufferCleared(_new_id(), interrupt_id))
 
-    def reported(self, error: ErrorReported) -> None:
+    def on_error(self, error: ErrorReported) -> None:
         """LiveAvatar objects."""
         self._send(error)
 
-    def usable(self, ready: bool) -> None:
+    def on_ready_changed(self, ready: bool) -> None:
         """Speech goes on to LiveAvatar, or waits for a socket."""
         self._tell(LiveState(state="live" if ready else "recovering"))
 
-    def gone(self, *, over: bool) -> None:
+    def on_released(self, *, over: bool) -> None:
         """This process lets go of the session."""
         if over:
             self._put(self._protocol.enter(SessionPhase.CLOSED))

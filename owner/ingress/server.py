@@ -138,7 +138,7 @@ class IngressServer:
             return connection.respond(HTTPStatus.GONE, f"{refusal.args[0]}\n")
         except ValueError:
             return connection.respond(HTTPStatus.NOT_FOUND, "there is nothing here\n")
-        if session.observers >= MAX_SPEAKERS:
+        if session.observer_count >= MAX_SPEAKERS:
             text = f"{MAX_SPEAKERS} speakers are connected already\n"
             return connection.respond(HTTPStatus.TOO_MANY_REQUESTS, text)
         connection.session = session  # type: ignore[attr-defined]

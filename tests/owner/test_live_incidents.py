@@ -84,7 +84,7 @@ async def test_an_end_that_was_lost_with_the_socket_is_sent_again(
     await until(lambda: connection.chunks_acked == connection.chunks_sent)
     monkeypatch.setattr(connection, "_write", lambda *_: True)  # the network takes it and loses it
     first.finish()
-    await until(lambda: first.sealed)
+    await until(lambda: first.end_sent)
     connection._socket.transport.abort()
     await until(lambda: len(owner.gaps_ms) == 2)
     begin(owner, "u2", 0.5).finish()
@@ -163,7 +163,7 @@ async def test_an_interrupt_asked_for_without_a_socket_is_sent_by_the_next(
     assert owner.session._connection is not None
     owner.session._connection._socket.transport.abort()
     await until(lambda: owner.session.state is OwnedState.RECONNECTING)
-    name, heard_s = await asyncio.wait_for(owner.session.interrupt_live("stop"), 20)
+    name, heard_s = await asyncio.wait_for(owner.session.interrupt_in_band("stop"), 20)
     assert name == "u1"
     assert heard_s > 0.3
     assert "agent.interrupt" in commands(owner)
@@ -176,7 +176,7 @@ async def test_two_who_wait_for_room_are_both_woken(owner: OwnerUnderTest) -> No
     """Two connections on one utterance: the first one's handler was forgotten, and kept its worker
     from ever ending."""
     flooded = begin(owner, "u1", 35.0)
-    waiting = [asyncio.create_task(flooded.room(0)) for _ in range(2)]
+    waiting = [asyncio.create_task(flooded.wait_for_room(0)) for _ in range(2)]
     await asyncio.sleep(0.05)
     flooded.end(UtteranceOutcome.INTERRUPTED, time.monotonic())
     await asyncio.wait_for(asyncio.gather(*waiting), 5)
@@ -186,7 +186,7 @@ async def test_a_name_is_never_used_twice(owner: OwnerUnderTest) -> None:
     """A client that named all its utterances alike lost one after thirty-three, when one layer had
     forgotten the name and another had not."""
     for number in range(36):
-        name = "tts" if owner.session.live.takes("tts") else f"tts-{number}"
+        name = "tts" if owner.session.live.is_new("tts") else f"tts-{number}"
         begin(owner, name, 0.02).finish()
         await until(lambda count=number + 1: len(owner.lines) == count)  # type: ignore[misc]
     assert {line.outcome for line in owner.lines} == {UtteranceOutcome.COMPLETED}
@@ -216,7 +216,7 @@ async def slow_owner() -> AsyncIterator[OwnerUnderTest]:
 async def test_an_utterance_in_two_parts_is_over_with_the_second(
     slow_owner: OwnerUnderTest,
 ) -> None:
-    """A pause sealed the first part; its end came when all of the second was sent, and was taken
+    """A pause end_sent the first part; its end came when all of the second was sent, and was taken
     for the utterance's: completed, with two seconds that nobody had heard."""
     spoken = begin(slow_owner, "u1", 0.5)
     await until(lambda: "agent.speak_end" in commands(slow_owner))

@@ -45,7 +45,7 @@ async def test_sentences_a_pause_and_an_interrupt_are_told_as_they_were(
         await until(lambda: len(owner.lines) == 3)
         cut = say(owner, "cut", 5.0)
         await until(lambda: cut.heard_s(time.monotonic()) > 0.4)
-        await owner.session.interrupt_live("stop")
+        await owner.session.interrupt_in_band("stop")
         await until(lambda: len(owner.lines) == 4)
         say(owner, "after", 0.5).finish()
         await until(lambda: len(owner.lines) == 5)

@@ -71,7 +71,7 @@ async def test_another_owners_clock_does_not_hold_up_a_clip(owner: OwnerUnderTes
         1,
         clip(tone(90)),
         offset_bytes=89 * 48_000,
-        dry_at=datetime.now(UTC) + timedelta(seconds=60),
+        played_out_at=datetime.now(UTC) + timedelta(seconds=60),
     )
     said = await asyncio.wait_for(owner.session.speak(ahead), 15)
     assert (said.report.outcome, said.report.sent_ms) == (UtteranceOutcome.COMPLETED, 90_000)
