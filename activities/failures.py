@@ -1,7 +1,7 @@
-"""Foreign errors become application errors here, and nowhere else.
+"""Translates foreign errors into Temporal application errors; nothing else does.
 
-Each carries the contract's ``Failure`` as its detail, so that the workflow, the report and the
-Temporal UI tell the same story; none carries a secret.
+Each application error carries the contract's ``Failure`` as its detail, so the workflow, the report
+and the Temporal UI show the same text. No text holds a secret.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from avatar_sessions.contract.messages import Failure
 from avatar_sessions.seal import Seal, SealError
 from liveavatar_lite import ApiError, ConcurrencyLimit, LiteError, RateLimited
 
-SLOT_RETRY: Final = timedelta(seconds=1.5)
-"""Before asking for a concurrency slot again: a stopped session's slot is not free at once."""
+CONCURRENCY_RETRY: Final = timedelta(seconds=1.5)
+"""Pause before asking for a concurrency slot again: LiveAvatar frees the slot of a stopped session
+with a delay."""
 RATE_RETRY: Final = timedelta(seconds=1)
-"""Before a call that was one too many is made again: LiveAvatar counts windows of a second."""
+"""Pause after a call over the rate limit: LiveAvatar counts calls in windows of one second."""
 
 
 def failure_of(error: LiteError) -> Failure:
-    """The contract's words for an error of the LITE library."""
+    """The contract's ``Failure`` for an error of the LITE library."""
     return Failure(
         type=type(error).__name__,
         message=str(error),
@@ -33,52 +34,55 @@ def failure_of(error: LiteError) -> Failure:
     )
 
 
-def to_be_repeated(error: LiteError) -> ApplicationError:
-    """For what must happen: repeated whatever was said, and without a traceback in the log."""
+def cleanup_error(error: LiteError) -> ApplicationError:
+    """A retryable error, logged without a traceback, for cleanup that must eventually succeed."""
     return _error(
-        failure_of(error), None, True, named_delay(error), ApplicationErrorCategory.BENIGN
+        failure_of(error), None, True, retry_after(error), ApplicationErrorCategory.BENIGN
     )
 
 
-def named_delay(error: LiteError) -> timedelta | None:
-    """After which time LiveAvatar said that it may be asked again (``Retry-After``)."""
-    told_s = error.retry_after_s if isinstance(error, ApiError) else None
-    return timedelta(seconds=told_s) if told_s else None
+def retry_after(error: LiteError) -> timedelta | None:
+    """The delay that LiveAvatar asked for (``Retry-After``); None where it named none."""
+    delay_s = error.retry_after_s if isinstance(error, ApiError) else None
+    return timedelta(seconds=delay_s) if delay_s else None
 
 
-def turn_delay(error: LiteError) -> timedelta | None:
-    """Before asking again where nothing but our turn is missing; None: something else is.
+def limit_delay(error: LiteError) -> timedelta | None:
+    """Pause before the next call after HTTP 429; None for every other error.
 
-    There is no free session on this plan, or there were too many calls: nothing was done, and
-    nothing is billed.
+    The plan's concurrency limit is reached, or there were too many calls: LiveAvatar did nothing
+    and bills nothing, so the call may be repeated.
     """
     if isinstance(error, ConcurrencyLimit):
-        return named_delay(error) or SLOT_RETRY
+        return retry_after(error) or CONCURRENCY_RETRY
     if isinstance(error, RateLimited):
-        return named_delay(error) or RATE_RETRY
+        return retry_after(error) or RATE_RETRY
     return None
 
 
 def application_error(error: LiteError) -> ApplicationError:
-    """What an activity raises for an error of the LITE library: retried if that can help."""
-    delay = turn_delay(error)
+    """The application error for an error of the LITE library: retryable if a retry can help."""
+    delay = limit_delay(error)
     retryable = error.retryable or delay is not None
-    return _error(failure_of(error), None, retryable, delay or named_delay(error))
+    return _error(failure_of(error), None, retryable, delay or retry_after(error))
 
 
 def start_outcome_unknown(error: LiteError) -> ApplicationError:
-    """``/start`` may have begun billing: never repeated, stopped by id."""
+    """``/start`` may have begun billing: not retryable; the workflow stops the session by id."""
     return _error(failure_of(error), ErrorType.START_OUTCOME_UNKNOWN, False, None)
 
 
 def not_owner(message: str) -> ApplicationError:
-    """The session is not held here, or has no socket now: expected, the workflow finds another."""
+    """This process does not own the session, or has no socket now.
+
+    Expected during a takeover: the workflow repeats the command at the present owner.
+    """
     failure = Failure(type=ErrorType.NOT_OWNER, message=message)
     return _error(failure, ErrorType.NOT_OWNER, False, None, ApplicationErrorCategory.BENIGN)
 
 
 def plain_error(type_: str, message: str, *, retryable: bool = False) -> ApplicationError:
-    """An error of our own making."""
+    """An application error that translates no foreign error."""
     return _error(Failure(type=type_, message=message), type_, retryable, None)
 
 
@@ -86,7 +90,7 @@ def opened(seal: Seal, sealed: str) -> SecretStr:
     """Open a sealed secret.
 
     Raises:
-        ApplicationError: no key of this worker fits; trying again would not help.
+        ApplicationError: none of this worker's keys fits; a retry would not help.
     """
     try:
         return seal.open(sealed)

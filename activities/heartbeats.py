@@ -1,4 +1,4 @@
-"""Heartbeats beside a call, so that a worker that dies under it is noticed in seconds."""
+"""Heartbeats during a call, so that the server notices the death of its worker within seconds."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Final
 
 from temporalio import activity
 
-CALL_BEAT_S: Final = 1.0
-"""A call that is over sooner costs no heartbeat at all."""
+HEARTBEAT_INTERVAL_S: Final = 1.0
+"""A call that ends sooner sends no heartbeat."""
 
 
 @contextlib.asynccontextmanager
-async def beating() -> AsyncIterator[None]:
-    """Beat as long as the block lasts."""
-    task = asyncio.create_task(_beat(), name="beat")
+async def heartbeating() -> AsyncIterator[None]:
+    """Send heartbeats for as long as the block runs."""
+    task = asyncio.create_task(_send_heartbeats(), name="heartbeats")
     try:
         yield
     finally:
@@ -24,7 +24,7 @@ async def beating() -> AsyncIterator[None]:
         await asyncio.wait({task})
 
 
-async def _beat() -> None:
+async def _send_heartbeats() -> None:
     while True:
-        await asyncio.sleep(CALL_BEAT_S)
+        await asyncio.sleep(HEARTBEAT_INTERVAL_S)
         activity.heartbeat()

@@ -1,6 +1,6 @@
-"""The mark on rooms of ours: who made a room, and for which run of which session.
+"""The mark on a room that a session created: its product, namespace, workflow and run.
 
-It is the room's metadata, which everybody in the room can read: ids, and nothing secret.
+The mark is the room's metadata, which every participant can read: ids only, no secret.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ PRODUCT: Final = "liveavatar-sessions"
 
 
 class RoomMark(BaseModel):
-    """What the janitor goes by."""
+    """Which session a room belongs to; the janitor decides by it."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     made_by: Literal["liveavatar-sessions"]
     namespace: str
-    """Of Temporal: other namespaces' rooms are other people's."""
+    """The Temporal namespace: rooms of other namespaces belong to other deployments."""
     workflow_id: str
     run_id: str
     avatar_identity: str
 
 
 def mark_on(metadata: str) -> RoomMark | None:
-    """The mark in a room's metadata; None: the room is not ours."""
+    """The mark in a room's metadata; None if no session created the room."""
     try:
         return RoomMark.model_validate_json(metadata)
     except ValidationError:

@@ -1,4 +1,7 @@
-"""LiveKit rooms of our own: created, entered by token, deleted. Hosted rooms need none of it."""
+"""Creates and deletes rooms on the deployment's LiveKit server, and mints tokens for them.
+
+Sessions in a room that LiveAvatar hosts need none of it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities import failures
-from activities.heartbeats import beating
+from activities.heartbeats import heartbeating
 from activities.provider.room_marks import PRODUCT, RoomMark, mark_on
 from avatar_sessions.contract import names
 from avatar_sessions.contract.activities import (
@@ -28,14 +31,14 @@ from avatar_sessions.contract.activities import (
 from avatar_sessions.seal import Seal
 
 EMPTY_ROOM_TIMEOUT_S: Final = 120
-"""LiveKit deletes a room that nobody enters: the last ring when all else fails."""
+"""LiveKit deletes a room that stays empty: the last resort if every other cleanup fails."""
 TOKEN_MARGIN: Final = timedelta(minutes=10)
 CALL_TIMEOUT: Final = aiohttp.ClientTimeout(total=8)
 
 
 @dataclass(frozen=True)
 class LiveKitSettings:
-    """The LiveKit server that rooms of our own live on."""
+    """The deployment's own LiveKit server."""
 
     url: str
     api_key: str
@@ -43,7 +46,7 @@ class LiveKitSettings:
 
 
 def livekit_api(server: LiveKitSettings) -> api.LiveKitAPI:
-    """The server's room service; every call is bounded."""
+    """A client of the server's room service, with a timeout on every call."""
     return api.LiveKitAPI(
         server.url,
         server.api_key,
@@ -57,19 +60,19 @@ class RoomActivities:
     """LiveKit's room service as activities."""
 
     def __init__(self, server: LiveKitSettings | None, seal: Seal) -> None:
-        """Take the server, or None when this deployment has hosted rooms only."""
+        """``server`` is None in a deployment without a LiveKit server: hosted rooms only."""
         self._server = server
         self._seal = seal
 
     @activity.defn(name=names.ACTIVITY_CREATE_ROOM)
     async def create_room(self, step: CreateRoom) -> CreatedRoom:
-        """Create a room (again: the same room) and the avatar's token for it.
+        """Create a room and the avatar's token for it. Idempotent: a retry gets the same room.
 
-        A room that is made here bears our mark, by which the janitor finds it. One that somebody
-        else made keeps what stands on it, and is never the janitor's.
+        A new room gets the mark by which the janitor finds it. A room that another program created
+        keeps its metadata, and the janitor never touches it.
         """
         server = self._required()
-        async with beating(), livekit_api(server) as livekit:
+        async with heartbeating(), livekit_api(server) as livekit:
             try:
                 await _create_marked(livekit, step)
             except (ServerError, aiohttp.ClientError, TimeoutError) as error:
@@ -81,7 +84,7 @@ class RoomActivities:
 
     @activity.defn(name=names.ACTIVITY_GRANT_ACCESS)
     async def grant_access(self, step: GrantAccess) -> GrantedAccess:
-        """Mint tokens for a viewer and an agent; no call leaves the process."""
+        """Mint tokens for a viewer and an agent. Makes no request."""
         server = self._required()
         return GrantedAccess(
             livekit_url=server.url,
@@ -95,8 +98,8 @@ class RoomActivities:
 
     @activity.defn(name=names.ACTIVITY_CLEAN_ROOM)
     async def clean_room(self, step: CleanRoom) -> CleanedRoom:
-        """Delete the room, or make sure that the avatar has left it. Gone already is clean."""
-        async with beating(), livekit_api(self._required()) as livekit:
+        """Delete the room, or remove the avatar from it. A room that is gone already is clean."""
+        async with heartbeating(), livekit_api(self._required()) as livekit:
             try:
                 if step.delete:
                     await livekit.room.delete_room(api.DeleteRoomRequest(room=step.room))
@@ -114,7 +117,7 @@ class RoomActivities:
         if self._server is None:
             raise failures.plain_error(
                 "NoLiveKitServer",
-                "the session asks for a room of our own, but the worker has no LiveKit server:"
+                "the session asks for its own LiveKit room, but the worker has no LiveKit server:"
                 " set LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET",
             )
         return self._server
@@ -122,7 +125,7 @@ class RoomActivities:
     def _token(
         self, server: LiveKitSettings, room: str, identity: str, valid_s: float
     ) -> SecretStr:
-        """A token to publish and subscribe in one room (grants as in LiveAvatar's starter)."""
+        """A token to publish and subscribe in one room, with the grants of LiveAvatar's starter."""
         token = (
             api.AccessToken(server.api_key, server.api_secret.get_secret_value())
             .with_identity(identity)
@@ -141,7 +144,7 @@ class RoomActivities:
 
 
 async def _remove(livekit: api.LiveKitAPI, room: str, identity: str) -> None:
-    """Put somebody out of a room, who may have left it."""
+    """Remove a participant from a room; one who has left already is no error."""
     try:
         await livekit.room.remove_participant(
             api.RoomParticipantIdentity(room=room, identity=identity)
@@ -152,10 +155,11 @@ async def _remove(livekit: api.LiveKitAPI, room: str, identity: str) -> None:
 
 
 async def _create_marked(livekit: api.LiveKitAPI, step: CreateRoom) -> None:
-    """Make the room; mark it, unless it is somebody else's.
+    """Create the room and mark it, unless another program created it.
 
-    The room of an earlier session of ours is taken over: it lives on for this one. While somebody
-    is in it, LiveKit keeps its metadata whatever a second creation says (measured): it is changed.
+    A room that carries the mark of an earlier session gets the mark of this one. While a room has
+    participants, LiveKit ignores the metadata of a second creation (measured), so the mark is
+    updated explicitly.
     """
     info = activity.info()
     assert info.workflow_id is not None

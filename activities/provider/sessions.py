@@ -1,4 +1,4 @@
-"""Short calls that create and end LiveAvatar sessions. All are safe to repeat."""
+"""Calls to LiveAvatar that mint, start and stop sessions. All are safe to repeat."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from temporalio import activity
 
 from activities import failures
-from activities.heartbeats import beating
+from activities.heartbeats import heartbeating
 from activities.streaming.orphans import stop_if_terminated, stop_if_unwanted
 from avatar_sessions.contract import names
 from avatar_sessions.contract.activities import (
@@ -46,12 +46,12 @@ from liveavatar_lite import (
 Result = TypeVar("Result")
 
 MINT_TIMEOUT_S: Final = 6.0
-"""A token that comes later is not waited for: another one costs nothing."""
+"""A slower token is abandoned: minting another one costs nothing."""
 STOP_TIMEOUT_S: Final = 8.0
-"""A stop may be repeated at will, so its reply is not waited for long."""
-BOOKS_TIMEOUT_S: Final = 4.0
-BOOKS_PAUSES_S: Final = (0.0, 0.5, 1.0)
-"""Before each look into LiveAvatar's books: a session that was just stopped may still run there."""
+"""Short, because a stop may be repeated freely."""
+BILLING_TIMEOUT_S: Final = 4.0
+BILLING_PAUSES_S: Final = (0.0, 0.5, 1.0)
+"""Pause before each read of the billing entry: it may lag behind a session's stop."""
 
 
 class ProviderActivities:
@@ -63,31 +63,31 @@ class ProviderActivities:
 
     @activity.defn(name=names.ACTIVITY_MINT_TOKEN)
     async def mint_token(self, step: MintToken) -> MintedSession:
-        """Ask for a session that exists and is not billed yet.
+        """Mint a session that exists and is not billed yet.
 
-        One whose reply is lost stays without a start: its token is nowhere, so it never bills.
+        If the reply is lost, the session never bills: no one has the token to start it.
         """
-        async with beating():
+        async with heartbeating():
             try:
                 async with asyncio.timeout(MINT_TIMEOUT_S):
                     minted = await self._create_token(step)
             except (LiteError, TimeoutError) as error:
-                told = _in_words(error, "/v1/sessions/token", MINT_TIMEOUT_S)
-                raise failures.application_error(told) from error
+                failure = _lite_error(error, "/v1/sessions/token", MINT_TIMEOUT_S)
+                raise failures.application_error(failure) from error
         return MintedSession(
             provider_session_id=minted.session_id,
             session_token=self._seal.seal(minted.session_token),
         )
 
     async def _create_token(self, step: MintToken) -> MintedToken:
-        asked = self._token_request(step)
+        token_request = self._token_request(step)
         try:
-            return await self._liveavatar.create_token(asked)
+            return await self._liveavatar.create_token(token_request)
         except DurationOverPlan as error:
             if not step.request.rotate:
                 raise
-            # One session cannot last that long: the next ones go on.
-            shorter = asked.model_copy(update={"max_session_duration": error.maximum_s})
+            # The plan allows no session that long: the session rotates to the next generation.
+            shorter = token_request.model_copy(update={"max_session_duration": error.maximum_s})
             return await self._liveavatar.create_token(shorter)
 
     def _token_request(self, step: MintToken) -> TokenRequest:
@@ -95,7 +95,7 @@ class ProviderActivities:
         return TokenRequest(
             avatar_id=str(request.avatar_id),
             is_sandbox=request.sandbox,
-            # The sandbox ends after a minute whatever is asked, and refuses to hear of more.
+            # The sandbox ends every session after a minute, and refuses a longer duration.
             max_session_duration=None if request.sandbox else request.max_duration_s,
             video_settings=_video(request),
             livekit_config=None if step.room is None else self._room(step.room),
@@ -110,28 +110,28 @@ class ProviderActivities:
 
     @activity.defn(name=names.ACTIVITY_START_SESSION)
     async def start_session(self, step: StartSession) -> SessionStarted:
-        """Start billing for a minted session; wait for its turn, if the step has patience.
+        """Start billing for a minted session; after HTTP 429, ask again for ``patience_s``.
 
         Raises:
             StartOutcomeUnknown: the reply was lost; the session may be live and must be stopped
                 by its id.
         """
         token = failures.opened(self._seal, step.session_token)
-        give_up_s = time.monotonic() + step.patience_s
-        async with beating():
+        deadline = time.monotonic() + step.patience_s
+        async with heartbeating():
             await _pause(step.after_s)
             while True:
                 try:
-                    return await _to_its_end(self._start(step.provider_session_id, token))
+                    return await _uninterrupted(self._start(step.provider_session_id, token))
                 except LiteError as error:
-                    delay = failures.turn_delay(error)
+                    delay = failures.limit_delay(error)
                     delay_s = 0.0 if delay is None else delay.total_seconds()
-                    late = time.monotonic() + delay_s > give_up_s
+                    late = time.monotonic() + delay_s > deadline
                     if delay is None or late or not await _pause(delay_s):
                         raise failures.application_error(error) from error
 
     async def _start(self, provider_session_id: str, token: SecretStr) -> SessionStarted:
-        """Start once. If nobody hears of the outcome any more, the session is stopped."""
+        """Start once; stop the session if the workflow no longer waits for the outcome."""
         started_at = datetime.now(UTC)
         try:
             started = await self._liveavatar.start_session(token)
@@ -160,12 +160,12 @@ class ProviderActivities:
 
     @activity.defn(name=names.ACTIVITY_STOP_SESSION)
     async def stop_session(self, step: StopSession) -> StoppedSession:
-        """Stop a session by its id; one that is gone already is stopped, too.
+        """Stop a session by its id; a session that is gone already counts as stopped.
 
-        Goes on to its end also when its workflow is terminated meanwhile.
+        The call completes even if its workflow is terminated meanwhile.
         """
-        async with beating():
-            return await _to_its_end(self._stop(step))
+        async with heartbeating():
+            return await _uninterrupted(self._stop(step))
 
     async def _stop(self, step: StopSession) -> StoppedSession:
         try:
@@ -174,54 +174,54 @@ class ProviderActivities:
                     step.provider_session_id, SessionEndReason(step.reason)
                 )
         except (LiteError, TimeoutError) as error:
-            told = _in_words(error, "/v1/sessions/stop", STOP_TIMEOUT_S)
-            activity.logger.warning("not stopped yet: %s", told)
-            # This try was the last one, if the workflow is closed: nobody would ask again.
+            failure = _lite_error(error, "/v1/sessions/stop", STOP_TIMEOUT_S)
+            activity.logger.warning("session not stopped yet: %s", failure)
+            # If the workflow is closed, no retry follows this attempt.
             await stop_if_terminated(self._liveavatar, step.provider_session_id)
-            raise failures.to_be_repeated(told) from error
+            raise failures.cleanup_error(failure) from error
         stopped_at = datetime.now(UTC)
-        account = await self._account(step.provider_session_id)
-        if outcome is StopOutcome.ALREADY_GONE and account.runs:
+        billed = await self._billed_session(step.provider_session_id)
+        if outcome is StopOutcome.ALREADY_GONE and billed.running:
             raise failures.plain_error(
                 "StillRunning",
-                "LiveAvatar says that there is no such session, and lists it as running",
+                "LiveAvatar reports that the session does not exist, but lists it as running",
                 retryable=True,
             )
         return StoppedSession(
             stop="stopped" if outcome is StopOutcome.STOPPED else "already_gone",
             stopped_at=stopped_at,
-            provider_end_reason=account.end_reason,
-            credits_consumed=account.credits_consumed,
-            ended_at=account.ended_at,
-            ran_s=account.ran_s,
+            provider_end_reason=billed.end_reason,
+            credits_consumed=billed.credits_consumed,
+            ended_at=billed.ended_at,
+            ran_s=billed.ran_s,
         )
 
-    async def _account(self, provider_session_id: str) -> BilledSession:
-        """What LiveAvatar's books say of a session; nothing, if they cannot be read now."""
-        account = BilledSession()
+    async def _billed_session(self, provider_session_id: str) -> BilledSession:
+        """LiveAvatar's billing entry of a session; the default if it cannot be read now."""
+        billed = BilledSession()
         try:
-            async with asyncio.timeout(BOOKS_TIMEOUT_S):
-                for pause_s in BOOKS_PAUSES_S:
+            async with asyncio.timeout(BILLING_TIMEOUT_S):
+                for pause_s in BILLING_PAUSES_S:
                     await asyncio.sleep(pause_s)
                     try:
                         entry = await self._liveavatar.get_session(provider_session_id)
                     except LiteError as error:
-                        activity.logger.info("session's account is not to be had: %s", error)
+                        activity.logger.info("billing entry not available: %s", error)
                         continue
-                    account = BilledSession.of(entry)
-                    if not account.runs:
+                    billed = BilledSession.of(entry)
+                    if not billed.running:
                         break
         except TimeoutError:
-            activity.logger.info("session's account is not to be had in time")
-        return account
+            activity.logger.info("billing entry not available in time")
+        return billed
 
 
 @dataclass(frozen=True)
 class BilledSession:
-    """A session in LiveAvatar's books. The default: they could not be read."""
+    """What LiveAvatar has billed for a session. The default: not known."""
 
-    runs: bool = False
-    """They say that it runs."""
+    running: bool = False
+    """LiveAvatar still lists the session as running."""
     ended_at: datetime | None = None
     end_reason: str | None = None
     ran_s: float | None = None
@@ -229,12 +229,12 @@ class BilledSession:
 
     @classmethod
     def of(cls, entry: SessionEntry | None) -> BilledSession:
-        """Read an entry; there is none for a session that never began."""
+        """Read an entry; a session that never started has none."""
         if entry is None:
             return cls(ran_s=0.0)
         reason = None if entry.end_reason is None else str(entry.end_reason)
         return cls(
-            runs=not entry.ended,
+            running=not entry.ended,
             ended_at=entry.end_at,
             end_reason=reason,
             ran_s=_ran_s(entry),
@@ -243,11 +243,11 @@ class BilledSession:
 
 
 def _ran_s(entry: SessionEntry) -> float | None:
-    """How long a session ran.
+    """How long a session ran, in seconds.
 
-    From its entry's creation to its end, which is finer than the entry's whole seconds; those
-    are believed where the two differ, for a session may wait between its token and its start.
-    Sandbox entries were seen with a duration of 0.
+    The span from the entry's creation to its end is finer than the entry's whole seconds. Where the
+    two differ, the entry's duration counts: a session may wait between its token and its start.
+    Sandbox entries with a duration of 0 have been seen.
     """
     if entry.end_at is None:
         return None
@@ -263,24 +263,23 @@ def _video(request: SessionRequest) -> VideoSettings | None:
     )
 
 
-def _in_words(error: LiteError | TimeoutError, path: str, limit_s: float) -> LiteError:
-    """The error of a call that was given less time here than the LITE library gives it."""
+def _lite_error(error: LiteError | TimeoutError, path: str, limit_s: float) -> LiteError:
+    """The LITE error of a call whose timeout here is shorter than the LITE library's own."""
     if isinstance(error, LiteError):
         return error
     return OutcomeUnknown(f"POST {path} was sent, but no reply came within {limit_s:g} s")
 
 
 async def _pause(delay_s: float) -> bool:
-    """Wait before asking again; whether there is still somebody to ask for.
+    """Wait before the next attempt. False: this worker shuts down, so the workflow must retry.
 
-    A cancel that came during a call was held back: it counts now. A worker that shuts down asks
-    no more: the workflow will, elsewhere.
+    A cancellation that arrived during a call was deferred; it takes effect here.
 
     Raises:
-        CancelledError: nobody wants the session any more; nothing was begun.
+        CancelledError: the workflow no longer wants the session; nothing was started.
     """
     if activity.is_cancelled() and not activity.is_worker_shutdown():
-        raise asyncio.CancelledError("nobody waits for a start any more")
+        raise asyncio.CancelledError("the workflow no longer waits for the start")
     if delay_s <= 0:
         return True
     try:
@@ -291,18 +290,18 @@ async def _pause(delay_s: float) -> bool:
     return False
 
 
-async def _to_its_end(call: Coroutine[Any, Any, Result]) -> Result:
-    """Await a call that must not be cut: a cancel is held back until its reply is here.
+async def _uninterrupted(call: Coroutine[Any, Any, Result]) -> Result:
+    """Await a call to its reply; a cancellation is deferred until then.
 
-    A start whose reply is thrown away leaves a session that bills and that nobody stops; so does
-    a stop that is given up because its workflow was terminated.
-    The call has a time limit of its own, so this ends.
+    A start whose reply is discarded leaves a session that bills and is never stopped. So does a
+    stop that is abandoned because its workflow was terminated. The call has its own time limit,
+    which bounds the wait.
     """
     task = asyncio.ensure_future(call)
     while True:
         try:
             await asyncio.wait({task})
         except asyncio.CancelledError:
-            activity.logger.info("cancelled during a call that is not cut: waiting for its reply")
+            activity.logger.info("cancelled during a call: waiting for its reply")
             continue
         return task.result()
