@@ -1,6 +1,6 @@
-"""The janitor: one round a run, started by a schedule or by hand.
+"""The janitor's workflow: one round a run, started by a schedule or by hand.
 
-A round is one activity that may be repeated and may run twice at once; its finding is the result.
+A round is one activity, safe to repeat and to run concurrently; its finding is the result.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ with workflow.unsafe.imports_passed_through():
     )
     from avatar_sessions.contract.messages import one_message, problems_of
 
-from workflows.parts.execute import call
+from workflows.parts.execute import execute
 
 REAP: Final = ActivityConfig(
     task_queue=names.JANITOR_TASK_QUEUE,
-    # A round looks at the clock itself after 40 s; what it is in then takes 25 s at most.
+    # The activity starts no call after 40 s; a call in progress takes 25 s at most.
     start_to_close_timeout=timedelta(seconds=75),
     schedule_to_close_timeout=timedelta(seconds=110),
-    # A janitor that was killed in a round: another one makes it anew.
+    # If the janitor's process dies, another one repeats the round.
     heartbeat_timeout=timedelta(seconds=8),
     retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_attempts=3),
 )
-TOLD_LINES: Final = 10
-"""Lines on the workflow's page; its result has all."""
+MAX_DETAIL_LINES: Final = 10
+"""Findings of each kind on the workflow's page; the result has all of them."""
 
 
 @workflow.defn(name=names.JANITOR_WORKFLOW_TYPE)
@@ -47,32 +47,32 @@ class AvatarJanitor:
 
     @workflow.run
     async def run(self, *inputs: Any) -> JanitorFinding:
-        """Look for what nobody lives in, end it, and tell.
+        """Stop the sessions and delete the rooms whose workflow has closed; return the finding.
 
         Raises:
-            ApplicationError: the input is no ``JanitorRound``.
-            ActivityError: no janitor could finish a round.
+            ApplicationError: the input is not a ``JanitorRound``.
+            ActivityError: no janitor completed the round.
         """
-        asked = _understood(inputs)
-        finding = await call(
+        request = _validated(inputs)
+        finding = await execute(
             names.ACTIVITY_REAP,
-            asked,
+            request,
             JanitorFinding,
             REAP,
-            summary="dry run: find what nobody lives in"
-            if asked.dry_run
-            else "find what nobody lives in, and end it",
+            summary="dry run: find sessions and rooms of closed workflows"
+            if request.dry_run
+            else "stop sessions and delete rooms of closed workflows",
         )
         workflow.set_current_details(_details(finding))
         return finding
 
 
-def _understood(inputs: tuple[Any, ...]) -> JanitorRound:
+def _validated(inputs: tuple[Any, ...]) -> JanitorRound:
     try:
         return JanitorRound.model_validate(one_message(inputs))
     except ValueError as error:
         problem = problems_of(error) if isinstance(error, ValidationError) else str(error)
-        # Refused for good: a misspelt dry run must not become a real one.
+        # Not retryable: a misspelt dry run must not become a real round.
         raise ApplicationError(problem, type="InvalidRound", non_retryable=True) from None
 
 
@@ -80,18 +80,19 @@ def _details(finding: JanitorFinding) -> str:
     totals = finding.totals
     acted = totals.count(*ACTED)
     lines = [
-        f"{totals.sessions} LiveAvatar sessions are billed, {totals.rooms} rooms are ours:"
-        f" **{acted} ended**, {totals.count(Decision.FAILED)} failed,"
+        f"{totals.sessions} billed LiveAvatar sessions, {totals.rooms} marked rooms:"
+        f" **{acted} stopped or deleted**, {totals.count(Decision.FAILED)} failed,"
         f" {totals.sessions_by_decision.get(Decision.STRANGER, 0)} strangers left alone"
     ]
     if finding.dry_run:
-        lines.append(f"**dry run**: {totals.count(*WOULD_ACT)} would have been ended")
-    lines += [f"problem: {problem}" for problem in finding.problems[:TOLD_LINES]]
+        lines.append(f"**dry run**: {totals.count(*WOULD_ACT)} would be stopped or deleted")
+    lines += [f"problem: {problem}" for problem in finding.problems[:MAX_DETAIL_LINES]]
     lines += [
         f"- session `{one.provider_session_id}`: **{one.decision}**, {one.why}"
-        for one in finding.sessions[:TOLD_LINES]
+        for one in finding.sessions[:MAX_DETAIL_LINES]
     ]
     lines += [
-        f"- room `{one.room}`: **{one.decision}**, {one.why}" for one in finding.rooms[:TOLD_LINES]
+        f"- room `{one.room}`: **{one.decision}**, {one.why}"
+        for one in finding.rooms[:MAX_DETAIL_LINES]
     ]
     return "\n\n".join(lines)

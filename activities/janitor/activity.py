@@ -1,7 +1,7 @@
-"""The janitor's round as an activity: LiveAvatar sessions and rooms that nobody lives in any more.
+"""Stops LiveAvatar sessions and deletes rooms whose workflow has closed: one activity a round.
 
-Safe to repeat, and to run twice at once: it only ends what is over, by its id. What is unknown,
-or could not be asked, is left alone and told.
+Safe to repeat and to run concurrently: it acts by id, and only on closed workflows. Where a status
+is unknown, it leaves the session or room alone and reports the problem.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 from temporalio import activity
 
-from activities.heartbeats import beating
+from activities.heartbeats import heartbeating
 from activities.janitor.metrics import JanitorMetrics
 from activities.janitor.rooms import RoomSweep
 from activities.janitor.round import JanitorRules, JanitorSweep
@@ -43,7 +43,7 @@ Line = TypeVar("Line", SessionFinding, RoomFinding)
 
 
 class JanitorActivities:
-    """Ends what nobody lives in."""
+    """Stops LiveAvatar sessions and deletes rooms whose workflow has closed."""
 
     def __init__(
         self,
@@ -52,63 +52,63 @@ class JanitorActivities:
         rules: JanitorRules,
         metrics: JanitorMetrics,
     ) -> None:
-        """Take LiveAvatar, and LiveKit unless this deployment has hosted rooms only."""
+        """``livekit`` is None in a deployment with hosted rooms only."""
         self._sessions = SessionSweep(liveavatar)
         self._rooms = None if livekit is None else RoomSweep(livekit)
         self._rules = rules
         self._metrics = metrics
 
     @activity.defn(name=names.ACTIVITY_REAP)
-    async def reap(self, asked: JanitorRound) -> JanitorFinding:
-        """Make one round, of about a minute at most, and tell all of it."""
+    async def reap(self, request: JanitorRound) -> JanitorFinding:
+        """Make one round, of about a minute at most, and report every decision."""
         started_at = datetime.now(UTC)
-        round_ = JanitorSweep(activity.client(), self._rules.with_care(asked))
-        async with beating():
-            sessions = await self._sessions.reap(round_)
-            rooms = [] if self._rooms is None else await self._rooms.reap(round_)
-        finding = self._finding(round_, started_at, sessions, rooms)
+        sweep = JanitorSweep(activity.client(), self._rules.restricted_by(request))
+        async with heartbeating():
+            sessions = await self._sessions.run(sweep)
+            rooms = [] if self._rooms is None else await self._rooms.run(sweep)
+        finding = self._finding(sweep, started_at, sessions, rooms)
         self._metrics.count(finding)
         _log(finding)
         return finding
 
     def _finding(
         self,
-        round_: JanitorSweep,
+        sweep: JanitorSweep,
         started_at: datetime,
         sessions: Sequence[SessionFinding],
         rooms: Sequence[RoomFinding],
     ) -> JanitorFinding:
         return JanitorFinding(
-            namespace=round_.client.namespace,
+            namespace=sweep.client.namespace,
             started_at=started_at,
             ended_at=datetime.now(UTC),
-            dry_run=round_.rules.dry_run,
-            owns_key=round_.rules.owns_key,
-            grace_s=round_.rules.grace_s,
+            dry_run=sweep.rules.dry_run,
+            owns_key=sweep.rules.owns_key,
+            grace_s=sweep.rules.grace_s,
             checks_rooms=self._rooms is not None,
-            sessions=_foremost(sessions),
-            rooms=_foremost(rooms),
+            sessions=_most_important(sessions),
+            rooms=_most_important(rooms),
             totals=JanitorTotals(
                 sessions=len(sessions),
                 sessions_by_decision=dict(Counter(one.decision for one in sessions)),
                 rooms=len(rooms),
                 rooms_by_decision=dict(Counter(one.decision for one in rooms)),
             ),
-            problems=round_.problems[:MAX_PROBLEMS],
+            problems=sweep.problems[:MAX_PROBLEMS],
         )
 
 
-def _foremost(lines: Sequence[Line]) -> list[Line]:
-    """What somebody should see first, as many as a history should hold."""
+def _most_important(lines: Sequence[Line]) -> list[Line]:
+    """The findings in order of importance, cut to what a history should hold."""
     return sorted(lines, key=lambda one: _RANK[one.decision])[:MAX_LINES]
 
 
 def _log(finding: JanitorFinding) -> None:
-    """One line for a round that found something."""
+    """Log one line for a round with an action, a failure or a problem."""
     totals = finding.totals
-    acted, would = totals.count(*ACTED), totals.count(*WOULD_ACT)
+    acted, would_act = totals.count(*ACTED), totals.count(*WOULD_ACT)
     failed = totals.count(Decision.FAILED)
-    if not (acted or would or failed or finding.problems):
+    if not (acted or would_act or failed or finding.problems):
         return
     named = [
         f"{one.decision} {one.provider_session_id} ({one.workflow_id or 'stranger'})"
@@ -120,8 +120,8 @@ def _log(finding: JanitorFinding) -> None:
         if one.decision in ACTED | WOULD_ACT | {Decision.FAILED}
     ]
     logger.warning(
-        "janitor: %s%d ended, %d failed, %d problems%s",
-        f"dry run, {would} would have ended; " if finding.dry_run else "",
+        "janitor: %s%d stopped or deleted, %d failed, %d problems%s",
+        f"dry run, {would_act} would be stopped or deleted; " if finding.dry_run else "",
         acted,
         failed,
         len(finding.problems),

@@ -1,8 +1,8 @@
-"""Rooms of our own LiveKit whose session is over: found by their mark, and left as its end would.
+"""Cleans up LiveKit rooms whose workflow has closed, found by their mark.
 
-A session's end deletes its room whoever is in it, unless ``OwnRoom.delete_at_end`` is false: then
-only the avatar leaves. Where the workflow could not, the same is done here. Rooms without our mark
-are never touched.
+A session's end deletes its room with all participants, or removes only the avatar where
+``OwnRoom.delete_at_end`` is false. The janitor does the same where the workflow could not. It never
+touches a room without a mark.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from activities.janitor.workflow_status import (
     RunStatus,
     StatusUnknown,
     WorkflowRun,
-    fate_of,
     request_of,
+    status_of,
 )
 from activities.provider.room_marks import RoomMark, mark_on
 from activities.provider.rooms import LiveKitSettings, livekit_api
@@ -25,91 +25,93 @@ from avatar_sessions.contract.janitor import Decision, RoomFinding
 
 
 class RoomSweep:
-    """Ends rooms that nobody lives in."""
+    """Deletes rooms, or removes avatars from them, whose workflow has closed."""
 
     def __init__(self, server: LiveKitSettings) -> None:
         self._server = server
 
-    async def reap(self, round_: JanitorSweep) -> list[RoomFinding]:
-        """Judge every room that bears our mark and this namespace."""
+    async def run(self, sweep: JanitorSweep) -> list[RoomFinding]:
+        """Decide on every room that carries the mark and this namespace."""
         async with livekit_api(self._server) as livekit:
             try:
                 listed = await livekit.room.list_rooms(api.ListRoomsRequest())
             except (ServerError, aiohttp.ClientError, TimeoutError) as error:
-                round_.tell(f"LiveKit's rooms could not be listed: {_text(error)}")
+                sweep.add_problem(f"LiveKit's rooms could not be listed: {_text(error)}")
                 return []
-            ours = [
+            marked = [
                 (room, mark)
                 for room in listed.rooms
                 if (mark := mark_on(room.metadata)) is not None
-                and mark.namespace == round_.client.namespace
+                and mark.namespace == sweep.client.namespace
             ]
-            settled = await for_each(ours, lambda one: self._settle(round_, livekit, *one))
-            return list(settled)
+            findings = await for_each(marked, lambda one: self._clean_up(sweep, livekit, *one))
+            return list(findings)
 
-    async def _settle(
-        self, round_: JanitorSweep, livekit: api.LiveKitAPI, room: api.Room, mark: RoomMark
+    async def _clean_up(
+        self, sweep: JanitorSweep, livekit: api.LiveKitAPI, room: api.Room, mark: RoomMark
     ) -> RoomFinding:
-        if round_.time_is_up:
-            round_.tell(NO_TIME_LEFT)
+        if sweep.time_is_up:
+            sweep.add_problem(NO_TIME_LEFT)
             return _finding(room, mark, Decision.IN_DOUBT, NO_TIME_LEFT)
-        known = await fate_of(round_.client, WorkflowRun(mark.workflow_id, mark.run_id))
-        if known.fate is RunStatus.LIVES:
-            return _finding(room, mark, Decision.RUNNING, known.why)
-        if known.fate is RunStatus.GONE:
-            # A mark is only what somebody wrote: another Temporal may have a namespace of this
-            # name. LiveKit itself deletes the room when it has been empty for a while.
-            return _finding(room, mark, Decision.IN_DOUBT, known.why)
-        if known.fate is RunStatus.UNKNOWN:
-            round_.tell(known.why)
-            return _finding(room, mark, Decision.IN_DOUBT, known.why)
+        answer = await status_of(sweep.client, WorkflowRun(mark.workflow_id, mark.run_id))
+        if answer.status is RunStatus.OPEN:
+            return _finding(room, mark, Decision.RUNNING, answer.why)
+        if answer.status is RunStatus.GONE:
+            # The mark may come from another Temporal cluster with a namespace of the same name.
+            # LiveKit deletes the room after it has been empty for a while.
+            return _finding(room, mark, Decision.IN_DOUBT, answer.why)
+        if answer.status is RunStatus.UNKNOWN:
+            sweep.add_problem(answer.why)
+            return _finding(room, mark, Decision.IN_DOUBT, answer.why)
         try:
-            request = await request_of(round_.client, WorkflowRun(mark.workflow_id, mark.run_id))
+            request = await request_of(sweep.client, WorkflowRun(mark.workflow_id, mark.run_id))
             if request.room is None:
-                raise StatusUnknown("its workflow has asked for no room")
+                raise StatusUnknown("its workflow did not ask for a room")
         except StatusUnknown as error:
-            round_.tell(f"room {room.name}: {error}")
-            return _finding(room, mark, Decision.IN_DOUBT, f"{known.why}; {error}")
+            sweep.add_problem(f"room {room.name}: {error}")
+            return _finding(room, mark, Decision.IN_DOUBT, f"{answer.why}; {error}")
         try:
             if request.room.delete_at_end:
-                return await self._delete(round_, livekit, room, mark, known.why)
-            return await self._remove_avatar(round_, livekit, room, mark, known.why)
+                return await self._delete(sweep, livekit, room, mark, answer.why)
+            return await self._remove_avatar(sweep, livekit, room, mark, answer.why)
         except (ServerError, aiohttp.ClientError, TimeoutError) as error:
             if isinstance(error, ServerError) and error.code == ServerErrorCode.NOT_FOUND:
-                return _finding(room, mark, Decision.ALREADY_GONE, known.why)
-            return _finding(room, mark, Decision.FAILED, f"{known.why}; {_text(error)}")
+                return _finding(room, mark, Decision.ALREADY_GONE, answer.why)
+            return _finding(room, mark, Decision.FAILED, f"{answer.why}; {_text(error)}")
 
     async def _delete(
         self,
-        round_: JanitorSweep,
+        sweep: JanitorSweep,
         livekit: api.LiveKitAPI,
         room: api.Room,
         mark: RoomMark,
         why: str,
     ) -> RoomFinding:
-        if round_.rules.dry_run:
+        if sweep.rules.dry_run:
             return _finding(room, mark, Decision.WOULD_DELETE, why)
-        # The next session under this room's name may have taken it over meanwhile.
-        now = await livekit.room.list_rooms(api.ListRoomsRequest(names=[room.name]))
-        if not now.rooms:
+        # The next session with this room name may have taken the room over meanwhile.
+        present = await livekit.room.list_rooms(api.ListRoomsRequest(names=[room.name]))
+        if not present.rooms:
             return _finding(room, mark, Decision.ALREADY_GONE, why)
-        if mark_on(now.rooms[0].metadata) != mark:
-            return _finding(room, mark, Decision.IN_DOUBT, "another session has taken it over")
+        if mark_on(present.rooms[0].metadata) != mark:
+            return _finding(
+                room, mark, Decision.IN_DOUBT, "another session has taken the room over"
+            )
         await livekit.room.delete_room(api.DeleteRoomRequest(room=room.name))
         return _finding(room, mark, Decision.DELETED, why)
 
     async def _remove_avatar(
         self,
-        round_: JanitorSweep,
+        sweep: JanitorSweep,
         livekit: api.LiveKitAPI,
         room: api.Room,
         mark: RoomMark,
         why: str,
     ) -> RoomFinding:
-        inside = await livekit.room.list_participants(api.ListParticipantsRequest(room=room.name))
-        if mark.avatar_identity not in {one.identity for one in inside.participants}:
+        listed = await livekit.room.list_participants(api.ListParticipantsRequest(room=room.name))
+        if mark.avatar_identity not in {one.identity for one in listed.participants}:
             return _finding(room, mark, Decision.ROOM_STAYS, f"{why}; no avatar is in it")
-        if round_.rules.dry_run:
+        if sweep.rules.dry_run:
             return _finding(room, mark, Decision.WOULD_REMOVE_AVATAR, why)
         await livekit.room.remove_participant(
             api.RoomParticipantIdentity(room=room.name, identity=mark.avatar_identity)

@@ -1,4 +1,4 @@
-"""What the parts of a janitor's round share: its rules, its time, and calls with bounds."""
+"""One round of the janitor: its rules, its time limit, its problems, and calls with retries."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from avatar_sessions.contract.janitor import JanitorRound
 from liveavatar_lite import ApiError, LiteError
 
 ROUND_TIME_S: Final = 40.0
-"""After this nothing new is begun. What is under way ends within about 25 s."""
-CALL_TIME_S: Final = 8.0
-"""One request to LiveAvatar; it usually takes less than one second."""
-TRIES: Final = 3
+"""After this time the round starts no further call. Calls in progress end within about 25 s."""
+CALL_TIMEOUT_S: Final = 8.0
+"""Timeout of one request to LiveAvatar, which usually takes less than one second."""
+MAX_ATTEMPTS: Final = 3
 PAUSE_S: Final = 0.5
-LONGEST_PAUSE_S: Final = 3.0
-AT_ONCE: Final = 8
-"""Sessions that are looked at and stopped at the same time."""
-NO_TIME_LEFT: Final = "the round's time was up: the next one looks again"
+MAX_PAUSE_S: Final = 3.0
+MAX_CONCURRENT: Final = 8
+"""Sessions that are looked up and stopped concurrently."""
+NO_TIME_LEFT: Final = "the round ran out of time: the next round looks again"
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,16 +31,16 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class JanitorRules:
-    """What a round may do."""
+    """What a round is allowed to do."""
 
     dry_run: bool
     owns_key: bool
-    """Sessions that no workflow has opened are nobody else's either."""
+    """No other program uses the API key: a session without a workflow may be stopped."""
     grace_s: float
-    """How old such a session must be: its workflow may not be visible yet."""
+    """Minimum age of a session without a workflow: its workflow may not be visible yet."""
 
-    def with_care(self, asked: JanitorRound) -> JanitorRules:
-        """These rules, or more careful ones: a message never loosens what the operator set."""
+    def restricted_by(self, asked: JanitorRound) -> JanitorRules:
+        """These rules, made stricter by a message; a message never loosens the operator's rules."""
         return JanitorRules(
             dry_run=self.dry_run or asked.dry_run,
             owns_key=self.owns_key and not asked.spare_strangers,
@@ -50,7 +50,7 @@ class JanitorRules:
 
 @dataclass
 class JanitorSweep:
-    """One round under way."""
+    """A round in progress."""
 
     client: Client
     rules: JanitorRules
@@ -59,50 +59,50 @@ class JanitorSweep:
 
     @property
     def time_is_up(self) -> bool:
-        """Whether what was not begun is left to the next round."""
+        """Whether the round must leave the rest to the next one."""
         return time.monotonic() > self._ends_at
 
-    def tell(self, problem: str) -> None:
-        """Note what could not be found out, once."""
+    def add_problem(self, problem: str) -> None:
+        """Record why something could not be looked up; each problem once."""
         if problem not in self.problems:
             self.problems.append(problem)
 
 
-async def patiently(ask: Callable[[], Awaitable[Result]]) -> Result:
-    """A request to LiveAvatar that is safe to repeat, repeated where that can help.
+async def with_retries(request: Callable[[], Awaitable[Result]]) -> Result:
+    """Make an idempotent request to LiveAvatar, with retries where a retry can help.
 
     Raises:
-        Unanswered: it was refused, or did not succeed in time.
+        StatusUnknown: LiveAvatar refused the request, or every attempt failed.
     """
     problem = ""
-    for number in range(1, TRIES + 1):
+    for number in range(1, MAX_ATTEMPTS + 1):
         pause_s = PAUSE_S * 2 ** (number - 1)
         try:
-            async with asyncio.timeout(CALL_TIME_S):
-                return await ask()
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                return await request()
         except TimeoutError:
-            problem = f"LiveAvatar did not answer within {CALL_TIME_S:g} s"
+            problem = f"LiveAvatar did not answer within {CALL_TIMEOUT_S:g} s"
         except LiteError as error:
             problem = str(error)
             if not error.retryable:
                 break
             if isinstance(error, ApiError) and error.retry_after_s:
                 pause_s = error.retry_after_s
-        if number < TRIES:
-            await asyncio.sleep(min(pause_s, LONGEST_PAUSE_S))
+        if number < MAX_ATTEMPTS:
+            await asyncio.sleep(min(pause_s, MAX_PAUSE_S))
     raise StatusUnknown(problem)
 
 
 async def for_each(
     items: Iterable[Item], work: Callable[[Item], Awaitable[Result]]
 ) -> Sequence[Result]:
-    """Do the same for all, a few at a time; results in the order of the items."""
-    slots = asyncio.Semaphore(AT_ONCE)
+    """Process all items, a few concurrently; the results have the order of the items."""
+    slots = asyncio.Semaphore(MAX_CONCURRENT)
 
     async def one(item: Item) -> Result:
         async with slots:
             return await work(item)
 
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(item), name=f"reap {item}"[:80]) for item in items]
+        tasks = [group.create_task(one(item), name=f"sweep {item}"[:80]) for item in items]
     return [task.result() for task in tasks]

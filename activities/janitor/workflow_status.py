@@ -1,6 +1,6 @@
-"""Whose a LiveAvatar session is, and whether its workflow lives: asked of Temporal, never guessed.
+"""Looks up the workflow of a LiveAvatar session and its status in Temporal.
 
-An answer that could not be had is `RunStatus.UNKNOWN`, and nothing is ended on its strength.
+Without an answer the status is `RunStatus.UNKNOWN`: the janitor then stops and deletes nothing.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from avatar_sessions.contract import names
 from avatar_sessions.contract.messages import SessionRequest
 
 RPC_TIMEOUT: Final = timedelta(seconds=4)
-MOST_RUNS: Final = 500
-"""Executions one search may bring; sessions it does not get to are in doubt."""
+MAX_RUNS: Final = 500
+"""Executions that one search may return; with more, the status of its sessions is unknown."""
 _PROVIDER_SESSIONS: Final = SearchAttributeKey.for_keyword_list(
     names.SEARCH_ATTRIBUTE_PROVIDER_SESSIONS
 )
@@ -39,7 +39,7 @@ _CLOSED: Final = frozenset(
 
 
 class StatusUnknown(Exception):
-    """Temporal did not answer, or not in a way that can be trusted; the message says what."""
+    """Temporal or LiveAvatar gave no usable answer; the message says which request failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,37 +51,37 @@ class WorkflowRun:
 
 
 class RunStatus(StrEnum):
-    """What has become of a run."""
+    """Status of a workflow run, as the janitor needs it."""
 
-    LIVES = "lives"  # it, or the run that goes on from it
+    OPEN = "open"  # the run, or a later run of its chain, is not closed
     CLOSED = "closed"
-    GONE = "gone"  # Temporal knows no such run: deleted, or another Temporal's
+    GONE = "gone"  # Temporal has no such run: deleted, or of another Temporal cluster
     UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
 class StatusAnswer:
-    """A run's fate in words for an operator."""
+    """A run's status, and the reason in words for an operator."""
 
-    fate: RunStatus
+    status: RunStatus
     why: str
 
 
 def searchable(provider_session_id: str) -> bool:
-    """Whether an id can stand in a query."""
+    """Whether an id can be quoted in a visibility query."""
     return _SEARCHABLE.fullmatch(provider_session_id) is not None
 
 
-async def runs_of(
+async def find_runs(
     client: Client, provider_session_ids: Iterable[str]
 ) -> dict[str, list[WorkflowRun]]:
-    """The runs that have opened these sessions; an id that is not among the keys is a stranger.
+    """The runs that opened these LiveAvatar sessions; a session without a run has no key.
 
-    One query for all of them, so keep them to a few dozen, each `searchable`. Visibility is
-    eventually consistent.
+    One query covers all ids: pass a few dozen at most, each `searchable`. Visibility is eventually
+    consistent.
 
     Raises:
-        Unanswered: the query failed: nothing is known of any of them.
+        StatusUnknown: the query failed; no id has an answer.
     """
     wanted: dict[str, list[WorkflowRun]] = {one: [] for one in provider_session_ids}
     quoted = ", ".join(f"'{one}'" for one in wanted)
@@ -91,10 +91,8 @@ async def runs_of(
             f"{_PROVIDER_SESSIONS.name} IN ({quoted})", rpc_timeout=RPC_TIMEOUT
         ):
             found += 1
-            if found > MOST_RUNS:
-                raise StatusUnknown(
-                    f"more than {MOST_RUNS} workflows opened {len(wanted)} sessions"
-                )
+            if found > MAX_RUNS:
+                raise StatusUnknown(f"more than {MAX_RUNS} workflows opened {len(wanted)} sessions")
             run = WorkflowRun(execution.id, execution.run_id)
             for one in execution.typed_search_attributes.get(_PROVIDER_SESSIONS, ()):
                 if one in wanted:
@@ -104,26 +102,26 @@ async def runs_of(
     return {one: runs for one, runs in wanted.items() if runs}
 
 
-async def fate_of(client: Client, run: WorkflowRun) -> StatusAnswer:
-    """What has become of a run, asked of its history, which lags behind nothing."""
+async def status_of(client: Client, run: WorkflowRun) -> StatusAnswer:
+    """The status of a run, from DescribeWorkflowExecution, which is strongly consistent."""
     try:
         described = await client.get_workflow_handle(run.workflow_id, run_id=run.run_id).describe(
             rpc_timeout=RPC_TIMEOUT
         )
         if described.status is WorkflowExecutionStatus.RUNNING:
-            return StatusAnswer(RunStatus.LIVES, "its workflow runs and cleans up itself")
+            return StatusAnswer(RunStatus.OPEN, "its workflow is running and cleans up itself")
         if described.status not in _CLOSED:
             return StatusAnswer(RunStatus.UNKNOWN, f"its workflow's status is {described.status}")
-        # Continued as new, reset or retried: another run of the same chain goes on with it.
+        # Continued as new, reset or retried: a later run of the same chain owns the session.
         latest = await client.get_workflow_handle(run.workflow_id).describe(rpc_timeout=RPC_TIMEOUT)
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
-            return StatusAnswer(RunStatus.GONE, "Temporal does not know its workflow any more")
+            return StatusAnswer(RunStatus.GONE, "Temporal no longer knows its workflow")
         return StatusAnswer(RunStatus.UNKNOWN, f"its workflow cannot be described: {_text(error)}")
     chain = described.raw_description.workflow_execution_info.first_run_id
     same_chain = latest.raw_description.workflow_execution_info.first_run_id == chain
     if chain and same_chain and latest.status not in _CLOSED:
-        return StatusAnswer(RunStatus.LIVES, f"its workflow goes on as run {latest.run_id}")
+        return StatusAnswer(RunStatus.OPEN, f"its workflow continues as run {latest.run_id}")
     closed_at = f" at {described.close_time:%H:%M:%S} UTC" if described.close_time else ""
     return StatusAnswer(
         RunStatus.CLOSED, f"its workflow is {described.status.name.lower()}{closed_at}"
@@ -131,10 +129,10 @@ async def fate_of(client: Client, run: WorkflowRun) -> StatusAnswer:
 
 
 async def request_of(client: Client, run: WorkflowRun) -> SessionRequest:
-    """What the session was asked to be: the input of its workflow.
+    """The session's request: the input of its workflow.
 
     Raises:
-        Unanswered: it cannot be read.
+        StatusUnknown: the input cannot be read.
     """
     handle: WorkflowHandle[object, object] = client.get_workflow_handle(
         run.workflow_id, run_id=run.run_id
@@ -146,9 +144,9 @@ async def request_of(client: Client, run: WorkflowRun) -> SessionRequest:
             return SessionRequest.model_validate(inputs[0] if inputs else None)
     except RPCError as error:
         raise StatusUnknown(f"its workflow's input cannot be read: {_text(error)}") from error
-    except (ValueError, RuntimeError) as error:  # of another release, or under a codec of others
+    except (ValueError, RuntimeError) as error:  # another release, or another codec
         raise StatusUnknown(
-            f"its workflow's input is no request of this release: {type(error).__name__}"
+            f"its workflow's input is not a request of this release: {type(error).__name__}"
         ) from error
     raise StatusUnknown("its workflow has no history")
 

@@ -27,7 +27,7 @@ with workflow.unsafe.imports_passed_through():
 
 from workflows.parts import alerts, options
 from workflows.parts.alerts import LeftBehind
-from workflows.parts.execute import call
+from workflows.parts.execute import execute
 from workflows.parts.failures import failure_of, retry_delay
 from workflows.parts.record import Generation, SessionRecord
 
@@ -158,7 +158,7 @@ class Cleanup:
         stretch = options.CLEANUP_ALERT_AFTER
         while True:
             try:
-                result = await call(
+                result = await execute(
                     activity,
                     step,
                     result_type,

@@ -1,4 +1,4 @@
-"""The one place where the session workflow calls an activity by name."""
+"""The one place where workflows execute an activity by name."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ with workflow.unsafe.imports_passed_through():
 Result = TypeVar("Result", bound=BaseModel)
 
 SUMMARY_MAX_CHARS = 200
-"""The server takes 400 bytes; the timeline shows far less."""
+"""The server accepts 400 bytes; the timeline shows far less."""
 
 
-async def call(
+async def execute(
     activity: str,
-    step: BaseModel,
+    payload: BaseModel,
     result_type: type[Result],
     config: ActivityConfig,
     *,
@@ -28,10 +28,10 @@ async def call(
     start_to_close_timeout: timedelta | None = None,
     schedule_to_close_timeout: timedelta | None = None,
 ) -> Result:
-    """Run an activity under one of the named options; ``summary`` is its line in the timeline.
+    """Execute an activity under one of the named options; ``summary`` is its line in the timeline.
 
     Raises:
-        ActivityError: it failed for good, or was cancelled.
+        ActivityError: the activity failed after its retries, or was cancelled.
     """
     options = config.copy()
     options["summary"] = summary[:SUMMARY_MAX_CHARS]
@@ -42,6 +42,6 @@ async def call(
     if schedule_to_close_timeout is not None:
         options["schedule_to_close_timeout"] = schedule_to_close_timeout
     result: Result = await workflow.execute_activity(
-        activity, step, result_type=result_type, **options
+        activity, payload, result_type=result_type, **options
     )
     return result

@@ -33,7 +33,7 @@ with workflow.unsafe.imports_passed_through():
     )
 
 from workflows.parts import options
-from workflows.parts.execute import call
+from workflows.parts.execute import execute
 from workflows.parts.failures import (
     failure_of,
     is_heartbeat_timeout,
@@ -129,7 +129,7 @@ class OwnerMonitor:
         summary: str,
         config: ActivityConfig = options.DELIVER,
     ) -> CommandDelivered:
-        return await call(
+        return await execute(
             names.ACTIVITY_DELIVER_COMMAND,
             task,
             CommandDelivered,
@@ -155,7 +155,7 @@ class OwnerMonitor:
         if task.offset_bytes:
             summary = f"going on with {summary}"
         try:
-            said = await call(
+            said = await execute(
                 names.ACTIVITY_SPEAK,
                 task,
                 ClipSpoken,

@@ -40,7 +40,7 @@ with workflow.unsafe.imports_passed_through():
 
 from workflows.parts import options
 from workflows.parts.cleanup import Cleanup
-from workflows.parts.execute import call
+from workflows.parts.execute import execute
 from workflows.parts.failures import (
     failure_of,
     limit_waited_for,
@@ -132,7 +132,7 @@ class Provisioning:
         )
         self._room_asked_for = name
         limit_s = request.max_duration_s or options.DURATION_WITHOUT_A_LIMIT.total_seconds()
-        self._room = await call(
+        self._room = await execute(
             names.ACTIVITY_CREATE_ROOM,
             CreateRoom(
                 session_key=self._record.session_key,
@@ -152,7 +152,7 @@ class Provisioning:
         pause = options.MINT_PAUSE
         while True:
             try:
-                minted = await call(
+                minted = await execute(
                     names.ACTIVITY_MINT_TOKEN,
                     MintToken(request=request, room=self._room),
                     MintedSession,
@@ -227,7 +227,7 @@ class Provisioning:
         generation.started_at = workflow.now()
         self._starting = True
         try:
-            started = await call(
+            started = await execute(
                 names.ACTIVITY_START_SESSION,
                 StartSession(
                     provider_session_id=generation.provider_session_id,
@@ -314,7 +314,7 @@ class Provisioning:
         )
 
     async def _grant_speaker(self, owner: OwnerReady) -> GrantedSpeaker:
-        return await call(
+        return await execute(
             names.ACTIVITY_GRANT_SPEAKER,
             GrantSpeaker(session_key=self._record.session_key, epoch=owner.epoch),
             GrantedSpeaker,
@@ -330,7 +330,7 @@ class Provisioning:
         if self._room is None:
             return self._hosted_access(started)
         viewer = request.viewer_identity or f"viewer-{workflow.uuid4().hex[:8]}"
-        granted: GrantedAccess = await call(
+        granted: GrantedAccess = await execute(
             names.ACTIVITY_GRANT_ACCESS,
             GrantAccess(
                 session_key=self._record.session_key,

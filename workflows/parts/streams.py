@@ -23,7 +23,7 @@ with workflow.unsafe.imports_passed_through():
     )
 
 from workflows.parts import options
-from workflows.parts.execute import call
+from workflows.parts.execute import execute
 from workflows.parts.record import Generation
 
 
@@ -110,7 +110,7 @@ class Stream:
 
     async def _attempted(self) -> StreamResult:
         limit = self.limit or options.DURATION_WITHOUT_A_LIMIT
-        return await call(
+        return await execute(
             names.ACTIVITY_STREAM_AUDIO,
             StreamAudio(
                 session_key=self._session_key,

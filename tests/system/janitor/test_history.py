@@ -60,7 +60,10 @@ async def test_a_round_replays_holds_no_secret_and_is_one_activity(
         if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
     ]
     assert len(scheduled) == 1
-    assert b"find what nobody lives in, and end it" in scheduled[0].user_metadata.summary.data
+    assert (
+        b"stop sessions and delete rooms of closed workflows"
+        in scheduled[0].user_metadata.summary.data
+    )
 
 
 async def test_a_round_of_an_earlier_release_replays() -> None:
