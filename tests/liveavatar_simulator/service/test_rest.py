@@ -14,6 +14,8 @@ import pytest
 from liveavatar_simulator import Faults, SimulatedPhase
 from tests.liveavatar_simulator.conftest import OTHER_AVATAR_ID, Caller, Simulate, until
 
+UNKNOWN_AVATAR_ID = "5a9f1b0e-3c54-4d8a-9b65-1f0c2f6d7a11"
+
 
 def assert_refused(reply: httpx.Response, status: int, code: int) -> str:
     body = reply.json()
@@ -71,7 +73,7 @@ async def test_a_duration_over_the_plan_is_refused_with_the_plans_maximum(
     assert message == "max_session_duration (601s) exceeds the maximum allowed (600s)"
 
 
-@pytest.mark.parametrize(("sandbox", "avatar_id"), [(True, OTHER_AVATAR_ID), (False, str(uuid4()))])
+@pytest.mark.parametrize(("sandbox", "avatar_id"), [(True, OTHER_AVATAR_ID), (False, UNKNOWN_AVATAR_ID)])
 async def test_an_avatar_one_may_not_use_is_refused_at_the_token(
     caller: Caller, sandbox: bool, avatar_id: str
 ) -> None:
