@@ -25,16 +25,11 @@ from deploy.local.stack import LiveKitServer, TemporalServer
 from examples.echo_agent import READY
 from examples.voice.endpointing import Pcm
 from liveavatar_simulator import LiveAvatarSimulator
+from tests.support.namespaces import new_namespace
 from tests.support.person import RATE_HZ
+from tests.support.platform import API_KEY, running_workers, simulator_settings, wayne
 from tests.support.secret_scan import remember
 from tests.support.waiting import until
-from tests.system.sessions.conftest import (
-    API_KEY,
-    own_namespace,
-    running_workers,
-    simulator_settings,
-    wayne,
-)
 from tests.viewer.conftest import livekit_client, playwright  # noqa: F401 (fixtures)
 from workers.settings import WorkerSettings
 
@@ -62,7 +57,7 @@ class Product:
 async def product(
     temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> AsyncIterator[Product]:
-    client = await own_namespace(temporal)
+    client = await new_namespace(temporal)
     key = Seal.new_key()
     remember(key.get_secret_value(), "a seal key")
     remember(API_KEY, "the API key")

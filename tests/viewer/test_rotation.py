@@ -23,17 +23,11 @@ from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_lite import SessionEndReason
 from liveavatar_simulator import LiveAvatarSimulator
 from tests.examples.conftest import worker_settings
+from tests.support.namespaces import new_namespace
 from tests.support.page import open_page, shows
+from tests.support.platform import API_KEY, new_key, running_workers, simulator_settings, wayne
 from tests.support.secret_scan import remember
-from tests.system.sessions.conftest import (
-    API_KEY,
-    new_key,
-    own_namespace,
-    running_workers,
-    simulator_settings,
-    wayne,
-)
-from tests.system.sessions.test_live_takeover import say
+from tests.support.speech import speak_live
 from tests.viewer.test_page import identities, level_passes
 from viewer import SessionViewerSource, ViewerServer
 
@@ -81,7 +75,7 @@ async def product(
     temporal: TemporalServer, livekit: LiveKitServer, limit_s: int
 ) -> AsyncIterator[Product]:
     """Workers, and a LiveAvatar that lets nobody stay for longer than `limit_s`."""
-    client = await own_namespace(temporal)
+    client = await new_namespace(temporal)
     key = Seal.new_key()
     remember(key.get_secret_value(), "a seal key")
     remember(API_KEY, "the API key")
@@ -100,7 +94,7 @@ async def talking(session: Session) -> AsyncIterator[None]:
     async def talk() -> None:
         async with session.live() as live:
             while True:
-                await say(live, 3)
+                await speak_live(live, 3)
 
     task = asyncio.create_task(talk(), name="talk")
     try:

@@ -73,7 +73,9 @@ async def test_a_duration_over_the_plan_is_refused_with_the_plans_maximum(
     assert message == "max_session_duration (601s) exceeds the maximum allowed (600s)"
 
 
-@pytest.mark.parametrize(("sandbox", "avatar_id"), [(True, OTHER_AVATAR_ID), (False, UNKNOWN_AVATAR_ID)])
+@pytest.mark.parametrize(
+    ("sandbox", "avatar_id"), [(True, OTHER_AVATAR_ID), (False, UNKNOWN_AVATAR_ID)]
+)
 async def test_an_avatar_one_may_not_use_is_refused_at_the_token(
     caller: Caller, sandbox: bool, avatar_id: str
 ) -> None:

@@ -6,151 +6,21 @@ closed. Where the way there matters, real worker processes are killed (test_kill
 
 from __future__ import annotations
 
-import contextlib
-import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 
-import httpx
 import pytest
 import pytest_asyncio
-from livekit import api
 from pydantic import SecretStr
-from temporalio.client import Client, WorkflowHandle
-from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
-from temporalio.contrib.pydantic import pydantic_data_converter
 
-from avatar_sessions.contract import names
-from avatar_sessions.contract.janitor import Decision, JanitorFinding, JanitorRound
-from avatar_sessions.contract.messages import OwnRoom, SessionRequest
-from avatar_sessions.janitor import make_round
 from avatar_sessions.seal import Seal
 from deploy.local.stack import LiveKitServer, TemporalServer
-from liveavatar_lite import WAYNE_AVATAR_ID, LiveAvatar, TokenRequest
+from liveavatar_lite import LiveAvatar
 from liveavatar_simulator import LiveAvatarSimulator
+from tests.support.janitor_platform import JanitorEnvironment
+from tests.support.namespaces import new_namespace
+from tests.support.platform import API_KEY, simulator_settings
 from tests.support.secret_scan import remember
-from tests.system.sessions.conftest import API_KEY, own_namespace, simulator_settings
-from workers.process import running_worker_set
 from workers.settings import WorkerSettings
-from workers.wiring import Role, worker_set_for
-
-PROVIDER_SESSIONS = SearchAttributeKey.for_keyword_list(names.SEARCH_ATTRIBUTE_PROVIDER_SESSIONS)
-NOBODYS_QUEUE = "no-worker-here"
-
-Workflow = WorkflowHandle[object, object]
-
-
-class Outage(httpx.AsyncBaseTransport):
-    """The network to LiveAvatar, which can be told to fail for its list."""
-
-    def __init__(self) -> None:
-        self.list_fails = False
-        self._network = httpx.AsyncHTTPTransport()
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if self.list_fails and request.method == "GET":
-            return httpx.Response(503, json={"code": 5000, "data": None, "message": "away"})
-        return await self._network.handle_async_request(request)
-
-    async def aclose(self) -> None:
-        await self._network.aclose()
-
-
-@dataclass
-class JanitorWorld:
-    """What a test arranges, and looks at afterwards."""
-
-    client: Client
-    simulator: LiveAvatarSimulator
-    livekit: LiveKitServer
-    settings: WorkerSettings
-    liveavatar: LiveAvatar
-    """LiveAvatar as somebody with the same API key sees it."""
-    outage: Outage = field(default_factory=Outage)
-    """Of the janitors' network."""
-
-    async def billed(self) -> str:
-        """A session that is billed; returns its id."""
-        minted = await self.liveavatar.create_token(
-            TokenRequest(avatar_id=WAYNE_AVATAR_ID, is_sandbox=False)
-        )
-        await self.liveavatar.start_session(minted.session_token)
-        return minted.session_id
-
-    async def opened_by_workflow(
-        self, *provider_ids: str, key: str | None = None, room: OwnRoom | None = None
-    ) -> Workflow:
-        """A workflow that has opened these sessions, and runs (no worker takes it on)."""
-        request = SessionRequest.model_validate({"avatar_id": WAYNE_AVATAR_ID, "room": room})
-        pair = SearchAttributePair(PROVIDER_SESSIONS, list(provider_ids))
-        return await self.client.start_workflow(
-            names.WORKFLOW_TYPE,
-            request,
-            id=names.workflow_id(key or f"k-{uuid.uuid4().hex[:12]}"),
-            task_queue=NOBODYS_QUEUE,
-            search_attributes=TypedSearchAttributes([pair] if provider_ids else []),
-        )
-
-    async def orphan(self) -> str:
-        """A billed session whose workflow was terminated, and whose owner is dead."""
-        provider_id = await self.billed()
-        workflow = await self.opened_by_workflow(provider_id)
-        await workflow.terminate("test")
-        return provider_id
-
-    def is_billed(self, provider_id: str) -> bool:
-        """Whether LiveAvatar still bills it."""
-        return self.simulator.sessions[provider_id].billing
-
-    @contextlib.asynccontextmanager
-    async def janitor(self, **settings: object) -> AsyncIterator[None]:
-        """A janitor's worker, without a schedule; settings by their environment's name."""
-        changed = settings_of(self.settings, **settings)
-        # The SDK refuses two workers of one queue on one client.
-        client = await client_like(self.client, self.client.namespace)
-        async with (
-            LiveAvatar(
-                changed.liveavatar_api_key,
-                base_url=changed.liveavatar_api_url,
-                transport=self.outage,
-            ) as liveavatar,
-            running_worker_set(worker_set_for(Role.JANITOR, client, changed, liveavatar), 5),
-        ):
-            yield
-
-    async def round(self, **asked: object) -> JanitorFinding:
-        """One round by whatever janitor there is."""
-        return await make_round(self.client, JanitorRound.model_validate(asked), timeout_s=40)
-
-    async def room_exists(self, room: str) -> bool:
-        async with livekit_at(self.livekit) as livekit:
-            found = await livekit.room.list_rooms(api.ListRoomsRequest(names=[room]))
-        return bool(found.rooms)
-
-
-async def client_like(client: Client, namespace: str) -> Client:
-    """A client of its own at the same server."""
-    return await Client.connect(
-        client.service_client.config.target_host,
-        namespace=namespace,
-        data_converter=pydantic_data_converter,
-    )
-
-
-def livekit_at(server: LiveKitServer) -> api.LiveKitAPI:
-    return api.LiveKitAPI(server.url, server.api_key, server.api_secret)
-
-
-def settings_of(settings: WorkerSettings, **changes: object) -> WorkerSettings:
-    """The same settings but for some, by their environment's name."""
-    fields = type(settings).model_fields
-    told = {field.alias: getattr(settings, name) for name, field in fields.items()}
-    return WorkerSettings.model_validate({**told, **changes})
-
-
-def decision_on(finding: JanitorFinding, provider_id: str) -> Decision:
-    """What was decided on a session."""
-    return next(one.decision for one in finding.sessions if one.provider_session_id == provider_id)
 
 
 @pytest.fixture(scope="session")
@@ -164,9 +34,9 @@ def seal_key() -> SecretStr:
 @pytest_asyncio.fixture
 async def world(
     temporal: TemporalServer, livekit: LiveKitServer, seal_key: SecretStr
-) -> AsyncIterator[JanitorWorld]:
+) -> AsyncIterator[JanitorEnvironment]:
     quiet = simulator_settings(livekit, join_rooms=False, calls_per_s=0, concurrency_limit=500)
-    client = await own_namespace(temporal)
+    client = await new_namespace(temporal)
     async with (
         LiveAvatarSimulator(quiet) as simulator,
         LiveAvatar(SecretStr(API_KEY), base_url=simulator.url) as liveavatar,
@@ -182,4 +52,4 @@ async def world(
                 "AVATAR_SESSIONS_DRAIN_TIMEOUT_S": 5,
             }
         )
-        yield JanitorWorld(client, simulator, livekit, settings, liveavatar)
+        yield JanitorEnvironment(client, simulator, livekit, settings, liveavatar)

@@ -13,7 +13,7 @@ import pytest
 
 from avatar_sessions.contract import names
 from deploy.local.settings import ROOT
-from tests.system.janitor.conftest import JanitorWorld
+from tests.support.janitor_platform import JanitorEnvironment
 
 WITHIN_S = 45.0
 
@@ -31,7 +31,7 @@ class Ran:
         return json.loads(self.out)
 
 
-async def cli(world: JanitorWorld, *words: str) -> Ran:
+async def cli(environment: JanitorEnvironment, *words: str) -> Ran:
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "error", "-m", "avatar_sessions.cli.main", "janitor", *words),
@@ -40,8 +40,8 @@ async def cli(world: JanitorWorld, *words: str) -> Ran:
         cwd=ROOT,
         env={
             "PATH": os.environ["PATH"],
-            "TEMPORAL_ADDRESS": world.client.service_client.config.target_host,
-            "TEMPORAL_NAMESPACE": world.client.namespace,
+            "TEMPORAL_ADDRESS": environment.client.service_client.config.target_host,
+            "TEMPORAL_NAMESPACE": environment.client.namespace,
         },
     )
     async with asyncio.timeout(WITHIN_S):
@@ -50,10 +50,12 @@ async def cli(world: JanitorWorld, *words: str) -> Ran:
     return Ran(process.returncode or 0, out.decode(), err.decode())
 
 
-async def test_a_dry_run_shows_what_would_be_ended_and_ends_nothing(world: JanitorWorld) -> None:
-    orphan, stranger = await world.orphan(), await world.billed()
-    async with world.janitor():
-        ran = await cli(world, "--dry-run")
+async def test_a_dry_run_shows_what_would_be_ended_and_ends_nothing(
+    environment: JanitorEnvironment,
+) -> None:
+    orphan, stranger = await environment.orphan(), await environment.billed()
+    async with environment.janitor():
+        ran = await cli(environment, "--dry-run")
     lines = ran.out.splitlines()
     assert ran.code == 0, ran.err
     assert lines[0].split() == ["WHAT", "ID", "DECISION", "WORKFLOW", "WHY"]
@@ -63,38 +65,40 @@ async def test_a_dry_run_shows_what_would_be_ended_and_ends_nothing(world: Janit
         "dry run: 2 sessions billed, 0 rooms of ours: 1 would be ended, 0 failed, 0 running,"
         " 1 strangers, 0 in doubt"
     )
-    assert world.is_billed(orphan)
+    assert environment.is_billed(orphan)
 
 
-async def test_without_it_the_round_is_made(world: JanitorWorld) -> None:
-    orphan = await world.orphan()
-    async with world.janitor():
-        ran = await cli(world, "--json")
+async def test_without_it_the_round_is_made(environment: JanitorEnvironment) -> None:
+    orphan = await environment.orphan()
+    async with environment.janitor():
+        ran = await cli(environment, "--json")
     assert ran.code == 0, ran.err
     assert ran.json["sessions"][0]["provider_session_id"] == orphan
     assert ran.json["sessions"][0]["decision"] == "stopped"
-    assert not world.is_billed(orphan)
+    assert not environment.is_billed(orphan)
 
 
-async def test_a_round_that_could_not_see_leaves_with_1_and_says_so(world: JanitorWorld) -> None:
-    world.outage.list_fails = True
-    async with world.janitor():
-        ran = await cli(world)
+async def test_a_round_that_could_not_see_leaves_with_1_and_says_so(
+    environment: JanitorEnvironment,
+) -> None:
+    environment.outage.list_fails = True
+    async with environment.janitor():
+        ran = await cli(environment)
     assert ran.code == 1
     assert "problem: LiveAvatar's sessions could not be listed" in ran.out
 
 
 @pytest.mark.timeout(90)
 async def test_without_a_janitor_it_says_how_to_run_one_and_withdraws_the_round(
-    world: JanitorWorld,
+    environment: JanitorEnvironment,
 ) -> None:
     """Else it would be made later, when nobody looks."""
-    orphan = await world.orphan()
-    ran = await cli(world, "--wait-s", "8")
+    orphan = await environment.orphan()
+    ran = await cli(environment, "--wait-s", "8")
     assert ran.code == 4
     assert "no janitor answered" in ran.err
     assert "python -m workers --role janitor" in ran.err
-    async with world.janitor():
+    async with environment.janitor():
         running = f"WorkflowType = '{names.JANITOR_WORKFLOW_TYPE}' AND ExecutionStatus = 'Running'"
-        assert (await world.client.count_workflows(running)).count == 0
-    assert world.is_billed(orphan)
+        assert (await environment.client.count_workflows(running)).count == 0
+    assert environment.is_billed(orphan)

@@ -1,12 +1,11 @@
 """A round's history: it replays, holds no secret, and tells its story.
 
-The recorded one is written anew by ``pytest tests/sessions tests/janitor --record-histories``.
+The recorded one is written by ``pytest tests/system/janitor --record-histories``.
 """
 
 from __future__ import annotations
 
 import platform as machine
-from pathlib import Path
 
 import pytest
 from temporalio.api.enums.v1 import EventType
@@ -15,12 +14,13 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 
 from avatar_sessions.contract import names
+from tests.support.histories import JANITOR
+from tests.support.janitor_platform import JanitorEnvironment
 from tests.support.secret_scan import kinds_in
-from tests.system.janitor.conftest import JanitorWorld
 from workers.wiring import workflow_runner
 from workflows.janitor import AvatarJanitor
 
-RECORDED = Path(__file__).parent / "histories" / "round.json"
+RECORDED = JANITOR / "round.json"
 
 
 def replayer() -> Replayer:
@@ -31,23 +31,23 @@ def replayer() -> Replayer:
     )
 
 
-async def rounds_history(world: JanitorWorld) -> WorkflowHistory:
+async def rounds_history(environment: JanitorEnvironment) -> WorkflowHistory:
     """The history of a round that stopped something."""
-    await world.orphan()
-    async with world.janitor():
-        await world.round()
-    async for execution in world.client.list_workflows(
+    await environment.orphan()
+    async with environment.janitor():
+        await environment.round()
+    async for execution in environment.client.list_workflows(
         f"WorkflowType = '{names.JANITOR_WORKFLOW_TYPE}'"
     ):
-        handle = world.client.get_workflow_handle(execution.id, run_id=execution.run_id)
+        handle = environment.client.get_workflow_handle(execution.id, run_id=execution.run_id)
         return await handle.fetch_history()
     raise AssertionError("no round is visible")
 
 
 async def test_a_round_replays_holds_no_secret_and_is_one_activity(
-    world: JanitorWorld, pytestconfig: pytest.Config
+    environment: JanitorEnvironment, pytestconfig: pytest.Config
 ) -> None:
-    history = await rounds_history(world)
+    history = await rounds_history(environment)
     if pytestconfig.getoption("--record-histories", default=False):
         RECORDED.parent.mkdir(exist_ok=True)
         text = history.to_json().replace(f"@{machine.node()}", "@host")

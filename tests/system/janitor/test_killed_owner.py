@@ -23,18 +23,18 @@ from avatar_sessions.seal import Seal
 from deploy.local.settings import ROOT
 from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_simulator import LiveAvatarSimulator
+from tests.support.janitor_platform import JanitorEnvironment, livekit_at
+from tests.support.platform import new_key, simulator_settings, wayne
 from tests.support.secret_scan import kinds_in
 from tests.support.waiting import until
-from tests.system.janitor.conftest import JanitorWorld, livekit_at
-from tests.system.sessions.conftest import new_key, simulator_settings, wayne
 from workers.wiring import Role
 
 PROMISED_S = 60.0
 
 
 @contextmanager
-def worker(
-    world: JanitorWorld,
+def worker_process(
+    environment: JanitorEnvironment,
     temporal: TemporalServer,
     api_url: str,
     role: Role,
@@ -42,23 +42,23 @@ def worker(
     **settings: str,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A real worker process; killed at the end if it still runs."""
-    known = world.settings
-    environment = {
+    known = environment.settings
+    variables = {
         **os.environ,
         "TEMPORAL_ADDRESS": temporal.address,
-        "TEMPORAL_NAMESPACE": world.client.namespace,
+        "TEMPORAL_NAMESPACE": environment.client.namespace,
         "LIVEAVATAR_API_KEY": known.liveavatar_api_key.get_secret_value(),
         "LIVEAVATAR_API_URL": api_url,
-        "LIVEKIT_URL": world.livekit.url,
-        "LIVEKIT_API_KEY": world.livekit.api_key,
-        "LIVEKIT_API_SECRET": world.livekit.api_secret,
+        "LIVEKIT_URL": environment.livekit.url,
+        "LIVEKIT_API_KEY": environment.livekit.api_key,
+        "LIVEKIT_API_SECRET": environment.livekit.api_secret,
         "AVATAR_SESSIONS_SEAL_KEYS": known.seal_keys[0].get_secret_value(),
         **settings,
     }
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "workers", "--role", role],
-            env=environment,
+            env=variables,
             cwd=ROOT,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -75,12 +75,12 @@ async def ready(*logs: Path) -> None:
     await until(lambda: all(b"worker ready" in log.read_bytes() for log in logs), 40)
 
 
-async def findings(world: JanitorWorld) -> list[JanitorFinding]:
+async def findings(environment: JanitorEnvironment) -> list[JanitorFinding]:
     """The results of all rounds so far, and a look at their histories."""
     told = []
     running = f"WorkflowType = '{names.JANITOR_WORKFLOW_TYPE}' AND ExecutionStatus = 'Completed'"
-    async for execution in world.client.list_workflows(running):
-        handle = world.client.get_workflow_handle(execution.id, run_id=execution.run_id)
+    async for execution in environment.client.list_workflows(running):
+        handle = environment.client.get_workflow_handle(execution.id, run_id=execution.run_id)
         told.append(JanitorFinding.model_validate(await handle.result()))
         history = await handle.fetch_history()
         assert not [
@@ -89,11 +89,11 @@ async def findings(world: JanitorWorld) -> list[JanitorFinding]:
     return told
 
 
-async def findings_with(world: JanitorWorld, provider_id: str) -> list[JanitorFinding]:
+async def findings_with(environment: JanitorEnvironment, provider_id: str) -> list[JanitorFinding]:
     """The same, once the round that stopped this session is over and visible."""
     give_up = time.monotonic() + 30
     while True:
-        rounds = await findings(world)
+        rounds = await findings(environment)
         lines = [line for one in rounds for line in one.sessions]
         if (provider_id, Decision.STOPPED) in [
             (line.provider_session_id, line.decision) for line in lines
@@ -105,22 +105,25 @@ async def findings_with(world: JanitorWorld, provider_id: str) -> list[JanitorFi
 
 @pytest.mark.timeout(180)
 async def test_terminated_and_killed_at_once_is_stopped_in_time(
-    world: JanitorWorld, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+    environment: JanitorEnvironment,
+    temporal: TemporalServer,
+    livekit: LiveKitServer,
+    run_folder: Path,
 ) -> None:
     """Nobody was left to stop it: it billed for 200 s, until LiveAvatar's own limit.
 
     The janitor runs as its own process on its schedule; all that owned sessions is dead.
     """
     logs = [run_folder / f"janitor-{name}.log" for name in ("sessions", "streams", "janitor")]
-    sessions = AvatarSessions(world.client, Seal(world.settings.seal_keys))
+    sessions = AvatarSessions(environment.client, Seal(environment.settings.seal_keys))
     room = f"room-{new_key()}"
     async with LiveAvatarSimulator(simulator_settings(livekit)) as liveavatar:
         url = liveavatar.url
         with (
-            worker(world, temporal, url, Role.SESSIONS, logs[0]) as first,
-            worker(world, temporal, url, Role.STREAMS, logs[1]) as second,
-            worker(
-                world,
+            worker_process(environment, temporal, url, Role.SESSIONS, logs[0]) as first,
+            worker_process(environment, temporal, url, Role.STREAMS, logs[1]) as second,
+            worker_process(
+                environment,
                 temporal,
                 url,
                 Role.JANITOR,
@@ -143,7 +146,7 @@ async def test_terminated_and_killed_at_once_is_stopped_in_time(
             for owner in (first, second):
                 owner.send_signal(signal.SIGKILL)
             terminated_at = time.monotonic()
-            await world.client.get_workflow_handle(session.workflow_id).terminate("test")
+            await environment.client.get_workflow_handle(session.workflow_id).terminate("test")
 
             await until(lambda: not liveavatar.sessions[provider_id].billing, PROMISED_S)
             took_s = time.monotonic() - terminated_at
@@ -153,9 +156,9 @@ async def test_terminated_and_killed_at_once_is_stopped_in_time(
                 give_up = time.monotonic() + 20
                 while (await livekit_api.room.list_rooms(listing)).rooms:
                     assert time.monotonic() < give_up
-            await world.client.get_workflow_handle(other.workflow_id).terminate("test")
+            await environment.client.get_workflow_handle(other.workflow_id).terminate("test")
             await until(lambda: not liveavatar.sessions[other_id].billing, PROMISED_S)
-            rounds = await findings_with(world, other_id)
+            rounds = await findings_with(environment, other_id)
             janitor.send_signal(signal.SIGTERM)
             await until(lambda: janitor.poll() is not None, 40)
     print(f"stopped {took_s:.1f} s after it was terminated")

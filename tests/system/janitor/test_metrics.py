@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 from activities.janitor.metrics import JanitorMetrics
-from tests.system.janitor.conftest import JanitorWorld
+from tests.support.janitor_platform import JanitorEnvironment
 from workers.telemetry import metering
 
 
@@ -48,15 +48,17 @@ async def collector() -> AsyncIterator[Collector]:
     await runner.cleanup()
 
 
-async def test_rounds_are_counted_and_exported(collector: Collector, world: JanitorWorld) -> None:
+async def test_rounds_are_counted_and_exported(
+    collector: Collector, environment: JanitorEnvironment
+) -> None:
     """A round that saw nothing does not tell that there was nothing."""
-    await world.orphan()
-    await world.billed()
+    await environment.orphan()
+    await environment.billed()
     began = datetime.now(UTC).timestamp()
-    async with world.janitor():
-        good = await world.round()
-        world.outage.list_fails = True
-        blind = await world.round()
+    async with environment.janitor():
+        good = await environment.round()
+        environment.outage.list_fails = True
+        blind = await environment.round()
     meters = metering(collector.url)
     metrics = JanitorMetrics(meters.__enter__())
     metrics.count(good)

@@ -17,7 +17,7 @@ from avatar_sessions.contract.activities import CreateRoom
 from avatar_sessions.contract.janitor import Decision, JanitorFinding, RoomFinding
 from avatar_sessions.contract.messages import OwnRoom
 from avatar_sessions.seal import Seal
-from tests.system.janitor.conftest import JanitorWorld, Workflow, livekit_at
+from tests.support.janitor_platform import JanitorEnvironment, Workflow, livekit_at
 
 
 @pytest.fixture
@@ -26,45 +26,45 @@ def room() -> str:
 
 
 @pytest_asyncio.fixture
-async def closed(world: JanitorWorld, room: str) -> Workflow:
+async def closed(environment: JanitorEnvironment, room: str) -> Workflow:
     """A session's workflow that asked for the room, and was terminated."""
-    workflow = await world.opened_by_workflow(room=OwnRoom(name=room))
+    workflow = await environment.opened_by_workflow(room=OwnRoom(name=room))
     await workflow.terminate("test")
     return workflow
 
 
-def mark(world: JanitorWorld, workflow: Workflow, **changes: object) -> RoomMark:
+def mark(environment: JanitorEnvironment, workflow: Workflow, **changes: object) -> RoomMark:
     return RoomMark(
         made_by=PRODUCT,
-        namespace=world.client.namespace,
+        namespace=environment.client.namespace,
         workflow_id=workflow.id,
         run_id=workflow.result_run_id or "",
         avatar_identity="avatar",
     ).model_copy(update=changes)
 
 
-async def make_room(world: JanitorWorld, room: str, metadata: str = "") -> None:
-    async with livekit_at(world.livekit) as livekit:
+async def make_room(environment: JanitorEnvironment, room: str, metadata: str = "") -> None:
+    async with livekit_at(environment.livekit) as livekit:
         await livekit.room.create_room(
             api.CreateRoomRequest(name=room, empty_timeout=300, metadata=metadata)
         )
 
 
-async def metadata_of(world: JanitorWorld, room: str) -> str:
-    async with livekit_at(world.livekit) as livekit:
+async def metadata_of(environment: JanitorEnvironment, room: str) -> str:
+    async with livekit_at(environment.livekit) as livekit:
         found = await livekit.room.list_rooms(api.ListRoomsRequest(names=[room]))
     return found.rooms[0].metadata
 
 
-async def enter(world: JanitorWorld, room: str, identity: str) -> rtc.Room:
+async def enter(environment: JanitorEnvironment, room: str, identity: str) -> rtc.Room:
     """Be in the room."""
     token = (
-        api.AccessToken(world.livekit.api_key, world.livekit.api_secret)
+        api.AccessToken(environment.livekit.api_key, environment.livekit.api_secret)
         .with_identity(identity)
         .with_grants(api.VideoGrants(room_join=True, room=room))
     )
     inside = rtc.Room()
-    await inside.connect(world.livekit.url, token.to_jwt())
+    await inside.connect(environment.livekit.url, token.to_jwt())
     return inside
 
 
@@ -76,40 +76,43 @@ def line_on(finding: JanitorFinding, room: str) -> RoomFinding:
 
 
 async def test_the_room_of_a_closed_workflow_is_deleted(
-    world: JanitorWorld, room: str, closed: Workflow
+    environment: JanitorEnvironment, room: str, closed: Workflow
 ) -> None:
-    await make_room(world, room, mark(world, closed).model_dump_json())
-    async with world.janitor():
-        finding = await world.round()
+    await make_room(environment, room, mark(environment, closed).model_dump_json())
+    async with environment.janitor():
+        finding = await environment.round()
     assert line_on(finding, room).decision is Decision.DELETED
-    assert not await world.room_exists(room)
+    assert not await environment.room_exists(room)
 
 
 async def test_a_person_in_it_does_not_keep_it(
-    world: JanitorWorld, room: str, closed: Workflow
+    environment: JanitorEnvironment, room: str, closed: Workflow
 ) -> None:
     """A session's own end deletes its room whoever is in it; so does the janitor's."""
-    await make_room(world, room, mark(world, closed).model_dump_json())
-    person = await enter(world, room, "alice")
-    async with world.janitor():
-        finding = await world.round()
+    await make_room(environment, room, mark(environment, closed).model_dump_json())
+    person = await enter(environment, room, "alice")
+    async with environment.janitor():
+        finding = await environment.round()
     await person.disconnect()
     assert line_on(finding, room).decision is Decision.DELETED
 
 
 async def test_a_room_that_is_not_to_be_deleted_loses_the_avatar_only(
-    world: JanitorWorld, room: str
+    environment: JanitorEnvironment, room: str
 ) -> None:
-    workflow = await world.opened_by_workflow(room=OwnRoom(name=room, delete_at_end=False))
+    workflow = await environment.opened_by_workflow(room=OwnRoom(name=room, delete_at_end=False))
     await workflow.terminate("test")
-    await make_room(world, room, mark(world, workflow).model_dump_json())
-    avatar, person = await enter(world, room, "avatar"), await enter(world, room, "alice")
-    async with world.janitor():
-        told = await world.round(dry_run=True)
-        done = await world.round()
-        async with livekit_at(world.livekit) as livekit:
+    await make_room(environment, room, mark(environment, workflow).model_dump_json())
+    avatar, person = (
+        await enter(environment, room, "avatar"),
+        await enter(environment, room, "alice"),
+    )
+    async with environment.janitor():
+        told = await environment.round(dry_run=True)
+        done = await environment.round()
+        async with livekit_at(environment.livekit) as livekit:
             inside = await livekit.room.list_participants(api.ListParticipantsRequest(room=room))
-        after = await world.round()
+        after = await environment.round()
     await avatar.disconnect()
     await person.disconnect()
     decisions = [line_on(one, room).decision for one in (told, done, after)]
@@ -121,132 +124,142 @@ async def test_a_room_that_is_not_to_be_deleted_loses_the_avatar_only(
     assert [one.identity for one in inside.participants] == ["alice"]
 
 
-async def test_a_room_that_is_lived_in_is_left_alone(world: JanitorWorld, room: str) -> None:
-    workflow = await world.opened_by_workflow(room=OwnRoom(name=room))
-    await make_room(world, room, mark(world, workflow).model_dump_json())
-    async with world.janitor():
-        finding = await world.round()
+async def test_a_room_that_is_lived_in_is_left_alone(
+    environment: JanitorEnvironment, room: str
+) -> None:
+    workflow = await environment.opened_by_workflow(room=OwnRoom(name=room))
+    await make_room(environment, room, mark(environment, workflow).model_dump_json())
+    async with environment.janitor():
+        finding = await environment.round()
     assert line_on(finding, room).decision is Decision.RUNNING
-    assert await world.room_exists(room)
+    assert await environment.room_exists(room)
 
 
 @pytest.mark.parametrize("metadata", ["", "words", '{"made_by": "somebody"}', "[1]", "null"])
 async def test_rooms_without_our_mark_are_not_even_looked_at(
-    world: JanitorWorld, room: str, metadata: str
+    environment: JanitorEnvironment, room: str, metadata: str
 ) -> None:
-    await make_room(world, room, metadata)
-    async with world.janitor():
-        finding = await world.round()
+    await make_room(environment, room, metadata)
+    async with environment.janitor():
+        finding = await environment.round()
     assert room not in {one.room for one in finding.rooms}
-    assert await world.room_exists(room)
+    assert await environment.room_exists(room)
 
 
 async def test_another_namespaces_room_is_not_ours(
-    world: JanitorWorld, room: str, closed: Workflow
+    environment: JanitorEnvironment, room: str, closed: Workflow
 ) -> None:
-    await make_room(world, room, mark(world, closed, namespace="elsewhere").model_dump_json())
-    async with world.janitor():
-        finding = await world.round()
+    await make_room(
+        environment, room, mark(environment, closed, namespace="elsewhere").model_dump_json()
+    )
+    async with environment.janitor():
+        finding = await environment.round()
     assert finding.totals.rooms == 0
-    assert await world.room_exists(room)
+    assert await environment.room_exists(room)
 
 
 async def test_a_mark_that_names_a_workflow_nobody_knows_proves_nothing(
-    world: JanitorWorld, room: str, closed: Workflow
+    environment: JanitorEnvironment, room: str, closed: Workflow
 ) -> None:
     """Two Temporals, each with a namespace of the same name, on one LiveKit server."""
-    unknown = mark(world, closed, run_id=str(uuid.uuid4()))
-    await make_room(world, room, unknown.model_dump_json())
-    async with world.janitor():
-        finding = await world.round()
+    unknown = mark(environment, closed, run_id=str(uuid.uuid4()))
+    await make_room(environment, room, unknown.model_dump_json())
+    async with environment.janitor():
+        finding = await environment.round()
     assert line_on(finding, room).decision is Decision.IN_DOUBT
-    assert await world.room_exists(room)
+    assert await environment.room_exists(room)
 
 
-async def test_a_dry_run_deletes_no_room(world: JanitorWorld, room: str, closed: Workflow) -> None:
-    await make_room(world, room, mark(world, closed).model_dump_json())
-    async with world.janitor():
-        finding = await world.round(dry_run=True)
+async def test_a_dry_run_deletes_no_room(
+    environment: JanitorEnvironment, room: str, closed: Workflow
+) -> None:
+    await make_room(environment, room, mark(environment, closed).model_dump_json())
+    async with environment.janitor():
+        finding = await environment.round(dry_run=True)
     assert line_on(finding, room).decision is Decision.WOULD_DELETE
-    assert await world.room_exists(room)
+    assert await environment.room_exists(room)
 
 
-async def test_without_a_livekit_of_ours_there_are_no_rooms_to_look_at(world: JanitorWorld) -> None:
-    orphan = await world.orphan()
+async def test_without_a_livekit_of_ours_there_are_no_rooms_to_look_at(
+    environment: JanitorEnvironment,
+) -> None:
+    orphan = await environment.orphan()
     nothing = dict.fromkeys(("LIVEKIT_URL", "LIVEKIT_API_KEY", "LIVEKIT_API_SECRET"))
-    async with world.janitor(**nothing):
-        finding = await world.round()
+    async with environment.janitor(**nothing):
+        finding = await environment.round()
     assert (finding.checks_rooms, finding.succeeded) == (False, True)
-    assert not world.is_billed(orphan)
+    assert not environment.is_billed(orphan)
 
 
 async def test_a_livekit_that_is_away_is_told_and_sessions_are_stopped_all_the_same(
-    world: JanitorWorld,
+    environment: JanitorEnvironment,
 ) -> None:
-    orphan = await world.orphan()
-    async with world.janitor(LIVEKIT_URL="ws://127.0.0.1:9"):
-        finding = await world.round()
+    orphan = await environment.orphan()
+    async with environment.janitor(LIVEKIT_URL="ws://127.0.0.1:9"):
+        finding = await environment.round()
     assert "LiveKit's rooms could not be listed" in finding.problems[0]
-    assert not world.is_billed(orphan)
+    assert not environment.is_billed(orphan)
 
 
 # ------------------------------------------------------------------ marking
 
 
-async def create(world: JanitorWorld, room: str, workflow: Workflow) -> None:
+async def create(environment: JanitorEnvironment, room: str, workflow: Workflow) -> None:
     """The activity ``create_room``, as the workflow's."""
-    environment = ActivityEnvironment()
-    environment.info = dataclasses.replace(
-        environment.info,
-        namespace=world.client.namespace,
+    activity_environment = ActivityEnvironment()
+    activity_environment.info = dataclasses.replace(
+        activity_environment.info,
+        namespace=environment.client.namespace,
         workflow_id=workflow.id,
         workflow_run_id=workflow.result_run_id,
     )
     server = LiveKitSettings(
-        world.livekit.url, world.livekit.api_key, SecretStr(world.livekit.api_secret)
+        environment.livekit.url,
+        environment.livekit.api_key,
+        SecretStr(environment.livekit.api_secret),
     )
     step = CreateRoom(session_key="any", room=room, avatar_identity="avatar", max_duration_s=60)
-    await environment.run(RoomActivities(server, Seal([Seal.new_key()])).create_room, step)
+    await activity_environment.run(RoomActivities(server, Seal([Seal.new_key()])).create_room, step)
 
 
 async def test_a_room_that_we_make_bears_our_mark(
-    world: JanitorWorld, room: str, closed: Workflow
+    environment: JanitorEnvironment, room: str, closed: Workflow
 ) -> None:
-    await create(world, room, closed)
-    assert mark_on(await metadata_of(world, room)) == mark(world, closed)
+    await create(environment, room, closed)
+    assert mark_on(await metadata_of(environment, room)) == mark(environment, closed)
 
 
 async def test_a_room_of_somebody_else_keeps_what_stands_on_it(
-    world: JanitorWorld, room: str, closed: Workflow
+    environment: JanitorEnvironment, room: str, closed: Workflow
 ) -> None:
-    await make_room(world, room, "theirs")
-    await create(world, room, closed)
-    assert await metadata_of(world, room) == "theirs"
+    await make_room(environment, room, "theirs")
+    await create(environment, room, closed)
+    assert await metadata_of(environment, room) == "theirs"
 
 
 async def test_a_bare_room_of_somebody_else_stays_bare(
-    world: JanitorWorld, room: str, closed: Workflow
+    environment: JanitorEnvironment, room: str, closed: Workflow
 ) -> None:
-    await make_room(world, room)
-    await create(world, room, closed)
-    assert await metadata_of(world, room) == ""
+    await make_room(environment, room)
+    await create(environment, room, closed)
+    assert await metadata_of(environment, room) == ""
 
 
 @pytest.mark.parametrize("inhabited", [True, False])
 async def test_the_next_session_takes_over_a_room_of_ours(
-    world: JanitorWorld, room: str, closed: Workflow, inhabited: bool
+    environment: JanitorEnvironment, room: str, closed: Workflow, inhabited: bool
 ) -> None:
     """Else the janitor would delete the room of the earlier session, and the later one with it.
 
     To create the room again does not do: LiveKit kept the earlier mark while somebody was inside.
     """
-    await create(world, room, closed)
-    person = await enter(world, room, "alice") if inhabited else None
-    later = await world.opened_by_workflow(room=OwnRoom(name=room))
-    await create(world, room, later)
-    async with world.janitor():
-        finding = await world.round()
-    assert mark_on(await metadata_of(world, room)) == mark(world, later)
+    await create(environment, room, closed)
+    person = await enter(environment, room, "alice") if inhabited else None
+    later = await environment.opened_by_workflow(room=OwnRoom(name=room))
+    await create(environment, room, later)
+    async with environment.janitor():
+        finding = await environment.round()
+    assert mark_on(await metadata_of(environment, room)) == mark(environment, later)
     assert line_on(finding, room).decision is Decision.RUNNING
     if person is not None:
         await person.disconnect()

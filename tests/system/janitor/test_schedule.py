@@ -11,32 +11,32 @@ from temporalio.client import ScheduleActionStartWorkflow, ScheduleHandle, Sched
 from temporalio.service import RPCError
 
 from avatar_sessions.contract import names
+from tests.support.janitor_platform import JanitorEnvironment, client_like
 from tests.support.waiting import until
-from tests.system.janitor.conftest import JanitorWorld, client_like
 from workers.janitor_schedule import ensure_schedule, maintained_schedule
 
 
-def schedule_of(world: JanitorWorld) -> ScheduleHandle:
-    return world.client.get_schedule_handle(names.JANITOR_SCHEDULE_ID)
+def schedule_of(environment: JanitorEnvironment) -> ScheduleHandle:
+    return environment.client.get_schedule_handle(names.JANITOR_SCHEDULE_ID)
 
 
-async def every(world: JanitorWorld) -> timedelta:
-    described = await schedule_of(world).describe()
+async def every(environment: JanitorEnvironment) -> timedelta:
+    described = await schedule_of(environment).describe()
     return described.schedule.spec.intervals[0].every
 
 
-async def exists(world: JanitorWorld) -> bool:
+async def exists(environment: JanitorEnvironment) -> bool:
     try:
-        await schedule_of(world).describe()
+        await schedule_of(environment).describe()
     except RPCError:
         return False
     return True
 
 
-async def test_it_is_made_where_there_is_none(world: JanitorWorld) -> None:
-    await ensure_schedule(world.client, 30)
-    schedule = (await schedule_of(world).describe()).schedule
-    assert await every(world) == timedelta(seconds=30)
+async def test_it_is_made_where_there_is_none(environment: JanitorEnvironment) -> None:
+    await ensure_schedule(environment.client, 30)
+    schedule = (await schedule_of(environment).describe()).schedule
+    assert await every(environment) == timedelta(seconds=30)
     assert schedule.policy.overlap is ScheduleOverlapPolicy.SKIP
     assert schedule.policy.catchup_window == timedelta(seconds=10)
     assert isinstance(schedule.action, ScheduleActionStartWorkflow)
@@ -44,55 +44,57 @@ async def test_it_is_made_where_there_is_none(world: JanitorWorld) -> None:
     assert not schedule.state.paused
 
 
-async def test_its_rounds_are_made(world: JanitorWorld) -> None:
-    orphan = await world.orphan()
-    async with world.janitor():
-        await ensure_schedule(world.client, 1)
-        await until(lambda: not world.is_billed(orphan), 40)
+async def test_its_rounds_are_made(environment: JanitorEnvironment) -> None:
+    orphan = await environment.orphan()
+    async with environment.janitor():
+        await ensure_schedule(environment.client, 1)
+        await until(lambda: not environment.is_billed(orphan), 40)
 
 
-async def test_other_settings_change_it(world: JanitorWorld) -> None:
-    await ensure_schedule(world.client, 30)
-    await ensure_schedule(world.client, 12)
-    assert await every(world) == timedelta(seconds=12)
+async def test_other_settings_change_it(environment: JanitorEnvironment) -> None:
+    await ensure_schedule(environment.client, 30)
+    await ensure_schedule(environment.client, 12)
+    assert await every(environment) == timedelta(seconds=12)
 
 
-async def test_the_same_settings_do_not_touch_it(world: JanitorWorld) -> None:
-    await ensure_schedule(world.client, 30)
-    before = (await schedule_of(world).describe()).info.last_updated_at
-    await ensure_schedule(world.client, 30)
-    assert (await schedule_of(world).describe()).info.last_updated_at == before
+async def test_the_same_settings_do_not_touch_it(environment: JanitorEnvironment) -> None:
+    await ensure_schedule(environment.client, 30)
+    before = (await schedule_of(environment).describe()).info.last_updated_at
+    await ensure_schedule(environment.client, 30)
+    assert (await schedule_of(environment).describe()).info.last_updated_at == before
 
 
-async def test_a_pause_outlives_a_restart_and_a_change(world: JanitorWorld) -> None:
-    await ensure_schedule(world.client, 30)
-    await schedule_of(world).pause(note="the operator looks into something")
-    await ensure_schedule(world.client, 30)
-    await ensure_schedule(world.client, 12)
-    state = (await schedule_of(world).describe()).schedule.state
+async def test_a_pause_outlives_a_restart_and_a_change(environment: JanitorEnvironment) -> None:
+    await ensure_schedule(environment.client, 30)
+    await schedule_of(environment).pause(note="the operator looks into something")
+    await ensure_schedule(environment.client, 30)
+    await ensure_schedule(environment.client, 12)
+    state = (await schedule_of(environment).describe()).schedule.state
     assert state.paused
     assert state.note == "the operator looks into something"
-    assert await every(world) == timedelta(seconds=12)
+    assert await every(environment) == timedelta(seconds=12)
 
 
-async def test_several_processes_may_make_it_at_once(world: JanitorWorld) -> None:
-    clients = [await client_like(world.client, world.client.namespace) for _ in range(4)]
+async def test_several_processes_may_make_it_at_once(environment: JanitorEnvironment) -> None:
+    clients = [
+        await client_like(environment.client, environment.client.namespace) for _ in range(4)
+    ]
     await asyncio.gather(*(ensure_schedule(one, 30) for one in clients))
-    assert await every(world) == timedelta(seconds=30)
+    assert await every(environment) == timedelta(seconds=30)
 
 
-async def test_a_worker_keeps_it_beside_its_work(world: JanitorWorld) -> None:
-    async with maintained_schedule(world.client, 30):
+async def test_a_worker_keeps_it_beside_its_work(environment: JanitorEnvironment) -> None:
+    async with maintained_schedule(environment.client, 30):
         async with asyncio.timeout(30):
-            while not await exists(world):
+            while not await exists(environment):
                 await asyncio.sleep(0.1)
 
 
 async def test_one_that_cannot_be_made_is_told_and_takes_nothing_down(
-    world: JanitorWorld, caplog: pytest.LogCaptureFixture
+    environment: JanitorEnvironment, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Here: a namespace that does not exist. It is tried again for as long as the worker works."""
-    nowhere = await client_like(world.client, "no-such-namespace")
+    nowhere = await client_like(environment.client, "no-such-namespace")
     with caplog.at_level(logging.ERROR, logger="workers.janitor_schedule"):
         async with maintained_schedule(nowhere, 30):
             await until(lambda: len(caplog.records) >= 2, 30)

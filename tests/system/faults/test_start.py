@@ -16,24 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from avatar_sessions import End, EndReason, Session, SessionState
 from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_simulator.faults import Faults
 from tests.support.gate import TcpGate
-from tests.support.outside import (
-    Outside,
+from tests.support.platform import history_length
+from tests.support.relayed_platform import (
+    RelayedPlatform,
     assert_books_agree,
-    events,
-    outside,
     page,
     until_state,
     until_status,
 )
 from tests.support.waiting import until
-from tests.system.sessions.test_takeover import wait_for_exit, worker, worker_ready
-from workers.settings import WorkerSettings
+from tests.support.worker_process import until_worker_ready, wait_for_exit, worker_process
 from workers.wiring import Role
 from workflows.parts import options
 
@@ -43,98 +40,75 @@ QUICK_S = 5.0
 """How long a cancelled session may take to its report, unless a /start is under way."""
 
 
-@pytest_asyncio.fixture
-async def world(
-    temporal: TemporalServer, livekit: LiveKitServer, worker_settings: WorkerSettings
-) -> AsyncIterator[Outside]:
-    """A LiveAvatar of one's own, and workers of this process."""
-    async with outside(temporal, livekit, worker_settings) as world:
-        yield world
-
-
-@pytest_asyncio.fixture
-async def full(
-    temporal: TemporalServer, livekit: LiveKitServer, worker_settings: WorkerSettings
-) -> AsyncIterator[Outside]:
-    """A plan with room for one session."""
-    async with outside(temporal, livekit, worker_settings, concurrency_limit=1) as world:
-        yield world
-
-
-@pytest_asyncio.fixture
-async def alone(
-    temporal: TemporalServer, livekit: LiveKitServer, worker_settings: WorkerSettings
-) -> AsyncIterator[Outside]:
-    """No workers: the test brings its own processes."""
-    async with outside(temporal, livekit, worker_settings, workers=False) as world:
-        yield world
-
-
 # ------------------------------------------------------------- a reply is lost
 
 
 async def test_a_lost_reply_to_start_is_stopped_before_another_session_starts(
-    world: Outside,
+    relayed: RelayedPlatform,
 ) -> None:
-    world.faults.lost_start_replies = 1
-    session = await world.begin()
+    relayed.faults.lost_start_replies = 1
+    session = await relayed.begin()
     await session.attach()
     report = await session.end()
-    lost, live = world.lines(report)
+    lost, live = relayed.lines(report)
     assert lost.started_at is not None
     assert lost.ended_at is not None
     assert live.started_at is not None
     assert lost.ended_at <= live.started_at
     print(f"billed without use: {lost.billed_s:.2f} s")
-    assert_books_agree(world, report)
+    assert_books_agree(relayed, report)
 
 
-async def test_a_reply_to_start_that_never_comes_is_not_waited_for_long(world: Outside) -> None:
+async def test_a_reply_to_start_that_never_comes_is_not_waited_for_long(
+    relayed: RelayedPlatform,
+) -> None:
     """The call gives up after 15 s; its session is stopped at most 5 s later."""
-    with world.liveavatar.hold(START, reply=True, times=1) as hold:
-        session = await world.begin()
+    with relayed.liveavatar.hold(START, reply=True, times=1) as hold:
+        session = await relayed.begin()
         await hold.reached()
-        lost = world.started_lines()[0]
-        await until(lambda: world.line(lost.session_id).ended_at is not None, within_s=40)
-    late_s = world.line(lost.session_id).billed_s - 15
+        lost = relayed.started_lines()[0]
+        await until(lambda: relayed.line(lost.session_id).ended_at is not None, within_s=40)
+    late_s = relayed.line(lost.session_id).billed_s - 15
     print(f"stopped {late_s:.2f} s after the call had timed out")
     assert late_s < QUICK_S
     await session.attach()
     report = await session.end()
-    assert_books_agree(world, report)
+    assert_books_agree(relayed, report)
 
 
-async def test_lost_replies_to_token_cost_no_time_and_bill_nothing(world: Outside) -> None:
-    world.faults.lost_token_replies = 2
+async def test_lost_replies_to_token_cost_no_time_and_bill_nothing(
+    relayed: RelayedPlatform,
+) -> None:
+    relayed.faults.lost_token_replies = 2
     began_s = time.monotonic()
-    session = await world.begin()
+    session = await relayed.begin()
     await session.attach()
     took_s = time.monotonic() - began_s
     report = await session.end()
-    ledger = world.simulator.ledger()
+    ledger = relayed.simulator.ledger()
     assert (ledger.minted, ledger.started) == (3, 1)
     print(f"live after {took_s:.2f} s with two lost tokens")
-    assert_books_agree(world, report)
+    assert_books_agree(relayed, report)
 
 
-async def test_a_token_that_comes_too_late_is_never_started(world: Outside) -> None:
-    with world.liveavatar.hold(TOKEN, reply=True, times=1) as hold:
-        session = await world.begin()
+async def test_a_token_that_comes_too_late_is_never_started(relayed: RelayedPlatform) -> None:
+    with relayed.liveavatar.hold(TOKEN, reply=True, times=1) as hold:
+        session = await relayed.begin()
         await hold.reached()
-        await until(lambda: world.simulator.ledger().minted == 2)
+        await until(lambda: relayed.simulator.ledger().minted == 2)
     await session.attach()
     report = await session.end()
-    assert world.simulator.ledger().started == 1
-    assert_books_agree(world, report)
+    assert relayed.simulator.ledger().started == 1
+    assert_books_agree(relayed, report)
 
 
-async def test_three_lost_starts_end_the_session_and_bill_no_more(world: Outside) -> None:
-    world.faults.lost_start_replies = 100
-    session = await world.begin()
+async def test_three_lost_starts_end_the_session_and_bill_no_more(relayed: RelayedPlatform) -> None:
+    relayed.faults.lost_start_replies = 100
+    session = await relayed.begin()
     report = await session.report(timeout_s=40)
     assert report.end_reason is EndReason.START_FAILED
     assert len(report.generations) == 3
-    assert_books_agree(world, report)
+    assert_books_agree(relayed, report)
 
 
 # ------------------------------------------------------------ a worker is lost
@@ -142,27 +116,37 @@ async def test_three_lost_starts_end_the_session_and_bill_no_more(world: Outside
 
 @pytest.mark.timeout(120)
 async def test_a_worker_killed_under_start_is_noticed_in_seconds(
-    alone: Outside, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+    relayed_workerless: RelayedPlatform,
+    temporal: TemporalServer,
+    livekit: LiveKitServer,
+    run_folder: Path,
 ) -> None:
     """It cost 25 s, the whole time that a start may take."""
-    alone.faults.slow_start_s = 2.0
+    relayed_workerless.faults.slow_start_s = 2.0
     with (
-        worker(alone, temporal, livekit, Role.ALL, run_folder / "start-kill-1.log") as first,
-        worker(alone, temporal, livekit, Role.STREAMS, run_folder / "start-kill-s.log"),
+        worker_process(
+            relayed_workerless, temporal, livekit, Role.ALL, run_folder / "start-kill-1.log"
+        ) as first,
+        worker_process(
+            relayed_workerless, temporal, livekit, Role.STREAMS, run_folder / "start-kill-s.log"
+        ),
     ):
-        await worker_ready(run_folder / "start-kill-1.log")
-        session = await alone.begin(start_timeout_s=100)
-        with alone.liveavatar.hold(START, reply=True, times=1) as hold:
+        await until_worker_ready(run_folder / "start-kill-1.log")
+        session = await relayed_workerless.begin(start_timeout_s=100)
+        with relayed_workerless.liveavatar.hold(START, reply=True, times=1) as hold:
             await hold.reached()
-            alone.faults.slow_start_s = 0.0
+            relayed_workerless.faults.slow_start_s = 0.0
             log = run_folder / "start-kill-2.log"
-            with worker(alone, temporal, livekit, Role.SESSIONS, log):
-                await worker_ready(log)
+            with worker_process(relayed_workerless, temporal, livekit, Role.SESSIONS, log):
+                await until_worker_ready(log)
                 killed_s = time.monotonic()
                 first.send_signal(signal.SIGKILL)
                 await asyncio.to_thread(wait_for_exit, first)
-                lost = alone.simulator.ledger().sessions[0]
-                await until(lambda: alone.line(lost.session_id).ended_at is not None, within_s=40)
+                lost = relayed_workerless.simulator.ledger().sessions[0]
+                await until(
+                    lambda: relayed_workerless.line(lost.session_id).ended_at is not None,
+                    within_s=40,
+                )
                 stopped_s = time.monotonic() - killed_s
                 await session.attach(timeout_s=60)
                 live_s = time.monotonic() - killed_s
@@ -170,12 +154,15 @@ async def test_a_worker_killed_under_start_is_noticed_in_seconds(
     print(f"after the kill: lost session stopped {stopped_s:.2f} s, live again {live_s:.2f} s")
     assert stopped_s < 15
     assert len(report.generations) == 2
-    assert_books_agree(alone, report)
+    assert_books_agree(relayed_workerless, report)
 
 
 @pytest.mark.timeout(120)
 async def test_a_start_that_lands_after_its_stop_is_stopped_by_the_worker_that_sent_it(
-    alone: Outside, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+    relayed_workerless: RelayedPlatform,
+    temporal: TemporalServer,
+    livekit: LiveKitServer,
+    run_folder: Path,
 ) -> None:
     """A worker lost Temporal under its request and was given up: the session that it started after
     that billed until the other one was over."""
@@ -184,87 +171,90 @@ async def test_a_start_that_lands_after_its_stop_is_stopped_by_the_worker_that_s
     async with TcpGate(host, int(port)).standing() as gate:
         apart = dataclasses.replace(temporal, address=f"127.0.0.1:{gate.port}")
         with (
-            worker(alone, apart, livekit, Role.ALL, first_log),
-            alone.liveavatar.hold(START, times=1) as hold,
+            worker_process(relayed_workerless, apart, livekit, Role.ALL, first_log),
+            relayed_workerless.liveavatar.hold(START, times=1) as hold,
         ):
-            await worker_ready(first_log)
-            session = await alone.begin(start_timeout_s=100)
+            await until_worker_ready(first_log)
+            session = await relayed_workerless.begin(start_timeout_s=100)
             await hold.reached()
-            late = alone.simulator.ledger().sessions[0].session_id
-            with worker(alone, temporal, livekit, Role.ALL, second_log), gate.cut():
-                await worker_ready(second_log)
+            late = relayed_workerless.simulator.ledger().sessions[0].session_id
+            with (
+                worker_process(relayed_workerless, temporal, livekit, Role.ALL, second_log),
+                gate.cut(),
+            ):
+                await until_worker_ready(second_log)
                 await session.attach(timeout_s=60)
                 hold.opened.set()
-                await until(lambda: alone.line(late).started_at is not None)
+                await until(lambda: relayed_workerless.line(late).started_at is not None)
                 await asyncio.sleep(2)
-                assert alone.simulator.ledger().open == 2, "nobody can know better yet"
+                assert relayed_workerless.simulator.ledger().open == 2, "nobody can know better yet"
                 gate.closed = False
                 back_s = time.monotonic()
-                await until(lambda: alone.line(late).ended_at is not None)
+                await until(lambda: relayed_workerless.line(late).ended_at is not None)
                 took_s = time.monotonic() - back_s
                 report = await session.end()
     assert "given this attempt up" in first_log.read_text()
     print(f"stopped {took_s:.2f} s after its worker saw Temporal again")
-    assert alone.simulator.ledger().open == 0
+    assert relayed_workerless.simulator.ledger().open == 0
     assert len(report.generations) == 2
 
 
 @pytest.mark.timeout(120)
 async def test_a_start_that_lands_after_its_stop_is_looked_after_again(
-    world: Outside, monkeypatch: pytest.MonkeyPatch
+    relayed: RelayedPlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody comes back who knows of it: LiveAvatar's books are asked again while they do not say
     that it is over."""
     monkeypatch.setattr(options, "DOUBT_PAUSES", (timedelta(seconds=2), timedelta(seconds=4)))
     monkeypatch.setitem(options.START_CALL, "start_to_close_timeout", timedelta(seconds=3))
-    with world.liveavatar.hold(START, times=1) as hold:
-        session = await world.begin()
+    with relayed.liveavatar.hold(START, times=1) as hold:
+        session = await relayed.begin()
         await hold.reached()
-        late = world.simulator.ledger().sessions[0].session_id
+        late = relayed.simulator.ledger().sessions[0].session_id
         await until_status(session, lambda status: status.generation == 2)
         hold.opened.set()
         await session.attach()
-    await until(lambda: world.line(late).started_at is not None)
-    await until(lambda: world.line(late).ended_at is not None, within_s=15)
+    await until(lambda: relayed.line(late).started_at is not None)
+    await until(lambda: relayed.line(late).ended_at is not None, within_s=15)
     report = await session.end()
-    assert_books_agree(world, report)
+    assert_books_agree(relayed, report)
 
 
 # --------------------------------------------------------------- not now: 429
 
 
-async def test_a_rate_limited_start_waits_as_long_as_it_was_told(world: Outside) -> None:
-    world.faults.rate_limited_tokens = 1
-    world.faults.rate_limited_starts = 2
-    world.faults.retry_after_s = 2
-    session = await world.begin()
+async def test_a_rate_limited_start_waits_as_long_as_it_was_told(relayed: RelayedPlatform) -> None:
+    relayed.faults.rate_limited_tokens = 1
+    relayed.faults.rate_limited_starts = 2
+    relayed.faults.retry_after_s = 2
+    session = await relayed.begin()
     waiting = await until_status(session, lambda status: status.waiting_for)
     assert "rate limit" in str(waiting.waiting_for)
     await session.attach()
     assert (await session.status()).waiting_for is None
     report = await session.end()
-    (line,) = world.lines(report)
+    (line,) = relayed.lines(report)
     assert line.started_at is not None
     assert line.started_at - line.minted_at >= timedelta(seconds=3.9)
     assert line.minted_at - report.requested_at >= timedelta(seconds=1.9)
-    assert_books_agree(world, report)
+    assert_books_agree(relayed, report)
 
 
 async def test_a_pause_longer_than_the_calls_own_time_is_kept(
-    world: Outside, monkeypatch: pytest.MonkeyPatch
+    relayed: RelayedPlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server gave the call up at once, and the session with it."""
     monkeypatch.setitem(options.SHORT_CALL, "schedule_to_close_timeout", timedelta(seconds=3))
-    monkeypatch.setattr(options, "TURN_PATIENCE", timedelta(seconds=3))
-    world.faults.rate_limited_tokens = 1
-    world.faults.rate_limited_starts = 1
-    world.faults.retry_after_s = 5
-    session = await world.begin()
+    monkeypatch.setattr(options, "LIMIT_WAIT", timedelta(seconds=3))
+    relayed.faults.rate_limited_tokens = 1
+    relayed.faults.rate_limited_starts = 1
+    relayed.faults.retry_after_s = 5
+    session = await relayed.begin()
     waiting = await until_status(session, lambda status: status.waiting_for)
     assert waiting.state is SessionState.MINTING
     await session.attach()
     report = await session.end()
-    (line,) = world.lines(report)
+    (line,) = relayed.lines(report)
     assert line.minted_at - report.requested_at >= timedelta(seconds=4.9)
     assert line.started_at is not None
     assert line.started_at - line.minted_at >= timedelta(seconds=4.9)
@@ -274,109 +264,111 @@ async def test_a_pause_longer_than_the_calls_own_time_is_kept(
 
 
 @pytest.mark.timeout(90)
-async def test_a_session_waits_its_turn_and_says_so(full: Outside) -> None:
-    first = await full.begin()
+async def test_a_session_waits_its_turn_and_says_so(relayed_single: RelayedPlatform) -> None:
+    first = await relayed_single.begin()
     await first.attach()
-    second = await full.begin()
+    second = await relayed_single.begin()
     waiting = await until_status(second, lambda status: status.waiting_for)
     assert waiting.state is SessionState.STARTING
     assert waiting.waiting_for is not None
     assert waiting.waiting_for.startswith("a free LiveAvatar session: the plan's limit is reached")
     assert waiting.waiting_since is not None
     assert waiting.waiting_since <= datetime.now(UTC)
-    assert "waiting for a free LiveAvatar session" in await page(full, second)
+    assert "waiting for a free LiveAvatar session" in await page(relayed_single, second)
     await asyncio.sleep(3)
-    assert full.simulator.ledger().minted == 2, "a waiting session holds one token"
+    assert relayed_single.simulator.ledger().minted == 2, "a waiting session holds one token"
     freed_s = time.monotonic()
     one = await first.end()
     await second.attach()
     print(f"live {time.monotonic() - freed_s:.2f} s after the end of the first was asked for")
     assert (await second.status()).waiting_for is None
     other = await second.end()
-    assert_books_agree(full, one, other)
+    assert_books_agree(relayed_single, one, other)
 
 
 @pytest.mark.timeout(90)
-async def test_a_turn_that_does_not_come_is_named_as_what_was_missing(full: Outside) -> None:
-    first = await full.begin()
+async def test_a_turn_that_does_not_come_is_named_as_what_was_missing(
+    relayed_single: RelayedPlatform,
+) -> None:
+    first = await relayed_single.begin()
     await first.attach()
-    second = await full.begin(start_timeout_s=20)
+    second = await relayed_single.begin(start_timeout_s=20)
     await until_status(second, lambda status: status.waiting_for)
-    before = await events(full, second)
+    before = await history_length(relayed_single, second)
     report = await second.report(timeout_s=60)
     assert report.end_reason is EndReason.START_TIMEOUT
     assert report.failure is not None
     assert "waiting for a free LiveAvatar session" in report.failure.message
     assert "403/4003" in report.failure.message
     print(report.failure.message)
-    spent = await events(full, second) - before
+    spent = await history_length(relayed_single, second) - before
     print(f"{spent} events for the rest of a wait of 20 s, and its end")
     assert spent < 45, "a wait must not fill the history"
     (waited,) = report.generations
     assert waited.billed_s == 0
-    assert_books_agree(full, report, await first.end())
+    assert_books_agree(relayed_single, report, await first.end())
 
 
 # ------------------------------------------------- taken back, at every stage
 
-Stage = Callable[[Outside], contextlib.AbstractAsyncContextManager[Session]]
+Stage = Callable[[RelayedPlatform], contextlib.AbstractAsyncContextManager[Session]]
 
 
 @contextlib.asynccontextmanager
-async def creating_its_room(world: Outside) -> AsyncIterator[Session]:
-    with world.livekit.hold(CREATE_ROOM) as hold:
-        session = await world.begin(room={})
+async def creating_its_room(relayed: RelayedPlatform) -> AsyncIterator[Session]:
+    with relayed.livekit.hold(CREATE_ROOM) as hold:
+        session = await relayed.begin(room={})
         await hold.reached()
         yield session
 
 
 @contextlib.asynccontextmanager
-async def minting(world: Outside) -> AsyncIterator[Session]:
-    with world.liveavatar.hold(TOKEN) as hold:
-        session = await world.begin()
+async def minting(relayed: RelayedPlatform) -> AsyncIterator[Session]:
+    with relayed.liveavatar.hold(TOKEN) as hold:
+        session = await relayed.begin()
         await hold.reached()
         yield session
 
 
 @contextlib.asynccontextmanager
-async def starting(world: Outside) -> AsyncIterator[Session]:
-    world.faults.slow_start_s = 2.0
-    session = await world.begin()
-    await until(lambda: any(one.phase == "starting" for one in world.simulator.sessions.values()))
+async def starting(relayed: RelayedPlatform) -> AsyncIterator[Session]:
+    relayed.faults.slow_start_s = 2.0
+    session = await relayed.begin()
+    await until(lambda: any(one.phase == "starting" for one in relayed.simulator.sessions.values()))
     yield session
 
 
 @contextlib.asynccontextmanager
-async def stopping_a_lost_start(world: Outside) -> AsyncIterator[Session]:
-    world.faults.lost_start_replies = 1
-    with world.liveavatar.hold(STOP, times=1) as hold:
-        session = await world.begin()
+async def stopping_a_lost_start(relayed: RelayedPlatform) -> AsyncIterator[Session]:
+    relayed.faults.lost_start_replies = 1
+    with relayed.liveavatar.hold(STOP, times=1) as hold:
+        session = await relayed.begin()
         await hold.reached()
         yield session
 
 
 @contextlib.asynccontextmanager
-async def waiting_its_turn(world: Outside) -> AsyncIterator[Session]:
-    world.faults.rate_limited_starts = 1000
-    session = await world.begin()
+async def waiting_its_turn(relayed: RelayedPlatform) -> AsyncIterator[Session]:
+    relayed.faults.rate_limited_starts = 1000
+    session = await relayed.begin()
     await until_status(session, lambda status: status.waiting_for)
     await asyncio.sleep(1.5)  # into a call that waits inside
     yield session
 
 
 @contextlib.asynccontextmanager
-async def waiting_for_a_token(world: Outside) -> AsyncIterator[Session]:
-    world.faults.rate_limited_tokens = 1000
-    world.faults.retry_after_s = 60
-    session = await world.begin()
+async def waiting_for_a_token(relayed: RelayedPlatform) -> AsyncIterator[Session]:
+    relayed.faults.rate_limited_tokens = 1000
+    relayed.faults.retry_after_s = 60
+    session = await relayed.begin()
     await until_status(session, lambda status: status.waiting_for)
     yield session
 
 
 @contextlib.asynccontextmanager
-async def connecting(world: Outside) -> AsyncIterator[Session]:
-    world.faults.never_connected = 1000
-    session = await world.begin()
+async def connecting(relayed: RelayedPlatform) -> AsyncIterator[Session]:
+    relayed.faults.never_connected = 1000
+    session = await relayed.begin()
     await until_state(session, SessionState.CONNECTING)
     yield session
 
@@ -407,9 +399,9 @@ async def end_by_update(session: Session) -> None:
 @pytest.mark.parametrize("taken_back", [cancel, end_by_signal, end_by_update])
 @pytest.mark.parametrize("stage", STAGES)
 async def test_a_start_that_is_taken_back_leaves_nothing(
-    world: Outside, stage: Stage, taken_back: Callable[[Session], Awaitable[Any]]
+    relayed: RelayedPlatform, stage: Stage, taken_back: Callable[[Session], Awaitable[Any]]
 ) -> None:
-    async with stage(world) as session:
+    async with stage(relayed) as session:
         asked_s = time.monotonic()
         await taken_back(session)
         report = await session.report(timeout_s=40)
@@ -421,18 +413,18 @@ async def test_a_start_that_is_taken_back_leaves_nothing(
     assert report.cleanup.room_clean
     assert report.cleanup.problems == []
     assert took_s < QUICK_S + 5, "machines are slow, but this is a hang"
-    assert_books_agree(world, report)
+    assert_books_agree(relayed, report)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 async def test_a_start_whose_workflow_is_terminated_leaves_nothing_billed(
-    world: Outside, stage: Stage
+    relayed: RelayedPlatform, stage: Stage
 ) -> None:
-    async with stage(world) as session:
-        await world.client.get_workflow_handle(session.workflow_id).terminate("test")
+    async with stage(relayed) as session:
+        await relayed.client.get_workflow_handle(session.workflow_id).terminate("test")
         if stage is starting:
-            await until(lambda: bool(world.started_lines()))
+            await until(lambda: bool(relayed.started_lines()))
         if stage is connecting:
-            world.simulator.faults = Faults()
-    await until(lambda: all(one.ended_at is not None for one in world.started_lines()))
-    assert world.simulator.ledger().open == 0
+            relayed.simulator.faults = Faults()
+    await until(lambda: all(one.ended_at is not None for one in relayed.started_lines()))
+    assert relayed.simulator.ledger().open == 0

@@ -19,14 +19,8 @@ from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
 from liveavatar_simulator.faults import Faults
 from liveavatar_simulator.ledger import SessionLine
 from tests.support.gate import TcpGate
-from tests.system.sessions.conftest import (
-    API_KEY,
-    Platform,
-    new_key,
-    own_namespace,
-    running_workers,
-    wayne,
-)
+from tests.support.namespaces import new_namespace
+from tests.support.platform import API_KEY, Platform, new_key, running_workers, wayne
 from workers.settings import WorkerSettings
 
 WITHIN_S = 1.0
@@ -34,7 +28,7 @@ WITHIN_S = 1.0
 
 
 @dataclass
-class Outside(Platform):
+class RelayedPlatform(Platform):
     """A platform whose LiveAvatar and LiveKit can be held up."""
 
     liveavatar: TcpGate
@@ -62,14 +56,14 @@ class Outside(Platform):
 
 
 @contextlib.asynccontextmanager
-async def outside(
+async def relayed_platform(
     temporal: TemporalServer,
     livekit: LiveKitServer,
     settings: WorkerSettings,
     *,
     workers: bool = True,
     **simulator_settings: object,
-) -> AsyncIterator[Outside]:
+) -> AsyncIterator[RelayedPlatform]:
     """A simulator that shows nobody, gates, and a namespace; with ``workers`` also workers."""
     mine = SimulatorSettings.model_validate(
         {
@@ -93,10 +87,10 @@ async def outside(
                 "livekit_url": f"ws://127.0.0.1:{before_livekit.port}",
             }
         )
-        client = await own_namespace(temporal)
+        client = await new_namespace(temporal)
         if workers:
             await stack.enter_async_context(running_workers(client, settings))
-        yield Outside(
+        yield RelayedPlatform(
             simulator=simulator,
             sessions=AvatarSessions(client, Seal(settings.seal_keys)),
             client=client,
@@ -115,13 +109,13 @@ def _gate(url: str) -> contextlib.AbstractAsyncContextManager[TcpGate]:
 
 
 async def until_status(
-    session: Session, told: Callable[[SessionStatus], object], within_s: float = 40
+    session: Session, condition: Callable[[SessionStatus], object], within_s: float = 40
 ) -> SessionStatus:
-    """Wait until a session's status tells something."""
+    """Wait until a condition holds of a session's status."""
     give_up = time.monotonic() + within_s
     while True:
         status = await session.status()
-        if told(status):
+        if condition(status):
             return status
         assert time.monotonic() < give_up, status
         await asyncio.sleep(0.05)
@@ -131,30 +125,24 @@ async def until_state(session: Session, state: SessionState) -> None:
     await until_status(session, lambda status: status.state is state)
 
 
-async def page(world: Platform, session: Session) -> str:
+async def page(platform: Platform, session: Session) -> str:
     """What the workflow's page in the Temporal UI shows of the session."""
-    handle = world.client.get_workflow_handle(session.workflow_id)
+    handle = platform.client.get_workflow_handle(session.workflow_id)
     metadata: WorkflowMetadata = await handle.query(
         "__temporal_workflow_metadata", result_type=WorkflowMetadata
     )
     return metadata.current_details
 
 
-async def events(world: Platform, session: Session) -> int:
-    """How long a session's history is."""
-    described = await world.client.get_workflow_handle(session.workflow_id).describe()
-    return described.history_length
-
-
-def assert_books_agree(world: Outside, *reports: SessionReport) -> None:
+def assert_books_agree(platform: RelayedPlatform, *reports: SessionReport) -> None:
     """Every started LiveAvatar session stands in exactly one report, as in the ledger, and ended.
 
-    This simulator's sessions belong to the reported ones alone.
+    This simulator's sessions belong to the reported ones workerless.
     """
     told = [one for report in reports for one in report.generations]
     ids = [one.provider_session_id for one in told]
     assert len(ids) == len(set(ids))
-    ledger = {one.session_id: one for one in world.simulator.ledger().sessions}
+    ledger = {one.session_id: one for one in platform.simulator.ledger().sessions}
     for one in told:
         line = ledger[one.provider_session_id]
         if line.started_at is None:

@@ -8,12 +8,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 from livekit import api
 from temporalio.client import WorkflowExecutionDescription
 
@@ -21,18 +19,17 @@ from avatar_sessions import EndReason, OwnRoom, Session, SessionState
 from avatar_sessions.contract import names
 from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_lite import LiveAvatar, SessionEndReason
-from tests.support.outside import (
-    Outside,
+from tests.support.platform import Platform, history_length, running_workers
+from tests.support.relayed_platform import (
+    RelayedPlatform,
     assert_books_agree,
-    events,
-    outside,
     page,
+    relayed_platform,
     until_state,
     until_status,
 )
 from tests.support.waiting import until
-from tests.system.sessions.conftest import Platform
-from tests.system.sessions.test_takeover import wait_for_exit, worker, worker_ready
+from tests.support.worker_process import until_worker_ready, wait_for_exit, worker_process
 from workers.settings import WorkerSettings
 from workers.wiring import Role
 from workflows.parts import alerts, options
@@ -41,43 +38,25 @@ STOP = "POST /v1/sessions/stop"
 NOT_STOPPED, NOT_CLEAN = "provider_not_stopped", "room_not_clean"
 
 
-@pytest_asyncio.fixture
-async def world(
-    temporal: TemporalServer, livekit: LiveKitServer, worker_settings: WorkerSettings
-) -> AsyncIterator[Outside]:
-    """A LiveAvatar of one's own, and workers of this process."""
-    async with outside(temporal, livekit, worker_settings) as world:
-        yield world
-
-
-@pytest_asyncio.fixture
-async def alone(
-    temporal: TemporalServer, livekit: LiveKitServer, worker_settings: WorkerSettings
-) -> AsyncIterator[Outside]:
-    """No workers: the test brings its own processes."""
-    async with outside(temporal, livekit, worker_settings, workers=False) as world:
-        yield world
-
-
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Alerts after 3 s, not after 20 s; newer words each 5 s, not each 5 min."""
-    monkeypatch.setattr(options, "CLEANUP_QUIET", timedelta(seconds=3))
+    monkeypatch.setattr(options, "CLEANUP_ALERT_AFTER", timedelta(seconds=3))
     monkeypatch.setattr(options, "CLEANUP_STRETCH", timedelta(seconds=5))
 
 
-async def live(world: Outside, **request: object) -> Session:
-    session = await world.begin(**request)
+async def live(relayed: RelayedPlatform, **request: object) -> Session:
+    session = await relayed.begin(**request)
     await session.attach()
     return session
 
 
-async def described(world: Platform, session: Session) -> WorkflowExecutionDescription:
-    return await world.client.get_workflow_handle(session.workflow_id).describe()
+async def described(relayed: Platform, session: Session) -> WorkflowExecutionDescription:
+    return await relayed.client.get_workflow_handle(session.workflow_id).describe()
 
 
-async def alert_attribute(world: Platform, session: Session) -> str | None:
-    found = (await described(world, session)).typed_search_attributes
+async def alert_attribute(relayed: Platform, session: Session) -> str | None:
+    found = (await described(relayed, session)).typed_search_attributes
     return next(
         (str(one.value) for one in found if one.key.name == names.SEARCH_ATTRIBUTE_ALERT), None
     )
@@ -86,81 +65,86 @@ async def alert_attribute(world: Platform, session: Session) -> str | None:
 # ------------------------------------------------------------ it goes through
 
 
-async def test_cancels_during_the_cleanup_do_not_break_it(world: Outside) -> None:
-    session = await live(world)
-    world.faults.stop_failures = 3
+async def test_cancels_during_the_cleanup_do_not_break_it(relayed: RelayedPlatform) -> None:
+    session = await live(relayed)
+    relayed.faults.stop_failures = 3
     await session.cancel()
     await until_state(session, SessionState.ENDING)
-    handle = world.client.get_workflow_handle(session.workflow_id)
+    handle = relayed.client.get_workflow_handle(session.workflow_id)
     for _ in range(3):
         await handle.cancel()
         await asyncio.sleep(0.3)
     report = await session.report(timeout_s=40)
     assert report.end_reason is EndReason.CANCELLED
     assert report.cleanup.provider_stopped
-    assert_books_agree(world, report)
+    assert_books_agree(relayed, report)
 
 
-async def test_a_lost_reply_to_stop_is_asked_for_again(world: Outside) -> None:
-    session = await live(world)
-    world.faults.lost_stop_replies = 2
+async def test_a_lost_reply_to_stop_is_asked_for_again(relayed: RelayedPlatform) -> None:
+    session = await live(relayed)
+    relayed.faults.lost_stop_replies = 2
     report = await session.end()
     assert report.cleanup.provider_stopped
     assert report.generations[0].provider_end_reason == "USER_CLOSED"
-    assert_books_agree(world, report)
+    assert_books_agree(relayed, report)
 
 
-async def test_a_reply_to_stop_that_never_comes_is_not_waited_for_long(world: Outside) -> None:
-    session = await live(world)
-    with world.liveavatar.hold(STOP, reply=True, times=1):
+async def test_a_reply_to_stop_that_never_comes_is_not_waited_for_long(
+    relayed: RelayedPlatform,
+) -> None:
+    session = await live(relayed)
+    with relayed.liveavatar.hold(STOP, reply=True, times=1):
         began_s = time.monotonic()
         report = await session.end(timeout_s=40)
         print(f"report after {time.monotonic() - began_s:.2f} s")
-    assert_books_agree(world, report)
+    assert_books_agree(relayed, report)
 
 
 async def test_a_rate_limited_stop_waits_as_long_as_it_was_told(
-    world: Outside, impatient: None
+    relayed: RelayedPlatform, impatient: None
 ) -> None:
     """Also when that is longer than the call's own time: it is said meanwhile."""
-    session = await live(world)
-    world.faults.rate_limited_stops = 1
-    world.faults.retry_after_s = 6
+    session = await live(relayed)
+    relayed.faults.rate_limited_stops = 1
+    relayed.faults.retry_after_s = 6
     ending = asyncio.create_task(session.end(timeout_s=40))
     told = await until_status(session, lambda status: status.alert)
     assert told.alert == NOT_STOPPED
-    shown = await page(world, session)
+    shown = await page(relayed, session)
     assert "429" in shown
     assert "tried again at" in shown
     report = await ending
-    line = world.line(report.generations[0].provider_session_id)
+    line = relayed.line(report.generations[0].provider_session_id)
     assert line.billed_s >= 5.9
     assert report.cleanup.alert is None
-    assert await alert_attribute(world, session) is None
-    assert_books_agree(world, report)
+    assert await alert_attribute(relayed, session) is None
+    assert_books_agree(relayed, report)
 
 
 @pytest.mark.timeout(120)
 async def test_a_worker_killed_while_it_stops_is_followed_by_another(
-    alone: Outside, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+    relayed_workerless: RelayedPlatform,
+    temporal: TemporalServer,
+    livekit: LiveKitServer,
+    run_folder: Path,
 ) -> None:
     """It cost 15 s, the whole time that a stop may take."""
     logs = [run_folder / f"stop-kill-{number}.log" for number in range(3)]
     with (
-        worker(alone, temporal, livekit, Role.STREAMS, logs[0]),
-        worker(alone, temporal, livekit, Role.SESSIONS, logs[1]) as first,
+        worker_process(relayed_workerless, temporal, livekit, Role.STREAMS, logs[0]),
+        worker_process(relayed_workerless, temporal, livekit, Role.SESSIONS, logs[1]) as first,
     ):
-        await worker_ready(logs[0])
-        await worker_ready(logs[1])
-        session = await live(alone)
+        await until_worker_ready(logs[0])
+        await until_worker_ready(logs[1])
+        session = await live(relayed_workerless)
         with (
-            alone.liveavatar.hold(STOP, times=1) as hold,
-            worker(alone, temporal, livekit, Role.SESSIONS, logs[2]),
+            relayed_workerless.liveavatar.hold(STOP, times=1) as hold,
+            worker_process(relayed_workerless, temporal, livekit, Role.SESSIONS, logs[2]),
         ):
             # The second one takes no task before the first has this one: it begins too late.
             await session.cancel()
             await hold.reached()
-            await worker_ready(logs[2])
+            await until_worker_ready(logs[2])
             first.send_signal(signal.SIGKILL)
             killed_s = time.monotonic()
             await asyncio.to_thread(wait_for_exit, first)
@@ -168,30 +152,32 @@ async def test_a_worker_killed_while_it_stops_is_followed_by_another(
             print(f"report {time.monotonic() - killed_s:.2f} s after the kill")
     assert report.end_reason is EndReason.CANCELLED
     assert report.cleanup.provider_stopped
-    assert_books_agree(alone, report)
+    assert_books_agree(relayed_workerless, report)
 
 
-async def test_a_termination_does_not_break_a_stop_under_way(world: Outside) -> None:
+async def test_a_termination_does_not_break_a_stop_under_way(relayed: RelayedPlatform) -> None:
     """Its heartbeat answers "not found": the stop was cut by that, and nobody asked again."""
-    session = await live(world)
-    with world.liveavatar.hold(STOP, times=1) as hold:
+    session = await live(relayed)
+    with relayed.liveavatar.hold(STOP, times=1) as hold:
         await session.cancel()
         await hold.reached()
         await asyncio.sleep(6)  # the owner has let go: nobody else would stop it
-        await world.client.get_workflow_handle(session.workflow_id).terminate("test")
+        await relayed.client.get_workflow_handle(session.workflow_id).terminate("test")
         await asyncio.sleep(1.5)
-        assert world.simulator.ledger().open == 1
-    await until(lambda: world.simulator.ledger().open == 0)
+        assert relayed.simulator.ledger().open == 1
+    await until(lambda: relayed.simulator.ledger().open == 0)
 
 
-async def test_a_stop_that_fails_after_the_termination_is_repeated_there(world: Outside) -> None:
-    session = await live(world)
-    with world.liveavatar.hold(STOP, times=1) as hold:
+async def test_a_stop_that_fails_after_the_termination_is_repeated_there(
+    relayed: RelayedPlatform,
+) -> None:
+    session = await live(relayed)
+    with relayed.liveavatar.hold(STOP, times=1) as hold:
         await session.cancel()
         await hold.reached()
-        world.faults.stop_failures = 3
-        await world.client.get_workflow_handle(session.workflow_id).terminate("test")
-    await until(lambda: world.simulator.ledger().open == 0)
+        relayed.faults.stop_failures = 3
+        await relayed.client.get_workflow_handle(session.workflow_id).terminate("test")
+    await until(lambda: relayed.simulator.ledger().open == 0)
 
 
 # ---------------------------------------------------------------- it is seen
@@ -199,22 +185,22 @@ async def test_a_stop_that_fails_after_the_termination_is_repeated_there(world: 
 
 @pytest.mark.timeout(120)
 async def test_a_stop_that_fails_is_an_alert_until_it_works(
-    world: Outside, impatient: None
+    relayed: RelayedPlatform, impatient: None
 ) -> None:
-    session = await live(world)
+    session = await live(relayed)
     provider_id = (await session.status()).provider_session_id
-    world.faults.stop_failures = 10**6
-    before = await events(world, session)
+    relayed.faults.stop_failures = 10**6
+    before = await history_length(relayed, session)
     ending = asyncio.create_task(session.end(timeout_s=100))
     await until_status(session, lambda status: status.alert == NOT_STOPPED)
-    assert await alert_attribute(world, session) == NOT_STOPPED
+    assert await alert_attribute(relayed, session) == NOT_STOPPED
     query = f"AvatarAlert = '{NOT_STOPPED}' AND ExecutionStatus = 'Running'"
     give_up = time.monotonic() + 20  # visibility is eventually consistent
-    while session.workflow_id not in [one.id async for one in world.client.list_workflows(query)]:
+    while session.workflow_id not in [one.id async for one in relayed.client.list_workflows(query)]:
         assert time.monotonic() < give_up
         await asyncio.sleep(0.2)
 
-    shown = await page(world, session)
+    shown = await page(relayed, session)
     print(shown)
     assert shown.startswith(f"### ⚠ ALERT `{NOT_STOPPED}`")
     assert f"LiveAvatar session {provider_id} may still be billed since 20" in shown
@@ -224,27 +210,27 @@ async def test_a_stop_that_fails_is_an_alert_until_it_works(
     assert "avatar-sessions janitor" in shown
 
     await asyncio.sleep(20)
-    failing = await events(world, session) - before
+    failing = await history_length(relayed, session) - before
     print(f"{failing} events for an end that failed for about 25 s in stretches of 3 to 5 s")
-    world.faults.stop_failures = 0
+    relayed.faults.stop_failures = 0
     report = await ending
     assert report.cleanup.provider_stopped
     assert report.cleanup.problems == []
     assert report.cleanup.alert is None
-    assert await alert_attribute(world, session) is None
-    assert "ALERT" not in await page(world, session)
-    assert_books_agree(world, report)
+    assert await alert_attribute(relayed, session) is None
+    assert "ALERT" not in await page(relayed, session)
+    assert_books_agree(relayed, report)
 
 
 @pytest.mark.timeout(120)
 async def test_what_could_not_be_stopped_stays_an_alert(
-    world: Outside, impatient: None, monkeypatch: pytest.MonkeyPatch
+    relayed: RelayedPlatform, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(options, "CLEANUP_PATIENCE", timedelta(seconds=12))
-    session = await live(world)
-    world.faults.stop_failures = 10**6
+    monkeypatch.setattr(options, "CLEANUP_TIMEOUT", timedelta(seconds=12))
+    session = await live(relayed)
+    relayed.faults.stop_failures = 10**6
     report = await session.end(timeout_s=60)
-    world.faults.stop_failures = 0
+    relayed.faults.stop_failures = 0
     (generation,) = report.generations
     assert generation.stop == "unconfirmed"
     assert not report.cleanup.provider_stopped
@@ -252,20 +238,20 @@ async def test_what_could_not_be_stopped_stays_an_alert(
     (problem,) = report.cleanup.problems
     assert generation.provider_session_id in problem
     assert "503" in problem
-    assert await alert_attribute(world, session) == NOT_STOPPED
+    assert await alert_attribute(relayed, session) == NOT_STOPPED
     assert (await session.status()).alert == NOT_STOPPED
-    shown = await page(world, session)
+    shown = await page(relayed, session)
     assert "it is not tried again" in shown
 
 
 @pytest.mark.timeout(120)
 async def test_a_stop_that_fails_keeps_neither_the_room_nor_those_who_wait(
-    world: Outside, livekit: LiveKitServer, impatient: None
+    relayed: RelayedPlatform, livekit: LiveKitServer, impatient: None
 ) -> None:
-    session = await live(world, room=OwnRoom().model_dump())
+    session = await live(relayed, room=OwnRoom().model_dump())
     room = (await session.attach()).room
     assert room is not None
-    world.faults.stop_failures = 10**6
+    relayed.faults.stop_failures = 10**6
     ending = asyncio.create_task(session.end(timeout_s=100))
     async with api.LiveKitAPI(livekit.url, livekit.api_key, livekit.api_secret) as rooms:
         give_up = time.monotonic() + 30
@@ -273,29 +259,29 @@ async def test_a_stop_that_fails_keeps_neither_the_room_nor_those_who_wait(
             assert time.monotonic() < give_up
             await asyncio.sleep(0.2)
     assert not ending.done()
-    world.faults.stop_failures = 0
+    relayed.faults.stop_failures = 0
     report = await ending
     assert report.cleanup.room_clean
-    assert_books_agree(world, report)
+    assert_books_agree(relayed, report)
 
 
 @pytest.mark.timeout(120)
 async def test_a_room_that_cannot_be_cleaned_is_an_alert_until_it_is(
-    world: Outside, livekit: LiveKitServer, impatient: None
+    relayed: RelayedPlatform, livekit: LiveKitServer, impatient: None
 ) -> None:
-    session = await live(world, room=OwnRoom().model_dump())
+    session = await live(relayed, room=OwnRoom().model_dump())
     room = (await session.attach()).room
-    with world.livekit.cut():
+    with relayed.livekit.cut():
         ending = asyncio.create_task(session.end(timeout_s=100))
         await until_status(session, lambda status: status.alert == NOT_CLEAN)
-        assert await alert_attribute(world, session) == NOT_CLEAN
-        shown = await page(world, session)
+        assert await alert_attribute(relayed, session) == NOT_CLEAN
+        shown = await page(relayed, session)
         assert f"lk room delete {room}" in shown
-        assert world.simulator.ledger().open == 0, "what bills was stopped all the same"
+        assert relayed.simulator.ledger().open == 0, "what bills was stopped all the same"
     report = await ending
     assert report.cleanup.room_clean
     assert report.cleanup.alert is None
-    assert await alert_attribute(world, session) is None
+    assert await alert_attribute(relayed, session) is None
     async with api.LiveKitAPI(livekit.url, livekit.api_key, livekit.api_secret) as rooms:
         left = await rooms.room.list_rooms(api.ListRoomsRequest(names=[str(room)]))
     assert not left.rooms
@@ -321,33 +307,64 @@ def test_names_in_commands_cannot_leave_their_place(name: str, word: str) -> Non
 
 @pytest.mark.timeout(120)
 async def test_a_session_that_ended_by_itself_is_billed_until_then(
-    alone: Outside, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+    relayed_workerless: RelayedPlatform,
+    temporal: TemporalServer,
+    livekit: LiveKitServer,
+    run_folder: Path,
 ) -> None:
     """Nobody of ours was there to see it: it was reported as billed until our own stop."""
     logs = [run_folder / f"early-end-{number}.log" for number in range(2)]
-    with worker(alone, temporal, livekit, Role.SESSIONS, logs[0]):
-        with worker(alone, temporal, livekit, Role.STREAMS, logs[1]) as owner:
-            await worker_ready(logs[0])
-            await worker_ready(logs[1])
-            session = await live(alone)
+    with worker_process(relayed_workerless, temporal, livekit, Role.SESSIONS, logs[0]):
+        with worker_process(relayed_workerless, temporal, livekit, Role.STREAMS, logs[1]) as owner:
+            await until_worker_ready(logs[0])
+            await until_worker_ready(logs[1])
+            session = await live(relayed_workerless)
             provider_id = (await session.status()).provider_session_id
             assert provider_id is not None
             owner.send_signal(signal.SIGKILL)
             await asyncio.to_thread(wait_for_exit, owner)
         async with LiveAvatar(
-            alone.settings.liveavatar_api_key, base_url=alone.settings.liveavatar_api_url
+            relayed_workerless.settings.liveavatar_api_key,
+            base_url=relayed_workerless.settings.liveavatar_api_url,
         ) as itself:
             await itself.stop_session(provider_id, SessionEndReason.NO_CREDITS)
         await asyncio.sleep(4)
         report = await session.end(timeout_s=60)
     assert report.generations[0].provider_end_reason == "NO_CREDITS"
-    assert_books_agree(alone, report)
+    assert_books_agree(relayed_workerless, report)
 
 
-async def test_books_that_cannot_be_read_leave_an_upper_bound(world: Outside) -> None:
-    session = await live(world)
-    world.faults.list_failures = 100
+async def test_books_that_cannot_be_read_leave_an_upper_bound(relayed: RelayedPlatform) -> None:
+    session = await live(relayed)
+    relayed.faults.list_failures = 100
     report = await session.end()
-    (generation,), (line,) = report.generations, world.lines(report)
+    (generation,), (line,) = report.generations, relayed.lines(report)
     assert report.cleanup.provider_stopped
     assert line.billed_s <= generation.billed_s <= line.billed_s + 2
+
+
+@pytest.mark.timeout(120)
+async def test_a_cleanup_whose_workers_were_away_for_longer_than_its_patience_ends(
+    temporal: TemporalServer,
+    livekit: LiveKitServer,
+    worker_settings: WorkerSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """LiveAvatar had asked for a pause, and meanwhile all workers were gone until the half hour
+    was over: the next try was given less than no time, which the server refuses, for ever."""
+    monkeypatch.setattr(options, "CLEANUP_ALERT_AFTER", timedelta(seconds=1))
+    monkeypatch.setattr(options, "CLEANUP_TIMEOUT", timedelta(seconds=12))
+    async with relayed_platform(temporal, livekit, worker_settings, workers=False) as relayed:
+        async with running_workers(relayed.client, relayed.settings):
+            session = await relayed.begin()
+            await session.attach()
+            relayed.faults.retry_after_s = 5
+            relayed.faults.rate_limited_stops = 1000
+            ending = asyncio.create_task(session.end())
+            alert = await until_status(session, lambda status: status.alert)
+            assert alert.alert == "provider_not_stopped"
+        await asyncio.sleep(13)
+        relayed.faults.rate_limited_stops = 0
+        async with running_workers(relayed.client, relayed.settings):
+            report = await asyncio.wait_for(ending, 40)
+    assert report.cleanup.provider_stopped

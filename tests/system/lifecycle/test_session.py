@@ -11,7 +11,6 @@ from livekit import api
 from temporalio.client import WorkflowExecutionStatus
 
 from avatar_sessions import (
-    Clip,
     EndReason,
     OwnRoom,
     Session,
@@ -26,10 +25,8 @@ from avatar_sessions.contract import names
 from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutcome
 from deploy.local.stack import LiveKitServer
 from liveavatar_lite import LiveAvatar, SessionEndReason
+from tests.support.platform import LONG, MIDDLE, SHORT, Platform, new_key, wayne
 from tests.support.waiting import until
-from tests.system.sessions.conftest import Platform, new_key, wayne
-
-SHORT, MIDDLE, LONG = (Clip(file=f"{name}.wav") for name in ("short", "middle", "long"))
 
 
 def in_ledger(platform: Platform, report: SessionReport) -> list[dict[str, object]]:

@@ -4,75 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from avatar_sessions import LiveSpeech, SessionMoved, UtteranceReport
+from avatar_sessions import LiveSpeech, SessionMoved
 from avatar_sessions.contract.states import Pose, UtteranceOutcome
 from deploy.local.stack import LiveKitServer, TemporalServer
 from tests.support.gate import TcpGate
-from tests.system.sessions.conftest import Platform, new_key, wayne
-from tests.system.sessions.test_takeover import (
-    alone,
+from tests.support.platform import Platform, new_key, wayne
+from tests.support.speech import speak_live
+from tests.support.worker_process import (
     heard_by_liveavatar_ms,
+    until_worker_ready,
     wait_for_exit,
-    worker,
-    worker_ready,
+    worker_process,
 )
 from workers.wiring import Role
-
-__all__ = ["alone"]
-
-PIECE_S = 0.1
-
-
-def words(seconds: float) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
-    t = np.arange(int(24_000 * seconds)) / 24_000
-    return (0.3 * 32767 * np.sin(2 * np.pi * 220 * t)).astype(np.int16)
-
-
-async def pieces(seconds: float) -> AsyncIterator[np.ndarray[tuple[int], np.dtype[np.int16]]]:
-    """Speech as a TTS makes it: twice as fast as it is spoken."""
-    sound = words(seconds)
-    step = int(24_000 * PIECE_S)
-    for at in range(0, len(sound), step):
-        yield sound[at : at + step]
-        await asyncio.sleep(PIECE_S / 2)
-
-
-async def say(live: LiveSpeech, seconds: float) -> UtteranceReport:
-    async with live.utterance(text="a long story") as speech:
-        async for pcm in pieces(seconds):
-            await speech.write(pcm)
-    return await speech.result()
 
 
 @pytest.mark.timeout(120)
 async def test_an_utterance_goes_on_when_its_owner_is_killed(
-    alone: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+    workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> None:
     """kill -9 in mid-utterance: the speaker's hint brings the next owner, which goes on with it."""
     folder = run_folder
-    with worker(alone, temporal, livekit, Role.SESSIONS, folder / "live-kill-sessions.log"):
+    with worker_process(
+        workerless, temporal, livekit, Role.SESSIONS, folder / "live-kill-sessions.log"
+    ):
         first_log, second_log = folder / "live-kill-1.log", folder / "live-kill-2.log"
-        with worker(alone, temporal, livekit, Role.STREAMS, first_log) as first:
-            await worker_ready(first_log)
-            await worker_ready(folder / "live-kill-sessions.log")
-            session = await alone.sessions.start(new_key(), wayne(sandbox=False))
+        with worker_process(workerless, temporal, livekit, Role.STREAMS, first_log) as first:
+            await until_worker_ready(first_log)
+            await until_worker_ready(folder / "live-kill-sessions.log")
+            session = await workerless.sessions.start(new_key(), wayne(sandbox=False))
             async with session.live() as live:
-                with worker(alone, temporal, livekit, Role.STREAMS, second_log):
-                    await worker_ready(second_log)
-                    saying = asyncio.create_task(say(live, 9))
+                with worker_process(workerless, temporal, livekit, Role.STREAMS, second_log):
+                    await until_worker_ready(second_log)
+                    saying = asyncio.create_task(speak_live(live, 9))
                     await asyncio.sleep(3)
                     first.send_signal(signal.SIGKILL)
                     await asyncio.to_thread(wait_for_exit, first)
                     line = await saying
                     status = await session.status()
-                    heard_ms = await heard_by_liveavatar_ms(alone, session)
+                    heard_ms = await heard_by_liveavatar_ms(workerless, session)
                     report = await session.end()
     assert (line.outcome, line.heard_ms, line.received_ms) == (
         UtteranceOutcome.COMPLETED,
@@ -88,26 +63,28 @@ async def test_an_utterance_goes_on_when_its_owner_is_killed(
 
 @pytest.mark.timeout(120)
 async def test_an_utterance_goes_on_without_a_gap_when_its_owner_drains(
-    alone: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+    workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> None:
     """A deploy in mid-utterance: what LiveAvatar has buffered covers the way to the next owner."""
     folder = run_folder
     first_log, second_log = folder / "live-drain-1.log", folder / "live-drain-2.log"
     with (
-        worker(alone, temporal, livekit, Role.SESSIONS, folder / "live-drain-sessions.log"),
-        worker(alone, temporal, livekit, Role.STREAMS, first_log) as first,
+        worker_process(
+            workerless, temporal, livekit, Role.SESSIONS, folder / "live-drain-sessions.log"
+        ),
+        worker_process(workerless, temporal, livekit, Role.STREAMS, first_log) as first,
     ):
-        await worker_ready(first_log)
-        await worker_ready(folder / "live-drain-sessions.log")
-        session = await alone.sessions.start(new_key(), wayne(sandbox=False))
+        await until_worker_ready(first_log)
+        await until_worker_ready(folder / "live-drain-sessions.log")
+        session = await workerless.sessions.start(new_key(), wayne(sandbox=False))
         async with session.live() as live:
-            with worker(alone, temporal, livekit, Role.STREAMS, second_log):
-                await worker_ready(second_log)
-                saying = asyncio.create_task(say(live, 8))
+            with worker_process(workerless, temporal, livekit, Role.STREAMS, second_log):
+                await until_worker_ready(second_log)
+                saying = asyncio.create_task(speak_live(live, 8))
                 await asyncio.sleep(3)
                 first.send_signal(signal.SIGTERM)
                 line = await saying
-                heard_ms = await heard_by_liveavatar_ms(alone, session)
+                heard_ms = await heard_by_liveavatar_ms(workerless, session)
                 assert await asyncio.to_thread(wait_for_exit, first) == 0
                 report = await session.end()
     assert (line.outcome, line.heard_ms) == (UtteranceOutcome.COMPLETED, 8000)
@@ -127,7 +104,7 @@ async def test_a_false_hint_costs_nothing(platform: Platform) -> None:
     """Anybody may think that an owner is lost; one that answers goes on."""
     session = await platform.start()
     async with session.live() as live:
-        saying = asyncio.create_task(say(live, 3))
+        saying = asyncio.create_task(speak_live(live, 3))
         await asyncio.sleep(1)
         for _ in range(3):
             await session.owner_lost((1, 1))
@@ -139,28 +116,30 @@ async def test_a_false_hint_costs_nothing(platform: Platform) -> None:
 
 @pytest.mark.timeout(120)
 async def test_waiting_for_an_owner_costs_little_history(
-    alone: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+    workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> None:
     """The only owner drained. Its queue still answered "not mine" for seconds, and each answer made
     the speaker's request and the workflow's question go round at once: hundreds of events."""
     folder = run_folder
     first_log, second_log = folder / "live-wait-1.log", folder / "live-wait-2.log"
     with (
-        worker(alone, temporal, livekit, Role.SESSIONS, folder / "live-wait-sessions.log"),
-        worker(alone, temporal, livekit, Role.STREAMS, first_log) as first,
+        worker_process(
+            workerless, temporal, livekit, Role.SESSIONS, folder / "live-wait-sessions.log"
+        ),
+        worker_process(workerless, temporal, livekit, Role.STREAMS, first_log) as first,
     ):
-        await worker_ready(first_log)
-        await worker_ready(folder / "live-wait-sessions.log")
-        session = await alone.sessions.start(new_key(), wayne(sandbox=False))
-        handle = alone.client.get_workflow_handle(session.workflow_id)
+        await until_worker_ready(first_log)
+        await until_worker_ready(folder / "live-wait-sessions.log")
+        session = await workerless.sessions.start(new_key(), wayne(sandbox=False))
+        handle = workerless.client.get_workflow_handle(session.workflow_id)
         async with session.live() as live:
             before = len((await handle.fetch_history()).events)
             first.send_signal(signal.SIGTERM)
             await asyncio.to_thread(wait_for_exit, first)
             await asyncio.sleep(4)
             waited = len((await handle.fetch_history()).events) - before
-            with worker(alone, temporal, livekit, Role.STREAMS, second_log):
-                line = await say(live, 2)
+            with worker_process(workerless, temporal, livekit, Role.STREAMS, second_log):
+                line = await speak_live(live, 2)
                 await session.end()
     assert line.outcome is UtteranceOutcome.COMPLETED
     assert waited <= 120
@@ -168,7 +147,7 @@ async def test_waiting_for_an_owner_costs_little_history(
 
 @pytest.mark.timeout(150)
 async def test_a_speaker_leaves_an_owner_that_is_cut_off(
-    alone: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+    workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> None:
     """An owner that Temporal does not reach is replaced, and has no socket any more. Its speakers
     still reached it, and waited with it until it let go: for twenty seconds and more."""
@@ -178,23 +157,28 @@ async def test_a_speaker_leaves_an_owner_that_is_cut_off(
     async with TcpGate(host, int(port)).standing() as gate:
         beyond = replace(temporal, address=f"127.0.0.1:{gate.port}")
         with (
-            worker(alone, temporal, livekit, Role.SESSIONS, folder / "cut-off-sessions.log"),
-            worker(alone, beyond, livekit, Role.STREAMS, first_log),
+            worker_process(
+                workerless, temporal, livekit, Role.SESSIONS, folder / "cut-off-sessions.log"
+            ),
+            worker_process(workerless, beyond, livekit, Role.STREAMS, first_log),
         ):
-            await worker_ready(first_log)
-            await worker_ready(folder / "cut-off-sessions.log")
-            session = await alone.sessions.start(new_key(), wayne(sandbox=False))
+            await until_worker_ready(first_log)
+            await until_worker_ready(folder / "cut-off-sessions.log")
+            session = await workerless.sessions.start(new_key(), wayne(sandbox=False))
             async with session.live() as live:
-                with worker(alone, temporal, livekit, Role.STREAMS, second_log), gate.cut():
-                    await worker_ready(second_log)
-                    saying = asyncio.create_task(say(live, 12))
+                with (
+                    worker_process(workerless, temporal, livekit, Role.STREAMS, second_log),
+                    gate.cut(),
+                ):
+                    await until_worker_ready(second_log)
+                    saying = asyncio.create_task(speak_live(live, 12))
                     await asyncio.sleep(3)
                     await session.set_pose(Pose.LISTENING)  # finds nobody there
                     async with asyncio.timeout(40):
                         await moved(live)
                     assert "let go" not in first_log.read_text()
                     line = await asyncio.wait_for(saying, 40)
-                    heard_ms = await heard_by_liveavatar_ms(alone, session)
+                    heard_ms = await heard_by_liveavatar_ms(workerless, session)
                     report = await session.end()
     assert (line.outcome, line.heard_ms) == (UtteranceOutcome.COMPLETED, 12_000)
     assert report.takeovers == 1

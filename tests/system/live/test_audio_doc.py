@@ -11,7 +11,7 @@ from avatar_sessions import Session, UtteranceReport
 from avatar_sessions.contract import live_dialect
 from avatar_sessions.contract.states import UtteranceOutcome
 from deploy.local.settings import ROOT
-from tests.system.sessions.conftest import Platform
+from tests.support.platform import Platform
 from workers.settings import WorkerSettings
 
 DOC = (ROOT / "docs" / "audio.md").read_text(encoding="utf-8")

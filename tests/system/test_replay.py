@@ -1,8 +1,8 @@
 """Histories of every way to end replay with today's workflow code.
 
-The recorded ones stand in ``tests/sessions/histories``; ``pytest tests/sessions
---record-histories`` writes them anew when the workflow was changed on purpose and no session of
-the old code is alive.
+The recorded ones are in ``tests/system/histories/sessions``; ``pytest tests/system
+--record-histories`` writes them again when the workflow was changed on purpose and no session of
+the old code runs any more.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 
 from avatar_sessions.contract.states import EndReason
+from tests.support.histories import SESSIONS
 from tests.support.secret_scan import kinds_in
 from workers.wiring import workflow_runner
 from workflows.session import AvatarSession
 
-HISTORIES = Path(__file__).parent / "histories"
-RECORDED = sorted(HISTORIES.glob("*.json"))
+RECORDED = sorted(SESSIONS.glob("*.json"))
 UNREACHABLE = {EndReason.INTERNAL_ERROR, EndReason.CONNECTION_FAILED, EndReason.HISTORY_FULL}
 """Needs a bug of ours, three minutes without an owner, or thousands of commands: not recorded."""
 

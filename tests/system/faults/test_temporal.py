@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from typing import Any
 
 import pytest
-import pytest_asyncio
-from pydantic import SecretStr
 from temporalio import workflow
 from temporalio.api.enums.v1 import EventType
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-from avatar_sessions import AvatarSessions
 from avatar_sessions.contract import names
 from avatar_sessions.contract.messages import Interrupt, KeepAlive
 from avatar_sessions.contract.states import EndReason, UtteranceOutcome
-from avatar_sessions.seal import Seal
-from deploy.local.stack import TemporalServer
-from tests.system.sessions.conftest import Platform, own_namespace, running_workers
-from tests.system.sessions.test_live_takeover import say
+from tests.support.platform import Platform, running_workers
+from tests.support.speech import speak_live
 from workers.wiring import Role
-
-
-@pytest_asyncio.fixture
-async def alone(temporal: TemporalServer, platform: Platform, seal_key: SecretStr) -> Platform:
-    """A namespace without workers: the test brings its own."""
-    client = await own_namespace(temporal)
-    return replace(platform, client=client, sessions=AvatarSessions(client, Seal([seal_key])))
 
 
 @workflow.defn(name=names.WORKFLOW_TYPE, sandboxed=False)
@@ -48,29 +35,29 @@ async def failed_tasks(platform: Platform, workflow_id: str) -> int:
 
 
 @pytest.mark.timeout(120)
-async def test_speech_goes_on_while_the_workflows_tasks_fail(alone: Platform) -> None:
+async def test_speech_goes_on_while_the_workflows_tasks_fail(workerless: Platform) -> None:
     """A bad release is rolled out and back: who listens hears nothing of it, what was asked
     meanwhile is done afterwards, and the session ends as it should."""
     async with AsyncExitStack() as streams:
         await streams.enter_async_context(
-            running_workers(alone.client, alone.settings, Role.STREAMS)
+            running_workers(workerless.client, workerless.settings, Role.STREAMS)
         )
-        async with running_workers(alone.client, alone.settings, Role.SESSIONS):
-            session = await alone.start(sandbox=False)
+        async with running_workers(workerless.client, workerless.settings, Role.SESSIONS):
+            session = await workerless.start(sandbox=False)
             live = await streams.enter_async_context(session.live())
-        saying = asyncio.create_task(say(live, 8))
+        saying = asyncio.create_task(speak_live(live, 8))
         async with Worker(
-            alone.client,
+            workerless.client,
             task_queue=names.SESSIONS_TASK_QUEUE,
             workflows=[BrokenRelease],
             workflow_runner=UnsandboxedWorkflowRunner(),
         ):
             await session.send(KeepAlive(command_id="asked-meanwhile"))
             async with asyncio.timeout(30):
-                while await failed_tasks(alone, session.workflow_id) == 0:
+                while await failed_tasks(workerless, session.workflow_id) == 0:
                     await asyncio.sleep(0.2)
             line = await saying
-        async with running_workers(alone.client, alone.settings, Role.SESSIONS):
+        async with running_workers(workerless.client, workerless.settings, Role.SESSIONS):
             await session.send(Interrupt())
             report = await session.end(timeout_s=60)
     assert (line.outcome, line.heard_ms, line.gaps) == (UtteranceOutcome.COMPLETED, 8000, [])

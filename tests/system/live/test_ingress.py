@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import ssl
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from pydantic import SecretStr
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 
 from avatar_sessions import AvatarSessions, Clip, EndReason, LiveSpeechUnreachable, Session
-from avatar_sessions.contract.live_dialect import SUBPROTOCOL, LiveBegin
-from avatar_sessions.contract.messages import SealedAccess, SpeakerAccess
+from avatar_sessions.contract.live_dialect import LiveBegin
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.seal import Seal
 from deploy.local.stack import TemporalServer
@@ -34,71 +29,21 @@ from liveavatar_lite import (
     UtteranceStarted,
 )
 from liveavatar_simulator import SessionLine
-from tests.support.secret_scan import remember
+from tests.support.ingress_client import (
+    close_code,
+    connected,
+    receive_message,
+    speaker_access,
+    ticket_of,
+    until_counted,
+    utterance_line,
+)
+from tests.support.namespaces import new_namespace
+from tests.support.platform import Platform, running_workers
+from tests.support.speech import tone
 from tests.support.waiting import until
-from tests.system.sessions.conftest import Platform, own_namespace, running_workers
 
 SECOND = 48_000
-
-
-def tone(seconds: float) -> bytes:
-    t = np.arange(int(24_000 * seconds)) / 24_000
-    return (0.3 * 32767 * np.sin(2 * np.pi * 220 * t)).astype("<i2").tobytes()
-
-
-async def speaker_access(platform: Platform, session: Session) -> SpeakerAccess:
-    """What `attach` gives a speaker, by plain JSON."""
-    handle = platform.client.get_workflow_handle(session.workflow_id)
-    answer = await handle.execute_update("attach", {"speaker": True})
-    access = SealedAccess.model_validate(answer)
-    assert access.speaker is not None
-    return access.speaker
-
-
-def ticket_of(platform: Platform, access: SpeakerAccess) -> str:
-    ticket = Seal(platform.settings.seal_keys).open(access.sealed_ticket).get_secret_value()
-    remember(ticket, "a ticket to the ingress")
-    return ticket
-
-
-@asynccontextmanager
-async def connected(
-    platform: Platform, session: Session, *, extended: bool = True, ticket: str | None = None
-) -> AsyncIterator[ClientConnection]:
-    access = await speaker_access(platform, session)
-    async with connect(
-        access.ingress_url,
-        additional_headers={"Authorization": f"Bearer {ticket or ticket_of(platform, access)}"},
-        subprotocols=[SUBPROTOCOL] if extended else None,  # type: ignore[list-item]
-        compression=None,
-    ) as connection:
-        yield connection
-
-
-async def told(connection: ClientConnection, kind: str, **fields: object) -> dict[str, Any]:
-    """Read until a message of that type with those fields comes."""
-    async with asyncio.timeout(20):
-        while True:
-            message: dict[str, Any] = json.loads(await connection.recv())
-            if message["type"] == kind and fields.items() <= message.items():
-                return message
-
-
-async def close_code(connection: ClientConnection) -> int | None:
-    """Read to the end: how it ended."""
-    async with asyncio.timeout(20):
-        with contextlib.suppress(ConnectionClosed):
-            while True:
-                await connection.recv()
-    return connection.close_code
-
-
-async def said(connection: ClientConnection, utterance_id: str) -> dict[str, Any]:
-    """The ledger's line of an utterance."""
-    while True:
-        line: dict[str, Any] = (await told(connection, "live.over"))["utterance"]
-        if line["id"] == utterance_id:
-            return line
 
 
 def provider_line(platform: Platform, provider_session_id: str | None) -> SessionLine:
@@ -151,7 +96,7 @@ async def test_a_client_written_for_liveavatar_speaks_to_the_ingress_unchanged(
 async def test_binary_frames_are_spoken_and_accounted_for(platform: Platform) -> None:
     session = await platform.start()
     async with connected(platform, session) as connection:
-        ready = await told(connection, "live.ready")
+        ready = await receive_message(connection, "live.ready")
         assert (ready["session_key"], ready["epoch"], ready["generation"]) == (
             session.key,
             [1, 1],
@@ -162,7 +107,7 @@ async def test_binary_frames_are_spoken_and_accounted_for(platform: Platform) ->
         for at in range(0, len(pcm), 4801):  # odd pieces: samples cut in half are joined
             await connection.send(pcm[at : at + 4801])
         await connection.send(json.dumps({"type": "agent.speak_end", "event_id": "u1"}))
-        line = await said(connection, "u1")
+        line = await utterance_line(connection, "u1")
     assert (line["outcome"], line["received_ms"], line["sent_ms"], line["heard_ms"]) == (
         "completed",
         1500,
@@ -182,12 +127,6 @@ async def test_binary_frames_are_spoken_and_accounted_for(platform: Platform) ->
     assert (await session.end()).end_reason is EndReason.REQUESTED
 
 
-async def until_counted(session: Session, utterances: int) -> None:
-    async with asyncio.timeout(20):
-        while (await session.status()).utterances < utterances:
-            await asyncio.sleep(0.1)
-
-
 async def test_a_cut_connection_goes_on_at_the_right_sample(platform: Platform) -> None:
     """The connection breaks in mid-utterance; nothing is said twice, and nothing is missing."""
     session = await platform.start()
@@ -195,15 +134,15 @@ async def test_a_cut_connection_goes_on_at_the_right_sample(platform: Platform) 
     async with connected(platform, session) as connection:
         await connection.send(LiveBegin(utterance_id="u1").model_dump_json())
         await connection.send(pcm[: SECOND + 1000])
-        await told(connection, "live.progress", received_bytes=SECOND + 1000)
+        await receive_message(connection, "live.progress", received_bytes=SECOND + 1000)
         connection.transport.abort()
     async with connected(platform, session) as connection:
         await connection.send(LiveBegin(utterance_id="u1", offset_bytes=0).model_dump_json())
-        progress = await told(connection, "live.progress", utterance_id="u1")
+        progress = await receive_message(connection, "live.progress", utterance_id="u1")
         assert progress["received_bytes"] == SECOND + 1000
         await connection.send(pcm[progress["received_bytes"] :])
         await connection.send(json.dumps({"type": "agent.speak_end", "event_id": "u1"}))
-        line = await said(connection, "u1")
+        line = await utterance_line(connection, "u1")
     assert (line["outcome"], line["heard_ms"], line["gaps"]) == ("completed", 4000, [])
     status = await session.status()
     (played,) = provider_line(platform, status.provider_session_id).utterances
@@ -218,12 +157,12 @@ async def test_a_producer_that_stalls_gives_the_avatar_its_pose_and_goes_on(
     async with connected(platform, session) as connection:
         await connection.send(LiveBegin(utterance_id="u1").model_dump_json())
         await connection.send(tone(0.5))
-        await told(connection, "agent.state_updated", new_state="talking")
-        await told(connection, "agent.state_updated", new_state="idle")
+        await receive_message(connection, "agent.state_updated", new_state="talking")
+        await receive_message(connection, "agent.state_updated", new_state="idle")
         await connection.send(tone(0.5))
-        await told(connection, "agent.state_updated", new_state="talking")
+        await receive_message(connection, "agent.state_updated", new_state="talking")
         await connection.send(json.dumps({"type": "agent.speak_end", "event_id": "u1"}))
-        line = await said(connection, "u1")
+        line = await utterance_line(connection, "u1")
     assert (line["outcome"], line["heard_ms"]) == ("completed", 1000)
     (gap,) = line["gaps"]
     assert gap["at_ms"] == 500
@@ -243,7 +182,7 @@ async def test_interrupts_of_every_kind_have_the_right_outcome(platform: Platfor
 
         async def interrupt(name: str) -> dict[str, Any]:
             await connection.send(json.dumps({"type": "agent.interrupt", "event_id": name}))
-            return await told(connection, "live.interrupted", event_id=name)
+            return await receive_message(connection, "live.interrupted", event_id=name)
 
         assert "utterance_id" not in await interrupt("nothing")
         await connection.send(LiveBegin(utterance_id="silent").model_dump_json())
@@ -251,7 +190,7 @@ async def test_interrupts_of_every_kind_have_the_right_outcome(platform: Platfor
         assert (await connection_line(connection, "silent"))["sent_ms"] == 0
         await connection.send(LiveBegin(utterance_id="long").model_dump_json())
         await connection.send(tone(2))
-        await told(connection, "agent.speak_started", source_event_id="long")
+        await receive_message(connection, "agent.speak_started", source_event_id="long")
         await asyncio.sleep(0.5)
         cut = await interrupt("middle")
         assert cut["utterance_id"] == "long"
@@ -264,7 +203,7 @@ async def test_interrupts_of_every_kind_have_the_right_outcome(platform: Platfor
         await connection.send(LiveBegin(utterance_id="after").model_dump_json())
         await connection.send(tone(0.6))
         await connection.send(json.dumps({"type": "agent.speak_end", "event_id": "after"}))
-        assert (await said(connection, "after"))["outcome"] == "completed"
+        assert (await utterance_line(connection, "after"))["outcome"] == "completed"
     report = await session.end()
     assert [(one.id, one.outcome) for one in report.utterances] == [
         ("silent", UtteranceOutcome.INTERRUPTED),
@@ -276,7 +215,7 @@ async def test_interrupts_of_every_kind_have_the_right_outcome(platform: Platfor
 async def connection_line(connection: ClientConnection, utterance_id: str) -> dict[str, Any]:
     """The line of an utterance that is over; asked for again, for it may have been told before."""
     await connection.send(LiveBegin(utterance_id=utterance_id).model_dump_json())
-    return await said(connection, utterance_id)
+    return await utterance_line(connection, utterance_id)
 
 
 async def refused(platform: Platform, session: Session, **headers: str) -> int:
@@ -315,13 +254,13 @@ async def test_garbage_is_answered_and_disturbs_nobody(platform: Platform) -> No
             '{"type": "live.begin", "utterance_id": "x", "offset_bytes": 3}',
         ):
             await bad.send(frame)
-            error = await told(bad, "error")
+            error = await receive_message(bad, "error")
             assert error["error"]["type"] == "invalid_request_error"
         await bad.send(b"\0" * 1_200_000 + b"\0")  # no utterance is open: nobody's
         await bad.send('{"type": "agent.speak", "audio": "' + "A" * 1_100_000 + '"}')
         assert await close_code(bad) == 1009
         await good.send(json.dumps({"type": "agent.speak_end", "event_id": "u1"}))
-        assert (await said(good, "u1"))["outcome"] == "completed"
+        assert (await utterance_line(good, "u1"))["outcome"] == "completed"
     await asyncio.gather(session.end(), other.end())
 
 
@@ -341,14 +280,14 @@ async def test_a_flood_is_held_back_and_an_interrupt_still_gets_through(
                 await flood.send(bytes(SECOND))
 
         pouring = asyncio.create_task(pour())
-        await told(second, "agent.speak_started")
+        await receive_message(second, "agent.speak_started")
         await calm.send(LiveBegin(utterance_id="u1").model_dump_json())
         await calm.send(tone(1))
         await calm.send(json.dumps({"type": "agent.speak_end", "event_id": "u1"}))
-        assert (await said(calm, "u1"))["outcome"] == "completed"
+        assert (await utterance_line(calm, "u1"))["outcome"] == "completed"
         assert not pouring.done(), "nothing held it back"
         await second.send(json.dumps({"type": "agent.interrupt", "event_id": "stop"}))
-        await told(second, "live.interrupted", event_id="stop")
+        await receive_message(second, "live.interrupted", event_id="stop")
         pouring.cancel()
         await asyncio.wait({pouring})
         flood.transport.abort()
@@ -385,7 +324,7 @@ async def test_a_client_that_never_reads_is_cut_off_and_nobody_else(platform: Pl
         await connection.send(LiveBegin(utterance_id="u1").model_dump_json())
         await connection.send(tone(0.5))
         await connection.send(json.dumps({"type": "agent.speak_end", "event_id": "u1"}))
-        assert (await said(connection, "u1"))["outcome"] == "completed"
+        assert (await utterance_line(connection, "u1"))["outcome"] == "completed"
     await session.end()
 
 
@@ -396,9 +335,9 @@ async def test_an_in_band_interrupt_also_drops_the_clips_that_wait(platform: Pla
     async with connected(platform, session) as connection:
         await session.speak(long, wait=False, command_id="first")
         await session.speak(short, wait=False, command_id="second")
-        await told(connection, "agent.speak_started", source_event_id="first")
+        await receive_message(connection, "agent.speak_started", source_event_id="first")
         await connection.send(json.dumps({"type": "agent.interrupt", "event_id": "stop"}))
-        await told(connection, "live.interrupted", event_id="stop", utterance_id="first")
+        await receive_message(connection, "live.interrupted", event_id="stop", utterance_id="first")
         after = await session.speak(short, command_id="third")
     report = await session.end()
     assert after.outcome is UtteranceOutcome.COMPLETED
@@ -412,7 +351,7 @@ async def test_an_in_band_interrupt_also_drops_the_clips_that_wait(platform: Pla
 async def test_words_can_be_sealed_before_they_stand_in_history(
     platform: Platform, temporal: TemporalServer
 ) -> None:
-    client = await own_namespace(temporal)
+    client = await new_namespace(temporal)
     settings = platform.settings.model_copy(update={"seal_texts": True})
     seal = Seal(settings.seal_keys)
     elsewhere = replace(platform, client=client, sessions=AvatarSessions(client, seal))
@@ -423,56 +362,11 @@ async def test_words_can_be_sealed_before_they_stand_in_history(
             await connection.send(LiveBegin(utterance_id="u1", text=text).model_dump_json())
             await connection.send(tone(0.3))
             await connection.send(json.dumps({"type": "agent.speak_end", "event_id": "u1"}))
-            await said(connection, "u1")
+            await utterance_line(connection, "u1")
         (line,) = (await session.end()).utterances
     assert line.text is None
     assert line.sealed_text is not None
     assert seal.open(line.sealed_text).get_secret_value() == text
-
-
-async def test_the_end_of_a_session_says_goodbye_to_its_speakers(platform: Platform) -> None:
-    session = await platform.start()
-    async with connected(platform, session) as connection:
-        await connection.send(LiveBegin(utterance_id="u1").model_dump_json())
-        await connection.send(tone(3))
-        await told(connection, "agent.speak_started")
-        report = await session.end()
-        await told(connection, "session.state_updated", state="disconnected")
-        assert await close_code(connection) == 1000
-    (line,) = report.utterances
-    assert (line.id, line.outcome) == ("u1", UtteranceOutcome.CANCELLED)
-    assert 0 < line.heard_ms <= line.sent_ms <= 3000
-
-
-async def test_live_speech_keeps_a_session_from_its_idle_timeout(platform: Platform) -> None:
-    """It goes past the workflow, which would think that nobody is there."""
-    session = await platform.start(idle_timeout_s=2)
-    async with connected(platform, session) as connection:
-        for number in range(4):
-            await connection.send(LiveBegin(utterance_id=f"u{number}").model_dump_json())
-            await connection.send(tone(1.2))
-            await connection.send(json.dumps({"type": "agent.speak_end", "event_id": f"u{number}"}))
-            await said(connection, f"u{number}")
-        assert (await session.status()).end_reason is None
-        report = await session.report(timeout_s=20)
-    assert report.end_reason is EndReason.IDLE_TIMEOUT
-    assert report.totals.by_outcome == {UtteranceOutcome.COMPLETED: 4}
-
-
-async def test_a_live_utterance_costs_few_events_of_history(platform: Platform) -> None:
-    session = await platform.start()
-    handle = platform.client.get_workflow_handle(session.workflow_id)
-    async with connected(platform, session) as connection:
-        before = len((await handle.fetch_history()).events)
-        for number in range(5):
-            await connection.send(LiveBegin(utterance_id=f"u{number}").model_dump_json())
-            await connection.send(tone(0.3))
-            await connection.send(json.dumps({"type": "agent.speak_end", "event_id": f"u{number}"}))
-        await said(connection, "u4")
-        await until_counted(session, 5)
-        after = len((await handle.fetch_history()).events)
-    assert after - before <= 5 * 5
-    await session.end()
 
 
 async def test_live_speech_over_tls_with_certificate_files(
@@ -489,7 +383,7 @@ async def test_live_speech_over_tls_with_certificate_files(
         check=True,
         capture_output=True,
     )
-    client = await own_namespace(temporal)
+    client = await new_namespace(temporal)
     files = {"ingress_certificate": certificate, "ingress_private_key": key}
     settings = platform.settings.model_copy(update=files)
     sessions = AvatarSessions(client, Seal(settings.seal_keys))

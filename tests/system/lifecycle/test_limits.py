@@ -6,35 +6,27 @@ import asyncio
 
 import numpy as np
 import pytest
-from temporalio.client import WorkflowHandle
 
-from avatar_sessions import Clip, Session
+from avatar_sessions import Clip
 from avatar_sessions.contract.messages import Interrupt, KeepAlive, SetPose, Speak
 from avatar_sessions.contract.states import CommandOutcome, UtteranceOutcome
-from tests.system.sessions.conftest import Platform
+from tests.support.platform import Platform, history_length
 
 COMMAND_EVENTS = 12
 UTTERANCE_EVENTS = 5
 
 
-async def events(platform: Platform, session: Session) -> int:
-    workflow: WorkflowHandle[object, object] = platform.client.get_workflow_handle(
-        session.workflow_id
-    )
-    return (await workflow.describe()).history_length
-
-
 async def test_a_command_costs_at_most_twelve_events(platform: Platform) -> None:
     session = await platform.start(sandbox=False)
     await session.attach()
-    before = await events(platform, session)
+    before = await history_length(platform, session)
     for _ in range(10):
         await session.interrupt()
-    by_update = await events(platform, session) - before
+    by_update = await history_length(platform, session) - before
     for _ in range(10):
         await session.send(Interrupt())
         await session.keep_alive()  # so that it is done before the next
-    by_both = await events(platform, session) - before - by_update
+    by_both = await history_length(platform, session) - before - by_update
     await session.end()
     assert by_update <= 10 * COMMAND_EVENTS
     assert by_both <= 20 * COMMAND_EVENTS
@@ -46,7 +38,7 @@ async def test_a_live_utterance_costs_at_most_five_events(platform: Platform) ->
     session = await platform.start(sandbox=False)
     count = 4
     async with session.live() as live:
-        before = await events(platform, session)
+        before = await history_length(platform, session)
         for number in range(count):
             async with live.utterance() as speech:
                 await speech.write(np.zeros(12_000, np.int16))
@@ -54,7 +46,7 @@ async def test_a_live_utterance_costs_at_most_five_events(platform: Platform) ->
             async with asyncio.timeout(20):
                 while (await session.status()).utterances <= number:
                     await asyncio.sleep(0.1)
-        after = await events(platform, session)
+        after = await history_length(platform, session)
     await session.end()
     assert after - before <= count * UTTERANCE_EVENTS
 

@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from temporalio.client import WorkflowUpdateFailedError
+from temporalio.exceptions import ApplicationError
 
 from avatar_sessions import (
     AvatarNotAccepted,
     AvatarSessions,
     Clip,
+    CommandRejected,
     DurationOverPlan,
+    End,
     EndReason,
     NoCredits,
     ServiceUnreachable,
     SessionFailed,
     SessionState,
+    SetPose,
+    Speak,
     Unauthorized,
 )
-from avatar_sessions.contract.states import UtteranceOutcome
+from avatar_sessions.contract import names
+from avatar_sessions.contract.states import Pose, UtteranceOutcome
 from avatar_sessions.seal import Seal
 from deploy.local.ports import free_port
 from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_simulator import LiveAvatarSimulator
-from tests.system.sessions.conftest import (
+from tests.support.namespaces import new_namespace
+from tests.support.platform import (
+    SHORT,
     Platform,
     new_key,
-    own_namespace,
     running_workers,
     simulator_settings,
     wayne,
@@ -98,7 +106,7 @@ class Elsewhere:
         self, error: type[SessionFailed], changes: dict[str, Any], **request: Any
     ) -> str:
         settings = self._settings.model_copy(update=changes)
-        client = await own_namespace(self._temporal)
+        client = await new_namespace(self._temporal)
         sessions = AvatarSessions(client, Seal(settings.seal_keys))
         async with running_workers(client, settings):
             return await failed(sessions, error, **request)
@@ -198,3 +206,89 @@ async def test_a_flood_of_commands_does_not_stop_an_end(platform: Platform) -> N
     report = await session.end()
     assert report.end_reason is EndReason.REQUESTED
     assert report.totals.count + report.ignored_count == 300
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"queue": "x" * 1500},
+        {"queue": "/_sys/x"},
+        {"queue": "avatar-owner:000000000000", "epoch": [7, 1]},
+        {"queue": "avatar-owner:000000000000", "provider_session_id": "another"},
+    ],
+    ids=["long queue", "reserved queue", "other stream", "other session"],
+)
+async def test_a_strangers_owner_ready_changes_nothing(
+    platform: Platform, change: dict[str, Any]
+) -> None:
+    """A bogus queue failed every workflow task from then on, and the session went on billing."""
+    session = await platform.start()
+    await session.attach()
+    provider_id = (await session.status()).provider_session_id
+    bogus = {
+        "queue": "avatar-owner:000000000000",
+        "epoch": [1, 2],
+        "provider_session_id": provider_id,
+        **change,
+    }
+    await platform.client.get_workflow_handle(session.workflow_id).signal("owner_ready", bogus)
+    assert (await session.speak(SHORT)).outcome is UtteranceOutcome.COMPLETED
+    report = await session.end()
+    assert report.ignored_count == 1
+    assert report.takeovers == 0
+
+
+async def test_a_rejection_stays_small_whatever_was_wrong(platform: Platform) -> None:
+    """60,000 unknown fields made a rejection of 3.7 MB, which the server refused again and again:
+    the session answered nothing any more, and billed."""
+    session = await platform.start()
+    await session.attach()
+    handle = platform.client.get_workflow_handle(session.workflow_id)
+    bad = {"kind": "interrupt"} | {f"field{number}": 1 for number in range(60_000)}
+    with pytest.raises(WorkflowUpdateFailedError) as caught:
+        await handle.execute_update("perform", bad)
+    assert isinstance(caught.value.cause, ApplicationError)
+    assert len(caught.value.cause.message) < 2000
+    assert "and 59990 more" in caught.value.cause.message
+    assert (await session.end()).end_reason is EndReason.REQUESTED
+
+
+async def test_one_id_is_one_command(platform: Platform) -> None:
+    """`perform` answered a speak with the result of the pose that had the same id."""
+    session = await platform.start()
+    await session.attach()
+    await session.perform(SetPose(pose=Pose.LISTENING, command_id="x"))
+    with pytest.raises(CommandRejected, match="another command"):
+        await session.speak(SHORT, command_id="x")
+    await session.send(Speak(clip=SHORT, command_id="x"))
+    await session.send(End(command_id="x"))
+    report = await session.report(timeout_s=40)
+    assert report.end_reason is EndReason.REQUESTED
+    assert report.ignored_count == 1
+
+
+async def test_a_viewer_cannot_take_the_avatars_place(platform: Platform) -> None:
+    session = await platform.sessions.start(new_key(), wayne(room={}))
+    with pytest.raises(CommandRejected, match="viewer_identity"):
+        await session.attach(viewer_identity="avatar")
+    await session.end()
+
+
+async def test_a_signal_with_an_absurd_gap_is_ignored(platform: Platform) -> None:
+    """Whoever could signal and knew the owner wedged the workflow for good, and the session went on
+    billing: the number did not fit into a time span."""
+    session = await platform.start()
+    await session.attach()
+    handle = platform.client.get_workflow_handle(session.workflow_id)
+    ready: dict[str, Any] = {}
+    for event in (await handle.fetch_history()).events:
+        signal = event.workflow_execution_signaled_event_attributes
+        if signal.signal_name == names.SIGNAL_OWNER_READY:
+            ready = json.loads(signal.input.payloads[0].data)
+    await handle.signal(names.SIGNAL_OWNER_READY, {**ready, "gap_ms": 10**18})
+    line = {"id": "x", "outcome": "completed", "source": "live", "heard_ms": 10**400}
+    await handle.signal(names.SIGNAL_UTTERANCES, {"epoch": [1, 1], "utterances": [line]})
+    await handle.signal(names.SIGNAL_OWNER_RECOVERING, {"epoch": ready["epoch"]})
+    report = await session.end(timeout_s=20)
+    assert report.end_reason is EndReason.REQUESTED
+    assert report.ignored_count == 2

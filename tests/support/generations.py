@@ -1,0 +1,92 @@
+"""Platforms with a LiveAvatar of their own, for sessions that outlive a LiveAvatar session."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+from pydantic import SecretStr
+
+from avatar_sessions import AvatarSessions, SessionReport
+from avatar_sessions.seal import Seal
+from deploy.local.stack import LiveKitServer, TemporalServer
+from liveavatar_simulator import LiveAvatarSimulator, SessionLine
+from tests.support.histories import record_histories
+from tests.support.namespaces import new_namespace
+from tests.support.platform import Platform, running_workers, simulator_settings
+
+BRIEF_S = 24
+"""How long a LiveAvatar session lasts in `brief`."""
+
+
+@contextlib.asynccontextmanager
+async def own_platform(
+    temporal: TemporalServer,
+    livekit: LiveKitServer,
+    platform: Platform,
+    seal_key: SecretStr,
+    **settings: object,
+) -> AsyncIterator[Platform]:
+    """A LiveAvatar of our own, with workers that know no other."""
+    client = await new_namespace(temporal)
+    wanted = simulator_settings(livekit, **{"join_rooms": False, **settings})
+    async with LiveAvatarSimulator(wanted) as simulator:
+        workers = platform.settings.model_copy(update={"liveavatar_api_url": simulator.url})
+        async with running_workers(client, workers):
+            yield replace(
+                platform,
+                simulator=simulator,
+                client=client,
+                settings=workers,
+                sessions=AvatarSessions(client, Seal([seal_key])),
+            )
+        if platform.records:
+            await record_histories(client, suffix="+generations")
+
+
+def ledger_lines(platform: Platform) -> list[SessionLine]:
+    return platform.simulator.ledger().sessions
+
+
+def total_played_ms(platform: Platform) -> float:
+    return sum(one.played_ms for line in ledger_lines(platform) for one in line.utterances)
+
+
+def assert_nothing_left(platform: Platform, report: SessionReport) -> None:
+    """Every LiveAvatar session stands in the report as it stands in the ledger."""
+    ledger = platform.simulator.ledger()
+    assert ledger.open == 0
+    assert all(line.sockets_open == 0 for line in ledger.sessions)
+    billed = {str(line.session_id): line.billed_s for line in ledger.sessions if line.started_at}
+    told = {one.provider_session_id: one.billed_s for one in report.generations if one.started_at}
+    assert told.keys() == billed.keys()
+    for name, seconds in billed.items():
+        assert told[name] == pytest.approx(seconds, abs=1), name
+
+
+@contextlib.asynccontextmanager
+async def own_platform_without_workers(
+    temporal: TemporalServer,
+    livekit: LiveKitServer,
+    platform: Platform,
+    seal_key: SecretStr,
+    **settings: object,
+) -> AsyncIterator[Platform]:
+    """A LiveAvatar of our own; the test brings its own processes."""
+    client = await new_namespace(temporal)
+    wanted = simulator_settings(livekit, **{"join_rooms": False, **settings})
+    async with LiveAvatarSimulator(wanted) as simulator:
+        yield replace(
+            platform,
+            simulator=simulator,
+            client=client,
+            settings=platform.settings.model_copy(update={"liveavatar_api_url": simulator.url}),
+            sessions=AvatarSessions(client, Seal([seal_key])),
+        )
+
+
+def last_session_age_s(platform: Platform) -> float:
+    """For how long the last LiveAvatar session runs."""
+    return ledger_lines(platform)[-1].billed_s

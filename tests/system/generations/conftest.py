@@ -1,0 +1,23 @@
+"""A platform whose LiveAvatar sessions are short."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+from pydantic import SecretStr
+
+from deploy.local.stack import LiveKitServer, TemporalServer
+from tests.support.generations import BRIEF_S, own_platform
+from tests.support.platform import Platform
+
+
+@pytest_asyncio.fixture
+async def brief(
+    temporal: TemporalServer, livekit: LiveKitServer, platform: Platform, seal_key: SecretStr
+) -> AsyncIterator[Platform]:
+    """LiveAvatar's sessions last 24 seconds, and then freeze without a word."""
+    async with own_platform(
+        temporal, livekit, platform, seal_key, plan_max_duration_s=BRIEF_S
+    ) as platform:
+        yield platform

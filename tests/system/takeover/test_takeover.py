@@ -1,0 +1,204 @@
+"""Worker processes die and drain; their sessions go on elsewhere, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from avatar_sessions import EndReason
+from avatar_sessions.contract.states import UtteranceOutcome
+from deploy.local.stack import LiveKitServer, TemporalServer
+from tests.support.platform import LONG, SHORT, Platform, new_key, wayne
+from tests.support.worker_process import (
+    heard_by_liveavatar_ms,
+    until_later_owner,
+    until_worker_ready,
+    wait_for_exit,
+    worker_process,
+)
+from workers.wiring import Role
+
+
+async def test_a_clip_goes_on_where_a_killed_owner_left_it(
+    workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+) -> None:
+    """kill -9 in the middle of a sentence: the next owner says the rest."""
+    with worker_process(
+        workerless, temporal, livekit, Role.SESSIONS, run_folder / "kill-sessions.log"
+    ):
+        with worker_process(
+            workerless, temporal, livekit, Role.STREAMS, run_folder / "kill-first.log"
+        ) as first:
+            await until_worker_ready(run_folder / "kill-sessions.log")
+            session = await workerless.sessions.start(
+                new_key(), wayne(sandbox=False, command_ttl_s=60)
+            )
+            await session.attach()
+            speaking = asyncio.create_task(session.speak(LONG))
+            await asyncio.sleep(3.5)
+            first.send_signal(signal.SIGKILL)
+            await asyncio.to_thread(wait_for_exit, first)
+        with worker_process(
+            workerless, temporal, livekit, Role.STREAMS, run_folder / "kill-second.log"
+        ):
+            line = await speaking
+            heard_ms = await heard_by_liveavatar_ms(workerless, session)
+            assert (await session.speak(SHORT)).outcome is UtteranceOutcome.COMPLETED
+            report = await session.end()
+    assert (line.outcome, line.heard_ms, line.sent_ms) == (UtteranceOutcome.COMPLETED, 12000, 12000)
+    assert 12000 - 20 <= heard_ms <= 12000 + 1000, "at most one chunk is said twice"
+    assert report.end_reason is EndReason.REQUESTED
+    assert report.takeovers == 1
+    assert len(report.generations) == 1
+    assert report.cleanup.provider_stopped
+
+
+async def test_a_clip_can_be_dropped_with_its_owner(
+    workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+) -> None:
+    """``resume="drop"``: what was being said is lost, with how much was heard; the rest follows."""
+    folder = run_folder
+    with worker_process(workerless, temporal, livekit, Role.SESSIONS, folder / "drop-sessions.log"):
+        with worker_process(
+            workerless, temporal, livekit, Role.STREAMS, folder / "drop-first.log"
+        ) as first:
+            await until_worker_ready(folder / "drop-sessions.log")
+            session = await workerless.sessions.start(
+                new_key(), wayne(sandbox=False, command_ttl_s=60, resume="drop")
+            )
+            await session.attach()
+            speaking = asyncio.create_task(session.speak(LONG))
+            await asyncio.sleep(2.5)
+            first.send_signal(signal.SIGKILL)
+            await asyncio.to_thread(wait_for_exit, first)
+        with worker_process(
+            workerless, temporal, livekit, Role.STREAMS, folder / "drop-second.log"
+        ):
+            line = await speaking
+            assert (await session.speak(SHORT)).outcome is UtteranceOutcome.COMPLETED
+            report = await session.end()
+    assert line.outcome is UtteranceOutcome.LOST
+    assert 0 < line.heard_ms <= line.sent_ms < 12000
+    assert report.takeovers == 1
+
+
+async def test_a_drained_owner_leaves_its_clip_to_the_next(
+    workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+) -> None:
+    """A deploy in the middle of a clip: nothing of it is lost, and nothing said twice."""
+    folder = run_folder
+    with (
+        worker_process(
+            workerless, temporal, livekit, Role.SESSIONS, folder / "clip-drain-sessions.log"
+        ),
+        worker_process(
+            workerless, temporal, livekit, Role.STREAMS, folder / "clip-drain-1.log"
+        ) as first,
+    ):
+        await until_worker_ready(folder / "clip-drain-sessions.log")
+        session = await workerless.sessions.start(new_key(), wayne(sandbox=False))
+        await session.attach()
+        with worker_process(
+            workerless, temporal, livekit, Role.STREAMS, folder / "clip-drain-2.log"
+        ):
+            await until_worker_ready(folder / "clip-drain-2.log")
+            speaking = asyncio.create_task(session.speak(LONG))
+            await asyncio.sleep(3)
+            first.send_signal(signal.SIGTERM)
+            line = await speaking
+            heard_ms = await heard_by_liveavatar_ms(workerless, session)
+            assert await asyncio.to_thread(wait_for_exit, first) == 0
+            report = await session.end()
+    assert (line.outcome, line.heard_ms) == (UtteranceOutcome.COMPLETED, 12000)
+    assert heard_ms == pytest.approx(12000, abs=20)
+    assert (report.takeovers, len(report.utterances)) == (1, 1)
+
+
+async def test_a_drained_owner_hands_its_session_over(
+    workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+) -> None:
+    """SIGTERM, as a deploy sends it: another process takes over well before any timeout."""
+    with (
+        worker_process(
+            workerless, temporal, livekit, Role.SESSIONS, run_folder / "drain-sessions.log"
+        ),
+        worker_process(
+            workerless, temporal, livekit, Role.STREAMS, run_folder / "drain-first.log"
+        ) as first,
+    ):
+        await until_worker_ready(run_folder / "drain-sessions.log")
+        session = await workerless.sessions.start(new_key(), wayne(sandbox=False, command_ttl_s=60))
+        await session.attach()
+        with worker_process(
+            workerless, temporal, livekit, Role.STREAMS, run_folder / "drain-second.log"
+        ):
+            await until_worker_ready(run_folder / "drain-second.log")
+            first.send_signal(signal.SIGTERM)
+            await until_later_owner(session, beyond=(1, 1), within_s=14)
+            assert await asyncio.to_thread(wait_for_exit, first) == 0
+            assert (await session.speak(SHORT)).outcome is UtteranceOutcome.COMPLETED
+            report = await session.end()
+    assert report.takeovers == 1
+    assert len(report.generations) == 1
+    assert "Traceback" not in (run_folder / "drain-first.log").read_text()
+
+
+@pytest.mark.timeout(150)
+async def test_a_start_whose_worker_died_is_stopped_and_another_generation_opens(
+    workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+) -> None:
+    """The server repeated the start on another worker, LiveAvatar refused it as started already,
+    and the report called that "not billed" while the first start's session went on billing."""
+    workerless.simulator.faults.slow_start_s = 4.0
+    try:
+        with worker_process(
+            workerless, temporal, livekit, Role.ALL, run_folder / "start-first.log"
+        ) as first:
+            await until_worker_ready(run_folder / "start-first.log")
+            session = await workerless.sessions.start(
+                new_key(), wayne(sandbox=False, start_timeout_s=120)
+            )
+            await until_starting(workerless)
+            first.send_signal(signal.SIGKILL)
+            await asyncio.to_thread(wait_for_exit, first)
+    finally:
+        workerless.simulator.faults.slow_start_s = 0.0
+    with worker_process(workerless, temporal, livekit, Role.ALL, run_folder / "start-second.log"):
+        await session.attach(timeout_s=100)
+        report = await session.end()
+    assert report.end_reason is EndReason.REQUESTED
+    assert len(report.generations) == 2
+    assert [one.stop for one in report.generations] == ["stopped", "stopped"]
+    ours = {one.provider_session_id for one in report.generations}
+    lines = [one for one in workerless.simulator.ledger().sessions if str(one.session_id) in ours]
+    assert all(line.started_at is None or line.ended_at is not None for line in lines)
+
+
+async def until_starting(platform: Platform) -> None:
+    """Wait until LiveAvatar works on a start."""
+    give_up = time.monotonic() + 30
+    while all(one.phase != "starting" for one in platform.simulator.sessions.values()):
+        assert time.monotonic() < give_up
+        await asyncio.sleep(0.05)
+
+
+async def test_an_owner_that_drains_stops_what_nobody_else_will(
+    workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
+) -> None:
+    """Terminated, and the worker stopped before its next heartbeat: the session stayed open."""
+    log = run_folder / "drain-terminated.log"
+    with worker_process(workerless, temporal, livekit, Role.ALL, log) as only:
+        await until_worker_ready(log)
+        session = await workerless.sessions.start(new_key(), wayne(sandbox=False))
+        await session.attach()
+        provider_id = (await session.status()).provider_session_id
+        await workerless.client.get_workflow_handle(session.workflow_id).terminate("test")
+        only.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(wait_for_exit, only) == 0
+    lines = workerless.simulator.ledger().sessions
+    line = next(one for one in lines if str(one.session_id) == provider_id)
+    assert line.ended_at is not None
