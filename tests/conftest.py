@@ -35,6 +35,14 @@ _temporal_source = pytest.StashKey[TemporalSource]()
 _livekit_source = pytest.StashKey[LiveKitSource]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--record-histories",
+        action="store_true",
+        help="write a history of each way to end into tests/system/histories",
+    )
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Get the servers that the chosen tests need, before any test's clock runs."""
     if session.config.option.collectonly:

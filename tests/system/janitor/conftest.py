@@ -32,7 +32,7 @@ def seal_key() -> SecretStr:
 
 
 @pytest_asyncio.fixture
-async def world(
+async def environment(
     temporal: TemporalServer, livekit: LiveKitServer, seal_key: SecretStr
 ) -> AsyncIterator[JanitorEnvironment]:
     quiet = simulator_settings(livekit, join_rooms=False, calls_per_s=0, concurrency_limit=500)
