@@ -14,28 +14,20 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, NoReturn
 
 from opentelemetry.metrics import Meter
-from temporalio.api.enums.v1 import IndexedValueType
-from temporalio.api.operatorservice.v1 import (
-    AddSearchAttributesRequest,
-    ListSearchAttributesRequest,
-)
 from temporalio.client import Client, Interceptor
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError
 
-from avatar_sessions.contract import names
+from workers.errors import CannotStart as CannotStart
 from workers.janitor_schedule import maintained_schedule
+from workers.search_attributes import ensure_search_attributes as ensure_search_attributes
 from workers.settings import WorkerSettings
 from workers.telemetry import metering, tracing
 from workers.wiring import Role, WorkerSet, liveavatar_for, worker_set_for
 
 logger = logging.getLogger(__name__)
 
-_INDEXED_TYPES: Final = {
-    "Keyword": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
-    "KeywordList": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD_LIST,
-}
 CONNECT_TIMEOUT_S: Final = 30.0
 EXIT_PAUSE_S: Final = 0.5
 """Between the last worker's shutdown and the interpreter's exit: without it, 3 of 12 processes
@@ -43,10 +35,6 @@ died in the SDK's native threads after all work was done (measured)."""
 
 LAST_MOMENT_S: Final = 0.3
 """What hangs in the drain is left by the drain itself; this is for everything else."""
-
-
-class CannotStart(Exception):
-    """The worker cannot do its work; the message says what to do."""
 
 
 async def run(role: Role, settings: WorkerSettings) -> None:
@@ -242,40 +230,4 @@ async def connect(interceptors: Sequence[Interceptor] = ()) -> Client:
         raise CannotStart(
             f"Temporal at {address} cannot be reached ({reason}): start it, or set"
             " TEMPORAL_ADDRESS; `make demo` starts one"
-        ) from error
-
-
-async def ensure_search_attributes(client: Client) -> None:
-    """Register the search attributes that sessions are found by.
-
-    Without them every session would hang at its first step.
-
-    Raises:
-        CannotStart: they are missing and may not be added from here.
-    """
-    try:
-        known = await client.operator_service.list_search_attributes(
-            ListSearchAttributesRequest(namespace=client.namespace)
-        )
-        missing = [one for one in names.SEARCH_ATTRIBUTES if one not in known.custom_attributes]
-        if not missing:
-            return
-        await client.operator_service.add_search_attributes(
-            AddSearchAttributesRequest(
-                namespace=client.namespace,
-                search_attributes={
-                    name: _INDEXED_TYPES[names.SEARCH_ATTRIBUTES[name]] for name in missing
-                },
-            )
-        )
-    except RPCError as error:
-        if error.status is RPCStatusCode.ALREADY_EXISTS:
-            return
-        commands = "; ".join(
-            f"temporal operator search-attribute create --name {name} --type {kind}"
-            for name, kind in names.SEARCH_ATTRIBUTES.items()
-        )
-        raise CannotStart(
-            f"namespace {client.namespace} lacks search attributes, and they cannot be added from"
-            f" here ({error.status.name}): {commands}"
         ) from error
