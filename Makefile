@@ -50,7 +50,7 @@ web:
 	@sh deploy/local/setup.sh web
 
 servers: setup
-	@$(PY) -m deploy.local.servers
+	@$(PY) -m deploy.local.binaries
 
 requirements:
 	@sh deploy/local/setup.sh requirements

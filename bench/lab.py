@@ -6,7 +6,6 @@ simulator without delays and without rooms, so that what is measured is ours.
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import time
@@ -19,24 +18,27 @@ from uuid import uuid4
 from avatar_sessions import AvatarSessions, SessionRequest
 from avatar_sessions.contract.messages import Video
 from avatar_sessions.seal import Seal
+from deploy.local.binaries import find_livekit, find_temporal
 from deploy.local.ports import free_port
 from deploy.local.processes import Supervisor
-from deploy.local.servers import find_livekit, find_temporal
 from deploy.local.settings import LocalSettings
-from deploy.local.stack import LocalStack, local_stack
+from deploy.local.simulator import simulator_settings
+from deploy.local.stack import LocalStack, start_stack
 from liveavatar_lite import WAYNE_AVATAR_ID
 
 SIMULATOR: Final = {
-    "SIMULATOR_JOIN_ROOMS": "false",
-    "SIMULATOR_START_DELAY_S": "0",
-    "SIMULATOR_CONNECT_DELAY_S": "0",
-    "SIMULATOR_INTERRUPT_DELAY_S": "0",
-    "SIMULATOR_SPEAK_START_LATENCY_S": "0",
-    "SIMULATOR_SPEAK_START_BUFFER_S": "0",
-    "SIMULATOR_CALLS_PER_S": "0",
-    "SIMULATOR_CONCURRENCY_LIMIT": "1000",
-    "SIMULATOR_SANDBOX_MAX_DURATION_S": "1200",
+    "join_rooms": False,
+    "start_delay_s": 0,
+    "connect_delay_s": 0,
+    "interrupt_delay_s": 0,
+    "speak_start_latency_s": 0,
+    "speak_start_buffer_s": 0,
+    "calls_per_s": 0,
+    "concurrency_limit": 1000,
+    "sandbox_max_duration_s": 1200,
 }
+
+API_KEY: Final = "obviously-fake-bench-key"
 
 
 class Lab:
@@ -87,8 +89,6 @@ class Lab:
         return self._sessions
 
     async def _start(self) -> LocalStack:
-        # The simulator inherits its settings from this process.
-        os.environ.update(SIMULATOR)
         settings = LocalSettings(
             temporal_port=free_port(),
             temporal_ui_port=free_port(),
@@ -103,15 +103,21 @@ class Lab:
         clips.mkdir()
         supervisor = await self._exits.enter_async_context(Supervisor(folder / "logs"))
         began_s = time.monotonic()
-        stack = await self._exits.enter_async_context(
-            local_stack(
-                supervisor,
-                sources,
-                settings,
-                live=False,
-                clip_folder=clips,
-                told=lambda *_: None,
-            )
+        stack = await start_stack(
+            supervisor,
+            sources,
+            settings,
+            simulator=lambda livekit: simulator_settings(
+                **SIMULATOR,
+                port=settings.simulator_port,
+                media_port=settings.simulator_media_port,
+                livekit_url=livekit.url,
+                livekit_api_key=livekit.api_key,
+                livekit_api_secret=livekit.api_secret,
+                api_keys=[API_KEY],
+            ),
+            clip_folder=clips,
+            on_started=lambda *_: None,
         )
         print(f"servers up in {time.monotonic() - began_s:.1f} s", file=sys.stderr)
         return stack

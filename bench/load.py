@@ -7,12 +7,10 @@ media in a process of its own. The speakers live in this process, one connection
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,19 +19,21 @@ from typing import Any, Final
 from uuid import uuid4
 
 import httpx
-from pydantic import SecretStr
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from avatar_sessions import AvatarSessions, Session, SessionRequest
 from avatar_sessions.contract.live_dialect import SUBPROTOCOL, LiveBegin
 from avatar_sessions.seal import Seal
-from deploy.local.ports import LOOPBACK, free_port
-from deploy.local.processes import ChildSpec, Supervisor
-from deploy.local.servers import find_temporal
-from deploy.local.settings import ROOT, LocalSettings
-from deploy.local.stack import TemporalServer, answers_http, temporal_server
+from deploy.local.binaries import find_temporal
+from deploy.local.ports import free_port
+from deploy.local.processes import Supervisor, clean_environment
+from deploy.local.settings import ROOT, LocalSettings, settings_environment
+from deploy.local.simulator import simulator_settings, start_simulator
+from deploy.local.temporal import TemporalServer, start_temporal
+from deploy.local.worker import start_worker, worker_settings
 from liveavatar_lite import WAYNE_AVATAR_ID
+from workers.wiring import Role
 
 FRAME: Final = bytes(4_800)
 FRAME_S: Final = 0.1
@@ -114,7 +114,7 @@ class SpeakingLoad:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             cwd=ROOT,
-            env={**os.environ, **self._environment, **more},
+            env={**clean_environment(), **self._environment, **more},
             limit=1 << 24,
         )
         owner = OwnerProcess(process)
@@ -193,34 +193,6 @@ class SpeakingLoad:
         }
 
 
-@asynccontextmanager
-async def cuttable(port: int) -> AsyncIterator[tuple[int, Callable[[], int]]]:
-    """A TCP proxy to a local port: its own port, and what cuts all connections through it."""
-    writers: list[asyncio.StreamWriter] = []
-
-    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(65_536):
-                writer.write(data)
-                await writer.drain()
-        writer.transport.abort()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(LOOPBACK, port)
-        writers.extend((writer, back))
-        await asyncio.gather(forward(reader, back), forward(there, writer))
-
-    def cut() -> int:
-        was_open = [writer for writer in writers if not writer.transport.is_closing()]
-        for writer in was_open:
-            writer.transport.abort()
-        return len(was_open)
-
-    server = await asyncio.start_server(serve, LOOPBACK, 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1], cut
-
-
 async def talk(speakers: list[LoadSpeaker], seconds: float) -> None:
     """Let all of them speak: a head start each, then frames of 100 ms at the pace of speech."""
     for number, speaker in enumerate(speakers):
@@ -251,59 +223,28 @@ async def load_lab(logs: Path) -> AsyncIterator[SpeakingLoad]:
     settings = LocalSettings(temporal_port=free_port(), temporal_ui_port=free_port())
     source = find_temporal(settings, sys.stderr)
     seal_key = Seal.new_key()
-    simulator_port, media_port = free_port(), free_port()
-    simulator_url = f"http://{LOOPBACK}:{simulator_port}"
-    async with (
-        Supervisor(logs) as supervisor,
-        temporal_server(supervisor, source, settings) as temporal,
-    ):
-        await supervisor.start(
-            ChildSpec(
-                name="Simulator",
-                argv=[
-                    *(sys.executable, "-m", "liveavatar_simulator", "--host", LOOPBACK),
-                    *("--port", str(simulator_port), "--media-port", str(media_port)),
-                ],
-                env={
-                    "SIMULATOR_API_KEYS": API_KEY,
-                    "SIMULATOR_JOIN_ROOMS": "false",
-                    "SIMULATOR_START_DELAY_S": "0",
-                    "SIMULATOR_CONNECT_DELAY_S": "0",
-                    "SIMULATOR_CONCURRENCY_LIMIT": "5000",
-                    "SIMULATOR_CALLS_PER_S": "0",
-                    "SIMULATOR_CREDITS": "1000000",
-                    "LIVEKIT_API_SECRET": "an-obviously-fake-livekit-secret-of-32-bytes",
-                },
-                cwd=ROOT,
-                ready=lambda: answers_http(f"{simulator_url}/simulator/ledger"),
-                ready_within_s=30,
-            )
+    async with Supervisor(logs) as supervisor:
+        temporal = await start_temporal(supervisor, source, settings)
+        liveavatar = await start_simulator(
+            supervisor,
+            simulator_settings(
+                api_keys=[API_KEY],
+                join_rooms=False,
+                start_delay_s=0,
+                connect_delay_s=0,
+                concurrency_limit=5000,
+                calls_per_s=0,
+                credits=1_000_000,
+                livekit_api_secret="an-obviously-fake-livekit-secret-of-32-bytes",  # noqa: S106
+            ),
         )
-        environment = {
-            **temporal.environment,
-            "LIVEAVATAR_API_URL": simulator_url,
-            "LIVEAVATAR_API_KEY": API_KEY,
-            "AVATAR_SESSIONS_SEAL_KEYS": seal_key.get_secret_value(),
-            "AVATAR_SESSIONS_MAX_SESSIONS": "1000",
-            "AVATAR_SESSIONS_LOG_LEVEL": "WARNING",
-        }
-        log = supervisor.log_of("Worker")
-
-        async def ready() -> bool:
-            return b"worker ready" in log.read_bytes()
-
-        await supervisor.start(
-            ChildSpec(
-                name="Worker",
-                argv=[sys.executable, "-m", "workers", "--role", "sessions"],
-                env=environment,
-                without=temporal.not_environment,
-                cwd=ROOT,
-                ready=ready,
-                ready_within_s=60,
-                stop_within_s=15,
-            )
+        of_workers = worker_settings(
+            liveavatar,
+            None,
+            seal_key,
+            AVATAR_SESSIONS_MAX_SESSIONS=1000,
+            AVATAR_SESSIONS_LOG_LEVEL="WARNING",
         )
-        yield SpeakingLoad(
-            temporal, simulator_url, environment, Seal([SecretStr(seal_key.get_secret_value())])
-        )
+        await start_worker(supervisor, Role.SESSIONS, of_workers, temporal)
+        environment = {**settings_environment(of_workers), **temporal.environment}
+        yield SpeakingLoad(temporal, liveavatar.url, environment, Seal([seal_key]))

@@ -20,8 +20,8 @@ from chaos.environment.world import Layout
 from chaos.faults import FAULTS
 from chaos.runner import ChaosResult, run_folder
 from chaos.table import about, print_table, write_markdown, write_report
+from deploy.local.binaries import interrupt_on_sigterm
 from deploy.local.errors import LocalError
-from deploy.local.servers import interrupt_on_sigterm
 
 ROUNDS: Final = 20
 FOLDERS_KEPT: Final = 5

@@ -24,7 +24,6 @@ from avatar_sessions import AvatarSessionsError
 from avatar_sessions.seal import Seal
 from chaos import invariants
 from chaos.cpu_gate import CpuGate
-from chaos.environment.ports import own_port
 from chaos.environment.temporal import RestartableTemporal
 from chaos.environment.world import API_KEY, Environment, EnvironmentKind, Layout, SharedServers
 from chaos.errors import ConditionTimeout, NotAvailable
@@ -32,13 +31,13 @@ from chaos.fault import Fault
 from chaos.run import CodedSpeech, FaultRun, Violation
 from chaos.schedule import COST, Job, Kind, Phase, PhaseGate, Queues, jobs_of, phases_of, width_for
 from chaos.table import FaultRow, Tally
+from deploy.local.binaries import Binary, find_livekit, find_temporal
 from deploy.local.errors import LocalError, ServerUnavailable
-from deploy.local.ports import LOOPBACK
+from deploy.local.livekit import start_livekit
+from deploy.local.ports import LOOPBACK, free_port
 from deploy.local.processes import Supervisor
 from deploy.local.secret_scan import find_secrets, leaks_in_histories, remember
-from deploy.local.servers import Binary, find_livekit, find_temporal
 from deploy.local.settings import ROOT, LocalSettings
-from deploy.local.stack import livekit_server
 
 logger = logging.getLogger(__name__)
 
@@ -137,10 +136,9 @@ class Runner:
         phases = phases_of(jobs, width_for(free_memory_bytes()))
         supervisor = Supervisor(self._folder / "logs")
         async with supervisor:
-            async with contextlib.AsyncExitStack() as servers:
-                await self._prepare(supervisor, servers, {job.fault.place for job in jobs})
-                for phase in phases:
-                    await self._phase(phase)
+            await self._prepare(supervisor, {job.fault.place for job in jobs})
+            for phase in phases:
+                await self._phase(phase)
             assert self._shared is not None
             await self._look_for_leaks(self._shared)
         self._look_at_what_is_left(supervisor)
@@ -163,10 +161,9 @@ class Runner:
     async def _prepare(
         self,
         supervisor: Supervisor,
-        servers: contextlib.AsyncExitStack,
         places: set[EnvironmentKind],
     ) -> None:
-        settings = LocalSettings(temporal_address=None, livekit_url=None, livekit_port=own_port())
+        settings = LocalSettings(temporal_address=None, livekit_url=None, livekit_port=free_port())
         source = find_temporal(settings, sys.stderr)
         if not isinstance(source, Binary):
             raise ServerUnavailable(
@@ -180,7 +177,7 @@ class Runner:
         livekit = None
         if EnvironmentKind.ROOMS in places:
             found = find_livekit(settings, sys.stderr)
-            livekit = await servers.enter_async_context(livekit_server(supervisor, found, settings))
+            livekit = await start_livekit(supervisor, found, settings)
             remember(livekit.api_secret, "LiveKit's API secret")
             self._ports.add(settings.livekit_port)
         self._ground = SharedServers(supervisor, source, self._folder, seal_key, clips, livekit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from deploy.local.processes import ChildSpec, Supervisor
+from deploy.local.processes import Child, ChildSpec, Supervisor
 from deploy.local.settings import ROOT
 from deploy.local.stack import LocalStack
 
@@ -23,11 +23,11 @@ async def echo_agent(supervisor: Supervisor, stack: LocalStack, session_key: str
     supervisor's `on_loss`), and nothing else.
 
     Raises:
-        ProcessDied, NotReady: it did not come up.
+        ProcessDied, StartTimeout: it did not start.
     """
     log = supervisor.log_of(NAME)
 
-    async def ready() -> bool:
+    async def ready(_: Child) -> bool:
         return READY in log.read_bytes()
 
     await supervisor.start(
@@ -38,7 +38,6 @@ async def echo_agent(supervisor: Supervisor, stack: LocalStack, session_key: str
                 **stack.temporal.environment,
                 "AVATAR_SESSIONS_SEAL_KEYS": stack.seal_keys.get_secret_value(),
             },
-            without=stack.temporal.not_environment,
             cwd=ROOT,
             ready=ready,
             ready_within_s=READY_WITHIN_S,

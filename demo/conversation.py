@@ -26,7 +26,8 @@ from avatar_sessions.errors import NoAnswer
 from avatar_sessions.session import Session
 from demo.screen import Screen, heard_of
 from demo.subscriber import Received, Subscriber
-from deploy.local.stack import LocalStack, TemporalServer
+from deploy.local.stack import LocalStack
+from deploy.local.temporal import TemporalServer
 from liveavatar_lite.errors import LiteError
 from liveavatar_lite.models import WAYNE_AVATAR_ID
 from liveavatar_lite.rest import LiveAvatar
@@ -93,7 +94,7 @@ class Conversation:
 
     async def start(self) -> None:
         """Ask for the session by signal-with-start, and say where it can be watched."""
-        live = not self._stack.provider.simulated
+        live = not self._stack.liveavatar.simulated
         request = SessionRequest(
             avatar_id=WAYNE_AVATAR_ID,
             sandbox=live,
@@ -148,7 +149,7 @@ class Conversation:
 
         Does nothing for the simulator, which goes with the stack.
         """
-        provider = self._stack.provider
+        provider = self._stack.liveavatar
         if provider.simulated or self._provider_session_id is None:
             return
         with contextlib.suppress(LiteError, TimeoutError):

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import sys
 import time
@@ -31,17 +32,19 @@ from demo.agent import echo_agent
 from demo.conversation import Conversation
 from demo.folder import DemoFolder
 from demo.screen import Screen, counts_of
-from deploy.local.errors import LocalError, ProcessDied, ServerUnavailable
-from deploy.local.processes import Supervisor
-from deploy.local.servers import (
+from deploy.local.binaries import (
     LiveKitSource,
     TemporalSource,
     find_livekit,
     find_temporal,
     interrupt_on_sigterm,
 )
+from deploy.local.errors import LocalError, ProcessDied, ServerUnavailable
+from deploy.local.livekit import LiveKitServer
+from deploy.local.processes import Supervisor
 from deploy.local.settings import ROOT, LocalSettings
-from deploy.local.stack import LocalStack, local_stack
+from deploy.local.stack import LocalStack, start_stack
+from liveavatar_simulator.settings import SimulatorSettings
 from viewer import SessionViewerSource, ViewerServer
 from viewer.typed_speech import Espeak, TypedSpeech
 
@@ -192,17 +195,15 @@ class Demo:
         logging.basicConfig(filename=self._folder.logs / "demo.log", level=logging.WARNING)
         live = self._options.live
         with self._stop.listening():
-            async with (
-                self._supervisor,
-                local_stack(
+            async with self._supervisor:
+                stack = await start_stack(
                     self._supervisor,
                     self._sources,
                     self._settings,
-                    live=live,
+                    simulator=None if live else self._simulator_settings,
                     clip_folder=self._folder.clips,
-                    told=self._screen.up,
-                ) as stack,
-            ):
+                    on_started=self._screen.up,
+                )
                 sessions = AvatarSessions(await stack.temporal.client(), _seal_of(stack))
                 began_at = time.monotonic()
                 voice = Espeak.find()
@@ -216,6 +217,17 @@ class Demo:
                     conversation = Conversation(sessions, stack, viewer, self._screen, clips)
                     self._write_environment(stack)
                     return await self._supervisor.guard(self._converse(conversation, stack))
+
+    def _simulator_settings(self, livekit: LiveKitServer) -> SimulatorSettings:
+        """As the user's `SIMULATOR_` variables say, with the stack's ports and rooms."""
+        return SimulatorSettings(
+            port=self._settings.simulator_port,
+            media_port=self._settings.simulator_media_port,
+            livekit_url=livekit.url,
+            livekit_api_key=livekit.api_key,
+            livekit_api_secret=SecretStr(livekit.api_secret),
+            api_keys=(SecretStr(f"simulator-{secrets.token_urlsafe(16)}"),),
+        )
 
     def _lay_out_clips(self) -> tuple[Clip, Clip]:
         """The clip that is heard whole, and the one that is interrupted."""
@@ -234,7 +246,7 @@ class Demo:
         self._folder.write_environment(
             exports,
             unset=("TEMPORAL_API_KEY", "TEMPORAL_PROFILE", "TEMPORAL_TLS")
-            if stack.temporal.ours
+            if stack.temporal.started_here
             else (),
             path=ROOT / ".venv" / "bin",
         )
@@ -299,7 +311,7 @@ class Demo:
             figures = _figures(conversation, ending)
             text = figures.model_dump_json(indent=2) + "\n"
             self._options.report.write_text(text, encoding="utf-8")
-        whose = "as the simulator counts" if stack.provider.simulated else "by our own report"
+        whose = "as the simulator counts" if stack.liveavatar.simulated else "by our own report"
         self._screen.report(ending.report, ending.provider, whose)
         if problem is not None and ending.report.failure is None:
             self._screen.problem(str(problem))
@@ -313,13 +325,13 @@ class Demo:
 async def _end(conversation: Conversation, stack: LocalStack, *, complete: bool) -> Ending:
     """End the session, and ask the provider whether it thinks so too."""
     report = await conversation.end()
-    if not stack.provider.simulated:
+    if not stack.liveavatar.simulated:
         begun = [g for g in report.generations if g.started_at is not None]
         stopped = sum(g.stop in {"stopped", "already_gone"} for g in begun)
         counts = {"started": len(begun), "stopped": stopped, "open": len(begun) - stopped}
         return Ending(report, counts, complete)
     try:
-        return Ending(report, counts_of(await stack.provider.ledger()), complete)
+        return Ending(report, counts_of(await stack.liveavatar.ledger()), complete)
     except httpx.HTTPError as error:
         raise LocalError(f"the simulator's ledger could not be read ({error}).") from error
 

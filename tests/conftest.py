@@ -17,12 +17,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from deploy.local.binaries import LiveKitSource, TemporalSource, find_livekit, find_temporal
 from deploy.local.errors import LocalError
+from deploy.local.livekit import LiveKitServer, start_livekit
 from deploy.local.ports import free_port
 from deploy.local.processes import Supervisor
-from deploy.local.servers import LiveKitSource, TemporalSource, find_livekit, find_temporal
 from deploy.local.settings import ROOT, LocalSettings, find_chromium
-from deploy.local.stack import LiveKitServer, TemporalServer, livekit_server, temporal_server
+from deploy.local.temporal import TemporalServer, start_temporal
 from tests.support.secret_scan import find_secrets, leaks_in_histories
 
 RUN_FOLDER = ROOT / ".run" / f"tests-{os.getpid()}"
@@ -86,21 +87,18 @@ async def temporal(
     """A real Temporal dev server: `.address`, `.namespace`, `.ui_url`, `await .client()`."""
     settings = LocalSettings(temporal_port=free_port(), temporal_ui_port=free_port())
     source = pytestconfig.stash[_temporal_source]
-    async with temporal_server(supervisor, source, settings) as server:
-        yield server
-        leaks = [line async for line in leaks_in_histories(server)]
-        assert not leaks, leaks
+    server = await start_temporal(supervisor, source, settings)
+    yield server
+    leaks = [line async for line in leaks_in_histories(server)]
+    assert not leaks, leaks
 
 
 @pytest_asyncio.fixture(scope="session")
-async def livekit(
-    supervisor: Supervisor, pytestconfig: pytest.Config
-) -> AsyncIterator[LiveKitServer]:
+async def livekit(supervisor: Supervisor, pytestconfig: pytest.Config) -> LiveKitServer:
     """A real LiveKit server: `.url` (ws://), `.api_key`, `.api_secret`."""
     settings = LocalSettings(livekit_port=free_port())
     source = pytestconfig.stash[_livekit_source]
-    async with livekit_server(supervisor, source, settings) as server:
-        yield server
+    return await start_livekit(supervisor, source, settings)
 
 
 @pytest.fixture(scope="session")

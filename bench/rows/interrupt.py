@@ -66,7 +66,7 @@ async def _to_the_wire(lab: Lab, ask: Ask, count: int) -> tuple[list[float], lis
 
 async def _arrivals(lab: Lab, provider_id: str | None) -> list[float]:
     """When each interrupt reached the simulator, in seconds of the machine's clock."""
-    ledger = await (await lab.stack()).provider.ledger()
+    ledger = await (await lab.stack()).liveavatar.ledger()
     line = next(each for each in ledger["sessions"] if each["session_id"] == provider_id)
     started_at = datetime.fromisoformat(line["started_at"]).timestamp()
     return [

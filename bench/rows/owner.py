@@ -14,9 +14,10 @@ from typing import Any, Final
 from uuid import uuid4
 
 from bench.lab import Lab
-from bench.load import FRAME, LoadSpeaker, SpeakingLoad, cuttable, load_lab, talk
+from bench.load import FRAME, LoadSpeaker, SpeakingLoad, load_lab, talk
 from bench.table import FigureRow, single, spread
 from deploy.local.ports import LOOPBACK, free_port
+from deploy.local.relay import TcpRelay
 
 NAME: Final = "owner"
 COUNTS: Final = (50, 200, 400)
@@ -159,10 +160,10 @@ async def _cut(load: SpeakingLoad) -> FigureRow:
     """A speaker's connection is cut again and again; our client makes it anew each time."""
     port = free_port()
     async with (
-        cuttable(port) as (proxy_port, cut),
+        TcpRelay(LOOPBACK, port).listening() as relay,
         load.owner(
             AVATAR_SESSIONS_INGRESS_PORT=str(port),
-            AVATAR_SESSIONS_INGRESS_URL=f"ws://{LOOPBACK}:{proxy_port}",
+            AVATAR_SESSIONS_INGRESS_URL=f"ws://{LOOPBACK}:{relay.port}",
         ),
         load.sessions(1) as (session,),
         session.live() as live,
@@ -173,7 +174,7 @@ async def _cut(load: SpeakingLoad) -> FigureRow:
             for _ in range(UTTERANCE_S * 10):
                 await speech.write(FRAME)
                 if time.perf_counter() - began_s > CUT_EVERY_S * (cuts + 1):
-                    assert cut(), "there was no connection to cut"
+                    assert relay.cut(), "there was no connection to cut"
                     cuts += 1
         heard = await speech.result()
     assert cuts, "nothing was cut"

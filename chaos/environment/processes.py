@@ -7,7 +7,6 @@ import os
 import re
 import resource
 import signal
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,14 +15,14 @@ from typing import Final
 
 from chaos.errors import ConditionTimeout
 from chaos.start_lock import StartLock
-from deploy.local.processes import Child, ChildSpec, Supervisor
-from deploy.local.settings import ROOT
-from deploy.local.stack import WORKER_READY, WORKER_READY_WITHIN_S, WORKER_STOP_WITHIN_S
+from deploy.local.processes import Child, Supervisor
+from deploy.local.temporal import TemporalServer
+from deploy.local.worker import start_worker
+from workers.settings import WorkerSettings
 from workers.wiring import Role
 
 POLL_S: Final = 0.02
 ANSWERS_WITHIN_S: Final = 5.0
-NOT_INHERITED: Final = ("TEMPORAL_", "LIVEKIT_", "LIVEAVATAR_", "AVATAR_SESSIONS_", "OTEL_")
 _TASKS: Final = re.compile(rb": tasks (\d+):")
 
 
@@ -125,35 +124,30 @@ class WorkerProcess:
         resource.prlimit(self.child.pid, resource.RLIMIT_FSIZE, (size, most))
 
 
-async def start_worker(
+async def start_worker_process(
     supervisor: Supervisor,
     quiet: StartLock,
     name: str,
     role: Role,
+    settings: WorkerSettings,
+    temporal: TemporalServer,
     environment: Mapping[str, str],
     *,
     urgent: bool = False,
 ) -> WorkerProcess:
-    """Start one when nobody minds, and wait until it says that it works.
+    """Start one as soon as the start lock admits it, and wait until it is ready.
 
     Raises:
-        LocalError: it ended before, or did not come up.
+        LocalError: it ended before, or did not start.
     """
-    log = supervisor.log_of(name)
-
-    async def ready() -> bool:
-        return WORKER_READY in log.read_bytes()
-
-    spec = ChildSpec(
-        name=name,
-        argv=[sys.executable, "-m", "workers", "--role", role.value],
-        env=environment,
-        without=NOT_INHERITED,
-        cwd=ROOT,
-        ready=ready,
-        ready_within_s=WORKER_READY_WITHIN_S,
-        stop_within_s=WORKER_STOP_WITHIN_S,
-        needed=False,
-    )
     async with quiet.start(urgent=urgent):
-        return WorkerProcess(role, await supervisor.start(spec))
+        child = await start_worker(
+            supervisor,
+            role,
+            settings,
+            temporal,
+            name=name,
+            environment=environment,
+            needed=False,
+        )
+    return WorkerProcess(role, child)

@@ -6,7 +6,6 @@ What is billed, what was sent and what was heard is asked here and nowhere else.
 from __future__ import annotations
 
 import io
-import sys
 import wave
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import datetime
@@ -21,13 +20,10 @@ from pydantic_core import from_json
 from chaos.errors import NotAvailable, SimulatorLost
 from chaos.position_code import RATE_HZ, Recording
 from chaos.start_lock import StartLock
-from deploy.local.ports import LOOPBACK
-from deploy.local.processes import ChildSpec, Supervisor
-from deploy.local.settings import ROOT
-from deploy.local.stack import answers_http
+from deploy.local.processes import Supervisor
+from deploy.local.simulator import simulator_settings, start_simulator
 from liveavatar_simulator import SessionLine
 
-READY_WITHIN_S: Final = 60.0
 CALL_TIMEOUT_S: Final = 15.0
 KEPT_S: Final = 2.0
 """How long a connection may be idle. The simulator closes it after 5 s, perhaps as we ask."""
@@ -149,7 +145,7 @@ class SimulatorProcess:
             raise SimulatorLost(f"the simulator at {self.url} does not answer ({told})") from error
 
 
-async def start_simulator(
+async def start_simulator_process(
     supervisor: Supervisor,
     quiet: StartLock,
     name: str,
@@ -157,9 +153,9 @@ async def start_simulator(
     ports: tuple[int, int],
     *,
     public_host: str,
-    settings: Mapping[str, str],
+    settings: Mapping[str, object],
 ) -> SimulatorProcess:
-    """Start one; its delays are the measured ones, and nobody is in any room.
+    """Start one; its delays are the measured ones, and no avatar joins a room.
 
     Args:
         supervisor: whom the process belongs to.
@@ -168,32 +164,25 @@ async def start_simulator(
         api_key: the one it takes.
         ports: for REST and for the media WebSockets.
         public_host: what its media host is called in a ``ws_url``.
-        settings: what else it is told by its environment.
+        settings: further settings by their field names.
     """
-    url = f"http://{LOOPBACK}:{ports[0]}"
+    chosen = simulator_settings(
+        **{
+            "port": ports[0],
+            "media_port": ports[1],
+            "api_keys": [api_key],
+            "join_rooms": False,
+            "public_host": public_host,
+            "credits": 1_000_000,
+            "concurrency_limit": AT_ONCE,
+            "tape_length": 10_000,
+            "record_heard_s": RECORD_S,
+            "livekit_api_secret": FAKE_LIVEKIT_KEY,
+            **settings,
+        }
+    )
     async with quiet.start():
-        child = await supervisor.start(
-            ChildSpec(
-                name=name,
-                argv=[
-                    *(sys.executable, "-m", "liveavatar_simulator", "--host", LOOPBACK),
-                    *("--port", str(ports[0]), "--media-port", str(ports[1]), "--verbose"),
-                ],
-                env={
-                    "SIMULATOR_API_KEYS": api_key.get_secret_value(),
-                    "SIMULATOR_JOIN_ROOMS": "false",
-                    "SIMULATOR_PUBLIC_HOST": public_host,
-                    "SIMULATOR_CREDITS": "1000000",
-                    "SIMULATOR_CONCURRENCY_LIMIT": str(AT_ONCE),
-                    "SIMULATOR_TAPE_LENGTH": "10000",
-                    "SIMULATOR_RECORD_HEARD_S": str(RECORD_S),
-                    "LIVEKIT_API_SECRET": FAKE_LIVEKIT_KEY,
-                    **settings,
-                },
-                without=("SIMULATOR_", "LIVEKIT_"),
-                cwd=ROOT,
-                ready=lambda: answers_http(f"{url}/simulator/ledger"),
-                ready_within_s=READY_WITHIN_S,
-            )
-        )
-    return SimulatorProcess(url, api_key, ports[1], partial(supervisor.end, child))
+        simulator = await start_simulator(supervisor, chosen, name=name, verbose=True)
+    assert simulator.simulator is not None
+    end = partial(supervisor.end, simulator.simulator)
+    return SimulatorProcess(simulator.url, api_key, ports[1], end)

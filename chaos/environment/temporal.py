@@ -11,19 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from temporalio.service import RPCError
-
-from chaos.environment.ports import own_port
+from deploy.local.binaries import Binary
 from deploy.local.errors import ProcessDied
-from deploy.local.processes import Child, ChildSpec, Supervisor
-from deploy.local.servers import Binary
+from deploy.local.ports import free_port
+from deploy.local.processes import Child, Supervisor
 from deploy.local.settings import LocalSettings
-from deploy.local.stack import (
-    SERVER_STOP_WITHIN_S,
-    TEMPORAL_READY_WITHIN_S,
-    TemporalServer,
-    temporal_argv,
-)
+from deploy.local.temporal import TemporalServer, start_temporal_binary
 
 TRIES: Final = 3
 
@@ -41,8 +34,8 @@ class RestartableTemporal:
         self._settings = LocalSettings(
             temporal_address=None,
             temporal_namespace=namespaces[0],
-            temporal_port=own_port(),
-            temporal_ui_port=own_port(),
+            temporal_port=free_port(),
+            temporal_ui_port=free_port(),
         )
         self._name = folder.name
         self._lives = 0
@@ -68,21 +61,17 @@ class RestartableTemporal:
             LocalError: it did not come up.
         """
         self._lives += 1
-        argv = temporal_argv(self._source, self._settings)
-        for name in self._namespaces[1:]:
-            argv += ["--namespace", name]
-        argv += ["--db-filename", str(self._database)]
-        spec = ChildSpec(
-            name=f"{self._name} temporal {self._lives}",
-            argv=argv,
-            ready=self._answers,
-            ready_within_s=TEMPORAL_READY_WITHIN_S,
-            stop_within_s=SERVER_STOP_WITHIN_S,
-            needed=False,
-        )
         for tries_left in reversed(range(TRIES)):
             try:
-                self._child = await self._supervisor.start(spec)
+                self._child = await start_temporal_binary(
+                    self._supervisor,
+                    self._source,
+                    self._settings,
+                    name=f"{self._name} temporal {self._lives}",
+                    more_namespaces=self._namespaces[1:],
+                    database=self._database,
+                    needed=False,
+                )
             except ProcessDied:
                 if not tries_left:
                     raise  # else one of the ports that it chose itself was taken meanwhile
@@ -110,15 +99,6 @@ class RestartableTemporal:
         """SIGCONT."""
         assert self._child is not None, "it was never started"
         self._child.signal_group(signal.SIGCONT)
-
-    async def _answers(self) -> bool:
-        try:
-            for name in self._namespaces:
-                client = await self.server(name).client()
-                await client.count_workflows()
-        except (RPCError, RuntimeError):
-            return False
-        return True
 
 
 def through(server: TemporalServer, port: int) -> TemporalServer:

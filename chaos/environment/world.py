@@ -21,16 +21,19 @@ from temporalio.client import Client
 from avatar_sessions import AvatarSessions
 from avatar_sessions.seal import Seal
 from chaos.environment.clock import FakeClock, sweep_up_after
-from chaos.environment.ports import own_port
-from chaos.environment.processes import ResourceSnapshot, WorkerProcess, start_worker
-from chaos.environment.proxy import Proxy, ProxyMode
-from chaos.environment.simulator import SimulatorProcess, start_simulator
+from chaos.environment.processes import ResourceSnapshot, WorkerProcess, start_worker_process
+from chaos.environment.simulator import SimulatorProcess, start_simulator_process
 from chaos.environment.temporal import RestartableTemporal, through
 from chaos.start_lock import StartLock
-from deploy.local.ports import LOOPBACK
+from deploy.local.binaries import Binary
+from deploy.local.livekit import LiveKitServer
+from deploy.local.ports import LOOPBACK, free_port
 from deploy.local.processes import Supervisor
-from deploy.local.servers import Binary
-from deploy.local.stack import LiveKitServer
+from deploy.local.relay import RelayMode, TcpRelay
+from deploy.local.simulator import LiveAvatarEndpoint
+from deploy.local.temporal import TemporalServer
+from deploy.local.worker import worker_settings
+from workers.settings import WorkerSettings
 from workers.wiring import Role
 
 ELSEWHERE: Final = "127.0.0.2"
@@ -69,9 +72,9 @@ class EnvironmentKind(StrEnum):
 
 
 _PLAN: Final = {
-    EnvironmentKind.CRAMPED: {"SIMULATOR_CONCURRENCY_LIMIT": "1"},
-    EnvironmentKind.BRIEF: {"SIMULATOR_PLAN_MAX_DURATION_S": str(BRIEF_S)},
-    EnvironmentKind.ROOMS: {"SIMULATOR_FPS": "5", "SIMULATOR_MAX_VIDEO_HEIGHT": "90"},
+    EnvironmentKind.CRAMPED: {"concurrency_limit": 1},
+    EnvironmentKind.BRIEF: {"plan_max_duration_s": BRIEF_S},
+    EnvironmentKind.ROOMS: {"fps": 5, "max_video_height": 90},
 }
 """What the simulator is told there."""
 
@@ -104,15 +107,16 @@ class Environment:
         """Those that were started and may still live."""
         self.warm: dict[WorkerProcess, ResourceSnapshot] = {}
         """What each worker held when it had served its first run."""
-        self.to_temporal = Proxy((LOOPBACK, 0))
-        self.to_provider = Proxy((LOOPBACK, 0))
+        self.to_temporal = TcpRelay(LOOPBACK, 0)
+        self.to_provider = TcpRelay(LOOPBACK, 0)
         self._numbers = itertools.count(1)
         self._exits = AsyncExitStack()
         self._temporal: RestartableTemporal | None = None
         self._client: Client | None = None
         self._simulator: SimulatorProcess | None = None
         self._sessions: AvatarSessions | None = None
-        self._environment: dict[str, str] = {}
+        self._settings: WorkerSettings | None = None
+        self._server_of_workers: TemporalServer | None = None
         self._clock: FakeClock | None = None
 
     async def open(self, shared: RestartableTemporal | None) -> None:
@@ -133,8 +137,8 @@ class Environment:
             await shared.start()
         self._temporal = shared
         proxied = self.place is EnvironmentKind.PROXIED
-        ports = (own_port(), own_port())
-        self._simulator = await start_simulator(
+        ports = (free_port(), free_port())
+        self._simulator = await start_simulator_process(
             ground.supervisor,
             ground.quiet,
             f"{self.name} simulator",
@@ -142,8 +146,7 @@ class Environment:
             ports,
             public_host=ELSEWHERE if proxied else LOOPBACK,
             settings={
-                "SIMULATOR_JOIN_ROOMS": str(self.place is EnvironmentKind.ROOMS).lower(),
-                **self._livekit_environment,
+                **self._rooms,
                 **_PLAN.get(self.place, {}),
             },
         )
@@ -151,33 +154,34 @@ class Environment:
         direct = shared.server(self.name)
         server = direct
         if proxied:
-            self.to_temporal = Proxy((LOOPBACK, shared.port))
-            self.to_provider = Proxy((LOOPBACK, ports[1]))
+            self.to_temporal = TcpRelay(LOOPBACK, shared.port)
+            self.to_provider = TcpRelay(LOOPBACK, ports[1])
             await self._exits.enter_async_context(self.to_temporal.listening(LOOPBACK))
             await self._exits.enter_async_context(self.to_provider.listening(ELSEWHERE, ports[1]))
             server = through(direct, self.to_temporal.port)
         self._client = await direct.client()
         self._sessions = AvatarSessions(self._client, Seal([ground.seal_key]))
-        self._environment = {
-            **server.environment,
-            "LIVEAVATAR_API_URL": self._simulator.url,
-            "LIVEAVATAR_API_KEY": API_KEY.get_secret_value(),
-            "AVATAR_SESSIONS_SEAL_KEYS": ground.seal_key.get_secret_value(),
-            "AVATAR_SESSIONS_CLIP_FOLDER": str(ground.clip_folder),
-            **self._livekit_environment,
-        }
+        self._server_of_workers = server
+        self._settings = worker_settings(
+            LiveAvatarEndpoint(self._simulator.url, API_KEY),
+            self.livekit if self.place is EnvironmentKind.ROOMS else None,
+            ground.seal_key,
+            AVATAR_SESSIONS_CLIP_FOLDER=str(ground.clip_folder),
+        )
         if self.place is EnvironmentKind.CLOCKED:
             self._clock = FakeClock(ground.folder / f"{self.name}.clock")
 
     @property
-    def _livekit_environment(self) -> dict[str, str]:
+    def _rooms(self) -> dict[str, object]:
+        """What the simulator needs so that avatars join rooms, where the fault asks for rooms."""
         if self.place is not EnvironmentKind.ROOMS:
             return {}
         livekit = self.livekit
         return {
-            "LIVEKIT_URL": livekit.url,
-            "LIVEKIT_API_KEY": livekit.api_key,
-            "LIVEKIT_API_SECRET": livekit.api_secret,
+            "join_rooms": True,
+            "livekit_url": livekit.url,
+            "livekit_api_key": livekit.api_key,
+            "livekit_api_secret": livekit.api_secret,
         }
 
     async def close(self) -> None:
@@ -236,11 +240,20 @@ class Environment:
     async def start_worker(self, role: Role, *, urgent: bool = False) -> WorkerProcess:
         """One more worker process; an urgent one goes before those of other worlds."""
         name = f"{self.name} {role.value} {next(self._numbers)}"
-        ground, environment = self.ground, self._environment
+        ground, environment = self.ground, {}
         if self._clock is not None and role is self.owner_role:
-            environment = {**environment, **self._clock.environment}
-        worker = await start_worker(
-            ground.supervisor, ground.quiet, name, role, environment, urgent=urgent
+            environment = self._clock.environment
+        assert self._settings is not None, "the world is not open"
+        assert self._server_of_workers is not None, "the world is not open"
+        worker = await start_worker_process(
+            ground.supervisor,
+            ground.quiet,
+            name,
+            role,
+            self._settings,
+            self._server_of_workers,
+            environment,
+            urgent=urgent,
         )
         self.workers.append(worker)
         return worker
@@ -287,8 +300,8 @@ class Environment:
         The youngest stay, so that what one fault has left over is used by the next.
         """
         await self.simulator.go_wrong()
-        self.to_temporal.go(ProxyMode.PASS)
-        self.to_provider.go(ProxyMode.PASS)
+        self.to_temporal.set_mode(RelayMode.PASS)
+        self.to_provider.set_mode(RelayMode.PASS)
         if self._clock is not None:
             await self._clock.set_right()
         wanted = (

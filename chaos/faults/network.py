@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
-from chaos.environment.proxy import ProxyMode
 from chaos.environment.world import EnvironmentKind
 from chaos.fault import Fault, MachineLoad
 from chaos.run import FaultRun
+from deploy.local.relay import RelayMode
 
 AFTERWARDS_S: Final = 10.0
 """Speech goes on for so long when it is back."""
@@ -62,24 +62,24 @@ async def temporal_stopped(run: FaultRun, away_s: float) -> None:
     await _speaks_on(run, away_s, away)
 
 
-async def temporal_cut(run: FaultRun, way: ProxyMode) -> None:
+async def temporal_cut(run: FaultRun, mode: RelayMode) -> None:
     """The network between workers and Temporal."""
 
     async def away() -> None:
-        run.world.to_temporal.go(way)
+        run.world.to_temporal.set_mode(mode)
         await asyncio.sleep(NETWORK_AWAY_S)
-        run.world.to_temporal.go(ProxyMode.PASS)
+        run.world.to_temporal.set_mode(RelayMode.PASS)
 
     await _speaks_on(run, NETWORK_AWAY_S, away)
 
 
-async def sockets_cut(run: FaultRun, way: ProxyMode) -> None:
+async def sockets_cut(run: FaultRun, mode: RelayMode) -> None:
     """The network between the owner and LiveAvatar's WebSockets."""
 
     async def away() -> None:
-        run.world.to_provider.go(way)
+        run.world.to_provider.set_mode(mode)
         await asyncio.sleep(SOCKET_AWAY_S)
-        run.world.to_provider.go(ProxyMode.PASS)
+        run.world.to_provider.set_mode(RelayMode.PASS)
 
     await _speaks_on(run, SOCKET_AWAY_S, away)
 
@@ -129,25 +129,25 @@ FAULTS: Final = (
     _cut(
         "network-refused",
         "Temporal refused for 20 s: silence",
-        partial(temporal_cut, way=ProxyMode.REFUSE),
+        partial(temporal_cut, mode=RelayMode.REFUSE),
         NO_SILENCE_MS,
     ),
     _cut(
         "network-swallowed",
         "Temporal cut off for 20 s: silence",
-        partial(temporal_cut, way=ProxyMode.SWALLOW),
+        partial(temporal_cut, mode=RelayMode.SWALLOW),
         NO_SILENCE_MS,
     ),
     _cut(
         "sockets-refused",
         "LiveAvatar's sockets refused for 4 s: silence",
-        partial(sockets_cut, way=ProxyMode.REFUSE),
+        partial(sockets_cut, mode=RelayMode.REFUSE),
         5000,
     ),
     _cut(
         "sockets-swallowed",
         "LiveAvatar's sockets cut off for 4 s: silence",
-        partial(sockets_cut, way=ProxyMode.SWALLOW),
+        partial(sockets_cut, mode=RelayMode.SWALLOW),
         5000,
     ),
 )

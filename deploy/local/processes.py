@@ -1,9 +1,9 @@
-"""Child processes that are watched while they live and are all gone when their parent is.
+"""Child processes that are watched while they run and never outlive their parent.
 
-Each child runs in a session of its own (Ctrl-C in a terminal reaches only the parent, which can
-then end things in order), writes to a log file of its own, and counts as started once its probe
-says so. However the parent ends, the children end: in reverse order with SIGTERM, then SIGKILL; and
-if the parent is killed outright, by the hand of `process_reaper.py`.
+Each child runs in a session of its own (Ctrl-C in a terminal reaches only the parent, which then
+ends its children in order), writes to a log file of its own, gets a clean environment, and counts
+as started once its probe succeeds. However the parent ends, the children end: in reverse order with
+SIGTERM, then SIGKILL; and if the parent is killed outright, by `process_reaper.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -31,32 +32,56 @@ KILL_WAIT_S = 2.0
 LAST_LINES = 20
 _TAIL_BYTES = 16_384
 
-Probe = Callable[[], Awaitable[bool]]
+INHERITED = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TZ", "LANG", "LANGUAGE"),
+        *("TMPDIR", "TEMP", "TMP", "VIRTUAL_ENV", "CI", "NO_COLOR"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+        *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+    }
+)
+"""The variables of the parent's environment that a child gets; see `clean_environment`."""
+INHERITED_PREFIXES = ("LC_", "XDG_", "PYTHON", "LD_LIBRARY_", "DYLD_")
+
 OnWait = Callable[[str, float], None]
 OnLoss = Callable[[ProcessDied], None]
 T = TypeVar("T")
 
 
+def clean_environment() -> dict[str, str]:
+    """The part of this process's environment that every child may have.
+
+    Servers read variables that a user sets for other programs: livekit-server takes `LIVEKIT_PORT`
+    for its own port, the SDK of a worker takes `TEMPORAL_API_KEY`. A child gets what any program
+    needs (search path, home, language, temporary files, certificates, proxies, Python's own
+    settings) and what its `ChildSpec.env` names, nothing else.
+    """
+    return {
+        name: text
+        for name, text in os.environ.items()
+        if name in INHERITED or name.startswith(INHERITED_PREFIXES)
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildSpec:
-    """What to run and how to know that it is up."""
+    """What to run and how to probe that it is ready."""
 
     name: str
     argv: Sequence[str]
     ready: Probe
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Added to the parent's environment. May hold secrets: kept out of the repr."""
-    without: tuple[str, ...] = ()
-    """Variables of the parent's environment that begin with one of these are left out."""
+    """Added to `clean_environment`. May hold secrets: kept out of the repr."""
     ready_within_s: float = 30.0
     stop_within_s: float = 5.0
     cwd: Path | None = None
     needed: bool = True
-    """False: when it ends by itself, `Supervisor.guard` goes on, and `on_loss` hears of it."""
+    """False: when the child ends by itself, `Supervisor.guard` goes on and calls `on_loss`."""
 
 
 class ChildState(Enum):
-    """Where a child is in its life."""
+    """The states of a child; `_LEGAL` has the transitions."""
 
     STARTING = "starting"
     READY = "ready"
@@ -104,15 +129,36 @@ class Child:
             return log.read().decode(errors="replace").splitlines()[-count:]
 
     def signal_group(self, sign: signal.Signals) -> None:
-        """Signal the child and everything it started, if any of it is left."""
+        """Signal the child and every process it started, if any of them is left."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, sign)
+
+    def send_signal(self, sign: signal.Signals) -> None:
+        """Signal the child alone.
+
+        Raises:
+            ProcessLookupError: the child has ended.
+        """
+        os.kill(self.pid, sign)
+
+    async def wait(self, within_s: float) -> int:
+        """Wait until the child has ended; its exit status, negative for a signal.
+
+        Raises:
+            TimeoutError: the child still runs after `within_s`.
+        """
+        async with asyncio.timeout(within_s):
+            return await self.process.wait()
+
+
+Probe = Callable[[Child], Awaitable[bool]]
+"""Whether a child is ready to work. Called until it returns True; a slow probe is cancelled."""
 
 
 class Supervisor:
     """Starts children, notices when one dies, ends them all.
 
-    Use as an async context manager. `logs` is the folder for their log files, created if missing.
+    Use as an async context manager. `logs` is the folder of their log files, created if missing.
     `on_loss` is called when a child that is not needed has failed after it was ready.
     """
 
@@ -124,14 +170,15 @@ class Supervisor:
         self._on_wait = on_wait
         self._on_loss = on_loss
         self._watches: dict[Child, asyncio.Task[None]] = {}
-        self._undertaker: asyncio.subprocess.Process | None = None
+        self._reaper: asyncio.subprocess.Process | None = None
         self._first_death: asyncio.Future[ProcessDied] | None = None
         self._kill_at_once = asyncio.Event()
+        self._contexts = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         self.logs.mkdir(parents=True, exist_ok=True)
         self._first_death = asyncio.get_running_loop().create_future()
-        self._undertaker = await asyncio.create_subprocess_exec(
+        self._reaper = await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",
             "-S",
@@ -147,18 +194,25 @@ class Supervisor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self.end_all()
+        try:
+            await self.end_all()
+        finally:
+            await self._contexts.aclose()
 
     def log_of(self, name: str) -> Path:
         """Where the child of this name writes to."""
         return self.logs / f"{name.lower().replace(' ', '-')}.log"
+
+    async def enter(self, context: AbstractAsyncContextManager[T]) -> T:
+        """Enter a context that is left after every child has ended."""
+        return await self._contexts.enter_async_context(context)
 
     async def start(self, spec: ChildSpec) -> Child:
         """Start a child and wait until its probe says it is ready.
 
         Raises:
             ProcessDied: it ended before it was ready.
-            NotReady: it was not ready within `spec.ready_within_s`.
+            StartTimeout: it was not ready within `spec.ready_within_s`.
             OSError: the program could not be started.
         """
         log = self.log_of(spec.name)
@@ -166,7 +220,7 @@ class Supervisor:
             process = await asyncio.create_subprocess_exec(
                 *spec.argv,
                 cwd=spec.cwd,
-                env=_environment(spec),
+                env={**clean_environment(), **spec.env},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,
@@ -174,7 +228,7 @@ class Supervisor:
             )
         child = Child(spec, process, log)
         self.children.append(child)
-        await self._tell_undertaker(f"+{child.pid}")
+        await self._write_to_reaper(f"+{child.pid}")
         self._watches[child] = asyncio.create_task(self._watch(child), name=f"watch {spec.name}")
         await self._until_ready(child)
         child.move(ChildState.READY)
@@ -184,7 +238,7 @@ class Supervisor:
         """Run `work`; if a child dies meanwhile, cancel it and raise that death.
 
         Raises:
-            ProcessDied: a child ended although nobody asked it to.
+            ProcessDied: a needed child ended by itself.
         """
         assert self._first_death is not None, "the supervisor has not been entered"
         task = asyncio.create_task(work, name="guarded work")
@@ -231,11 +285,11 @@ class Supervisor:
     async def _end_all(self) -> None:
         for child in reversed(self.children):
             await self.end(child)
-        if self._undertaker is not None and self._undertaker.stdin is not None:
-            self._undertaker.stdin.close()
+        if self._reaper is not None and self._reaper.stdin is not None:
+            self._reaper.stdin.close()
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                await self._undertaker.stdin.wait_closed()
-            await asyncio.wait_for(self._undertaker.wait(), KILL_WAIT_S)
+                await self._reaper.stdin.wait_closed()
+            await asyncio.wait_for(self._reaper.wait(), KILL_WAIT_S)
         if self._first_death is not None:
             self._first_death.cancel()
 
@@ -263,7 +317,7 @@ class Supervisor:
                 raise ProcessDied(
                     spec.name, child.process.returncode, child.last_lines(), child.log
                 )
-            if await self._probe(spec.ready):
+            if await self._probe(child):
                 return
             if waited_s > spec.ready_within_s:
                 raise StartTimeout(spec.name, waited_s, child.last_lines(), child.log)
@@ -271,9 +325,9 @@ class Supervisor:
                 self._on_wait(spec.name, waited_s)
             await asyncio.sleep(POLL_S)
 
-    async def _probe(self, ready: Probe) -> bool:
+    async def _probe(self, child: Child) -> bool:
         try:
-            return await asyncio.wait_for(ready(), PROBE_TIMEOUT_S)
+            return await asyncio.wait_for(child.spec.ready(child), PROBE_TIMEOUT_S)
         except TimeoutError:
             return False
 
@@ -281,7 +335,7 @@ class Supervisor:
         status = await child.process.wait()
         before = child.state
         child.move(ChildState.ENDED)
-        await self._tell_undertaker(f"-{child.pid}")
+        await self._write_to_reaper(f"-{child.pid}")
         if before is ChildState.ENDING:
             return
         child.signal_group(signal.SIGKILL)
@@ -294,24 +348,17 @@ class Supervisor:
         if lost and self._on_loss is not None:
             self._on_loss(death)
 
-    async def _tell_undertaker(self, line: str) -> None:
-        assert self._undertaker is not None
-        assert self._undertaker.stdin is not None
-        # Should somebody have killed the undertaker, only the last resort is lost.
+    async def _write_to_reaper(self, line: str) -> None:
+        assert self._reaper is not None
+        assert self._reaper.stdin is not None
+        # If the reaper was killed, only the last resort is lost.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._undertaker.stdin.write(f"{line}\n".encode())
-            await self._undertaker.stdin.drain()
-
-
-def _environment(spec: ChildSpec) -> dict[str, str]:
-    inherited = {
-        name: setting for name, setting in os.environ.items() if not name.startswith(spec.without)
-    }
-    return {**inherited, **spec.env}
+            self._reaper.stdin.write(f"{line}\n".encode())
+            await self._reaper.stdin.drain()
 
 
 async def accepts_connections(host: str, port: int) -> bool:
-    """Probe: somebody listens on this TCP port."""
+    """Whether a process listens on this TCP port."""
     try:
         _, writer = await asyncio.open_connection(host, port)
     except OSError:

@@ -1,7 +1,7 @@
-"""Looks for secrets in what a run wrote: its logs, and the histories on its server.
+"""Searches the logs of a run, and the histories on its server, for secrets.
 
-Called once, at the end of a run of the tests or of the faults. Whoever makes secrets of a shape of
-their own adds them with :func:`remember`; tokens and media addresses are known by their shape.
+Called once, at the end of a run of the tests or of chaos. Tokens and media addresses are recognised
+by their shape; other secrets are registered with :func:`remember` by the code that makes them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 from temporalio.api.workflowservice.v1 import ListNamespacesRequest
 from temporalio.client import Client
 
-from deploy.local.stack import TemporalServer
+from deploy.local.temporal import TemporalServer
 
 SHAPES: Final = {
     "a JWT (session or LiveKit token)": re.compile(
@@ -27,12 +27,12 @@ _remembered: dict[bytes, str] = {}
 
 
 def remember(secret: str, kind: str) -> None:
-    """Add a secret that must not be found anywhere."""
+    """Register a secret that must not appear in any log or history."""
     _remembered[secret.encode()] = kind
 
 
 def kinds_in(content: bytes) -> Iterator[str]:
-    """The kinds of secret that stand in some bytes."""
+    """The kinds of secret that these bytes contain."""
     for kind, shape in SHAPES.items():
         if shape.search(content):
             yield kind
@@ -56,7 +56,7 @@ def find_secrets(folder: Path) -> list[str]:
 
 
 async def leaks_in_histories(server: TemporalServer) -> AsyncIterator[str]:
-    """One line for each secret in any history; payloads stand there as they are."""
+    """One line for each secret in any history; payloads are not encoded there."""
     client = await server.client()
     namespaces = await client.workflow_service.list_namespaces(ListNamespacesRequest(page_size=200))
     for described in namespaces.namespaces:

@@ -1,13 +1,17 @@
-"""Every setting of the local stack, read once at the edge from the environment."""
+"""The settings of the local stack, and how settings are handed to a child process.
+
+`LocalSettings` is read once, at the edge, from the environment.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sys
+from enum import Enum
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,13 +32,14 @@ class LocalSettings(BaseSettings):
     livekit_api_key: str | None = None
     livekit_api_secret: SecretStr | None = None
 
-    # LiveAvatar itself, for `make demo ARGS=--live`.
+    # The real service, for `make demo ARGS=--real`.
     liveavatar_api_key: SecretStr | None = None
     liveavatar_api_url: str = "https://api.liveavatar.com"
 
     avatar_sessions_seal_keys: SecretStr | None = None
     """Comma-separated Fernet keys, newest first. None: a new one for each run of the demo."""
 
+    # Servers that the stack starts. Zero is not allowed: other programs are told the ports.
     temporal_port: int = Field(default=7233, ge=1, le=65535)
     temporal_ui_port: int = Field(default=8233, ge=1, le=65535)
     livekit_port: int = Field(default=7880, ge=1, le=65535)
@@ -68,3 +73,36 @@ def find_chromium(settings: LocalSettings) -> Path | None:
         return settings.chromium if os.access(settings.chromium, os.X_OK) else None
     found = (shutil.which(name) for name in CHROMIUM_NAMES)
     return next((Path(path) for path in found if path), None)
+
+
+def settings_environment(settings: BaseSettings) -> dict[str, str]:
+    """The environment variables that make a child process read the same settings.
+
+    Only settings that differ from their defaults because they were set are named. The values may
+    be secrets.
+    """
+    return {
+        _variable(settings, name): _text(getattr(settings, name))
+        for name in type(settings).model_fields
+        if name in settings.model_fields_set and getattr(settings, name) is not None
+    }
+
+
+def _variable(settings: BaseSettings, name: str) -> str:
+    field = type(settings).model_fields[name]
+    alias = field.validation_alias or field.alias
+    if isinstance(alias, AliasChoices):
+        alias = alias.choices[-1]
+    if isinstance(alias, str):
+        return alias.upper()
+    return f"{settings.model_config.get('env_prefix') or ''}{name}".upper()
+
+
+def _text(setting: object) -> str:
+    if isinstance(setting, SecretStr):
+        return setting.get_secret_value()
+    if isinstance(setting, tuple | list):
+        return ",".join(map(_text, setting))
+    if isinstance(setting, bool):
+        return str(setting).lower()
+    return str(setting.value if isinstance(setting, Enum) else setting)

@@ -17,7 +17,7 @@ from chaos.faults import FAULTS
 from chaos.faults.owners import drain_5
 from chaos.runner import ChaosResult
 from chaos.table import FaultRow
-from deploy.local.stack import TemporalServer
+from deploy.local.temporal import TemporalServer
 
 GENEROUS_MS = 30_000
 CHOSEN = (

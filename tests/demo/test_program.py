@@ -17,10 +17,11 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from demo import program as demo
+from deploy.local.livekit import LiveKitServer
 from deploy.local.ports import LOOPBACK, free_port, port_holder
 from deploy.local.processes import accepts_connections
 from deploy.local.settings import ROOT
-from deploy.local.stack import LiveKitServer, TemporalServer
+from deploy.local.temporal import TemporalServer
 from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
 
 RUN_WITHIN_S = 100.0

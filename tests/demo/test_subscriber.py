@@ -12,8 +12,8 @@ import pytest
 from livekit import api, rtc
 
 from demo.subscriber import JoinFailed, Subscriber
+from deploy.local.livekit import LiveKitServer
 from deploy.local.ports import free_port
-from deploy.local.stack import LiveKitServer
 
 RATE_HZ = 24_000
 TONE_MS = 600

@@ -27,7 +27,7 @@ from avatar_sessions.contract.states import (
     SessionState,
     UtteranceOutcome,
 )
-from deploy.local.servers import Binary, find_temporal
+from deploy.local.binaries import Binary, find_temporal
 from deploy.local.settings import ROOT, LocalSettings
 from deploy.local.stack import TemporalServer
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.errors import BuildFailed, ServerUnavailable
 from deploy.local.binaries import (
     LIVEKIT,
     TEMPORAL,
@@ -29,6 +28,7 @@ from deploy.local.binaries import (
     find_livekit,
     find_temporal,
 )
+from deploy.local.errors import BuildFailed, ServerUnavailable
 from deploy.local.settings import ROOT, LocalSettings
 
 GO = shutil.which("go")
@@ -229,8 +229,8 @@ from pathlib import Path
 from deploy.local import binaries
 from tests.deploy.local.test_binaries import tiny_server
 folder = Path(sys.argv[1])
-servers.interrupt_on_sigterm()
-servers.build(tiny_server(folder / "tiny"), folder / "go", folder / "cache", sys.stderr)
+binaries.interrupt_on_sigterm()
+binaries.build(tiny_server(folder / "tiny"), folder / "go", folder / "cache", sys.stderr)
 """
 
 

@@ -34,14 +34,14 @@ GONE_WITHIN_S = 15.0
 def spec(name: str, program: str, stop_within_s: float = 5.0) -> ChildSpec:
     """A child that counts as ready at once."""
 
-    async def ready() -> bool:
+    async def ready(_: Child) -> bool:
         return True
 
     argv = [sys.executable, "-c", program]
     return ChildSpec(name=name, argv=argv, ready=ready, stop_within_s=stop_within_s)
 
 
-async def never() -> bool:
+async def never(_: Child) -> bool:
     return False
 
 
@@ -79,7 +79,7 @@ async def test_a_child_is_ready_when_its_probe_says_so(tmp_path: Path) -> None:
             ChildSpec(
                 name="server",
                 argv=[sys.executable, "-c", server],
-                ready=lambda: accepts_connections(LOOPBACK, port),
+                ready=lambda _: accepts_connections(LOOPBACK, port),
             )
         )
 
@@ -201,7 +201,7 @@ async def test_children_end_in_reverse_order(tmp_path: Path) -> None:
         "time.sleep(60)\n"
     )
 
-    async def ready() -> bool:
+    async def ready(_: Child) -> bool:
         return True
 
     async with Supervisor(tmp_path / "logs") as supervisor:
@@ -260,7 +260,7 @@ async def test_children_are_gone_when_their_parent_is_killed_outright(
     program = (
         "import asyncio, pathlib, sys\n"
         "from deploy.local.processes import ChildSpec, Supervisor\n"
-        "async def ready(): return True\n"
+        "async def ready(_): return True\n"
         "async def main():\n"
         f"    async with Supervisor(pathlib.Path({str(tmp_path)!r})) as supervisor:\n"
         f"        argv = [sys.executable, '-c', {STUBBORN!r}]\n"

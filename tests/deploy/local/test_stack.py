@@ -6,7 +6,8 @@ import httpx
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 
 from avatar_sessions.contract.names import SEARCH_ATTRIBUTES
-from deploy.local.stack import LiveKitServer, TemporalServer
+from deploy.local.livekit import LiveKitServer
+from deploy.local.temporal import TemporalServer
 
 
 async def test_temporal_answers_with_the_search_attributes_registered(
