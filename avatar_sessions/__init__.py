@@ -1,7 +1,7 @@
-"""Durable LiveAvatar sessions: the client a backend installs.
+"""Durable LiveAvatar sessions: the client that a backend installs.
 
-Names are loaded when they are first used: the workflow sandbox and the workers import
-``avatar_sessions.contract`` from here without paying for the client.
+Names are imported on first use, so that the workflow sandbox and the workers import
+``avatar_sessions.contract`` without the client.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         UtteranceTotals,
         Video,
     )
+    from avatar_sessions.contract.names import WAYNE_AVATAR_ID
     from avatar_sessions.contract.states import (
         CommandOutcome,
         EndReason,
@@ -49,7 +50,10 @@ if TYPE_CHECKING:
         CommandRejected,
         ConcurrencyLimit,
         DurationOverPlan,
+        InvalidArgument,
+        InvalidMessage,
         InvalidRequest,
+        InvalidSessionKey,
         LiveSpeechClosed,
         LiveSpeechMisused,
         LiveSpeechUnavailable,
@@ -112,6 +116,7 @@ _HOMES = {
         "UtteranceTotals",
         "Video",
     ),
+    "contract.names": ("WAYNE_AVATAR_ID",),
     "contract.states": (
         "CommandOutcome",
         "EndReason",
@@ -128,7 +133,10 @@ _HOMES = {
         "CommandRejected",
         "ConcurrencyLimit",
         "DurationOverPlan",
+        "InvalidArgument",
+        "InvalidMessage",
         "InvalidRequest",
+        "InvalidSessionKey",
         "LiveSpeechClosed",
         "LiveSpeechMisused",
         "LiveSpeechUnavailable",
@@ -170,6 +178,7 @@ _HOMES = {
 _HOME_OF = {name: module for module, members in _HOMES.items() for name in members}
 
 __all__ = [
+    "WAYNE_AVATAR_ID",
     "Access",
     "AccessFailed",
     "AnswerTimedOut",
@@ -196,7 +205,10 @@ __all__ = [
     "Failure",
     "GenerationReport",
     "Interrupt",
+    "InvalidArgument",
+    "InvalidMessage",
     "InvalidRequest",
+    "InvalidSessionKey",
     "KeepAlive",
     "Listing",
     "LiveEvent",

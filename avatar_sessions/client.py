@@ -1,13 +1,15 @@
-"""The client a backend installs: start sessions, find them, list them.
+"""The client that a backend installs: it starts, finds and lists sessions.
 
-It talks to Temporal and to nothing else: no worker code, no LiveAvatar, no LiveKit. Messages
-travel as plain JSON, so any JSON data converter of a given Temporal client will do.
+It calls Temporal and nothing else: no worker code, no LiveAvatar, no LiveKit. Messages travel as
+plain JSON, so any Temporal client whose data converter handles JSON can be used.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import os
 from collections.abc import AsyncIterator, Iterable
 from datetime import timedelta
 from typing import Any, Final, Self
@@ -40,7 +42,9 @@ from avatar_sessions.session import (
     attach_message,
     with_id,
 )
-from avatar_sessions.settings import ClientSettings
+from avatar_sessions.settings import ClientSettings, read_settings, unknown_variables
+
+_LOGGER: Final = logging.getLogger("avatar_sessions")
 
 DEFAULT_ADDRESS: Final = "localhost:7233"
 TASK_TIMEOUT: Final = timedelta(seconds=names.WORKFLOW_TASK_TIMEOUT_S)
@@ -63,15 +67,16 @@ class AvatarSessions:
         *,
         task_queue: str = names.SESSIONS_TASK_QUEUE,
     ) -> None:
-        """Use a Temporal client that exists already.
+        """Use an existing Temporal client.
 
         Args:
-            client: any client whose data converter speaks JSON: Temporal's own default does, and
-                ``temporalio.contrib.pydantic.pydantic_data_converter`` does.
-            seal: opens access tokens; None: everything works but ``attach`` and ``open``.
-            task_queue: where the workers for sessions are.
+            client: a client whose data converter handles JSON, as Temporal's default and
+                ``temporalio.contrib.pydantic.pydantic_data_converter`` do.
+            seal: decrypts access tokens. None: ``attach``, ``open``, live speech and sealed clips
+                raise :class:`SealKeysUnusable`; everything else works.
+            task_queue: the task queue that the workers of sessions poll.
         """
-        self._calls = WorkflowRpc(client, task_queue)
+        self._rpc = WorkflowRpc(client, task_queue)
         self._seal = seal
 
     @classmethod
@@ -88,16 +93,21 @@ class AvatarSessions:
         ``TEMPORAL_API_KEY``, ``TEMPORAL_TLS_*``, or a profile in ``TEMPORAL_CONFIG_FILE``.
 
         Args:
-            seal_keys: open access tokens; None: those of the settings.
-            settings: None: read from the environment (``AVATAR_SESSIONS_*``).
+            seal_keys: the keys that decrypt access tokens. None: those of the settings.
+            settings: None: read from the environment (``AVATAR_SESSIONS_*``); a variable with this
+                prefix that is not a setting is logged as a warning.
             overrides: arguments of ``temporalio.client.Client.connect`` that take precedence,
                 such as ``target_host``, ``namespace``, ``tls``, ``interceptors``.
 
         Raises:
-            TemporalUnreachable: nobody answers there.
+            TemporalUnreachable: the server does not answer, or the configuration is unusable.
             SealKeysUnusable: a seal key has the wrong shape.
+            InvalidArgument: an ``AVATAR_SESSIONS_*`` variable is unusable.
         """
-        settings = settings or ClientSettings()
+        if settings is None:
+            settings = read_settings()
+            for sentence in unknown_variables(os.environ):
+                _LOGGER.warning("%s", sentence)
         seal = _seal_of(settings.seal_keys if seal_keys is None else seal_keys)
         arguments: dict[str, Any] = {
             "target_host": DEFAULT_ADDRESS,
@@ -117,28 +127,29 @@ class AvatarSessions:
 
     @property
     def temporal(self) -> Client:
-        """The Temporal client underneath."""
-        return self._calls.client
+        """The Temporal client that this client uses."""
+        return self._rpc.client
 
     # ----------------------------------------------------------- starting
 
     async def start(
         self, key: str, request: SessionRequest, *, first: Command | None = None
     ) -> Session:
-        """Start a session, or find the one that runs under this key. One round trip.
+        """Start a session, or return the one that runs under this key. One round trip.
 
-        Nothing is waited for: ``attach`` waits until the avatar is live. The request of a session
-        that runs already is not looked at.
+        This does not wait for the avatar: ``attach`` does. If a session runs under the key, the
+        request is ignored.
 
         Args:
-            key: the session's name, unique among those that run: 1 to 200 characters.
+            key: the session's key, unique among running sessions: 1 to 200 letters, digits and
+                ``. _ : @ / + = -``.
             request: what to start.
-            first: a command that goes with the start (signal-with-start), a greeting for
-                instance. It is also sent to a session that runs already; give it a
-                ``command_id`` if the start may be repeated.
+            first: a command sent with the start (signal-with-start), such as a greeting. It is
+                also sent to a session that already runs; give it a ``command_id`` if the start may
+                be repeated.
 
         Raises:
-            ValueError: the key is not usable.
+            InvalidSessionKey: the key cannot be used.
             TemporalUnreachable: no answer in time, or a refusal.
         """
         options: dict[str, Any] = {}
@@ -146,14 +157,14 @@ class AvatarSessions:
             first = with_id(first)
             options["start_signal"] = SIGNAL_OF_KIND[first.kind]
             options["start_signal_args"] = [as_json(first)]
-        start = self._calls.client.start_workflow(
+        start = self._rpc.client.start_workflow(
             names.WORKFLOW_TYPE,
             as_json(request),
             rpc_timeout=RPC_TIMEOUT,
             **self._start_options(key, request),
             **options,
         )
-        handle = await self._calls.short(start)
+        handle = await self._rpc.short(start)
         return self._session(key, handle.result_run_id)
 
     async def open(
@@ -164,17 +175,17 @@ class AvatarSessions:
         *,
         timeout_s: float = ATTACH_TIMEOUT_S,
     ) -> tuple[Session, Access]:
-        """Start a session (or find it) and attach to it, in one round trip.
+        """Start a session, or find the one that runs, and attach to it. One round trip.
 
         Args:
             key: as for :meth:`start`.
             request: as for :meth:`start`.
             viewer_identity: as for :meth:`Session.attach`.
-            timeout_s: how long to wait until the avatar is live.
+            timeout_s: how many seconds to wait until the avatar is live.
 
         Raises:
-            ValueError: the key is not usable.
-            AvatarSessionsError: as :meth:`Session.attach`.
+            InvalidSessionKey: the key cannot be used.
+            AvatarSessionsError: as for :meth:`Session.attach`.
         """
         session = self._session(key, None)
         attach = attach_message(viewer_identity)
@@ -183,7 +194,7 @@ class AvatarSessions:
 
         async def ask() -> object:
             nonlocal run_id
-            if run_id is not None:  # started; its answer was lost on the way
+            if run_id is not None:  # started; the answer was lost
                 handle = self.temporal.get_workflow_handle(session.workflow_id, run_id=run_id)
                 return await handle.execute_update(names.UPDATE_ATTACH, attach, id=update_id)
             operation: WithStartWorkflowOperation[Any, Any] = WithStartWorkflowOperation(
@@ -205,30 +216,30 @@ class AvatarSessions:
     # ------------------------------------------------------------ finding
 
     def get(self, key: str) -> Session:
-        """The session with this key. Asks nobody: whether there is one shows when it is used.
+        """Return the session with this key. Nothing is sent: a missing session shows on first use.
 
         Raises:
-            ValueError: the key is not usable.
+            InvalidSessionKey: the key cannot be used.
         """
         return self._session(key, None)
 
     async def list(
         self, *, state: SessionState | None = None, tenant: str | None = None
     ) -> AsyncIterator[Session]:
-        """The sessions that run, latest first; by ``state``, also ended ones of that state.
+        """List the running sessions, latest first; with ``state``, also ended ones in that state.
 
-        Read from Temporal's visibility store, which may lag behind by a second or so. Each has a
-        ``listing`` with what the store knew.
+        The list comes from Temporal's visibility store, which may lag by a second or so. Each
+        session has a ``listing`` with the store's attributes.
 
         Raises:
             TemporalUnreachable: no answer in time, or a refusal.
-            UnexpectedAnswer: the namespace lacks our search attributes.
+            UnexpectedAnswer: the namespace lacks the search attributes.
         """
-        iterator = self._calls.client.list_workflows(
+        iterator = self._rpc.client.list_workflows(
             _list_query(state, tenant), page_size=PAGE_SIZE, rpc_timeout=RPC_TIMEOUT
         )
         while True:
-            await self._calls.short(iterator.fetch_next_page())
+            await self._rpc.short(iterator.fetch_next_page())
             for execution in iterator.current_page or ():
                 yield self._listed(execution)
             if not iterator.next_page_token:
@@ -237,34 +248,37 @@ class AvatarSessions:
     # --------------------------------------------------------------- clips
 
     def sealed_clip(self, url: str) -> Clip:
-        """A clip at an address that must not stand in history, a signed URL for instance.
+        """Make a clip whose address workflow history must not show, such as a signed URL.
 
         Raises:
             SealKeysUnusable: this client has no seal keys.
+            InvalidMessage: the address is not http or https, or too long.
         """
-        Clip(url=url)  # the shape is checked here: the worker sees it too late to tell us
+        Clip(url=url)  # checked here: the caller would not learn of a worker's check
         if self._seal is None:
-            raise SealKeysUnusable("AVATAR_SESSIONS_SEAL_KEYS is not set: nothing can be sealed")
+            raise SealKeysUnusable(
+                "AVATAR_SESSIONS_SEAL_KEYS is not set: set it to seal an address"
+            )
         return Clip(sealed_url=self._seal.seal(url))
 
-    # ------------------------------------------------------------- the parts
+    # ------------------------------------------------------------ internals
 
     def _start_options(self, key: str, request: SessionRequest) -> dict[str, Any]:
         kind = "sandbox session" if request.sandbox else "session"
         return {
             "id": names.workflow_id(key),
-            "task_queue": self._calls.task_queue,
+            "task_queue": self._rpc.task_queue,
             "task_timeout": TASK_TIMEOUT,
             "id_reuse_policy": WorkflowIDReusePolicy.ALLOW_DUPLICATE,
             "id_conflict_policy": WorkflowIDConflictPolicy.USE_EXISTING,
             "static_summary": f"LiveAvatar {kind} {key}",
-            # Also set by the workflow; from here they are right before a worker has seen it.
+            # The workflow sets them as well; set here, they are right before a worker runs it.
             "search_attributes": _search_attributes(request),
         }
 
     def _session(self, key: str, run_id: str | None, listing: Listing | None = None) -> Session:
         names.checked_session_key(key)
-        return Session(self._calls, self._seal, key, run_id=run_id, listing=listing)
+        return Session(self._rpc, self._seal, key, run_id=run_id, listing=listing)
 
     def _listed(self, execution: WorkflowExecution) -> Session:
         attributes = execution.typed_search_attributes
@@ -277,14 +291,14 @@ class AvatarSessions:
             ended_at=execution.close_time,
         )
         key = names.session_key_of(execution.id)
-        return Session(self._calls, self._seal, key, run_id=execution.run_id, listing=listing)
+        return Session(self._rpc, self._seal, key, run_id=execution.run_id, listing=listing)
 
 
 def _environment_configuration() -> ClientConnectConfig:
     try:
         return ClientConfig.load_client_connect_config()
     except RuntimeError:
-        # Chained from nothing: the SDK's message may quote the file, and keys may stand in it.
+        # Chained from nothing: the SDK's message may quote the file, which may hold keys.
         raise TemporalUnreachable(
             "an unknown address", "is not configured", "check TEMPORAL_CONFIG_FILE and TEMPORAL_*"
         ) from None
@@ -308,8 +322,8 @@ def _search_attributes(request: SessionRequest) -> TypedSearchAttributes:
 
 
 async def _started_run(operation: WithStartWorkflowOperation[Any, Any]) -> str | None:
-    """The run an update-with-start is about, as far as its answer came through."""
-    # Settled by the call that has just returned; its failure has been raised there already.
+    """The run that an update-with-start is about, if its answer arrived."""
+    # Settled by the call that has just returned, which has raised its failure.
     with contextlib.suppress(Exception, asyncio.CancelledError):
         async with asyncio.timeout(0.1):
             return (await operation.workflow_handle()).result_run_id

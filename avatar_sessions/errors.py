@@ -1,58 +1,61 @@
-"""Everything the client raises, as one tree.
+"""Every error that the client raises, as one tree.
 
-It holds no policy: what to repeat, and when, is the caller's business. No I/O.
+It holds no policy: what to retry, and when, is up to the caller. No I/O.
 
 AvatarSessionsError
-├── SessionNotFound             no session has, or lately had, this key
-├── SessionOver                 the session ended as foreseen, before or while it was asked
-├── SessionFailed               the session ended, and not as it was asked to
+├── InvalidArgument             an argument that can never be used; raised before anything is sent
+│   ├── InvalidSessionKey       the key is empty, too long, or has characters it may not have
+│   └── InvalidMessage          a request, clip or command has fields that cannot be used
+├── SessionNotFound             no session has this key, nor had it lately
+├── SessionOver                 the session ended as expected, before or during the call
+├── SessionFailed               the session ended in a failure
 │   ├── InvalidRequest          the request can never work: LiveAvatar, or the workflow, refused it
 │   │   ├── AvatarNotAccepted   no such avatar, or not one that this key or the sandbox may use
 │   │   └── DurationOverPlan    `max_duration_s` is above what the plan allows
 │   ├── Unauthorized            LiveAvatar refused the workers' API key
 │   ├── NoCredits               the balance does not pay for another minute
-│   ├── ConcurrencyLimit        LiveAvatar has no room for another session just now
-│   ├── ServiceUnreachable      LiveAvatar (or LiveKit) did not answer, or failed itself
+│   ├── ConcurrencyLimit        LiveAvatar has no free session at the moment
+│   ├── ServiceUnreachable      LiveAvatar (or LiveKit) did not answer, or answered with 5xx
 │   ├── StartTimedOut           not live within `start_timeout_s`
-│   └── SessionTerminated       somebody terminated the workflow: there is no report of its own
-├── AccessFailed                the session lives, and access to its room could not be made
+│   └── SessionTerminated       the workflow was terminated: it left no report of its own
+├── AccessFailed                the session runs, and access to its room could not be made
 ├── CommandRejected             the session refused a message; `problems` says why
 ├── CommandExpired              the command waited for the avatar longer than its time to live
-├── TooManyAwaited              too many utterances of this session are being waited for at once
-├── SealKeysUnusable            access was asked for without (usable) AVATAR_SESSIONS_SEAL_KEYS
-├── SealMismatch                the workers seal with a key that is not among ours
+├── TooManyAwaited              too many calls wait for utterances of this session
+├── SealKeysUnusable            the call needs AVATAR_SESSIONS_SEAL_KEYS: none is set, or usable
+├── SealMismatch                the workers encrypt with a key that the client does not have
 ├── LiveSpeechUnavailable       the session's owner takes no live speech
-├── LiveSpeechUnreachable       its ingress could not be reached from here, or refuses us
-├── LiveSpeechClosed            live speech was used after its block had ended
-├── LiveSpeechMisused           a call where it cannot work: a bug of the program that made it
-├── UtteranceOver               speech was written to an utterance that is over, or was cut
-├── UnexpectedAnswer            an answer this release cannot read
-└── NoAnswer                    nothing was heard in time; what was asked may still happen
-    ├── TemporalUnreachable     the Temporal server cannot be reached, or refuses us
+├── LiveSpeechUnreachable       the owner's ingress cannot be reached, or refuses this client
+├── LiveSpeechClosed            live speech was used outside its `async with` block
+├── LiveSpeechMisused           a call that cannot work where it was made: a bug in the caller
+├── UtteranceOver               speech was written to an utterance that is over or interrupted
+├── UnexpectedAnswer            an answer that this release cannot read
+└── NoAnswer                    no answer in time; the request may still be carried out
+    ├── TemporalUnreachable     the Temporal server cannot be reached, or refuses this client
     ├── WorkersMissing          Temporal answers, and no worker polls the task queue
-    └── AnswerTimedOut          server and workers are there; the answer is still owed
+    └── AnswerTimedOut          the server and workers are there; the answer did not come in time
 
-``SealKeysUnusable`` and ``SealMismatch`` are :class:`avatar_sessions.seal.SealError` as well.
+``InvalidArgument`` is a `ValueError`, ``SealKeysUnusable`` and ``SealMismatch`` are
+:class:`avatar_sessions.seal.SealError` as well.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from avatar_sessions.contract.errors import AvatarSessionsError as AvatarSessionsError
+from avatar_sessions.contract.errors import InvalidArgument as InvalidArgument
+from avatar_sessions.contract.errors import InvalidMessage as InvalidMessage
+from avatar_sessions.contract.errors import InvalidSessionKey as InvalidSessionKey
 from avatar_sessions.contract.messages import CommandResult, Failure, SessionReport
 from avatar_sessions.contract.states import EndReason, SessionState
 from avatar_sessions.seal import SealError
-
-
-class AvatarSessionsError(Exception):
-    """Base of every error that the client raises on purpose."""
-
 
 # ---------------------------------------------------------------- the session
 
 
 class SessionNotFound(AvatarSessionsError):
-    """No session has this key; ended ones are forgotten after the namespace's retention."""
+    """No session has this key. Temporal deletes ended sessions after the namespace's retention."""
 
     def __init__(self, session_key: str) -> None:
         self.session_key = session_key
@@ -60,11 +63,11 @@ class SessionNotFound(AvatarSessionsError):
 
 
 class SessionOver(AvatarSessionsError):
-    """The session ended as foreseen, before or while it was asked.
+    """The session ended as expected, before or during the call.
 
     Attributes:
-        session_key: whose end it was.
-        report: how it ended; None while it is still cleaning up.
+        session_key: the session's key.
+        report: the session's report; None while it is still cleaning up.
     """
 
     def __init__(self, session_key: str, report: SessionReport | None = None) -> None:
@@ -75,11 +78,11 @@ class SessionOver(AvatarSessionsError):
 
 
 class SessionFailed(AvatarSessionsError):
-    """The session ended, and not as it was asked to.
+    """The session ended in a failure.
 
     Attributes:
-        session_key: whose failure it is.
-        failure: the reason, in words and as a type.
+        session_key: the session's key.
+        failure: the reason, as a message and a type.
         report: the session's report; None while it is still cleaning up.
     """
 
@@ -96,7 +99,7 @@ class SessionFailed(AvatarSessionsError):
 
 
 class InvalidRequest(SessionFailed):
-    """The request can never work as it stands: change it before asking again."""
+    """The request can never work as it stands: change it before trying again."""
 
 
 class AvatarNotAccepted(InvalidRequest):
@@ -108,7 +111,7 @@ class DurationOverPlan(InvalidRequest):
 
 
 class Unauthorized(SessionFailed):
-    """LiveAvatar refused the API key."""
+    """LiveAvatar refused the workers' API key."""
 
     advice = "The key is the workers': check their LIVEAVATAR_API_KEY."
 
@@ -118,11 +121,11 @@ class NoCredits(SessionFailed):
 
 
 class ConcurrencyLimit(SessionFailed):
-    """LiveAvatar has no room for another session just now: ask again later."""
+    """LiveAvatar has no free session at the moment: try again later."""
 
 
 class ServiceUnreachable(SessionFailed):
-    """LiveAvatar, or the LiveKit server, did not answer in time or failed itself."""
+    """LiveAvatar, or the LiveKit server, did not answer in time or answered with 5xx."""
 
 
 class StartTimedOut(SessionFailed):
@@ -130,9 +133,9 @@ class StartTimedOut(SessionFailed):
 
 
 class SessionTerminated(SessionFailed):
-    """The workflow was terminated or timed out by an operator.
+    """The workflow was terminated, or ran into a timeout.
 
-    Its own cleanup never ran; the owner and the janitor stop what it left behind.
+    Its cleanup did not run. The owner and the janitor stop what it left running.
     """
 
 
@@ -165,14 +168,14 @@ def session_failed(
     reason: EndReason | None = None,
     report: SessionReport | None = None,
 ) -> SessionFailed:
-    """The error for a failure: by its type, else by the end reason."""
+    """Return the error for a failure: by the failure's type, else by the end reason."""
     by_reason = None if reason is None else _REASON_CLASSES.get(reason)
     error_class = _FAILURE_CLASSES.get(failure.type) or by_reason or SessionFailed
     return error_class(session_key, failure, report)
 
 
 def error_of_report(report: SessionReport) -> SessionOver | SessionFailed:
-    """The error for asking something of a session that has ended like this."""
+    """Return the error for a call to a session that ended with this report."""
     if report.state is not SessionState.FAILED:
         return SessionOver(report.session_key, report)
     failure = report.failure or Failure(
@@ -182,11 +185,11 @@ def error_of_report(report: SessionReport) -> SessionOver | SessionFailed:
 
 
 class AccessFailed(AvatarSessionsError):
-    """The session lives, and access to its room could not be made: ask again.
+    """The session runs, and access to its room could not be made: try again.
 
     Attributes:
-        session_key: whose room it is.
-        failure: the reason, in words and as a type.
+        session_key: the session's key.
+        failure: the reason, as a message and a type.
     """
 
     def __init__(self, session_key: str, failure: Failure) -> None:
@@ -201,10 +204,10 @@ class AccessFailed(AvatarSessionsError):
 
 
 class CommandRejected(AvatarSessionsError):
-    """The session refused a message and did nothing.
+    """The session refused a message, which had no effect.
 
     Attributes:
-        problems: one sentence each, without the offending values.
+        problems: what is wrong, one sentence each, without the offending values.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -222,15 +225,15 @@ class CommandExpired(AvatarSessionsError):
     def __init__(self, result: CommandResult) -> None:
         self.result = result
         super().__init__(
-            f"{result.kind} {result.command_id} expired: the avatar was not there in time"
+            f"{result.kind} {result.command_id} expired: the avatar was not live in time"
         )
 
 
 class TooManyAwaited(AvatarSessionsError):
-    """Too many utterances of one session are being waited for at once.
+    """Too many calls wait for utterances of one session at the same time.
 
-    The session answers a handful at a time (Temporal allows 10 unanswered updates a
-    workflow); speech that needs no answer has no such limit: ``speak(..., wait=False)``.
+    The limit is the session's: Temporal allows a workflow 10 unanswered updates. Speech that needs
+    no answer has no such limit: ``speak(..., wait=False)``.
     """
 
 
@@ -238,11 +241,11 @@ class TooManyAwaited(AvatarSessionsError):
 
 
 class SealKeysUnusable(AvatarSessionsError, SealError):
-    """Access was asked for by a client without usable seal keys."""
+    """The call needs seal keys, and the client has none that are usable."""
 
 
 class SealMismatch(AvatarSessionsError, SealError):
-    """The workers seal with a key that is not among the client's."""
+    """The workers encrypt with a key that is not among the client's seal keys."""
 
 
 # ---------------------------------------------------------------- live speech
@@ -260,7 +263,7 @@ class LiveSpeechUnavailable(AvatarSessionsError):
 
 
 class LiveSpeechUnreachable(AvatarSessionsError):
-    """The owner's ingress could not be reached from here in time, or refused us."""
+    """The owner's ingress could not be reached in time, or refused this client."""
 
     def __init__(self, session_key: str, problem: str, waited_s: float) -> None:
         self.session_key = session_key
@@ -268,48 +271,48 @@ class LiveSpeechUnreachable(AvatarSessionsError):
         self.waited_s = waited_s
         super().__init__(
             f"no live speech to session {session_key!r} within {waited_s:g} s: {problem};"
-            " check that this host reaches the address at which the workers' ingress is announced"
+            " check that this host can reach the address of the workers' ingress"
         )
 
 
 class LiveSpeechClosed(AvatarSessionsError):
-    """Live speech was used after its `async with` block had ended, or before it began."""
+    """Live speech was used before its `async with` block began, or after it ended."""
 
 
 class LiveSpeechMisused(AvatarSessionsError):
-    """A call that cannot work where it was made: a bug of the program that made it."""
+    """A call that cannot work where it was made: a bug in the calling program."""
 
 
 class UtteranceOver(AvatarSessionsError):
-    """Speech was written to an utterance that is over, or was cut by an interrupt.
+    """Speech was written to an utterance that is over or was interrupted.
 
-    The utterance's own `with` block ends with it quietly: its `result` tells what became of it.
+    The utterance's own `with` block suppresses this error; its `result` has the outcome.
 
     Attributes:
-        utterance_id: which one.
+        utterance_id: the utterance's id.
     """
 
     def __init__(self, utterance_id: str) -> None:
         self.utterance_id = utterance_id
-        super().__init__(f"utterance {utterance_id} takes no more speech: it is over")
+        super().__init__(f"utterance {utterance_id} is over and takes no more speech")
 
 
 # ---------------------------------------------------------------- no answer
 
 
 class UnexpectedAnswer(AvatarSessionsError):
-    """Temporal or the session answered something that this release cannot read."""
+    """Temporal or the session gave an answer that this release cannot read."""
 
 
 class NoAnswer(AvatarSessionsError):
-    """Nothing was heard in time; what was asked may still happen."""
+    """No answer came in time; the request may still be carried out."""
 
 
 class TemporalUnreachable(NoAnswer):
     """The Temporal server cannot be reached, or refuses this client.
 
     Attributes:
-        address: where it was looked for.
+        address: the server's address.
     """
 
     def __init__(self, address: str, reason: str, advice: str = "") -> None:
@@ -321,7 +324,7 @@ class TemporalUnreachable(NoAnswer):
 class WorkersMissing(NoAnswer):
     """Temporal answers, and no worker has lately polled the task queue.
 
-    A session that was asked for waits there, and starts when a worker comes.
+    A requested session waits in the queue, and starts when a worker polls it.
     """
 
     def __init__(self, task_queue: str, address: str) -> None:
@@ -334,9 +337,9 @@ class WorkersMissing(NoAnswer):
 
 
 class AnswerTimedOut(NoAnswer):
-    """Server and workers are there, and the answer did not come within ``waited_s``.
+    """The server and workers are there, and the answer did not come within ``waited_s``.
 
-    What was asked may still happen. Asking again under the same command id is safe.
+    The request may still be carried out. Repeating it under the same command id is safe.
     """
 
     def __init__(self, asked: str, session_key: str, waited_s: float) -> None:
@@ -345,5 +348,5 @@ class AnswerTimedOut(NoAnswer):
         self.waited_s = waited_s
         super().__init__(
             f"session {session_key!r} did not answer {asked} within {waited_s:g} s;"
-            " it may still happen"
+            " it may still be carried out"
         )

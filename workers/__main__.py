@@ -9,16 +9,19 @@ import os
 import sys
 from typing import NoReturn
 
+from avatar_sessions.settings import unknown_variables
 from workers.process import CannotStart, run
 from workers.settings import InvalidSettings, read_settings
 from workers.wiring import Role
 
-QUIET_LOGGERS = ("httpx", "httpcore")
-"""They log addresses at INFO, and a clip's address may be signed."""
+logger = logging.getLogger("workers")
+
+MUTED_LOGGERS = ("httpx", "httpcore")
+"""They log addresses at INFO, and the address of a clip may be signed."""
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop, where there is one: half the CPU for a frame of speech (docs/audio.md)."""
+    """Return a uvloop event loop, where there is uvloop: it halves the CPU time of a frame."""
     if sys.platform == "win32":
         return asyncio.new_event_loop()
     import uvloop
@@ -27,7 +30,11 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def main() -> int:
-    """Run a worker; the exit status is 0 after a signal, 1 when it could not work, 2 for usage."""
+    """Run a worker.
+
+    Returns:
+        The exit status: 0 after a signal, 1 when the worker could not run, 2 for wrong usage.
+    """
     parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
     parser.add_argument("--role", type=Role, choices=list(Role), default=Role.ALL)
     role: Role = parser.parse_args().role
@@ -39,8 +46,10 @@ def main() -> int:
     logging.basicConfig(
         level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    for name in QUIET_LOGGERS:
+    for name in MUTED_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for sentence in unknown_variables(os.environ):
+        logger.warning("%s", sentence)
     try:
         with asyncio.Runner(loop_factory=_new_event_loop) as runner:
             runner.run(run(role, settings))
@@ -50,11 +59,11 @@ def main() -> int:
     return 0
 
 
-def leave(status: int) -> NoReturn:
-    """End this process without the interpreter's own tidying up.
+def exit_now(status: int) -> NoReturn:
+    """Exit without the interpreter's own shutdown.
 
-    That waits for the SDK's native threads: without end for a connection that was given up while
-    the server said nothing (measured).
+    The interpreter waits for the SDK's native threads. For a connection attempt that was abandoned
+    while the server did not answer, it waits forever (measured).
     """
     logging.shutdown()
     sys.stdout.flush()
@@ -63,4 +72,4 @@ def leave(status: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    leave(main())
+    exit_now(main())

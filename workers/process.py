@@ -139,8 +139,8 @@ async def running_worker_set(
                 await stack.enter_async_context(worker_set.ingress.listening())
             except OSError as error:
                 raise CannotStart(
-                    f"live speech cannot be taken ({error.strerror or error}): see"
-                    " AVATAR_SESSIONS_INGRESS_HOST, _PORT, _CERTIFICATE and _PRIVATE_KEY"
+                    f"the ingress cannot listen for live speech ({error.strerror or error}): check"
+                    " AVATAR_SESSIONS_INGRESS_HOST, _PORT, _URL, _CERTIFICATE and _PRIVATE_KEY"
                 ) from error
         yield await stack.enter_async_context(_started(worker_set, drain_timeout_s))
 

@@ -1,7 +1,7 @@
 """Traces of sessions, and what the janitor counts, by OpenTelemetry.
 
 A trace leads from the call that starts a session down to each utterance. All of it is off unless
-a collector's address is set.
+a collector's address is set. The SDK reads ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.metrics import Meter, NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from temporalio.client import Interceptor
@@ -36,7 +36,7 @@ def tracing(otlp_endpoint: str | None) -> Iterator[list[Interceptor]]:
     if otlp_endpoint is None:
         yield []
         return
-    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: SERVICE}))
+    provider = TracerProvider(resource=_resource())
     exporter = OTLPSpanExporter(endpoint=otlp_endpoint.rstrip("/") + "/v1/traces")
     provider.add_span_processor(BatchSpanProcessor(exporter))
     try:
@@ -48,18 +48,24 @@ def tracing(otlp_endpoint: str | None) -> Iterator[list[Interceptor]]:
 
 @contextlib.contextmanager
 def metering(otlp_endpoint: str | None) -> Iterator[Meter]:
-    """Yield the meter whose instruments are exported, by all processes under one service name.
+    """Yield the meter whose instruments are exported.
 
     Args:
-        otlp_endpoint: base address of an OTLP/HTTP collector; None: nothing is counted.
+        otlp_endpoint: base address of an OTLP/HTTP collector; None: no metrics.
     """
     if otlp_endpoint is None:
         yield NoOpMeterProvider().get_meter(SERVICE)
         return
     exporter = OTLPMetricExporter(endpoint=otlp_endpoint.rstrip("/") + "/v1/metrics")
     reader = PeriodicExportingMetricReader(exporter, export_interval_millis=METRICS_EVERY_MS)
-    provider = MeterProvider([reader], resource=Resource.create({SERVICE_NAME: SERVICE}))
+    provider = MeterProvider([reader], resource=_resource())
     try:
         yield provider.get_meter(SERVICE)
     finally:
         provider.shutdown(FLUSH_TIMEOUT_MS)  # sends what is left
+
+
+def _resource() -> Resource:
+    """The environment's resource attributes; without a service name there, the default one."""
+    named = SERVICE_NAME in OTELResourceDetector().detect().attributes
+    return Resource.create({} if named else {SERVICE_NAME: SERVICE})

@@ -149,7 +149,7 @@ def _sessions_worker(
     ]
     return Worker(
         client,
-        task_queue=names.SESSIONS_TASK_QUEUE,
+        task_queue=settings.task_queue,
         workflows=[AvatarSession],
         activities=activities,
         workflow_runner=workflow_runner(),

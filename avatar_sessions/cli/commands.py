@@ -1,4 +1,4 @@
-"""The verbs of the command line: each asks the client, shows the answer, and says how it went.
+"""The verbs of the command line: each calls the client and shows the answer.
 
 Errors become a sentence and an exit code here, and nowhere else.
 """
@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any, Final
-
-from pydantic import ValidationError
 
 from avatar_sessions.access import Access
 from avatar_sessions.cli import output as text
@@ -27,11 +26,11 @@ from avatar_sessions.contract.messages import (
     SessionReport,
     SessionRequest,
     Speak,
-    problems_of,
 )
 from avatar_sessions.contract.states import FINAL, SessionState, UtteranceOutcome
 from avatar_sessions.errors import (
     AvatarSessionsError,
+    InvalidArgument,
     NoAnswer,
     SessionFailed,
     SessionNotFound,
@@ -40,14 +39,15 @@ from avatar_sessions.errors import (
 from avatar_sessions.janitor import JanitorFailed, make_round
 from avatar_sessions.seal import Seal
 from avatar_sessions.session import SPEAK_TIMEOUT_S
+from avatar_sessions.settings import read_settings, unknown_variables
 
 
 class ExitCode(IntEnum):
-    """How a command went, for scripts."""
+    """The result of a command, for scripts."""
 
     DONE = 0
     FAILED = 1
-    """The session failed, the utterance was not spoken to its end, the janitor not successful."""
+    """The session failed, the utterance was not played to its end, or the janitor failed."""
     USAGE = 2
     NOT_THERE = 3
     """There is no such session, or it is over."""
@@ -63,6 +63,7 @@ _EXIT_CODES: Final[tuple[tuple[type[AvatarSessionsError], ExitCode], ...]] = (
     (SessionNotFound, ExitCode.NOT_THERE),
     (SessionOver, ExitCode.NOT_THERE),
     (NoAnswer, ExitCode.NO_ANSWER),
+    (InvalidArgument, ExitCode.USAGE),
     (AvatarSessionsError, ExitCode.REFUSED),
 )
 
@@ -108,7 +109,7 @@ async def speak(
     session = sessions.get(arguments.key)
     if arguments.file is not None:
         if arguments.seal:
-            raise ValueError("--seal is for --url: a file's name is no secret")
+            raise InvalidArgument("--seal is for --url: the name of a file is not a secret")
         clip = Clip(file=arguments.file)
     elif arguments.seal:
         clip = sessions.sealed_clip(arguments.url)
@@ -117,7 +118,7 @@ async def speak(
     options: dict[str, Any] = {"command_id": arguments.command_id, "ttl_s": arguments.ttl_s}
     if arguments.no_wait:
         command_id = await session.speak(clip, wait=False, **options)
-        output.show([f"asked for: {command_id}"], {"command_id": command_id})
+        output.show([f"requested: {command_id}"], {"command_id": command_id})
         return ExitCode.DONE
     utterance = await session.speak(clip, timeout_s=SPEAK_TIMEOUT_S, **options)
     output.show(text.utterance_text(utterance), utterance)
@@ -127,26 +128,26 @@ async def speak(
 async def interrupt(
     sessions: AvatarSessions, arguments: argparse.Namespace, output: CliOutput
 ) -> ExitCode:
-    return _did(await sessions.get(arguments.key).interrupt(), output)
+    return _show_command(await sessions.get(arguments.key).interrupt(), output)
 
 
 async def pose(
     sessions: AvatarSessions, arguments: argparse.Namespace, output: CliOutput
 ) -> ExitCode:
-    return _did(await sessions.get(arguments.key).set_pose(arguments.pose), output)
+    return _show_command(await sessions.get(arguments.key).set_pose(arguments.pose), output)
 
 
 async def keep_alive(
     sessions: AvatarSessions, arguments: argparse.Namespace, output: CliOutput
 ) -> ExitCode:
-    return _did(await sessions.get(arguments.key).keep_alive(), output)
+    return _show_command(await sessions.get(arguments.key).keep_alive(), output)
 
 
 async def end(
     sessions: AvatarSessions, arguments: argparse.Namespace, output: CliOutput
 ) -> ExitCode:
     session = sessions.get(arguments.key)
-    return _told(await session.end(finish_speaking=arguments.finish_speaking), output)
+    return _show_report(await session.end(finish_speaking=arguments.finish_speaking), output)
 
 
 async def status(
@@ -182,7 +183,7 @@ async def watch(
 async def report(
     sessions: AvatarSessions, arguments: argparse.Namespace, output: CliOutput
 ) -> ExitCode:
-    return _told(await sessions.get(arguments.key).report(), output)
+    return _show_report(await sessions.get(arguments.key).report(), output)
 
 
 async def janitor(
@@ -196,7 +197,7 @@ async def janitor(
 
 
 def new_seal_key(output: CliOutput) -> ExitCode:
-    """Make a seal key. The one verb that asks nobody."""
+    """Make a seal key. The only verb that does not call Temporal."""
     key = Seal.new_key().get_secret_value()
     output.show([key], {"seal_key": key})
     return ExitCode.DONE
@@ -219,41 +220,40 @@ VERBS: Final[dict[str, Verb]] = {
 
 
 def run_verb(arguments: argparse.Namespace) -> ExitCode:
-    """Run the verb that was asked for; nothing but a Ctrl-C is raised."""
+    """Run the verb; nothing but KeyboardInterrupt is raised."""
     output = CliOutput(as_json=arguments.json)
+    for sentence in unknown_variables(os.environ):
+        output.warn(sentence)
     try:
         if arguments.verb == "new-seal-key":
             return new_seal_key(output)
         return asyncio.run(_connected(arguments, output))
     except AvatarSessionsError as error:
         code = next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
-        output.complain(type(error).__name__, str(error), code)
+        name = "Usage" if isinstance(error, InvalidArgument) else type(error).__name__
+        output.error(name, str(error), code)
         return code
-    except ValueError as error:
-        problem = problems_of(error) if isinstance(error, ValidationError) else str(error)
-        output.complain("Usage", problem.replace("Value error, ", ""), ExitCode.USAGE)
-        return ExitCode.USAGE
-    except BrokenPipeError:  # the reader has seen enough
+    except BrokenPipeError:  # the reader has closed the pipe
         return ExitCode.DONE
 
 
 async def _connected(arguments: argparse.Namespace, output: CliOutput) -> ExitCode:
-    sessions = await AvatarSessions.connect()
+    sessions = await AvatarSessions.connect(settings=read_settings())
     return await VERBS[arguments.verb](sessions, arguments, output)
 
 
-def _did(result: CommandResult, output: CliOutput) -> ExitCode:
+def _show_command(result: CommandResult, output: CliOutput) -> ExitCode:
     output.show(text.command_text(result), result)
     return ExitCode.DONE
 
 
-def _told(report: SessionReport, output: CliOutput) -> ExitCode:
+def _show_report(report: SessionReport, output: CliOutput) -> ExitCode:
     output.show(text.report_text(report), report)
     return ExitCode.FAILED if report.state is SessionState.FAILED else ExitCode.DONE
 
 
 def _request(arguments: argparse.Namespace) -> SessionRequest:
-    """The request of ``start``; what was not given keeps the contract's default."""
+    """The request of ``start``; options that are not given keep the contract's defaults."""
     fields: dict[str, object] = {
         "avatar_id": arguments.avatar_id,
         "sandbox": arguments.sandbox,
@@ -266,11 +266,10 @@ def _request(arguments: argparse.Namespace) -> SessionRequest:
     }
     if arguments.own_room is not None:
         fields["room"] = OwnRoom(name=arguments.own_room or None)
-    return SessionRequest.model_validate(
-        {name: value for name, value in fields.items() if value is not None}
-    )
+    given: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
+    return SessionRequest(**given)
 
 
-def _clip_at(place: str) -> Clip:
-    is_url = place.lower().startswith(("http://", "https://"))
-    return Clip(url=place) if is_url else Clip(file=place)
+def _clip_at(location: str) -> Clip:
+    is_url = location.lower().startswith(("http://", "https://"))
+    return Clip(url=location) if is_url else Clip(file=location)

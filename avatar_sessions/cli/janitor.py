@@ -1,4 +1,4 @@
-"""What ``avatar-sessions janitor`` shows: a line for each thing found, what to look at first."""
+"""The output of ``avatar-sessions janitor``: a line for each finding, then the totals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from avatar_sessions.contract.janitor import (
 
 
 def finding_text(finding: JanitorFinding) -> Iterable[str]:
-    """A finding as a table, its totals, and what could not be found out."""
+    """Format a finding: a table, its totals, and what could not be checked."""
     rows = [("WHAT", "ID", "DECISION", "WORKFLOW", "WHY")]
     rows += [
         ("session", one.provider_session_id, one.decision, one.workflow_id or "-", one.why)
@@ -29,7 +29,7 @@ def finding_text(finding: JanitorFinding) -> Iterable[str]:
     ended = totals.count(*(WOULD_ACT if finding.dry_run else ACTED))
     yield (
         f"{'dry run: ' if finding.dry_run else ''}{totals.sessions} sessions billed"
-        f"{f', {totals.rooms} rooms of ours' if finding.checks_rooms else ''}:"
+        f"{f', {totals.rooms} rooms' if finding.checks_rooms else ''}:"
         f" {ended} {'would be ended' if finding.dry_run else 'ended'},"
         f" {totals.count(Decision.FAILED)} failed, {totals.count(Decision.RUNNING)} running,"
         f" {totals.count(Decision.STRANGER, Decision.TOO_YOUNG)} strangers,"

@@ -1,6 +1,6 @@
-"""What the command line shows: calm text for people, JSON for programs.
+"""The command line's output: text for people, JSON for programs.
 
-Everything here turns messages into text; nothing is asked, and no token is shown unless wanted.
+This module only formats messages. Tokens are shown only on request.
 """
 
 from __future__ import annotations
@@ -26,27 +26,32 @@ from avatar_sessions.session import Session
 
 HIDDEN = "hidden (--show-tokens, or --json)"
 REPORTED_UTTERANCES = 20
-"""How many utterances a report shows to people; --json has them all."""
+"""How many utterances the text of a report lists; --json has them all."""
 
 Lines = Iterable[str]
 
 
 class CliOutput:
-    """Standard output, in one of two languages."""
+    """Standard output and standard error, as text or as JSON."""
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
 
     def show(self, text: Lines, document: object) -> None:
-        """Show one answer: to people its text, to programs its document as one line of JSON."""
+        """Show one answer: its text, or its document as one line of JSON."""
         lines = [json.dumps(_plain(document))] if self.as_json else text
         sys.stdout.writelines(f"{line}\n" for line in lines)
         sys.stdout.flush()
 
-    def complain(self, error: str, message: str, exit_code: int) -> None:
-        """Say on standard error what went wrong."""
-        complaint = {"error": error, "message": message, "exit_code": exit_code}
-        line = json.dumps(complaint) if self.as_json else f"avatar-sessions: {message}"
+    def error(self, error: str, message: str, exit_code: int) -> None:
+        """Show an error on standard error."""
+        document = {"error": error, "message": message, "exit_code": exit_code}
+        line = json.dumps(document) if self.as_json else f"avatar-sessions: {message}"
+        sys.stderr.write(f"{line}\n")
+
+    def warn(self, message: str) -> None:
+        """Show a warning on standard error."""
+        line = json.dumps({"warning": message}) if self.as_json else f"avatar-sessions: {message}"
         sys.stderr.write(f"{line}\n")
 
 
@@ -62,7 +67,7 @@ def _plain(document: object) -> object:
 
 
 def access_document(access: Access) -> dict[str, object]:
-    """Access with its tokens: for programs that asked for it."""
+    """Access with its tokens, for programs."""
 
     def participant(one: ParticipantAccess | None) -> dict[str, object] | None:
         if one is None:
@@ -79,7 +84,7 @@ def access_document(access: Access) -> dict[str, object]:
 
 
 def listing_document(session: Session) -> dict[str, object]:
-    """A line of the session list."""
+    """One session of the session list."""
     listing = session.listing
     assert listing is not None
     return {
@@ -93,7 +98,7 @@ def listing_document(session: Session) -> dict[str, object]:
 
 
 def started_document(session: Session) -> dict[str, object]:
-    """A session that was just started or found."""
+    """A session that was started or found."""
     return {
         "session_key": session.key,
         "workflow_id": session.workflow_id,
@@ -127,7 +132,7 @@ def access_text(access: Access, *, show_tokens: bool) -> Lines:
 def command_text(result: CommandResult) -> Lines:
     words = {
         "sent": "sent",
-        "deferred": "accepted: done when the avatar falls silent",
+        "deferred": "accepted: sent when the avatar has stopped speaking",
         "accepted": "accepted",
     }
     yield words.get(str(result.outcome), str(result.outcome))
@@ -141,11 +146,11 @@ def utterance_text(utterance: UtteranceReport) -> Lines:
 
 
 def status_text(status: SessionStatus, now: datetime) -> Lines:
-    verdict = "" if status.end_reason is None else f"  {status.end_reason}"
+    end_reason = "" if status.end_reason is None else f"  {status.end_reason}"
     live = None if status.live_at is None else f"for {_span(now - status.live_at)}"
     over = status.state in FINAL
     yield from _fields(
-        ("session", f"{status.session_key}  {status.state}{verdict}"),
+        ("session", f"{status.session_key}  {status.state}{end_reason}"),
         ("requested", f"{_span(now - status.requested_at)} ago"),
         ("live", None if over else live),
         ("ends", None if status.ends_at is None else f"in {_span(status.ends_at - now)} at most"),
@@ -260,11 +265,11 @@ def _cleanup(report: SessionReport) -> str:
     return "not confirmed"
 
 
-def _alert(word: str | None) -> str | None:
-    """Where to look: what an operator needs to act stands on the workflow's page."""
-    return (
-        None if word is None else f"{word}: the session's page in the Temporal UI says what to do"
-    )
+def _alert(alert: str | None) -> str | None:
+    """The alert, and where an operator reads what to do."""
+    if alert is None:
+        return None
+    return f"{alert}: the session's page in the Temporal UI says what to do"
 
 
 def _failure(failure: Failure | None) -> str | None:

@@ -8,22 +8,28 @@ from __future__ import annotations
 import re
 from typing import Final, Literal
 
+from avatar_sessions.contract.errors import InvalidSessionKey
+
+WAYNE_AVATAR_ID: Final = "dd73ea75-1218-4ef3-92ce-606d5f7fbc0a"
+"""The one avatar that LiveAvatar's free sandbox takes. The same as ``liveavatar_lite``'s, which is
+not imported here: it costs what sending speech needs."""
+
 WORKFLOW_TYPE: Final = "AvatarSession"
 WORKFLOW_ID_PREFIX: Final = "avatar-session:"
 
 SESSIONS_TASK_QUEUE: Final = "avatar-sessions"
-"""Workflows and the short provisioning activities."""
+"""Workflows and the short provisioning activities (``AVATAR_SESSIONS_TASK_QUEUE``)."""
 JANITOR_TASK_QUEUE: Final = "avatar-janitor"
-"""The janitor's own: a crowd of sessions must not keep it from its work."""
+"""The janitor's own: many sessions on the other queues must not delay its rounds."""
 JANITOR_WORKFLOW_TYPE: Final = "AvatarJanitor"
 JANITOR_SCHEDULE_ID: Final = "avatar-janitor"
 JANITOR_WORKFLOW_ID: Final = "avatar-janitor"
-"""Of a scheduled round: Temporal appends the time it was due."""
+"""The workflow id of a scheduled round: Temporal appends the time at which it was due."""
 JANITOR_BY_HAND_PREFIX: Final = "avatar-janitor-by-hand:"
 STREAMS_TASK_QUEUE: Final = "avatar-streams"
-"""The hours-long ``stream_audio`` activities: their slots are sessions."""
+"""The ``stream_audio`` activities, which last for hours: each slot is one session."""
 OWNER_TASK_QUEUE_PREFIX: Final = "avatar-owner:"
-"""Private queue of one process that owns sessions: commands and utterances."""
+"""The private queue of one process that owns sessions: commands and utterances."""
 
 # Signals.
 SIGNAL_SPEAK: Final = "speak"
@@ -57,12 +63,12 @@ ACTIVITY_REAP: Final = "reap"
 # Search attributes.
 SEARCH_ATTRIBUTE_STATE: Final = "AvatarState"
 SEARCH_ATTRIBUTE_PROVIDER_SESSION_ID: Final = "AvatarProviderSessionId"
-"""The LiveAvatar session that was opened last."""
+"""The latest LiveAvatar session."""
 SEARCH_ATTRIBUTE_PROVIDER_SESSIONS: Final = "AvatarProviderSessions"
-"""All of a session's LiveAvatar sessions: what the janitor finds a session's workflow by."""
+"""All LiveAvatar sessions of a session: the janitor finds the workflow of one by it."""
 SEARCH_ATTRIBUTE_TENANT: Final = "AvatarTenant"
 SEARCH_ATTRIBUTE_ALERT: Final = "AvatarAlert"
-"""What an operator should look at: set while a cleanup fails, and kept if it failed for good."""
+"""What an operator must look at: set while a cleanup fails, kept if it failed for good."""
 SEARCH_ATTRIBUTES: Final[dict[str, Literal["Keyword", "KeywordList"]]] = {
     SEARCH_ATTRIBUTE_STATE: "Keyword",
     SEARCH_ATTRIBUTE_PROVIDER_SESSION_ID: "Keyword",
@@ -70,10 +76,10 @@ SEARCH_ATTRIBUTES: Final[dict[str, Literal["Keyword", "KeywordList"]]] = {
     SEARCH_ATTRIBUTE_TENANT: "Keyword",
     SEARCH_ATTRIBUTE_ALERT: "Keyword",
 }
-"""Each with its type, in the words of Temporal's command line."""
+"""Every search attribute with its type, as Temporal's command line names it."""
 
 WORKFLOW_TASK_TIMEOUT_S: Final = 2.0
-"""A workflow task handed to a process that just died is lost for this long.
+"""How long a workflow task is lost that was handed to a process which had just died.
 
 Measured: 10.03 s with the server's default of 10 s, 2.03 s with 2 s.
 """
@@ -85,11 +91,11 @@ def checked_session_key(key: str) -> str:
     """Return ``key`` if it can name a session.
 
     Raises:
-        ValueError: it is empty, longer than 200 characters, or has characters
-            that are awkward in URLs and search queries.
+        InvalidSessionKey: it is empty, longer than 200 characters, or has characters that URLs
+            and search queries would have to escape.
     """
     if not _SESSION_KEY.fullmatch(key):
-        raise ValueError(
+        raise InvalidSessionKey(
             f"session key {key[:60]!r} is not usable: 1 to 200 characters of letters, digits and"
             " . _ : @ / + = -, the first one a letter or digit"
         )
@@ -112,6 +118,6 @@ def owner_task_queue(owner_id: str) -> str:
 
 
 def default_room_name(session_key: str, run_id: str) -> str:
-    """The name of a room of our own: readable, and unique to one run of the session."""
+    """The default name of a room on the workers' LiveKit server: readable, unique to one run."""
     readable = re.sub(r"[^A-Za-z0-9_-]+", "-", session_key)[:60]
     return f"avatar-{readable}-{run_id[:8]}"

@@ -1,4 +1,4 @@
-"""The life of a session as one enum and one table of legal transitions. No I/O."""
+"""The states and outcomes of a session: enums, and one table of legal transitions. No I/O."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Final
 
 
 class SessionState(StrEnum):
-    """Where a session stands. Also the search attribute ``AvatarState``."""
+    """The state of a session. Also the search attribute ``AvatarState``."""
 
-    REQUESTED = "REQUESTED"  # the workflow exists; nothing asked of LiveAvatar yet
-    MINTING = "MINTING"  # asking for a session token; not billed
-    STARTING = "STARTING"  # /start is under way; billing begins
+    REQUESTED = "REQUESTED"  # the workflow exists; LiveAvatar has not been called yet
+    MINTING = "MINTING"  # requesting a session token; not billed
+    STARTING = "STARTING"  # /start is in flight; billing begins
     CONNECTING = "CONNECTING"  # billed; an owner is opening the WebSocket
     LIVE = "LIVE"  # the avatar can speak
-    RECOVERING = "RECOVERING"  # was LIVE; its owner or its socket is being replaced
-    ENDING = "ENDING"  # stop, close, clean up
-    ENDED = "ENDED"  # cleaned up, as asked or by a deadline
-    FAILED = "FAILED"  # cleaned up; did not do what was asked
+    RECOVERING = "RECOVERING"  # was LIVE; its owner or its WebSocket is being replaced
+    ENDING = "ENDING"  # stopping LiveAvatar, closing the WebSocket, cleaning up
+    ENDED = "ENDED"  # cleaned up; ended by request or by a limit
+    FAILED = "FAILED"  # cleaned up; ended by a failure
 
 
 TRANSITIONS: Final[dict[SessionState, frozenset[SessionState]]] = {
@@ -50,17 +50,17 @@ FINAL: Final = frozenset({SessionState.ENDED, SessionState.FAILED})
 
 
 class IllegalSessionTransition(RuntimeError):
-    """A bug of ours: the session was asked to go where no arrow leads."""
+    """A bug in this project: a transition that is not in the table."""
 
     def __init__(self, current: SessionState, wanted: SessionState) -> None:
         super().__init__(f"a session cannot go from {current} to {wanted}")
 
 
 def checked_transition(current: SessionState, wanted: SessionState) -> SessionState:
-    """Return ``wanted`` if the table allows it.
+    """Return ``wanted`` if the table allows the transition.
 
     Raises:
-        IllegalSessionTransition: the table has no such arrow.
+        IllegalSessionTransition: the table does not have it.
     """
     if wanted not in TRANSITIONS[current]:
         raise IllegalSessionTransition(current, wanted)
@@ -70,22 +70,22 @@ def checked_transition(current: SessionState, wanted: SessionState) -> SessionSt
 class EndReason(StrEnum):
     """Why a session ended. The first group ends it ENDED, the second FAILED."""
 
-    REQUESTED = "requested"  # somebody asked for it: signal, update, client
+    REQUESTED = "requested"  # by a signal, an update or the client
     CANCELLED = "cancelled"  # the workflow was cancelled
-    MAX_DURATION = "max_duration"  # its own limit, or the plan's
-    IDLE_TIMEOUT = "idle_timeout"  # nobody asked anything of it for too long
+    MAX_DURATION = "max_duration"  # the session's own limit, or the plan's
+    IDLE_TIMEOUT = "idle_timeout"  # no command and no live speech for too long
     PROVIDER_ENDED = "provider_ended"  # LiveAvatar ended it
 
     INVALID_REQUEST = "invalid_request"  # the request can never work
     START_FAILED = "start_failed"  # LiveAvatar or LiveKit refused or could not be reached
     START_TIMEOUT = "start_timeout"  # not LIVE in time
-    CONNECTION_FAILED = "connection_failed"  # the WebSocket could not be had again
-    HISTORY_FULL = "history_full"  # more commands than Temporal keeps of a workflow
-    INTERNAL_ERROR = "internal_error"  # a bug of ours; the failure tells
+    CONNECTION_FAILED = "connection_failed"  # the WebSocket could not be reopened
+    HISTORY_FULL = "history_full"  # more events than Temporal keeps of a workflow
+    INTERNAL_ERROR = "internal_error"  # a bug in this project; see the failure
 
     @property
     def final_state(self) -> SessionState:
-        """ENDED for an end that was foreseen, FAILED for one that was not."""
+        """ENDED for an expected end, FAILED for an unexpected one."""
         return SessionState.FAILED if self in _FAILED_REASONS else SessionState.ENDED
 
 
@@ -109,28 +109,28 @@ class Pose(StrEnum):
 
 
 class CommandOutcome(StrEnum):
-    """What became of a command that is not speech."""
+    """The outcome of a command other than speech."""
 
     SENT = "sent"  # on the wire to LiveAvatar
-    DEFERRED = "deferred"  # a pose asked for during speech: sent when the avatar falls silent
-    ACCEPTED = "accepted"  # the workflow itself acts on it (end)
+    DEFERRED = "deferred"  # a pose requested during speech: sent when the speech has ended
+    ACCEPTED = "accepted"  # the workflow itself carries it out (end)
     EXPIRED = "expired"  # waited longer than its time to live
-    CANCELLED = "cancelled"  # the session ended before it could be done
+    CANCELLED = "cancelled"  # the session ended before it was carried out
 
 
 class UtteranceOutcome(StrEnum):
-    """What became of an utterance."""
+    """The outcome of an utterance."""
 
-    COMPLETED = "completed"  # heard to its end
-    INTERRUPTED = "interrupted"  # cut by an interrupt; heard_ms tells how far it came
-    REJECTED = "rejected"  # the clip cannot be spoken; the failure tells why
+    COMPLETED = "completed"  # played to its end
+    INTERRUPTED = "interrupted"  # cut by an interrupt; heard_ms says how much was played
+    REJECTED = "rejected"  # the clip cannot be played; the failure says why
     EXPIRED = "expired"  # waited for the avatar longer than its time to live
-    LOST = "lost"  # the owner or the socket died while it was spoken
+    LOST = "lost"  # the owner or its WebSocket was lost while it played
     CANCELLED = "cancelled"  # the session ended first
 
 
 class AlertKind(StrEnum):
-    """What an operator must look at: the search attribute ``AvatarAlert`` in words."""
+    """What an operator must look at: the values of the search attribute ``AvatarAlert``."""
 
-    PROVIDER_NOT_STOPPED = "provider_not_stopped"  # LiveAvatar may be billing, and cannot be told
-    ROOM_NOT_CLEAN = "room_not_clean"  # a room of our own may still exist, or hold the avatar
+    PROVIDER_NOT_STOPPED = "provider_not_stopped"  # it may be billed, and cannot be stopped
+    ROOM_NOT_CLEAN = "room_not_clean"  # an own room may still exist, or the avatar be in it

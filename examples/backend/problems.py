@@ -66,6 +66,7 @@ PROBLEMS: Final[Mapping[type[Exception], ProblemAnswer]] = {
     errors.NoCredits: ProblemAnswer(503, "no_credits", "No avatar is to be had at present."),
     errors.Unauthorized: _OURS,
     errors.InvalidRequest: _OURS,  # the backend chose what was asked for, and not the caller
+    errors.InvalidArgument: ProblemAnswer(422, "malformed", "The session cannot take this."),
     # The session is there.
     errors.AccessFailed: _AWAY,
     errors.CommandRejected: ProblemAnswer(422, "refused", "The session does not take this."),

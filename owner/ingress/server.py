@@ -22,6 +22,7 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from avatar_sessions.contract.live_dialect import MAX_FRAME_BYTES, PATH, SUBPROTOCOL
+from owner.ingress.addresses import reachable_host
 from owner.ingress.connection import IngressConnection
 from owner.ingress.tickets import TicketRefused, Tickets
 from owner.registry import SessionRegistry
@@ -86,7 +87,8 @@ class IngressServer:
         """Serve until the end of the block.
 
         Raises:
-            OSError: the address cannot be had, or the certificate not be read.
+            OSError: the address cannot be had, the certificate not be read, or a wildcard address
+                not be told to speakers, since this host has no route.
         """
         settings = self._settings
         self._server = await serve(
@@ -107,7 +109,8 @@ class IngressServer:
         )
         port = next(iter(self._server.sockets)).getsockname()[1]
         scheme = "ws" if settings.certificate is None else "wss"
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        host = reachable_host(settings.host) if settings.url is None else settings.host
+        host = f"[{host}]" if ":" in host else host
         self._url = f"{settings.url or f'{scheme}://{host}:{port}'}{PATH}"
         logger.info("live speech is taken at %s", self._url)
         try:

@@ -34,7 +34,10 @@ EXPORTS = [
     "Failure",
     "GenerationReport",
     "Interrupt",
+    "InvalidArgument",
+    "InvalidMessage",
     "InvalidRequest",
+    "InvalidSessionKey",
     "KeepAlive",
     "Listing",
     "LiveEvent",
@@ -82,6 +85,7 @@ EXPORTS = [
     "UtteranceReport",
     "UtteranceTotals",
     "Video",
+    "WAYNE_AVATAR_ID",
     "WorkersMissing",
 ]
 

@@ -109,7 +109,7 @@ class TestAWholeSession:
         assert spoken == Ran(0, "completed: 0.2 s of 0.2 s heard\n", "")
         assert rejected.code == 1
         assert "ClipMissing" in rejected.out
-        assert asked == Ran(0, "asked for: story\n", "")
+        assert asked == Ran(0, "requested: story\n", "")
         assert [one.code for one in (interrupted, posed, kept)] == [0, 0, 0]
         assert "pose        listening\n" in status.out
         assert listed.out.splitlines()[1].split()[:2] == [key, "LIVE"]

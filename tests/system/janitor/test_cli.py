@@ -62,7 +62,7 @@ async def test_a_dry_run_shows_what_would_be_ended_and_ends_nothing(
     assert lines[1].startswith(f"session  {orphan}  would stop")
     assert stranger in lines[2]
     assert lines[3] == (
-        "dry run: 2 sessions billed, 0 rooms of ours: 1 would be ended, 0 failed, 0 running,"
+        "dry run: 2 sessions billed, 0 rooms: 1 would be ended, 0 failed, 0 running,"
         " 1 strangers, 0 in doubt"
     )
     assert environment.is_billed(orphan)
