@@ -31,6 +31,11 @@ def remember(secret: str, kind: str) -> None:
     _remembered[secret.encode()] = kind
 
 
+def remembered() -> dict[str, str]:
+    """The secrets that were added, and their kinds: for the process that scans."""
+    return {secret.decode(): kind for secret, kind in _remembered.items()}
+
+
 def kinds_in(content: bytes) -> Iterator[str]:
     """The kinds of secret that these bytes contain."""
     for kind, shape in SHAPES.items():

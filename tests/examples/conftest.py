@@ -25,7 +25,6 @@ from deploy.local.stack import LiveKitServer, TemporalServer
 from examples.echo_agent import READY
 from examples.voice.endpointing import Pcm
 from liveavatar_simulator import LiveAvatarSimulator
-from tests.support.namespaces import new_namespace
 from tests.support.person import RATE_HZ
 from tests.support.platform import API_KEY, running_workers, simulator_settings, wayne
 from tests.support.secret_scan import remember
@@ -57,7 +56,7 @@ class Product:
 async def product(
     temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> AsyncIterator[Product]:
-    client = await new_namespace(temporal)
+    client = await temporal.new_namespace()
     key = Seal.new_key()
     remember(key.get_secret_value(), "a seal key")
     remember(API_KEY, "the API key")

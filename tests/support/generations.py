@@ -14,7 +14,6 @@ from avatar_sessions.seal import Seal
 from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_simulator import LiveAvatarSimulator, SessionLine
 from tests.support.histories import record_histories
-from tests.support.namespaces import new_namespace
 from tests.support.platform import Platform, running_workers, simulator_settings
 
 BRIEF_S = 24
@@ -30,7 +29,7 @@ async def own_platform(
     **settings: object,
 ) -> AsyncIterator[Platform]:
     """A LiveAvatar of our own, with workers that know no other."""
-    client = await new_namespace(temporal)
+    client = await temporal.new_namespace()
     wanted = simulator_settings(livekit, **{"join_rooms": False, **settings})
     async with LiveAvatarSimulator(wanted) as simulator:
         workers = platform.settings.model_copy(update={"liveavatar_api_url": simulator.url})
@@ -75,7 +74,7 @@ async def own_platform_without_workers(
     **settings: object,
 ) -> AsyncIterator[Platform]:
     """A LiveAvatar of our own; the test brings its own processes."""
-    client = await new_namespace(temporal)
+    client = await temporal.new_namespace()
     wanted = simulator_settings(livekit, **{"join_rooms": False, **settings})
     async with LiveAvatarSimulator(wanted) as simulator:
         yield replace(

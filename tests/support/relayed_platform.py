@@ -19,7 +19,6 @@ from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
 from liveavatar_simulator.faults import Faults
 from liveavatar_simulator.ledger import SessionLine
 from tests.support.gate import TcpGate
-from tests.support.namespaces import new_namespace
 from tests.support.platform import API_KEY, Platform, new_key, running_workers, wayne
 from workers.settings import WorkerSettings
 
@@ -87,7 +86,7 @@ async def relayed_platform(
                 "livekit_url": f"ws://127.0.0.1:{before_livekit.port}",
             }
         )
-        client = await new_namespace(temporal)
+        client = await temporal.new_namespace()
         if workers:
             await stack.enter_async_context(running_workers(client, settings))
         yield RelayedPlatform(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,6 @@ from avatar_sessions.seal import Seal
 from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_simulator import LiveAvatarSimulator
 from tests.support.histories import record_histories
-from tests.support.namespaces import new_namespace
 from tests.support.platform import API_KEY, Platform, running_workers, simulator_settings
 from tests.support.secret_scan import remember
 from workers.settings import WorkerSettings
@@ -41,15 +39,6 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         soundfile.write(folder / f"{name}.wav", 0.4 * np.sin(2 * np.pi * 220 * t), 24_000)
     (folder / "words.wav").write_text("no audio")
     return folder
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _log_of_the_run(run_folder: Path) -> None:
-    """Everything this process logs, in a file that the secret scan reads."""
-    handler = logging.FileHandler(run_folder / "tests.log")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
-    logging.getLogger().setLevel(logging.INFO)
 
 
 @pytest_asyncio.fixture(scope="session")
@@ -118,7 +107,7 @@ async def workerless(
     temporal: TemporalServer, platform: Platform, seal_key: SecretStr
 ) -> AsyncIterator[Platform]:
     """The platform in a namespace without workers: the test starts its own."""
-    client = await new_namespace(temporal)
+    client = await temporal.new_namespace()
     sessions = AvatarSessions(client, Seal([seal_key]))
     yield replace(platform, client=client, sessions=sessions)
     if platform.records:

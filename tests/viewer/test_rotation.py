@@ -23,7 +23,6 @@ from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_lite import SessionEndReason
 from liveavatar_simulator import LiveAvatarSimulator
 from tests.examples.conftest import worker_settings
-from tests.support.namespaces import new_namespace
 from tests.support.page import open_page, shows
 from tests.support.platform import API_KEY, new_key, running_workers, simulator_settings, wayne
 from tests.support.secret_scan import remember
@@ -75,7 +74,7 @@ async def product(
     temporal: TemporalServer, livekit: LiveKitServer, limit_s: int
 ) -> AsyncIterator[Product]:
     """Workers, and a LiveAvatar that lets nobody stay for longer than `limit_s`."""
-    client = await new_namespace(temporal)
+    client = await temporal.new_namespace()
     key = Seal.new_key()
     remember(key.get_secret_value(), "a seal key")
     remember(API_KEY, "the API key")

@@ -17,7 +17,6 @@ from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_lite import LiveAvatar
 from liveavatar_simulator import LiveAvatarSimulator
 from tests.support.janitor_platform import JanitorEnvironment
-from tests.support.namespaces import new_namespace
 from tests.support.platform import API_KEY, simulator_settings
 from tests.support.secret_scan import remember
 from workers.settings import WorkerSettings
@@ -36,7 +35,7 @@ async def environment(
     temporal: TemporalServer, livekit: LiveKitServer, seal_key: SecretStr
 ) -> AsyncIterator[JanitorEnvironment]:
     quiet = simulator_settings(livekit, join_rooms=False, calls_per_s=0, concurrency_limit=500)
-    client = await new_namespace(temporal)
+    client = await temporal.new_namespace()
     async with (
         LiveAvatarSimulator(quiet) as simulator,
         LiveAvatar(SecretStr(API_KEY), base_url=simulator.url) as liveavatar,

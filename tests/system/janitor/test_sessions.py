@@ -26,7 +26,6 @@ from tests.support.janitor_platform import (
     client_like,
     decision_on,
 )
-from tests.support.namespaces import new_namespace
 
 OWNS_KEY: dict[str, object] = {
     "AVATAR_SESSIONS_JANITOR_OWNS_KEY": True,
@@ -153,7 +152,7 @@ async def test_another_namespaces_session_is_a_stranger(
     environment: JanitorEnvironment, temporal: TemporalServer
 ) -> None:
     orphan = await environment.orphan()
-    elsewhere = await new_namespace(temporal)
+    elsewhere = await temporal.new_namespace()
     there = JanitorEnvironment(
         elsewhere,
         environment.simulator,

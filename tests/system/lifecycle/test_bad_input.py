@@ -34,7 +34,6 @@ from avatar_sessions.seal import Seal
 from deploy.local.ports import free_port
 from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_simulator import LiveAvatarSimulator
-from tests.support.namespaces import new_namespace
 from tests.support.platform import (
     SHORT,
     Platform,
@@ -106,7 +105,7 @@ class Elsewhere:
         self, error: type[SessionFailed], changes: dict[str, Any], **request: Any
     ) -> str:
         settings = self._settings.model_copy(update=changes)
-        client = await new_namespace(self._temporal)
+        client = await self._temporal.new_namespace()
         sessions = AvatarSessions(client, Seal(settings.seal_keys))
         async with running_workers(client, settings):
             return await failed(sessions, error, **request)

@@ -19,7 +19,6 @@ from avatar_sessions import (
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.seal import Seal
 from deploy.local.stack import TemporalServer
-from tests.support.namespaces import new_namespace
 from tests.support.platform import SHORT, Platform, running_workers
 from tests.support.waiting import until
 from workers.settings import WorkerSettings
@@ -58,7 +57,7 @@ async def open_minded(
 ) -> AsyncIterator[Platform]:
     """Workers that fetch clips from loopback, too."""
     settings = worker_settings.model_copy(update={"clip_allow_private_addresses": True})
-    client = await new_namespace(temporal)
+    client = await temporal.new_namespace()
     async with running_workers(client, settings):
         yield Platform(
             simulator=platform.simulator,

@@ -14,7 +14,6 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from avatar_sessions import AvatarSessions, Clip
 from avatar_sessions.seal import Seal
 from deploy.local.stack import TemporalServer
-from tests.support.namespaces import new_namespace
 from tests.support.platform import new_key, running_workers, wayne
 from tests.support.secret_scan import kinds_in
 from workers.settings import WorkerSettings
@@ -59,7 +58,7 @@ async def collector() -> AsyncIterator[Collector]:
 async def test_a_session_is_traced_down_to_its_utterances(
     collector: Collector, temporal: TemporalServer, worker_settings: WorkerSettings
 ) -> None:
-    namespace = (await new_namespace(temporal)).namespace
+    namespace = (await temporal.new_namespace()).namespace
     traces = tracing(collector.url)
     interceptors = traces.__enter__()
     try:

@@ -38,7 +38,6 @@ from tests.support.ingress_client import (
     until_counted,
     utterance_line,
 )
-from tests.support.namespaces import new_namespace
 from tests.support.platform import Platform, running_workers
 from tests.support.speech import tone
 from tests.support.waiting import until
@@ -351,7 +350,7 @@ async def test_an_in_band_interrupt_also_drops_the_clips_that_wait(platform: Pla
 async def test_words_can_be_sealed_before_they_stand_in_history(
     platform: Platform, temporal: TemporalServer
 ) -> None:
-    client = await new_namespace(temporal)
+    client = await temporal.new_namespace()
     settings = platform.settings.model_copy(update={"seal_texts": True})
     seal = Seal(settings.seal_keys)
     elsewhere = replace(platform, client=client, sessions=AvatarSessions(client, seal))
@@ -383,7 +382,7 @@ async def test_live_speech_over_tls_with_certificate_files(
         check=True,
         capture_output=True,
     )
-    client = await new_namespace(temporal)
+    client = await temporal.new_namespace()
     files = {"ingress_certificate": certificate, "ingress_private_key": key}
     settings = platform.settings.model_copy(update=files)
     sessions = AvatarSessions(client, Seal(settings.seal_keys))
