@@ -87,7 +87,8 @@ if TYPE_CHECKING:
         SpeechInterrupted,
         SpeechStateChanged,
     )
-    from avatar_sessions.live.speech import LiveSpeech, LiveUtterance
+    from avatar_sessions.live.speech import LiveSpeech
+    from avatar_sessions.live.utterance import LiveUtterance
     from avatar_sessions.seal import Seal, SealError
     from avatar_sessions.session import Listing, Session
     from avatar_sessions.settings import ClientSettings
@@ -158,7 +159,8 @@ _HOMES = {
         "UtteranceOver",
         "WorkersMissing",
     ),
-    "live.speech": ("LiveSpeech", "LiveUtterance"),
+    "live.speech": ("LiveSpeech",),
+    "live.utterance": ("LiveUtterance",),
     "live.blocking": ("BlockingLiveSpeech", "BlockingUtterance"),
     "live.events": (
         "AvatarIdle",

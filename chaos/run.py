@@ -32,7 +32,8 @@ from avatar_sessions import (
     UtteranceReport,
 )
 from avatar_sessions.contract.states import UtteranceOutcome
-from avatar_sessions.live.speech import LiveSpeech, LiveUtterance
+from avatar_sessions.live.speech import LiveSpeech
+from avatar_sessions.live.utterance import LiveUtterance
 from chaos.environment.world import Environment
 from chaos.errors import ConditionTimeout
 from chaos.position_code import RATE_HZ, SAMPLES_PER_MS, Hearing, PositionCode

@@ -1,30 +1,32 @@
-"""The live dialect: what a speaker and a session's owner say beside LITE's own messages.
+"""Messages of the live dialect, which a speaker and a session's owner exchange on top of LITE's.
 
 The ingress speaks LITE as LiveAvatar does, so that a client written for LiveAvatar can use it. A
-client that offers the WebSocket subprotocol `SUBPROTOCOL` gets this as well: binary frames of PCM,
-flow control, resume, and each utterance's line of the ledger. The story is told in docs/audio.md.
+client that offers the WebSocket subprotocol `SUBPROTOCOL` also gets binary frames of PCM, flow
+control, resume, and each utterance's report. `avatar_sessions.live.protocol` explains how the
+dialect works and keeps the order of its messages. No I/O.
 
 PCM is 16-bit little-endian mono at 24 kHz; a position in an utterance is a number of its bytes,
-always even. No I/O.
+always even.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from avatar_sessions.contract.messages import UtteranceReport
 
 SUBPROTOCOL: Final = "liveavatar-sessions.v1"
-"""Offered by a client, and taken by the ingress, where both know the live dialect."""
+"""Offered by a client and selected by the ingress if both know the live dialect."""
 
 PATH: Final = "/live"
-"""The ingress answers here. With tickets in paths allowed, also at ``/live/<ticket>``."""
+"""Path of the ingress. If tickets in paths are allowed, also ``/live/<ticket>``."""
 
 WINDOW_BYTES: Final = 96_000
-"""Two seconds: how far a client may send ahead of what has gone on to LiveAvatar."""
+"""Two seconds: how far a client may send ahead of what was sent on to LiveAvatar."""
 
 MAX_FRAME_BYTES: Final = 1_000_000
 """A larger frame ends the connection with 1009, as LiveAvatar's own does."""
@@ -36,13 +38,13 @@ Position = Annotated[int, Field(ge=0, le=2**40, multiple_of=2)]
 
 
 class CloseCode(IntEnum):
-    """How the ingress ends a connection, beside WebSocket's own codes."""
+    """WebSocket close codes that the ingress uses."""
 
     SESSION_OVER = 1000  # LiveAvatar's own code at a session's end
     TOO_LARGE = 1009  # a frame over the limit
-    UNREAD = 4000  # the client did not read what it was told
-    MOVED = 4001  # this process owns the session no more: attach again
-    BAD_MESSAGE = 4002  # too many messages that could not be understood
+    UNREAD = 4000  # the client did not read its messages
+    MOVED = 4001  # this process does not own the session any more: attach again
+    BAD_MESSAGE = 4002  # too many messages were refused
 
 
 class LiveMessage(BaseModel):
@@ -55,11 +57,12 @@ class LiveMessage(BaseModel):
 
 
 class LiveBegin(LiveMessage):
-    """Open an utterance, or go on with one. Binary frames after it are its PCM.
+    """Open an utterance, or resume one. Binary frames after it are its PCM.
 
-    LITE's ``agent.speak_end`` finishes it; its ``event_id`` is the utterance's id. The next one
-    may begin before this one is over: it waits for its turn. The answer is a `LiveProgress`. To
-    resume an utterance, wait for that answer and send on from its ``received_bytes``.
+    LITE's ``agent.speak_end`` finishes it; its ``event_id`` is the utterance's id. The next
+    utterance may begin before this one is over: it waits for its turn. The answer is a
+    `LiveProgress`. To resume an utterance, wait for that answer and send from its
+    ``received_bytes`` on.
     """
 
     type: Literal["live.begin"] = "live.begin"
@@ -67,25 +70,22 @@ class LiveBegin(LiveMessage):
     text: Annotated[str, StringConstraints(max_length=4000)] | None = None
     """The words, for the ledger only."""
     offset_bytes: Position = 0
-    """For an owner that does not know the utterance: how much of it the owner before it had sent
-    on to LiveAvatar. What the client sends next begins there."""
+    """For an owner that does not know the utterance: how much of it the owner before had sent on to
+    LiveAvatar. The PCM that the client sends next begins there."""
     silent_ms: Annotated[int, Field(ge=0)] = 0
     """For an owner that does not know the utterance: how long the avatar has had nothing to say."""
     unplayed_ms: Annotated[int, Field(ge=0, le=60_000)] = 0
-    """For an owner that does not know the utterance: what of the part before ``offset_bytes`` the
-    avatar has still to play."""
+    """For an owner that does not know the utterance: how much of the part before ``offset_bytes``
+    the avatar has still to play."""
     fresh: bool = False
-    """The LiveAvatar session is another than the one that played the part before."""
-
-
-CLIENT_MESSAGE: Final[TypeAdapter[LiveBegin]] = TypeAdapter(LiveBegin)
+    """Another LiveAvatar session than the present one played the part before."""
 
 
 # ---------------------------------------------------------------- owner to client
 
 
 class LiveReady(LiveMessage):
-    """Sent first: the ingress serves this session."""
+    """The first message of the dialect on a connection: the ingress serves this session."""
 
     type: Literal["live.ready"] = "live.ready"
     session_key: str
@@ -95,27 +95,27 @@ class LiveReady(LiveMessage):
 
 
 class LiveState(LiveMessage):
-    """Whether speech can go on to LiveAvatar now. Sent after `LiveReady`, and at each change."""
+    """Whether speech reaches LiveAvatar now. Sent after `LiveReady`, and at each change."""
 
     type: Literal["live.state"] = "live.state"
     state: Literal["live", "recovering"]
 
 
 class LiveProgress(LiveMessage):
-    """How far an utterance has come: after `LiveBegin`, and whenever something was sent on.
+    """How far an utterance has come. Sent after `LiveBegin`, and whenever speech was sent on.
 
-    The client keeps ``position sent - sent_bytes <= window_bytes``, and keeps what it has sent
+    The client observes ``position sent - sent_bytes <= window_bytes``, and keeps what it has sent
     from ``sent_bytes`` on, for the next owner.
     """
 
     type: Literal["live.progress"] = "live.progress"
     utterance_id: str
     received_bytes: int
-    """Taken in; a connection that is made again goes on from here."""
+    """Received by the owner; after a break the client sends from here on."""
     sent_bytes: int
     """Sent on to LiveAvatar."""
     played_bytes: int
-    """Played by the avatar at this moment, as far as LiveAvatar told."""
+    """Played by the avatar until now, as far as LiveAvatar has reported."""
 
 
 class LiveInterrupted(LiveMessage):
@@ -123,21 +123,31 @@ class LiveInterrupted(LiveMessage):
 
     type: Literal["live.interrupted"] = "live.interrupted"
     event_id: str | None = None
-    """The interrupt's own id, as it came."""
+    """The id of the speaker's ``agent.interrupt``."""
     utterance_id: str | None = None
-    """What was being said, if anything was."""
+    """The utterance that was playing; None if none was."""
     heard_ms: int = 0
     """How much of it had been heard by then."""
 
 
 class LiveOver(LiveMessage):
-    """An utterance is over: its line of the ledger. Sent again to whoever begins it again."""
+    """An utterance is over. Sent again to a speaker that begins it again."""
 
     type: Literal["live.over"] = "live.over"
     utterance: UtteranceReport
+    """Its line of the session's ledger."""
 
 
-OwnerMessage = LiveReady | LiveState | LiveProgress | LiveInterrupted | LiveOver
-OWNER_MESSAGE: Final[TypeAdapter[OwnerMessage]] = TypeAdapter(
-    Annotated[OwnerMessage, Field(discriminator="type")]
-)
+# ---------------------------------------------------------------- the table of messages
+
+OwnerMessage: TypeAlias = LiveReady | LiveState | LiveProgress | LiveInterrupted | LiveOver
+
+SPEAKER_MESSAGES: Final[Mapping[str, type[LiveBegin]]] = {"live.begin": LiveBegin}
+"""By the type that each has on the wire. All else that a speaker sends is LITE's."""
+OWNER_MESSAGES: Final[Mapping[str, type[OwnerMessage]]] = {
+    "live.ready": LiveReady,
+    "live.state": LiveState,
+    "live.progress": LiveProgress,
+    "live.interrupted": LiveInterrupted,
+    "live.over": LiveOver,
+}

@@ -1,7 +1,7 @@
-"""Live speech for threads: the same calls, waiting where the asynchronous ones are awaited.
+"""Live speech for threads: the same calls, which block where the asynchronous ones are awaited.
 
 The work is done on the event loop that opened the live speech; these calls are made in any other
-thread. Nothing is decided here.
+thread. No decision is made here.
 """
 
 from __future__ import annotations
@@ -12,31 +12,58 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, wait
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Protocol, Self, TypeVar
 
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import Pose
 from avatar_sessions.errors import LiveSpeechClosed, LiveSpeechMisused
 from avatar_sessions.live.events import SpeechInterrupted
+from avatar_sessions.live.utterance import LiveUtterance
+from liveavatar_lite.pcm import PcmInput
 
-if TYPE_CHECKING:
-    from avatar_sessions.live.speech import LiveSpeech, LiveUtterance
-    from liveavatar_lite.pcm import PcmInput
-
-LOOK_AGAIN_S: Final = 1.0
-"""How often a waiting thread makes sure that there still is an event loop."""
+LOOP_CHECK_EVERY_S: Final = 1.0
+"""How often a waiting thread checks that the event loop still exists."""
 
 T = TypeVar("T")
+
+
+class AsyncSpeech(Protocol):
+    """The asynchronous live speech behind the blocking one: `LiveSpeech`."""
+
+    def utterance(
+        self,
+        text: str | None = None,
+        *,
+        utterance_id: str | None = None,
+        sample_rate_hz: int | None = None,
+        channels: int | None = None,
+    ) -> LiveUtterance:
+        """See `LiveSpeech.utterance`."""
+        ...
+
+    async def interrupt(self, *, timeout_s: float) -> SpeechInterrupted:
+        """See `LiveSpeech.interrupt`."""
+        ...
+
+    async def set_pose(
+        self, pose: Pose | Literal["listening", "idle"], *, timeout_s: float
+    ) -> None:
+        """See `LiveSpeech.set_pose`."""
+        ...
+
+    async def keep_alive(self, *, timeout_s: float) -> None:
+        """See `LiveSpeech.keep_alive`."""
+        ...
 
 
 class BlockingLiveSpeech:
     """Live speech from threads. Made by `LiveSpeech.blocking`; ends with its block.
 
-    Calls raise what the asynchronous ones raise, and `LiveSpeechMisused` where they are made in the
-    event loop's own thread, for there they could only wait for themselves.
+    Calls raise what the asynchronous ones raise, and `LiveSpeechMisused` in the event loop's own
+    thread, where they would wait for themselves.
     """
 
-    def __init__(self, live: LiveSpeech, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, live: AsyncSpeech, loop: asyncio.AbstractEventLoop) -> None:
         """Not for use: see `LiveSpeech.blocking`."""
         self._live = live
         self._loop = loop
@@ -62,13 +89,13 @@ class BlockingLiveSpeech:
         return BlockingUtterance(self, self._call(make))
 
     def interrupt(self, *, timeout_s: float = 10.0) -> SpeechInterrupted:
-        """Fall silent now; see `LiveSpeech.interrupt`."""
+        """Cut all speech; see `LiveSpeech.interrupt`."""
         return self._call(lambda: self._live.interrupt(timeout_s=timeout_s))
 
     def set_pose(
         self, pose: Pose | Literal["listening", "idle"], *, timeout_s: float = 10.0
     ) -> None:
-        """Look attentive, or idle; see `LiveSpeech.set_pose`."""
+        """Set the pose; see `LiveSpeech.set_pose`."""
         self._call(lambda: self._live.set_pose(pose, timeout_s=timeout_s))
 
     def keep_alive(self, *, timeout_s: float = 10.0) -> None:
@@ -93,10 +120,10 @@ class BlockingLiveSpeech:
             raise LiveSpeechClosed("the event loop that opened live speech is closed") from None
         try:
             while True:
-                done, _ = wait({future}, timeout=LOOK_AGAIN_S)
+                done, _ = wait({future}, timeout=LOOP_CHECK_EVERY_S)
                 if done:
                     return future.result()
-                # A call that arrives while the loop closes is neither done nor cancelled by it.
+                # asyncio neither runs nor cancels a call that arrives while the loop closes.
                 if self._loop.is_closed():
                     if inspect.getcoroutinestate(asked) == inspect.CORO_CREATED:
                         asked.close()
@@ -104,7 +131,7 @@ class BlockingLiveSpeech:
         except CancelledError:
             raise LiveSpeechClosed("the event loop that opened live speech ends") from None
         finally:
-            future.cancel()  # after a KeyboardInterrupt here; else it is done
+            future.cancel()  # after a KeyboardInterrupt here; otherwise it is done
 
 
 class BlockingUtterance:

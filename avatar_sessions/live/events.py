@@ -1,6 +1,6 @@
-"""What a speaker hears of its session: small events, and the queues that readers take them from.
+"""Events of live speech, and the queues that readers take them from.
 
-A reader that falls behind loses the oldest and can tell how many: it never slows speech down.
+A reader that falls behind loses the oldest events and counts them; it never slows speech down.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from avatar_sessions.contract.messages import UtteranceReport
 MAX_UNREAD_EVENTS: Final = 256
 
 SpeechState: TypeAlias = Literal["live", "recovering"]
-"""``live``: speech goes on to LiveAvatar. ``recovering``: it is held until it can again."""
+"""``live``: speech reaches LiveAvatar. ``recovering``: it is held until it can again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class SpeechStateChanged:
 
 @dataclass(frozen=True, slots=True)
 class SessionMoved:
-    """Another owner, or another LiveAvatar session, serves from here on."""
+    """Another owner, or another LiveAvatar session, serves from now on."""
 
     epoch: tuple[int, int]
     generation: int
@@ -39,7 +39,7 @@ class AvatarTalking:
     """The avatar began to talk."""
 
     utterance_id: str | None
-    """The earliest of ours that is not over; None: somebody else's speech."""
+    """This speaker's earliest utterance that is not over; None: other speech, such as a clip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +54,17 @@ class AvatarIdle:
 
 @dataclass(frozen=True, slots=True)
 class SpeechInterrupted:
-    """An interrupt, ours or another's, is on the wire to LiveAvatar."""
+    """An interrupt, this speaker's or another's, is on the wire to LiveAvatar."""
 
     utterance_id: str | None
-    """What was being said, if anything was."""
+    """The utterance that was playing; None if none was."""
     heard_ms: int
     """How much of it had been heard by then."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechEnded:
-    """One of our utterances is over, however it ended."""
+    """One of this speaker's utterances is over, however it ended."""
 
     utterance: UtteranceReport
 
@@ -91,7 +91,7 @@ class LiveEvents:
         self.dropped = 0
         self._unread: deque[LiveEvent] = deque()
         self._is_closed = False
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def __aiter__(self) -> Self:
         return self
@@ -100,8 +100,8 @@ class LiveEvents:
         while not self._unread:
             if self._is_closed:
                 raise StopAsyncIteration
-            self._news.clear()
-            await self._news.wait()
+            self._changed.clear()
+            await self._changed.wait()
         return self._unread.popleft()
 
     def put(self, event: LiveEvent) -> None:
@@ -110,36 +110,36 @@ class LiveEvents:
             self._unread.popleft()
             self.dropped += 1
         self._unread.append(event)
-        self._news.set()
+        self._changed.set()
 
     def close(self) -> None:
         """There will be no more."""
         self._is_closed = True
-        self._news.set()
+        self._changed.set()
 
 
 class EventFeed:
-    """All readers of one live speech. A reader that nobody holds any more is forgotten."""
+    """All readers of one live speech. A reader without references is forgotten."""
 
     def __init__(self) -> None:
         self._readers: WeakSet[LiveEvents] = WeakSet()
         self._is_closed = False
 
     def reader(self) -> LiveEvents:
-        """A new reader: it hears everything from now on."""
+        """A new reader of all events from now on."""
         reader = LiveEvents()
         if self._is_closed:
             reader.close()
         self._readers.add(reader)
         return reader
 
-    def tell(self, event: LiveEvent) -> None:
+    def publish(self, event: LiveEvent) -> None:
         """Give an event to every reader."""
         for reader in tuple(self._readers):
             reader.put(event)
 
     def close(self) -> None:
-        """End every reader, after what it has not read yet."""
+        """End every reader, after the events it has not read yet."""
         self._is_closed = True
         for reader in tuple(self._readers):
             reader.close()

@@ -6,24 +6,24 @@
                 await speech.write(pcm)
         heard = await speech.result()
 
-What a program holds: the session's live speech, and its utterances. Where the owner is, and what
-has to be sent again after a break, is decided elsewhere (`live_connection`, `live_outbox`).
+The object that a program holds. Where the owner is, is `connection`'s part; what is sent again
+after a break, `outbox`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl as tls
-from collections import deque
+from collections.abc import Mapping
 from enum import Enum
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import Final, Literal, Self
 from uuid import uuid4
 
 from pydantic import ValidationError
 
 from avatar_sessions.contract.live_dialect import LiveBegin
-from avatar_sessions.contract.messages import UtteranceReport, problems_of
+from avatar_sessions.contract.messages import problems_of
 from avatar_sessions.contract.states import Pose, UtteranceOutcome
 from avatar_sessions.errors import (
     AnswerTimedOut,
@@ -34,38 +34,31 @@ from avatar_sessions.errors import (
     SessionFailed,
     SessionNotFound,
     SessionOver,
-    UtteranceOver,
 )
-from avatar_sessions.live.connection import LiveConnection, Notifier
-from avatar_sessions.live.events import EventFeed, LiveEvents, SpeechEnded, SpeechInterrupted
-from avatar_sessions.live.outbox import (
-    FRAME_BYTES,
-    Outbox,
-    OutgoingState,
-    OutgoingUtterance,
-    ResumeFrom,
+from avatar_sessions.live.blocking import BlockingLiveSpeech
+from avatar_sessions.live.connection import LiveConnection
+from avatar_sessions.live.events import (
+    EventFeed,
+    LiveEvents,
+    SpeechEnded,
+    SpeechInterrupted,
+    SpeechState,
 )
+from avatar_sessions.live.notifier import Notifier
+from avatar_sessions.live.outbox import Outbox, ResumeFrom
 from avatar_sessions.live.owners import Owners
+from avatar_sessions.live.utterance import LiveUtterance, UtteranceTurns
 from liveavatar_lite.messages import (
     AgentStartListening,
     AgentStopListening,
     Command,
     SessionKeepAlive,
-    encode_command,
 )
-from liveavatar_lite.pcm import PcmConverter, PcmInput
+from liveavatar_lite.pcm import PcmConverter
 
-if TYPE_CHECKING:
-    from avatar_sessions.live.blocking import BlockingLiveSpeech
-    from avatar_sessions.live.events import SpeechState
-
-ORDER_TIMEOUT_S: Final = 10.0
-QUIET_S: Final = 60.0
-"""Nothing heard of any utterance for so long, beyond the speech still to be played: it is lost."""
-MAX_ON_THE_WAY: Final = 16
-"""Utterances that are not over: the owner keeps twice as many, for all who speak."""
+COMMAND_TIMEOUT_S: Final = 10.0
 FLUSH_S: Final = 10.0
-"""How long leaving waits until what was sealed has gone out: the window, and a slow network."""
+"""How long leaving waits until finished utterances were sent: the window, and a slow network."""
 FLUSH_AFTER_ERROR_S: Final = 1.0
 
 
@@ -75,11 +68,18 @@ class _Phase(Enum):
     CLOSED = "closed"
 
 
+_TRANSITIONS: Final[Mapping[_Phase, frozenset[_Phase]]] = {
+    _Phase.NEW: frozenset({_Phase.OPEN}),
+    _Phase.OPEN: frozenset({_Phase.CLOSED}),
+    _Phase.CLOSED: frozenset(),
+}
+
+
 class LiveSpeech:
     """Live speech to one session. Made by :meth:`avatar_sessions.Session.live`; entered once.
 
-    Broken connections, takeovers and rotations are its own affair: a program sees a pause.
-    What it raises of a session's end is raised where something is asked of it, not on leaving.
+    It handles broken connections, takeovers and rotations itself: a program sees a pause. The
+    session's end is raised by the next call, not on leaving the block.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class LiveSpeech:
         open_timeout_s: float = 75.0,
         ssl: tls.SSLContext | None = None,
     ) -> None:
-        """Take who knows the session's owner, and what PCM will be written.
+        """Not for use: see :meth:`avatar_sessions.Session.live`.
 
         Raises:
             ValueError: rate or number of channels cannot be converted.
@@ -104,14 +104,13 @@ class LiveSpeech:
         self._channels = channels
         self._open_timeout_s = open_timeout_s
         self._phase = _Phase.NEW
-        self._bell = Notifier()
+        self._notifier = Notifier()
         self._feed = EventFeed()
         self._outbox = Outbox(
-            ResumeFrom(resume), on_over=lambda report: self._feed.tell(SpeechEnded(report))
+            ResumeFrom(resume), on_over=lambda report: self._feed.publish(SpeechEnded(report))
         )
-        self._connection = LiveConnection(owners, self._outbox, self._feed, self._bell, ssl=ssl)
-        self._waiting: deque[object] = deque()  # who wants to open an utterance, first come first
-        self._holder: object = None  # the task or thread that opened the last one
+        self._connection = LiveConnection(owners, self._outbox, self._feed, self._notifier, ssl=ssl)
+        self._turns = UtteranceTurns(self._outbox, self._notifier, self._check_open)
         self._following: asyncio.Task[None] | None = None  # set while OPEN
 
     # ---------------------------------------------------------------- in and out
@@ -125,14 +124,14 @@ class LiveSpeech:
             AvatarSessionsError: as :meth:`avatar_sessions.Session.attach`.
         """
         if self._phase is not _Phase.NEW:
-            raise LiveSpeechMisused("live speech is entered once: ask for it again")
-        self._phase = _Phase.OPEN
+            raise LiveSpeechMisused("live speech is entered once: call Session.live again")
+        self._become(_Phase.OPEN)
         name = f"live-speech {self._session_key}"
         self._following = asyncio.create_task(self._follow(), name=name)
         try:
             async with asyncio.timeout(self._open_timeout_s):
                 while not self._connection.is_ready and self._outbox.ended is None:
-                    await self._bell.wait()
+                    await self._notifier.wait()
         except TimeoutError:
             await self._close()
             raise LiveSpeechUnreachable(
@@ -152,17 +151,17 @@ class LiveSpeech:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Let what was sealed go out (not: be heard), and close the connection."""
+        """Wait until finished utterances were sent (not: heard), and close the connection."""
         if self._outbox.open_utterance is not None:
-            self._outbox.interrupt(str(uuid4()))  # its block runs elsewhere, and has no end now
-            self._bell.ring()
+            self._outbox.interrupt(str(uuid4()))  # its block runs in another task
+            self._notifier.notify()
         loop = asyncio.get_running_loop()
         leave_at = loop.time() + (FLUSH_S if error is None else FLUSH_AFTER_ERROR_S)
         try:
             while not self._outbox.is_flushed and self._outbox.ended is None:
                 if loop.time() >= leave_at:
                     break
-                await self._bell.wait(leave_at - loop.time())
+                await self._notifier.wait(leave_at - loop.time())
         finally:
             await self._close()
 
@@ -173,11 +172,14 @@ class LiveSpeech:
             is_over = isinstance(error, SessionOver | SessionFailed | SessionNotFound)
             self._end(error, UtteranceOutcome.CANCELLED if is_over else UtteranceOutcome.LOST)
         except Exception:
-            self._end(LiveSpeechClosed("live speech broke inside"), UtteranceOutcome.LOST)
+            self._end(
+                LiveSpeechClosed("live speech failed with an internal error"), UtteranceOutcome.LOST
+            )
             raise
 
     async def _close(self) -> None:
-        self._phase = _Phase.CLOSED
+        if self._phase is not _Phase.CLOSED:
+            self._become(_Phase.CLOSED)
         task = self._following
         assert task is not None
         task.cancel()
@@ -185,12 +187,12 @@ class LiveSpeech:
         closed = LiveSpeechClosed("live speech was closed before this: keep its block open longer")
         self._end(closed, UtteranceOutcome.LOST)
         if not task.cancelled():
-            task.result()  # a fault of our own, which must not be lost
+            task.result()  # a bug here must not be lost
 
     def _end(self, error: AvatarSessionsError, outcome: UtteranceOutcome) -> None:
         self._outbox.end(error, outcome)
         self._feed.close()
-        self._bell.ring()
+        self._notifier.notify()
 
     # -------------------------------------------------------------------- speech
 
@@ -204,9 +206,9 @@ class LiveSpeech:
     ) -> LiveUtterance:
         """An utterance: enter it, write to it, leave it, ask for its result.
 
-        They are spoken in the order in which they are entered. The next can be entered once all
-        of the one before was given, long before it has been heard; entering waits for that, and
-        while 16 are on their way.
+        Utterances are spoken in the order in which they are entered. The next one can be entered
+        once the one before is finished, long before it has been heard. Entering waits for that, and
+        while 16 utterances are in flight.
 
         Args:
             text: the words, for the ledger only; at most 4,000 characters.
@@ -215,7 +217,7 @@ class LiveSpeech:
             channels: of this utterance's PCM. None: as for the others.
 
         Raises:
-            ValueError: one of these cannot be used.
+            ValueError: an argument cannot be used.
         """
         utterance_id = utterance_id or str(uuid4())
         try:
@@ -223,86 +225,97 @@ class LiveSpeech:
         except ValidationError as error:
             raise ValueError(f"not an utterance: {problems_of(error)}") from None
         converter = PcmConverter(sample_rate_hz or self._sample_rate_hz, channels or self._channels)
-        return LiveUtterance(self, utterance_id, text, converter)
+        return LiveUtterance(
+            utterance_id,
+            text,
+            outbox=self._outbox,
+            notifier=self._notifier,
+            turns=self._turns,
+            converter=converter,
+        )
 
-    async def interrupt(self, *, timeout_s: float = ORDER_TIMEOUT_S) -> SpeechInterrupted:
-        """Fall silent now: everything asked before is cut. In band, so nothing overtakes it.
+    async def interrupt(self, *, timeout_s: float = COMMAND_TIMEOUT_S) -> SpeechInterrupted:
+        """Cut all speech requested before, and fall silent. In band, so nothing overtakes it.
+
+        Returns when the interrupt is on the wire to LiveAvatar.
 
         Returns:
-            When it is on the wire to LiveAvatar: what was being said, and how much of it had been
-            heard by then.
+            The utterance that was playing, and how much of it had been heard by then.
 
         Raises:
-            AnswerTimedOut: it was not, within ``timeout_s``; it will be sent nevertheless.
-            SessionOver, SessionFailed, SessionNotFound, LiveSpeechClosed: there is nobody to say.
+            AnswerTimedOut: no answer within ``timeout_s``; the interrupt will be sent nevertheless.
+            SessionOver, SessionFailed, SessionNotFound, LiveSpeechClosed: live speech has ended.
         """
         self._check_open()
         interrupt = self._outbox.interrupt(str(uuid4()))
-        self._bell.ring()
+        self._notifier.notify()
         try:
             async with asyncio.timeout(timeout_s):
                 while interrupt.answer is None:
                     self._check_open()
-                    await self._bell.wait()
+                    await self._notifier.wait()
         except TimeoutError:
             raise AnswerTimedOut("interrupt", self._session_key, timeout_s) from None
         return interrupt.answer
 
     async def set_pose(
-        self, pose: Pose | Literal["listening", "idle"], *, timeout_s: float = ORDER_TIMEOUT_S
+        self, pose: Pose | Literal["listening", "idle"], *, timeout_s: float = COMMAND_TIMEOUT_S
     ) -> None:
-        """Look attentive (``listening``), or ``idle``, when silent. Returns when it was sent.
+        """Set the pose while silent: attentive (``listening``) or ``idle``. Returns when sent.
 
         Raises:
             ValueError: no such pose.
-            AnswerTimedOut: no owner was there within ``timeout_s``.
+            AnswerTimedOut: no owner was reached within ``timeout_s``.
             SessionOver, SessionFailed, SessionNotFound, LiveSpeechClosed: as `interrupt`.
         """
         listening = Pose(pose) is Pose.LISTENING
-        await self._send_order(
+        await self._send_command(
             AgentStartListening() if listening else AgentStopListening(), timeout_s
         )
 
-    async def keep_alive(self, *, timeout_s: float = ORDER_TIMEOUT_S) -> None:
-        """Restart the idle clocks, ours and LiveAvatar's. Raises as `set_pose`."""
-        await self._send_order(SessionKeepAlive(), timeout_s)
+    async def keep_alive(self, *, timeout_s: float = COMMAND_TIMEOUT_S) -> None:
+        """Restart the idle clocks of the session and of LiveAvatar. Raises as `set_pose`."""
+        await self._send_command(SessionKeepAlive(), timeout_s)
 
-    # -------------------------------------------------------------------- seeing
+    # -------------------------------------------------------------------- state
 
     @property
     def state(self) -> SpeechState:
-        """Whether speech goes on to LiveAvatar now, or is held until it can again."""
+        """``live``: speech reaches LiveAvatar. ``recovering``: it is held until it can again."""
         return "recovering" if self._outbox.ended is not None else self._connection.state
 
     @property
     def epoch(self) -> tuple[int, int] | None:
-        """The owner's epoch; None before the first was there."""
+        """The owner's epoch; None before the first owner was reached."""
         return self._connection.epoch
 
     @property
     def generation(self) -> int:
-        """The number of the LiveAvatar session that speaks."""
+        """The number of the LiveAvatar session that plays the speech."""
         return self._connection.generation
 
     def events(self) -> LiveEvents:
-        """What happens from now on, for one reader; ask again for another.
+        """Events from now on, for one reader; call again for another reader.
 
-        A reader that falls behind by more than 256 loses the oldest: see its ``dropped``.
+        A reader that falls behind by more than 256 events loses the oldest: see ``dropped``.
         """
         return self._feed.reader()
 
     def blocking(self) -> BlockingLiveSpeech:
-        """The same live speech for programs in other threads than this event loop's.
+        """The same live speech for other threads than this event loop's.
 
         Raises:
             LiveSpeechClosed: its block has not begun, or has ended.
         """
-        from avatar_sessions.live.blocking import BlockingLiveSpeech
-
         self._check_open()
         return BlockingLiveSpeech(self, asyncio.get_running_loop())
 
     # -------------------------------------------------------------------- inside
+
+    def _become(self, phase: _Phase) -> None:
+        if phase not in _TRANSITIONS[self._phase]:
+            raise RuntimeError(f"live speech cannot go from {self._phase.name} to {phase.name}")
+        self._phase = phase
 
     def _check_open(self) -> None:
         if self._outbox.ended is not None:
@@ -310,213 +323,17 @@ class LiveSpeech:
         if self._phase is not _Phase.OPEN:
             raise LiveSpeechClosed("live speech is not open: use it inside its `async with` block")
 
-    async def _send_order(self, command: Command, timeout_s: float) -> None:
+    async def _send_command(self, command: Command, timeout_s: float) -> None:
         self._check_open()
-        order = self._outbox.order(encode_command(command).decode())
-        self._bell.ring()
+        control = self._outbox.command(command)
+        self._notifier.notify()
         try:
             async with asyncio.timeout(timeout_s):
-                while not order.is_put:
+                while not control.is_sent:
                     self._check_open()
-                    await self._bell.wait()
+                    await self._notifier.wait()
         except TimeoutError:
             kind = "set_pose" if not isinstance(command, SessionKeepAlive) else "keep_alive"
             raise AnswerTimedOut(kind, self._session_key, timeout_s) from None
         finally:
-            self._outbox.withdraw(order)
-
-    async def _open_utterance(
-        self, utterance_id: str, text: str | None, holder: object
-    ) -> OutgoingUtterance:
-        self._check_open()
-        if self._outbox.open_utterance is not None and self._holder is holder:
-            raise LiveSpeechMisused(
-                "an utterance was entered inside another's block: leave that one first"
-            )
-        turn = object()
-        self._waiting.append(turn)
-        try:
-            while (
-                self._waiting[0] is not turn
-                or self._outbox.open_utterance is not None
-                or self._outbox.on_the_way >= MAX_ON_THE_WAY
-            ):
-                await self._bell.wait()
-                self._check_open()
-            self._holder = holder
-            return self._outbox.open(utterance_id, text)
-        finally:
-            self._waiting.remove(turn)
-            self._bell.ring()
-
-
-class LiveUtterance:
-    """One utterance of live speech: an async context manager. Made by `LiveSpeech.utterance`.
-
-    Leaving its block gives all of it: the avatar says it and rests. An exception or a cancel that
-    leaves the block interrupts it. When the utterance is over before its block is, by an interrupt
-    for instance, the next `write` ends the block quietly, and `result` tells why.
-
-    Attributes:
-        id: its id, also in the session's report.
-        text: its words, for the ledger.
-    """
-
-    def __init__(
-        self, live: LiveSpeech, utterance_id: str, text: str | None, converter: PcmConverter
-    ) -> None:
-        """Not for use: see `LiveSpeech.utterance`."""
-        self.id = utterance_id
-        self.text = text
-        self._live = live
-        self._outbox = live._outbox
-        self._bell = live._bell
-        self._converter = converter
-        self._writing = asyncio.Lock()
-        self._outgoing: OutgoingUtterance | None = None  # set when entered
-        self._holder: object = None  # the task or thread that entered it
-
-    def __repr__(self) -> str:
-        state = "new" if self._outgoing is None else self._outgoing.state.value
-        return f"LiveUtterance({self.id!r}, {state})"
-
-    async def __aenter__(self) -> Self:
-        """Open it, when all of those before it was given.
-
-        Raises:
-            LiveSpeechMisused: it was entered already, or inside another's block.
-            SessionOver, SessionFailed, SessionNotFound, LiveSpeechClosed: as `write`.
-        """
-        return await self._enter(asyncio.current_task())
-
-    async def _enter(self, holder: object) -> Self:
-        if self._outgoing is not None:
-            raise LiveSpeechMisused("an utterance is entered once: make another one")
-        self._outgoing = await self._live._open_utterance(self.id, self.text, holder)
-        self._holder = holder
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        """Seal it; after an exception interrupt it. Swallows its own `UtteranceOver` only."""
-        if error is None:
-            try:
-                await self._seal()
-            except BaseException:
-                self._abandon()
-                raise
-            return False
-        self._abandon()
-        return _tells_of(error, self.id)
-
-    async def write(self, pcm: PcmInput) -> None:
-        """Say this next. Waits while enough is under way: at the pace of speech, in the end.
-
-        Give it pieces of a second or less where you can: a piece is converted as a whole.
-
-        Args:
-            pcm: bytes, bytearray or memoryview of 16-bit little-endian samples, channels
-                interleaved; or a numpy array, int16 or float32 (full scale 1.0), of shape ``(n,)``
-                or ``(n, channels)``. Samples may be cut anywhere.
-
-        Raises:
-            liveavatar_lite.BadAudio: it holds NaN or infinity, or is of another type or shape;
-                nothing of it was taken, and the utterance can go on.
-            UtteranceOver: it is over, or was cut: let it out of the block.
-            LiveSpeechMisused: outside of its block.
-            SessionOver, SessionFailed, SessionNotFound: the session is over.
-            LiveSpeechClosed: the live speech's own block has ended.
-        """
-        async with self._writing:
-            self._check_takes_speech()
-            await self._give(self._converter.convert(pcm))
-
-    async def result(self) -> UtteranceReport:
-        """Wait until it is over, however it ended: its ``outcome`` tells.
-
-        Where nobody can tell what became of it, the answer is made here, with what is known: it is
-        ``cancelled`` if the session ended first, else ``lost``.
-
-        Raises:
-            LiveSpeechMisused: it was never entered, or this is its own block.
-        """
-        return await self._result(asyncio.current_task())
-
-    async def _result(self, holder: object) -> UtteranceReport:
-        outgoing = self._entered()
-        if outgoing.state is OutgoingState.OPEN and self._holder is holder:
-            raise LiveSpeechMisused("an utterance's result is there after its block: leave it")
-        loop = asyncio.get_running_loop()
-        asked_at = loop.time()
-        while outgoing.report is None:
-            left_s: float | None = None
-            if outgoing.state is not OutgoingState.OPEN:
-                heard_at = max(asked_at, self._outbox.news_at_s)
-                left_s = heard_at + self._outbox.unplayed_s + QUIET_S - loop.time()
-                if left_s <= 0:
-                    why = f"nothing was heard of it for {QUIET_S:g} s"
-                    self._outbox.give_up(outgoing, UtteranceOutcome.LOST, why)
-                    self._bell.ring()
-                    continue
-            await self._bell.wait(left_s)
-        return outgoing.report
-
-    # -------------------------------------------------------------------- inside
-
-    def _entered(self) -> OutgoingUtterance:
-        if self._outgoing is None:
-            raise LiveSpeechMisused("the utterance was not entered: use `async with`")
-        return self._outgoing
-
-    def _check_takes_speech(self) -> None:
-        state = self._entered().state
-        if self._outbox.ended is not None:
-            raise self._outbox.ended
-        if state is OutgoingState.SEALED:
-            raise LiveSpeechMisused("the utterance's block has ended: it takes no more speech")
-        if state is not OutgoingState.OPEN:
-            raise UtteranceOver(self.id)
-
-    async def _give(self, pcm: bytes) -> None:
-        outgoing = self._entered()
-        rest = memoryview(pcm)
-        while rest:
-            self._check_takes_speech()
-            room = min(self._outbox.room, FRAME_BYTES)
-            if not room:
-                await self._bell.wait()
-                continue
-            self._outbox.give(outgoing, rest[:room])
-            rest = rest[room:]
-            self._bell.ring()
-
-    async def _seal(self) -> None:
-        outgoing = self._entered()
-        async with self._writing:
-            try:
-                await self._give(self._converter.finish())
-            except UtteranceOver:
-                return
-            except AvatarSessionsError:
-                if self._outbox.ended is None:
-                    raise
-                return  # the result tells
-            if outgoing.state is OutgoingState.OPEN:
-                self._outbox.seal(outgoing)
-                self._bell.ring()
-
-    def _abandon(self) -> None:
-        if self._entered().state is OutgoingState.OPEN:
-            self._outbox.interrupt(str(uuid4()))
-            self._bell.ring()
-
-
-def _tells_of(error: BaseException, utterance_id: str) -> bool:
-    """Whether an error says that this utterance is over, and nothing else (groups included)."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(_tells_of(one, utterance_id) for one in error.exceptions)
-    return isinstance(error, UtteranceOver) and error.utterance_id == utterance_id
+            self._outbox.withdraw(control)

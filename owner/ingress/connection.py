@@ -1,6 +1,7 @@
-"""One speaker's connection to one session: LITE in the server's role, and the live dialect.
+"""One speaker's connection to one owned session: the shell around the protocol's owner role.
 
-Frames in, events out; what they do to the session is the owned session's part.
+Reads and writes the WebSocket, and carries out in the session what the speaker asks. What frames
+mean and which may follow which is `avatar_sessions.live.protocol`'s part.
 """
 
 from __future__ import annotations
@@ -9,26 +10,28 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Iterable
 from typing import Final
-from uuid import uuid4
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from avatar_sessions.contract.live_dialect import (
-    CLIENT_MESSAGE,
     CloseCode,
     LiveBegin,
-    LiveInterrupted,
-    LiveOver,
     LiveProgress,
     LiveReady,
-    LiveState,
     UtteranceId,
 )
-from avatar_sessions.contract.messages import UtteranceReport, problems_of
-from avatar_sessions.contract.states import Pose, UtteranceOutcome
+from avatar_sessions.contract.messages import UtteranceReport
+from avatar_sessions.contract.states import Pose
+from avatar_sessions.live.protocol import (
+    LivePhase,
+    OwnerProtocol,
+    PcmChunk,
+    new_id,
+)
 from liveavatar_lite import (
     AgentInterrupt,
     AgentSpeak,
@@ -43,13 +46,7 @@ from liveavatar_lite import (
     ErrorReported,
     LiteError,
     ServerEvent,
-    ServerProtocol,
     SessionKeepAlive,
-    SessionPhase,
-    SpeakEnded,
-    SpeakInterrupted,
-    SpeakStarted,
-    encode_event,
 )
 from owner.live_queue import TooManyUtterances, UtteranceNameUsed
 from owner.session import OwnedSession, OwnedState, OwnerNotReady
@@ -58,19 +55,16 @@ from owner.utterance import Utterance
 logger = logging.getLogger(__name__)
 
 MAX_AHEAD_BYTES: Final = 30 * 48_000
-"""Speech a session keeps that has not gone on to LiveAvatar: thirty seconds. Beyond, the speaker's
-connection is not read, so that TCP holds it back."""
+"""Speech that a session keeps before it is sent on to LiveAvatar: thirty seconds. Beyond that the
+speaker's connection is not read, so that TCP holds the speaker back."""
 MAX_UNREAD_BYTES: Final = 256 * 1024
-"""What may wait to be read by a speaker before it is cut off."""
+"""How much may wait to be read by a speaker before its connection is cut."""
 MAX_UNREAD_FRAMES: Final = 512
-MAX_REFUSALS: Final = 100
-"""Messages that could not be understood, before the connection is closed."""
-_SHOWN_CHARS: Final = 400
 _UTTERANCE_ID: Final[TypeAdapter[str]] = TypeAdapter(UtteranceId)
 
 
 class IngressConnection:
-    """A connection that brings live speech."""
+    """The server's side of a speaker's connection. Observes the session that it serves."""
 
     def __init__(
         self, connection: ServerConnection, session: OwnedSession, *, extended: bool
@@ -78,32 +72,25 @@ class IngressConnection:
         """Serve a connection.
 
         Args:
-            connection: let in already.
+            connection: admitted already.
             session: the one it speaks in.
-            extended: it knows the live dialect; if not, it takes us for LiveAvatar.
+            extended: the live dialect was agreed on; if not, the client takes this for LiveAvatar.
         """
         self._connection = connection
         self._session = session
-        self._extended = extended
-        self._protocol = ServerProtocol()
-        self._current: Utterance | None = None
-        self._mine: dict[str, Utterance] = {}
-        self._names: dict[str, str | None] = {}  # utterance id: what this client calls it
-        self._begun: set[str] = set()  # told by speak_started
-        self._refusals = 0
-        self._outbox: asyncio.Queue[str | None] = asyncio.Queue(MAX_UNREAD_FRAMES)
+        self._protocol = OwnerProtocol(extended=extended)
+        self._utterances: dict[str, Utterance] = {}  # brought by this speaker, not over
+        self._unread: asyncio.Queue[str | None] = asyncio.Queue(MAX_UNREAD_FRAMES)
         self._close_code: int = CloseCode.SESSION_OVER
-        self._gone = False
 
     async def run(self) -> None:
-        """Serve until either side ends it."""
+        """Serve until either side closes the connection."""
         session = self._session
-        self._put(self._protocol.enter(SessionPhase.NEW))
-        self._put(self._protocol.enter(SessionPhase.CONNECTED))
-        self._tell(
-            LiveReady(session_key=session.key, epoch=session.epoch, generation=session.generation)
+        ready = LiveReady(
+            session_key=session.key, epoch=session.epoch, generation=session.generation
         )
-        self.on_ready_changed(session.state is OwnedState.READY)
+        is_ready = session.state is OwnedState.READY
+        self._queue(self._protocol.greet(ready, "live" if is_ready else "recovering"))
         session.add_observer(self)
         writing = asyncio.create_task(self._write(), name=f"speaker {session.key}")
         if session.state is OwnedState.CLOSED:
@@ -119,33 +106,39 @@ class IngressConnection:
     # --------------------------------------------------------------------- in
 
     async def _read(self) -> None:
+        protocol = self._protocol
         async for frame in self._connection:
-            if self._gone:
-                continue  # read on, for the goodbye's answer
-            if isinstance(frame, bytes):
-                await self._take_pcm(frame)
-            else:
-                await self._take_text(frame)
-            if self._protocol.close_code is not None:
-                await self._bye(self._protocol.close_code)
-                return
-            if self._refusals > MAX_REFUSALS:
-                await self._bye(CloseCode.BAD_MESSAGE)
+            for message in protocol.receive(frame):
+                if isinstance(message, PcmChunk):
+                    await self._take_pcm(message)
+                elif isinstance(message, LiveBegin):
+                    self._begin(message)
+                else:
+                    await self._do(message)
+            self._queue(protocol.replies_to_send())
+            # After `on_released` the connection is read on until the client has answered the close.
+            if protocol.phase is LivePhase.READY and protocol.close_code is not None:
+                await self._close(protocol.close_code)
                 return
 
-    async def _take_pcm(self, pcm: bytes) -> None:
-        utterance = self._current
-        if utterance is None or utterance.over or utterance.finished:
-            if self._extended:
-                return  # what was on its way when the utterance was cut
+    async def _take_pcm(self, chunk: PcmChunk) -> None:
+        utterance = self._current(chunk.utterance_id)
+        if utterance is None and not self._protocol.extended:
             utterance = self._open_for(None)
         if utterance is None or utterance.writer is not self:
             return
-        utterance.write(pcm, time.monotonic())
+        utterance.write(chunk.pcm, time.monotonic())
         await self._hold_back(utterance)
 
+    def _current(self, utterance_id: str | None) -> Utterance | None:
+        """The utterance of that id if it still takes speech."""
+        utterance = None if utterance_id is None else self._utterances.get(utterance_id)
+        if utterance is None or utterance.over or utterance.finished:
+            return None
+        return utterance
+
     async def _hold_back(self, utterance: Utterance) -> None:
-        """Read no more while too much waits; what is cut meanwhile waits for nothing."""
+        """Do not read on while too much waits to be sent; the utterance's end stops the wait."""
         ahead_bytes = self._session.live.unsent_bytes - MAX_AHEAD_BYTES
         if ahead_bytes <= 0:
             return
@@ -160,62 +153,47 @@ class IngressConnection:
             room.cancel()
             gone.cancel()
 
-    async def _take_text(self, frame: str) -> None:
-        if self._extended and '"live.begin"' in frame[:_SHOWN_CHARS]:
-            self._begin(frame)
-            return
-        for command in self._protocol.receive(frame):
-            await self._do(command)
-        for reply in self._protocol.replies_to_send():
-            self._refusals += 1
-            self._put(reply)
-
-    def _begin(self, frame: str) -> None:
+    def _begin(self, begin: LiveBegin) -> None:
         try:
-            begin = CLIENT_MESSAGE.validate_json(frame)
-            self._current = self._adopt(begin)
-        except ValidationError as error:
-            self._refuse(problems_of(error))
+            self._adopt(begin, begin.utterance_id)
         except (TooManyUtterances, UtteranceNameUsed) as error:
-            self._refuse(str(error))
+            self._protocol.refuse(str(error))
 
-    def _adopt(self, begin: LiveBegin) -> Utterance | None:
+    def _adopt(self, begin: LiveBegin, name: str | None) -> Utterance | None:
+        """Begin or resume an utterance, which the client calls ``name``; None if it is over."""
         found = self._session.live.begin(begin)
         if isinstance(found, UtteranceReport):
-            self._tell(LiveOver(utterance=found))
+            self._queue(self._protocol.over(found))
             return None
         found.writer = self
-        self._mine[found.id] = found
-        self._names.setdefault(found.id, found.id)
-        if self._extended:
-            self.on_progress(found)
+        self._utterances[found.id] = found
+        self._protocol.open(found.id, name)
+        self.on_progress(found)
         return found
 
     def _open_for(self, event_id: str | None) -> Utterance | None:
         """The utterance that a command of plain LITE belongs to: the open one, else a new one."""
-        current = self._current
-        if current is not None and not current.over and not current.finished:
+        current = self._current(self._protocol.utterance_id)
+        if current is not None:
             return current
-        utterance_id = _new_id()
+        utterance_id = new_id()
         if event_id is not None and self._session.live.is_new(event_id):
-            # A name that we cannot use is still what the client is answered with.
+            # An event_id that is no utterance id still names the utterance to the client.
             with contextlib.suppress(ValidationError):
                 utterance_id = _UTTERANCE_ID.validate_python(event_id)
-        self._names[utterance_id] = event_id
         try:
-            self._current = self._adopt(LiveBegin(utterance_id=utterance_id))
+            return self._adopt(LiveBegin(utterance_id=utterance_id), event_id)
         except (TooManyUtterances, UtteranceNameUsed) as error:
-            self._refuse(str(error), event_id)
+            self._protocol.refuse(str(error), event_id)
             return None
-        return self._current
 
     async def _do(self, command: Command) -> None:
         try:
             match command:
                 case AgentSpeak(audio=audio, event_id=event_id):
                     await self._speak(audio, event_id)
-                case AgentSpeakEnd(event_id=event_id, audio=audio):
-                    await self._end(event_id, audio)
+                case AgentSpeakEnd(event_id=event_id):
+                    self._finish(event_id)
                 case AgentInterrupt(event_id=event_id):
                     await self._interrupt(event_id)
                 case AgentStartListening():
@@ -226,12 +204,14 @@ class IngressConnection:
                     self._session.touch()
                     await self._session.keep_alive()
                 case _:
-                    pass  # `start`: nobody needs it
+                    pass  # `start` has no effect
         except (OwnerNotReady, LiteError) as error:
-            logger.info("not done: %s", error)
-            named = getattr(command, "event_id", None)
+            logger.info("a speaker's command failed: %s", error)
+            event_id = getattr(command, "event_id", None)
             self._send(
-                ErrorReported("server_error", str(error), source_event_id=named, event_id=_new_id())
+                ErrorReported(
+                    "server_error", str(error), source_event_id=event_id, event_id=new_id()
+                )
             )
 
     async def _speak(self, audio: bytes, event_id: str | None) -> None:
@@ -239,138 +219,99 @@ class IngressConnection:
         if utterance is None or utterance.writer is not self:
             return
         utterance.write(audio, time.monotonic())
-        self._send(AudioBufferAppended(_new_id(), event_id, utterance.id))
+        self._send(AudioBufferAppended(new_id(), event_id, utterance.id))
         await self._hold_back(utterance)
 
-    async def _end(self, event_id: str | None, audio: bytes | None) -> None:
-        if audio:
-            await self._speak(audio, event_id)
-        named = self._mine.get(event_id) if event_id is not None and self._extended else None
-        utterance = named or self._current
+    def _finish(self, event_id: str | None) -> None:
+        utterance_id = self._protocol.finish(event_id)
+        utterance = self._current(utterance_id)
         if utterance is not None and utterance.writer is self:
             utterance.finish()
-        task_id = None if utterance is None else utterance.id
-        self._send(AudioBufferCommitted(_new_id(), event_id, task_id))
+        self._send(AudioBufferCommitted(new_id(), event_id, utterance_id))
 
     async def _interrupt(self, event_id: str | None) -> None:
-        self._current = None
         utterance_id, heard_s = await self._session.interrupt_in_band(event_id)
-        self._tell(
-            LiveInterrupted(
-                event_id=event_id, utterance_id=utterance_id, heard_ms=round(heard_s * 1000)
-            )
-        )
+        self._queue(self._protocol.interrupted(event_id, utterance_id, round(heard_s * 1000)))
 
     def _leave(self) -> None:
-        """The connection is gone; a client of the live dialect may come back."""
+        """The connection is gone; a client of the live dialect may connect again."""
         now_s = time.monotonic()
-        for utterance in self._mine.values():
+        for utterance in self._utterances.values():
             if utterance.writer is not self or utterance.over or utterance.finished:
                 continue
-            if self._extended:
+            if self._protocol.extended:
                 utterance.detach_writer(now_s)
             else:
                 utterance.finish()
 
-    # -------------------------------------------------------------------- out
+    # -------------------------------------------------- out: the session's observer
 
     def on_pose_changed(self, previous: str | None, pose: str) -> None:
         """The avatar's pose changed."""
-        self._send(AgentStateUpdated(previous, pose, _new_id()))
+        self._send(AgentStateUpdated(previous, pose, new_id()))
 
     def on_playback_started(self, utterance: Utterance) -> None:
-        """The avatar has begun to say an utterance."""
-        self._begun.add(utterance.id)
-        self._send(SpeakStarted(_new_id(), self._name_of(utterance.id), utterance.id))
+        """The avatar has begun to play an utterance."""
+        self._queue(self._protocol.started(utterance.id))
 
     def on_progress(self, utterance: Utterance) -> None:
-        """Speech went on to LiveAvatar."""
-        if self._extended and utterance.id in self._mine:
-            self._tell(
-                LiveProgress(
-                    utterance_id=utterance.id,
-                    received_bytes=utterance.received_bytes,
-                    sent_bytes=utterance.sent_bytes,
-                    played_bytes=utterance.played_bytes(time.monotonic()),
-                )
+        """Speech was sent on to LiveAvatar."""
+        if self._protocol.extended and utterance.id in self._utterances:
+            progress = LiveProgress(
+                utterance_id=utterance.id,
+                received_bytes=utterance.received_bytes,
+                sent_bytes=utterance.sent_bytes,
+                played_bytes=utterance.played_bytes(time.monotonic()),
             )
+            self._queue(self._protocol.progress(progress))
 
     def on_utterance_over(self, report: UtteranceReport) -> None:
         """An utterance is over."""
-        name = self._name_of(report.id)
-        if report.id in self._begun:
-            cut = report.outcome is UtteranceOutcome.INTERRUPTED
-            kind = SpeakInterrupted if cut else SpeakEnded
-            self._send(kind(_new_id(), name, report.id))
-            self._begun.discard(report.id)
-        self._tell(LiveOver(utterance=report))
-        self._mine.pop(report.id, None)
-        self._names.pop(report.id, None)
+        self._utterances.pop(report.id, None)
+        self._queue(self._protocol.over(report))
 
     def on_buffer_cleared(self, interrupt_id: str | None) -> None:
-        """LiveAvatar has taken an interrupt."""
-        self._send(AudioBufferCleared(_new_id(), interrupt_id))
+        """LiveAvatar has acknowledged an interrupt."""
+        self._send(AudioBufferCleared(new_id(), interrupt_id))
 
     def on_error(self, error: ErrorReported) -> None:
-        """LiveAvatar objects."""
+        """LiveAvatar reports an error."""
         self._send(error)
 
     def on_ready_changed(self, ready: bool) -> None:
-        """Speech goes on to LiveAvatar, or waits for a socket."""
-        self._tell(LiveState(state="live" if ready else "recovering"))
+        """Speech reaches LiveAvatar, or waits for a socket."""
+        self._queue(self._protocol.speech_state("live" if ready else "recovering"))
 
     def on_released(self, *, over: bool) -> None:
-        """This process lets go of the session."""
-        if over:
-            self._put(self._protocol.enter(SessionPhase.CLOSED))
-        self._close_code = CloseCode.SESSION_OVER if over else CloseCode.MOVED
-        self._gone = True
-        self._put(None)
-
-    def _name_of(self, utterance_id: str) -> str | None:
-        return self._names.get(utterance_id, utterance_id)
-
-    def _refuse(self, problem: str, event_id: str | None = None) -> None:
-        self._refusals += 1
-        self._send(
-            ErrorReported(
-                type="invalid_request_error",
-                message=problem[:_SHOWN_CHARS],
-                source_event_id=event_id,
-                event_id=_new_id(),
-            )
-        )
+        """This process lets the session go: close, after the frames that wait."""
+        self._queue(self._protocol.leave(session_over=over))
+        if self._protocol.close_code is not None:
+            self._close_code = self._protocol.close_code
+        self._queue((None,))
 
     def _send(self, event: ServerEvent) -> None:
-        self._put(encode_event(event))
+        self._queue(self._protocol.send(event))
 
-    def _tell(self, message: BaseModel) -> None:
-        if self._extended:
-            self._put(message.model_dump_json(exclude_none=True))
-
-    def _put(self, frame: str | None) -> None:
-        """Queue a frame; None says goodbye. Nobody waits for a client that does not read."""
-        waiting = self._connection.transport.get_write_buffer_size()
-        if self._outbox.full() or waiting > MAX_UNREAD_BYTES:
-            logger.warning("a speaker of %s does not read: cut off", self._session.key)
-            self._connection.transport.abort()
-            return
-        self._outbox.put_nowait(frame)
+    def _queue(self, frames: Iterable[str | None]) -> None:
+        """Queue frames; None closes the connection. A client that does not read is cut off."""
+        for frame in frames:
+            waiting = self._connection.transport.get_write_buffer_size()
+            if self._unread.full() or waiting > MAX_UNREAD_BYTES:
+                logger.warning("a speaker of %s does not read: cut off", self._session.key)
+                self._connection.transport.abort()
+                return
+            self._unread.put_nowait(frame)
 
     async def _write(self) -> None:
         try:
-            while (frame := await self._outbox.get()) is not None:
+            while (frame := await self._unread.get()) is not None:
                 await self._connection.send(frame)
             await self._connection.close(self._close_code)
         except ConnectionClosed:
             return
 
-    async def _bye(self, code: int) -> None:
-        """Say what is still to be said, and close."""
+    async def _close(self, code: int) -> None:
+        """Send the frames that wait, and close."""
         self._close_code = code
-        self._put(None)
+        self._queue((None,))
         await self._connection.wait_closed()
-
-
-def _new_id() -> str:
-    return str(uuid4())

@@ -1,18 +1,18 @@
-"""An owner's ingress, played by the live dialect on a real WebSocket; and who knows the owner.
+"""A fake of an owner's ingress on a real WebSocket, and a fake of the session that names the owner.
 
-It does at once what it is told, and nothing that it is told not to: a test holds it back, breaks
-it, and looks at what it was told and took in.
+The fake speaks the live dialect by the owner's role of the protocol core. It does what a test sets,
+and nothing else: a test holds it back, breaks it, and looks at what it received.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Self
+from typing import Final, Self
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -29,46 +29,48 @@ from avatar_sessions.contract.live_dialect import (
     LiveOver,
     LiveProgress,
     LiveReady,
-    LiveState,
 )
+from avatar_sessions.live.protocol import OwnerProtocol, PcmChunk, SpeakerMessage
 from liveavatar_lite.messages import (
+    COMMANDS,
     AgentInterrupt,
     AgentSpeakEnd,
     AgentStateUpdated,
     ServerEvent,
-    SessionStateUpdated,
-    decode_command,
-    encode_event,
 )
 
 TICKET = "obviously-fake-ticket"
 BYTES_PER_MS = 48
+_KINDS: Final[dict[type, str]] = {
+    LiveBegin: "live.begin",
+    **{command: kind for kind, command in COMMANDS.items()},
+}
 
 
 @dataclass
-class HeardSpeech:
+class ReceivedSpeech:
     """What an owner has of an utterance: its PCM from ``offset`` on."""
 
     begin: LiveBegin
     pcm: bytearray = field(default_factory=bytearray)
     sent: int = 0
-    is_sealed: bool = False
+    is_finished: bool = False
     report: UtteranceReport | None = None
 
     @property
     def received(self) -> int:
-        """Position up to which it was taken in."""
+        """Position up to which it was received."""
         return self.begin.offset_bytes + len(self.pcm)
 
 
 class FakeIngress:
-    """One owner. What a test sets differently holds from then on.
+    """One owner. What a test sets holds from then on.
 
     Attributes:
         url: where it listens, once entered.
-        told: every text frame that came, in order; binary frames as ``pcm <bytes>``.
+        messages: every message that came, without PCM, in order.
         frames: sizes of the binary frames.
-        heard: by utterance id.
+        speech: what was received, by utterance id.
         connections: how many were accepted.
     """
 
@@ -76,21 +78,20 @@ class FakeIngress:
         self.epoch = epoch
         self.generation = 1
         self.window_bytes = window_bytes
-        self.sends_on = True  # passes on at once what comes
-        self.answers = True  # ends what is sealed; answers interrupts
+        self.sends_on = True  # sends speech on when it comes
+        self.answers = True  # ends finished utterances; answers interrupts
         self.reads = True
-        self.says_ready = True
         self.speaks_the_dialect = True
         self.answers_begin = True
         self.refuses: HTTPStatus | None = None
         self.cuts_after_bytes: int | None = None  # breaks the connection there, once
-        self.told: list[str] = []
+        self.messages: list[SpeakerMessage] = []
         self.tickets: list[str | None] = []
         self.frames: list[int] = []
-        self.heard: dict[str, HeardSpeech] = {}
+        self.speech: dict[str, ReceivedSpeech] = {}
         self.connections = 0
         self.url = ""
-        self._open: set[ServerConnection] = set()
+        self._open: dict[ServerConnection, OwnerProtocol] = {}
         self._server: Server | None = None
 
     async def __aenter__(self) -> Self:
@@ -98,7 +99,7 @@ class FakeIngress:
             self._serve,
             "127.0.0.1",
             0,
-            process_request=self._answer,
+            process_request=self._admit,
             select_subprotocol=lambda connection, offered: (
                 Subprotocol(SUBPROTOCOL)
                 if self.speaks_the_dialect and SUBPROTOCOL in offered
@@ -126,87 +127,93 @@ class FakeIngress:
         expires_at = datetime.now(UTC) + timedelta(seconds=valid_s)
         return SpeakerTicket(self.url, TICKET, self.epoch, expires_at)
 
+    # ------------------------------------------------------------ what it received
+
     def pcm(self, utterance_id: str) -> bytes:
-        """What was taken in of an utterance."""
-        return bytes(self.heard[utterance_id].pcm)
+        """The PCM received of an utterance."""
+        return bytes(self.speech[utterance_id].pcm)
 
     def sent(self, utterance_id: str) -> int:
-        """How far an utterance was passed on; 0 for one that it has not heard of."""
-        heard = self.heard.get(utterance_id)
-        return 0 if heard is None else heard.sent
+        """How far an utterance was sent on; 0 for one that was not begun here."""
+        speech = self.speech.get(utterance_id)
+        return 0 if speech is None else speech.sent
+
+    def begins(self) -> list[LiveBegin]:
+        """Every ``live.begin``, in order."""
+        return [message for message in self.messages if isinstance(message, LiveBegin)]
 
     @property
     def is_connected(self) -> bool:
-        """A speaker is there."""
+        """A speaker is connected."""
         return bool(self._open)
 
     def kinds(self) -> list[str]:
         """Types of the text frames that came, in order."""
-        return [json.loads(each)["type"] for each in self.told if not each.startswith("pcm")]
+        return [_KINDS[type(message)] for message in self.messages]
 
     # ------------------------------------------------------------- what it does
 
     def break_off(self) -> None:
-        """Break every connection without a word."""
+        """Break every connection without a close frame."""
         for connection in tuple(self._open):
             connection.transport.abort()
 
     async def close(self, code: int) -> None:
-        """End every connection with a code."""
+        """Close every connection with a code."""
         for connection in tuple(self._open):
             await connection.close(code)
 
-    async def say(self, message: LiveMessage | ServerEvent) -> None:
-        """Tell everybody who is connected."""
-        text = (
-            message.model_dump_json() if isinstance(message, LiveMessage) else encode_event(message)
-        )
-        await self.say_frame(text)
+    async def send(self, message: LiveMessage | ServerEvent) -> None:
+        """Send a message to every speaker."""
+        for connection, protocol in tuple(self._open.items()):
+            await _send_all(connection, protocol.send(message))
 
-    async def say_frame(self, frame: str | bytes) -> None:
-        """Tell everybody who is connected, whatever it means."""
+    async def send_frame(self, frame: str | bytes) -> None:
+        """Send a frame to every speaker, whatever it means."""
         for connection in tuple(self._open):
             await connection.send(frame)
 
     async def send_on(self, utterance_id: str, position: int, played: int = 0) -> None:
-        """Pass on an utterance up to a position, and tell."""
-        heard = self.heard[utterance_id]
-        heard.sent = position
-        await self.say(self._progress(heard, played))
+        """Send an utterance on up to a position, and report it."""
+        speech = self.speech[utterance_id]
+        speech.sent = position
+        await self.send(self._progress(speech, played))
 
     async def finish(
         self, utterance_id: str, outcome: UtteranceOutcome = UtteranceOutcome.COMPLETED
     ) -> None:
-        """An utterance is over."""
-        await self.say(LiveOver(utterance=self.note_over(utterance_id, outcome)))
+        """An utterance is over: report it."""
+        await self.send(LiveOver(utterance=self.note_over(utterance_id, outcome)))
 
     def note_over(self, utterance_id: str, outcome: UtteranceOutcome) -> UtteranceReport:
-        """An utterance is over, and nobody is told."""
-        heard = self.heard[utterance_id]
-        if heard.report is None:
-            ms = heard.sent // BYTES_PER_MS
-            heard.report = UtteranceReport(
+        """An utterance is over, and no speaker is sent its report."""
+        speech = self.speech[utterance_id]
+        if speech.report is None:
+            ms = speech.sent // BYTES_PER_MS
+            speech.report = UtteranceReport(
                 id=utterance_id, outcome=outcome, source="live", heard_ms=ms, sent_ms=ms
             )
-        return heard.report
+        return speech.report
 
     async def answer_interrupt(self, *, finish: bool = True) -> None:
         """The last interrupt that came is on the wire."""
-        last = [each for each in self.told if "agent.interrupt" in each][-1]
-        await self._interrupt(AgentInterrupt(json.loads(last)["event_id"]), finish)
+        last = [message for message in self.messages if isinstance(message, AgentInterrupt)][-1]
+        await self._interrupt(last, finish)
 
     async def end_session(self) -> None:
-        """As LiveAvatar ends one."""
-        await self.say(SessionStateUpdated("disconnected"))
-        await self.close(1000)
+        """End as LiveAvatar ends a session."""
+        for connection, protocol in tuple(self._open.items()):
+            await _send_all(connection, protocol.leave(session_over=True))
+            assert protocol.close_code is not None
+            await connection.close(protocol.close_code)
 
     async def pose(self, new: str) -> None:
         """The avatar takes a pose."""
-        await self.say(AgentStateUpdated(None, new))
+        await self.send(AgentStateUpdated(None, new))
 
     # -------------------------------------------------------------------- inside
 
-    def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
+    def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         self.tickets.append(request.headers.get("Authorization"))
         if self.refuses is None:
             return None
@@ -214,78 +221,76 @@ class FakeIngress:
 
     async def _serve(self, connection: ServerConnection) -> None:
         self.connections += 1
-        self._open.add(connection)
+        protocol = OwnerProtocol(extended=connection.subprotocol is not None)
+        self._open[connection] = protocol
+        ready = LiveReady(
+            session_key="k",
+            epoch=self.epoch,
+            generation=self.generation,
+            window_bytes=self.window_bytes,
+        )
         try:
-            if self.says_ready:
-                await self.say(
-                    LiveReady(
-                        session_key="k",
-                        epoch=self.epoch,
-                        generation=self.generation,
-                        window_bytes=self.window_bytes,
-                    )
-                )
-                await self.say(LiveState(state="live"))
-            current: HeardSpeech | None = None
+            await _send_all(connection, protocol.greet(ready, "live"))
             while True:
                 while not self.reads:
                     await asyncio.sleep(0.01)
-                current = await self._take(connection, await connection.recv(), current)
+                for message in protocol.receive(await connection.recv()):
+                    await self._take(connection, protocol, message)
+                assert protocol.refusals == 0, protocol.replies_to_send()
         except ConnectionClosed:
             pass
         finally:
-            self._open.discard(connection)
+            del self._open[connection]
 
     async def _take(
-        self, connection: ServerConnection, frame: str | bytes, current: HeardSpeech | None
-    ) -> HeardSpeech | None:
-        if isinstance(frame, bytes):
-            assert current is not None, "PCM before live.begin"
-            await self._take_pcm(connection, frame, current)
-            return current
-        self.told.append(frame)
-        message: dict[str, Any] = json.loads(frame)
-        if message["type"] == "live.begin":
-            return await self._begin(LiveBegin.model_validate(message))
-        command = decode_command(frame)
-        if isinstance(command, AgentSpeakEnd):
-            assert command.event_id is not None
-            self.heard[command.event_id].is_sealed = True
-            if self.answers:
-                await self.finish(command.event_id)
-        elif isinstance(command, AgentInterrupt) and self.answers:
-            await self._interrupt(command)
-        return current
+        self, connection: ServerConnection, protocol: OwnerProtocol, message: SpeakerMessage
+    ) -> None:
+        if isinstance(message, PcmChunk):
+            assert message.utterance_id is not None
+            await self._take_pcm(connection, self.speech[message.utterance_id], message.pcm)
+            return
+        self.messages.append(message)
+        match message:
+            case LiveBegin():
+                protocol.open(message.utterance_id, message.utterance_id)
+                await self._begin(message)
+            case AgentSpeakEnd():
+                utterance_id = protocol.finish(message.event_id)
+                assert utterance_id is not None
+                self.speech[utterance_id].is_finished = True
+                if self.answers:
+                    await self.finish(utterance_id)
+            case AgentInterrupt() if self.answers:
+                await self._interrupt(message)
 
     async def _take_pcm(
-        self, connection: ServerConnection, frame: bytes, heard: HeardSpeech
+        self, connection: ServerConnection, speech: ReceivedSpeech, pcm: bytes
     ) -> None:
-        self.told.append(f"pcm {len(frame)}")
-        self.frames.append(len(frame))
-        heard.pcm += frame
-        ahead = sum(one.received - one.sent for one in self.heard.values() if one.report is None)
+        self.frames.append(len(pcm))
+        speech.pcm += pcm
+        ahead = sum(one.received - one.sent for one in self.speech.values() if one.report is None)
         assert ahead <= self.window_bytes, "more than the window"
         if self.sends_on:
-            heard.sent = heard.received
-            await self.say(self._progress(heard))
-        if self.cuts_after_bytes is not None and heard.received >= self.cuts_after_bytes:
+            speech.sent = speech.received
+            await self.send(self._progress(speech))
+        if self.cuts_after_bytes is not None and speech.received >= self.cuts_after_bytes:
             self.cuts_after_bytes = None
             connection.transport.abort()
 
-    async def _begin(self, begin: LiveBegin) -> HeardSpeech:
-        heard = self.heard.get(begin.utterance_id)
-        if heard is None:
-            heard = self.heard[begin.utterance_id] = HeardSpeech(begin, sent=begin.offset_bytes)
-        if heard.report is not None:
+    async def _begin(self, begin: LiveBegin) -> None:
+        speech = self.speech.get(begin.utterance_id)
+        if speech is None:
+            speech = ReceivedSpeech(begin, sent=begin.offset_bytes)
+            self.speech[begin.utterance_id] = speech
+        if speech.report is not None:
             await self.finish(begin.utterance_id)
         elif self.answers_begin:
-            await self.say(self._progress(heard))
-        return heard
+            await self.send(self._progress(speech))
 
     async def _interrupt(self, command: AgentInterrupt, finish: bool = True) -> None:
-        cut = [one for one in self.heard.values() if one.report is None]
+        cut = [one for one in self.speech.values() if one.report is None]
         first = cut[0] if cut else None
-        await self.say(
+        await self.send(
             LiveInterrupted(
                 event_id=command.event_id,
                 utterance_id=None if first is None else first.begin.utterance_id,
@@ -295,23 +300,28 @@ class FakeIngress:
         for one in cut if finish else ():
             await self.finish(one.begin.utterance_id, UtteranceOutcome.INTERRUPTED)
 
-    def _progress(self, heard: HeardSpeech, played: int = 0) -> LiveProgress:
+    def _progress(self, speech: ReceivedSpeech, played: int = 0) -> LiveProgress:
         return LiveProgress(
-            utterance_id=heard.begin.utterance_id,
-            received_bytes=heard.received,
-            sent_bytes=heard.sent,
+            utterance_id=speech.begin.utterance_id,
+            received_bytes=speech.received,
+            sent_bytes=speech.sent,
             played_bytes=played,
         )
 
 
+async def _send_all(connection: ServerConnection, frames: Iterable[str]) -> None:
+    for frame in frames:
+        await connection.send(frame)
+
+
 class FakeOwners:
-    """Who knows the session's owner, in place of its workflow.
+    """Names the session's owner, in place of its workflow.
 
     Attributes:
-        now: the owner there is now, or why there is none.
-        is_over: why the session is over; None: it goes on.
-        lost_epochs: what was reported as lost.
-        attached: how often a ticket was asked for.
+        now: the present owner, or the error to raise.
+        is_over: why the session is over; None while it goes on.
+        lost_epochs: the epochs reported as lost.
+        attached: how often a ticket was requested.
     """
 
     def __init__(self, now: FakeIngress | AvatarSessionsError) -> None:
@@ -323,18 +333,18 @@ class FakeOwners:
         self.valid_s = 60.0
 
     async def attach(self) -> SpeakerTicket:
-        """A ticket for the owner there is now."""
+        """A ticket for the present owner."""
         self.attached += 1
         if isinstance(self.now, AvatarSessionsError):
             raise self.now
         return self.now.ticket(self.valid_s)
 
     async def lost(self, epoch: tuple[int, int]) -> None:
-        """The session looks whether the owner is there."""
+        """Note the report; the next owner, if any, takes over."""
         self.lost_epochs.append(epoch)
         if self.next_owner is not None:
             self.now = self.next_owner
 
     async def ending(self) -> AvatarSessionsError | None:
-        """Why it is over."""
+        """Why the session is over."""
         return self.is_over

@@ -160,7 +160,7 @@ def test_a_thread_that_outlives_the_loop_is_told() -> None:
                 thread = threading.Thread(target=say)
                 thread.start()
                 await asyncio.to_thread(started.wait, 10)
-                await until(lambda: live._outbox.room == 0, 5)
+                await until(lambda: live._outbox.room_bytes == 0, 5)
         return thread
 
     thread = asyncio.run(program())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections.abc import AsyncIterator
 from http import HTTPStatus
@@ -100,8 +99,8 @@ async def test_what_the_owner_took_and_did_not_confirm_is_not_sent_again(
             ingress.sends_on = True
         await one.result()
 
-    again = json.loads([each for each in ingress.told if "live.begin" in each][1])
-    assert (again["offset_bytes"], again["text"]) == (0, "Words.")
+    again = ingress.begins()[1]
+    assert (again.offset_bytes, again.text) == (0, "Words.")
     assert ingress.pcm("u") == speech(1) + speech(0.5, 2)
 
 
@@ -192,7 +191,7 @@ async def test_an_interrupt_without_an_answer_does_not_cut_what_was_begun_after_
 async def test_an_owner_that_never_says_where_to_go_on_is_given_up(
     ingress: FakeIngress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("avatar_sessions.live.outbox.ANSWER_S", 0.05)
+    monkeypatch.setattr("avatar_sessions.live.outbox.ANSWER_TIMEOUT_S", 0.05)
     async with live_to(ingress) as live:
         async with live.utterance(utterance_id="u") as one:
             await one.write(speech(0.5))
@@ -229,7 +228,7 @@ async def test_a_new_owner_goes_on_from_what_the_last_one_had_sent_on(
             await writing
         report = await one.result()
         epoch = live.epoch
-    heard = successor.heard["u"]
+    heard = successor.speech["u"]
 
     assert heard.begin.offset_bytes == SECOND
     assert heard.begin.text == "Words."
@@ -309,7 +308,7 @@ async def test_where_asked_to_an_utterance_in_flight_is_dropped_at_a_move(
         UtteranceOutcome.LOST,
         UtteranceOutcome.COMPLETED,
     ]
-    assert list(successor.heard) == ["v"]
+    assert list(successor.speech) == ["v"]
 
 
 async def test_dropping_at_a_move_still_resumes_at_the_same_owner(ingress: FakeIngress) -> None:
@@ -340,7 +339,7 @@ async def test_an_interrupt_reaches_the_new_owner_if_the_last_one_never_had_it(
         report = await one.result()
 
     assert successor.kinds() == ["live.begin", "agent.interrupt"]
-    assert successor.heard["u"].begin.offset_bytes == SECOND
+    assert successor.speech["u"].begin.offset_bytes == SECOND
     assert cut.utterance_id == "u"
     assert report.outcome is UtteranceOutcome.INTERRUPTED
 
@@ -497,7 +496,7 @@ async def test_a_session_that_ended_while_its_owner_was_away_comes_out(
 async def test_an_owner_that_falls_silent_loses_the_utterance_in_the_end(
     ingress: FakeIngress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("avatar_sessions.live.speech.QUIET_S", 0.1)
+    monkeypatch.setattr("avatar_sessions.live.utterance.NO_REPORT_TIMEOUT_S", 0.1)
     ingress.answers = False
     async with live_to(ingress) as live:
         async with live.utterance() as one:
@@ -505,4 +504,4 @@ async def test_an_owner_that_falls_silent_loses_the_utterance_in_the_end(
         report = await one.result()
     assert report.outcome is UtteranceOutcome.LOST
     assert report.failure is not None
-    assert "nothing was heard" in report.failure.message
+    assert "reported nothing" in report.failure.message

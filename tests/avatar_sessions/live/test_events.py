@@ -39,8 +39,8 @@ async def test_the_avatars_poses_and_the_flow_of_speech_are_told(ingress: FakeIn
         await until(lambda: ingress.sent("u") > 0, 5)
         for pose in ("talking", "talking", "listening", "idle", "waving"):
             await ingress.pose(pose)
-        await ingress.say(LiveState(state="recovering"))
-        await ingress.say(LiveState(state="live"))
+        await ingress.send(LiveState(state="recovering"))
+        await ingress.send(LiveState(state="live"))
         await ingress.finish("u")
         report = await one.result()
 
@@ -86,7 +86,7 @@ async def test_a_reader_that_falls_behind_loses_the_oldest_and_knows_how_many() 
     feed = EventFeed()
     slow = feed.reader()
     for number in range(MAX_UNREAD_EVENTS + 10):
-        feed.tell(SpeechInterrupted(None, number))
+        feed.publish(SpeechInterrupted(None, number))
     feed.close()
 
     heard = [event async for event in slow]
@@ -113,9 +113,9 @@ async def test_messages_of_another_release_are_passed_over(
 ) -> None:
     async with live_to(ingress) as live:
         for frame in ("[1]", "}{", '{"type": 7}', '{"type": "live.progress"}', '{"type": "new"}'):
-            await ingress.say_frame(frame)
-        await ingress.say_frame('{"type": "live.state", "state": "live", "more": 1}')
-        await ingress.say_frame(b"\0\0")
+            await ingress.send_frame(frame)
+        await ingress.send_frame('{"type": "live.state", "state": "live", "more": 1}')
+        await ingress.send_frame(b"\0\0")
         async with live.utterance() as one:
             await one.write(speech(0.1))
         assert (await one.result()).outcome is UtteranceOutcome.COMPLETED

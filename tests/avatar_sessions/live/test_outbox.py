@@ -1,23 +1,25 @@
-"""The outbox against a model of the dialect: whatever breaks whenever, speech stays whole."""
+"""The outbox against a model of the owner: whatever breaks whenever, speech stays whole."""
 
 from __future__ import annotations
 
-import json
 import random
 
 import pytest
 
-from avatar_sessions.contract.live_dialect import LiveInterrupted, LiveProgress
+from avatar_sessions.contract.live_dialect import LiveBegin, LiveInterrupted, LiveProgress
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
-from avatar_sessions.live.outbox import Outbox, OutgoingState, OutgoingUtterance
+from avatar_sessions.live.outbox import Outbox
+from avatar_sessions.live.outgoing import OutgoingState, OutgoingUtterance
+from avatar_sessions.live.protocol import PcmChunk, SpeakerMessage
+from liveavatar_lite.messages import AgentInterrupt, AgentSpeakEnd
 
 WINDOW = 4_000
 WEIGHTS = (6, 8, 8, 4)
 
 
 class ModelOwner:
-    """Takes frames and gives answers, both when the test lets it. Nothing is lost in between."""
+    """Takes messages and gives answers, both when the test asks. Nothing is lost in between."""
 
     def __init__(self, number: int, generation: int = 1) -> None:
         self.epoch = (1, number)
@@ -26,30 +28,29 @@ class ModelOwner:
         self.pcm: dict[str, bytearray] = {}
         self.offsets: dict[str, int] = {}
         self.sent: dict[str, int] = {}
-        self.sealed: set[str] = set()
+        self.finished: set[str] = set()
         self.reports: dict[str, UtteranceReport] = {}
         self.answers: list[LiveProgress | UtteranceReport | LiveInterrupted] = []
         self.current = ""
 
-    def take(self, frame: str | bytes) -> None:
-        if isinstance(frame, bytes):
-            assert self.current not in self.sealed, "speech after its seal"
-            self.pcm[self.current] += frame
-            return
-        message = json.loads(frame)
-        name = message.get("utterance_id") or message.get("event_id")
-        if message["type"] == "live.begin":
-            self.current = name
-            if name not in self.pcm:
-                self.pcm[name] = bytearray()
-                self.offsets[name] = self.sent[name] = message["offset_bytes"]
-            self.answers.append(self.reports.get(name) or self.progress(name))
-        elif message["type"] == "agent.speak_end":
-            self.sealed.add(name)
-        elif message["type"] == "agent.interrupt":
-            for each in self.pcm:
-                self.over(each, UtteranceOutcome.INTERRUPTED)
-            self.answers.append(LiveInterrupted(event_id=name))
+    def take(self, message: SpeakerMessage) -> None:
+        match message:
+            case PcmChunk(utterance_id=name, pcm=pcm):
+                assert name == self.current, "speech of another utterance than was begun last"
+                assert name not in self.finished, "speech after its end"
+                self.pcm[self.current] += pcm
+            case LiveBegin(utterance_id=name):
+                self.current = name
+                if name not in self.pcm:
+                    self.pcm[name] = bytearray()
+                    self.offsets[name] = self.sent[name] = message.offset_bytes
+                self.answers.append(self.reports.get(name) or self.progress(name))
+            case AgentSpeakEnd(event_id=str(name)):
+                self.finished.add(name)
+            case AgentInterrupt(event_id=name):
+                for each in self.pcm:
+                    self.over(each, UtteranceOutcome.INTERRUPTED)
+                self.answers.append(LiveInterrupted(event_id=name))
 
     def received(self, name: str) -> int:
         return self.offsets[name] + len(self.pcm[name])
@@ -72,7 +73,7 @@ class ModelOwner:
             played = max(self.played.get(name, 0), self.offsets[name])
             self.played[name] = chance.randrange(played, max(played, self.sent[name]) + 1)
             self.answers.append(self.progress(name))
-            if name in self.sealed and self.sent[name] == self.received(name):
+            if name in self.finished and self.sent[name] == self.received(name):
                 self.over(name, UtteranceOutcome.COMPLETED)
 
     def over(self, name: str, outcome: UtteranceOutcome) -> None:
@@ -82,7 +83,7 @@ class ModelOwner:
 
 
 class Story:
-    """One random life of an outbox."""
+    """One random sequence of what can happen to an outbox."""
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
@@ -90,7 +91,7 @@ class Story:
         self.owner = ModelOwner(1)
         self.now_s = 0.0
         self.given: dict[str, bytes] = {}
-        self.said: dict[str, bytes] = {}  # sent on by owners that are gone
+        self.said: dict[str, bytes] = {}  # sent on by earlier owners
         self.utterances: list[OutgoingUtterance] = []
         self.connect()
 
@@ -103,17 +104,17 @@ class Story:
             one = self.outbox.open(f"u-{len(self.utterances)}", None)
             self.utterances.append(one)
             self.given[one.id] = b""
-        pcm = self.chance.randbytes(self.chance.randrange(0, 3_000) & ~1)[: self.outbox.room]
-        self.outbox.give(one, memoryview(pcm))
+        pcm = self.chance.randbytes(self.chance.randrange(0, 3_000) & ~1)[: self.outbox.room_bytes]
+        self.outbox.write(one, memoryview(pcm))
         self.given[one.id] += pcm
         if self.chance.random() < 0.2:
-            self.outbox.seal(one)
+            self.outbox.finish(one)
 
     def send(self) -> None:
         self.now_s += 0.02
-        frame = self.outbox.next_frame(self.now_s)
-        if frame is not None:
-            self.owner.take(frame)
+        message = self.outbox.next_message(self.now_s)
+        if message is not None:
+            self.owner.take(message)
 
     def answer(self) -> None:
         if self.owner.answers:
@@ -126,24 +127,26 @@ class Story:
                 self.outbox.interrupted(answer)
 
     def break_off(self) -> None:
-        """What the owner said and was not heard yet is lost with the connection."""
+        """Answers of the owner that have not arrived are lost with the connection."""
         self.owner.answers.clear()
         self.owner.current = ""
-        self.outbox.broke()
+        self.outbox.disconnected()
         self.connect()
 
     def move(self) -> None:
-        """Another owner, which knows nothing: what was sent on and not told is said twice."""
+        """Another owner, without state: what was sent on and not reported is said twice."""
         for one in self.utterances:
             if one.report is None and one.id in self.owner.pcm:
                 begun_at = self.owner.offsets[one.id]
                 said = self.said.get(one.id, b"")[:begun_at]
-                self.said[one.id] = said + bytes(self.owner.pcm[one.id][: one.sent - begun_at])
+                self.said[one.id] = said + bytes(
+                    self.owner.pcm[one.id][: one.sent_bytes - begun_at]
+                )
         self.owner = ModelOwner(self.owner.epoch[1] + 1, self.owner.generation)
         self.break_off()
 
     def rotate(self) -> None:
-        """Another LiveAvatar session: what was sent on and not told as played is said again."""
+        """Another LiveAvatar session: speech not reported as played is said again."""
         for one in self.utterances:
             if one.report is None and one.id in self.owner.pcm:
                 begun_at = self.owner.offsets[one.id]
@@ -156,10 +159,12 @@ class Story:
         self.owner.work(self.chance)
 
     def check(self) -> None:
-        on_the_wire = sum(one.put - one.sent for one in self.utterances if one.report is None)
+        on_the_wire = sum(
+            one.framed_bytes - one.sent_bytes for one in self.utterances if one.report is None
+        )
         assert on_the_wire <= WINDOW
         # A rotation takes back what was not played, which is more than the window then.
-        assert self.outbox.unconfirmed <= WINDOW or self.owner.generation > 1
+        assert self.outbox.unconfirmed_bytes <= WINDOW or self.owner.generation > 1
         for name, pcm in self.owner.pcm.items():
             whole = self.given[name]
             offset = self.owner.offsets[name]
@@ -168,7 +173,7 @@ class Story:
     def settle(self) -> None:
         """Everything works from here on."""
         if (one := self.outbox.open_utterance) is not None:
-            self.outbox.seal(one)
+            self.outbox.finish(one)
         for _ in range(3_000):
             if all(one.report is not None for one in self.utterances):
                 return
@@ -219,14 +224,14 @@ def test_interrupts_among_breaks_and_moves_end_what_they_cut_and_nothing_else(se
             assert story.outbox.open_utterance is None
         story.check()
     story.settle()
-    story.outbox.broke()
+    story.outbox.disconnected()
 
     for one in story.utterances:
         assert one.state is OutgoingState.OVER
         assert one.report is not None
         if one.report.outcome is not UtteranceOutcome.COMPLETED:
             assert one.id in cut, "cut by an interrupt that came before it"
-    assert all(one.answer is not None or not one.is_put for one in asked)
+    assert all(one.answer is not None or not one.is_sent for one in asked)
 
 
 def test_a_gap_in_what_the_owner_has_gives_the_utterance_up() -> None:
@@ -234,19 +239,19 @@ def test_a_gap_in_what_the_owner_has_gives_the_utterance_up() -> None:
     outbox = Outbox()
     outbox.connected((1, 1), WINDOW)
     one = outbox.open("u", None)
-    outbox.give(one, memoryview(bytes(2_000)))
-    assert isinstance(outbox.next_frame(0.0), str)
-    assert outbox.next_frame(0.0) == bytes(2_000)
-    told = LiveProgress(utterance_id="u", received_bytes=2_000, sent_bytes=1_000, played_bytes=0)
-    outbox.progress(told, 0.0)
-    outbox.broke()
+    outbox.write(one, memoryview(bytes(2_000)))
+    assert outbox.next_message(0.0) == LiveBegin(utterance_id="u")
+    assert outbox.next_message(0.0) == PcmChunk("u", bytes(2_000))
+    progress = LiveProgress(
+        utterance_id="u", received_bytes=2_000, sent_bytes=1_000, played_bytes=0
+    )
+    outbox.progress(progress, 0.0)
+    outbox.disconnected()
     outbox.connected((1, 2), WINDOW)
-    outbox.next_frame(0.0)
+    outbox.next_message(0.0)
 
-    outbox.progress(told.model_copy(update={"received_bytes": 500}), 0.0)
+    outbox.progress(progress.model_copy(update={"received_bytes": 500}), 0.0)
 
     assert one.report is not None
     assert one.report.outcome is UtteranceOutcome.LOST
-    frame = outbox.next_frame(0.0)
-    assert isinstance(frame, str)
-    assert "agent.speak_end" in frame
+    assert outbox.next_message(0.0) == AgentSpeakEnd("u")

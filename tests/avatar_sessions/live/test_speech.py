@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 
 import numpy as np
@@ -17,7 +16,7 @@ from avatar_sessions import (
     SpeechInterrupted,
     UtteranceOutcome,
 )
-from avatar_sessions.live.speech import MAX_ON_THE_WAY
+from avatar_sessions.live.utterance import MAX_IN_FLIGHT
 from liveavatar_lite import BadAudio
 from tests.support.fake_ingress import TICKET, FakeIngress, FakeOwners
 from tests.support.waiting import until
@@ -60,7 +59,7 @@ async def test_speech_arrives_in_order_and_to_the_byte(ingress: FakeIngress) -> 
     assert [report.outcome for report in reports] == [UtteranceOutcome.COMPLETED] * 2
     assert [report.heard_ms for report in reports] == [1500, 700]
     assert ingress.kinds() == ["live.begin", "agent.speak_end"] * 2
-    assert json.loads(ingress.told[0])["text"] == "One."
+    assert ingress.begins()[0].text == "One."
     assert ingress.tickets == [f"Bearer {TICKET}"]
 
 
@@ -143,13 +142,13 @@ async def test_write_waits_while_the_window_is_full(ingress: FakeIngress) -> Non
     async with live_to(ingress) as live, live.utterance(utterance_id="u") as one:
         writing = asyncio.create_task(one.write(pcm))
         await until(lambda: sum(ingress.frames) == ingress.window_bytes, 5)
-        assert live._outbox.unconfirmed == ingress.window_bytes
+        assert live._outbox.unconfirmed_bytes == ingress.window_bytes
         assert not writing.done()
         await ingress.send_on("u", 2 * SECOND - 10_000)
         await until(lambda: sum(ingress.frames) == ingress.window_bytes + 2 * SECOND - 10_000, 5)
         outgoing = live._outbox.open_utterance
         assert outgoing is not None
-        assert len(outgoing.kept) == ingress.window_bytes + outgoing.sent - outgoing.kept_from
+        assert len(outgoing.kept) == ingress.window_bytes + outgoing.sent_bytes - outgoing.kept_from
         ingress.sends_on = True
         await ingress.send_on("u", 2 * SECOND)
         await writing
@@ -180,8 +179,8 @@ async def test_an_owner_that_does_not_read_holds_the_speaker_and_nothing_grows(
 
     async with live_to(ingress) as live, live.utterance(utterance_id="u") as one:
         writing = asyncio.create_task(one.write(speech(10)))
-        await until(lambda: live._outbox.room == 0, 5)
-        assert live._outbox.unconfirmed <= ingress.window_bytes
+        await until(lambda: live._outbox.room_bytes == 0, 5)
+        assert live._outbox.unconfirmed_bytes <= ingress.window_bytes
         assert not writing.done()
         ingress.reads = True
         await writing
@@ -205,20 +204,21 @@ async def test_the_next_utterance_waits_until_all_of_the_last_was_given(
 
         await asyncio.gather(*(say(f"u-{number}") for number in range(4)))
 
-    begins = [json.loads(each) for each in ingress.told if "live.begin" in each]
-    assert [begin["utterance_id"] for begin in begins] == [f"u-{number}" for number in range(4)]
-    assert all(heard.pcm == speech(0.1) * 5 for heard in ingress.heard.values())
+    assert [begin.utterance_id for begin in ingress.begins()] == [
+        f"u-{number}" for number in range(4)
+    ]
+    assert all(heard.pcm == speech(0.1) * 5 for heard in ingress.speech.values())
 
 
 async def test_entering_waits_while_many_are_on_their_way(ingress: FakeIngress) -> None:
     """An owner refuses more than it keeps, and their speech would be lost."""
     ingress.answers = False
     async with live_to(ingress) as live:
-        for number in range(MAX_ON_THE_WAY):
+        for number in range(MAX_IN_FLIGHT):
             async with live.utterance(utterance_id=f"u-{number}") as one:
                 await one.write(speech(0.01))
         entering = asyncio.create_task(live.utterance().__aenter__())
-        await until(lambda: ingress.kinds().count("agent.speak_end") == MAX_ON_THE_WAY, 5)
+        await until(lambda: ingress.kinds().count("agent.speak_end") == MAX_IN_FLIGHT, 5)
         assert not entering.done()
         await ingress.finish("u-0")
         await entering
@@ -357,7 +357,7 @@ async def test_somebody_elses_interrupt_ends_the_block_as_well(ingress: FakeIngr
     async with live_to(ingress) as live:
         async with live.utterance(utterance_id="u") as one:
             await one.write(speech(0.5))
-            await until(lambda: "u" in ingress.heard, 5)
+            await until(lambda: "u" in ingress.speech, 5)
             await ingress.finish("u", UtteranceOutcome.INTERRUPTED)
             while True:
                 await one.write(speech(0.1))
@@ -394,7 +394,7 @@ async def test_a_cancel_inside_the_block_interrupts_and_goes_up(ingress: FakeIng
                 await one.write(speech(10))
 
         saying = asyncio.create_task(say())
-        await until(lambda: live._outbox.room == 0, 5)
+        await until(lambda: live._outbox.room_bytes == 0, 5)
         saying.cancel()
         with pytest.raises(asyncio.CancelledError):
             await saying
@@ -410,7 +410,7 @@ async def test_a_cancel_that_leaves_everything_still_sends_the_interrupt(
             await asyncio.Event().wait()
 
     saying = asyncio.create_task(say())
-    await until(lambda: "u" in ingress.heard, 5)
+    await until(lambda: "u" in ingress.speech, 5)
     saying.cancel()
     with pytest.raises(asyncio.CancelledError):
         await saying
@@ -438,7 +438,7 @@ async def test_leaving_lets_out_what_was_sealed(ingress: FakeIngress) -> None:
         await one.write(speech(2))
     report = await one.result()
 
-    assert ingress.heard["u"].is_sealed
+    assert ingress.speech["u"].is_finished
     assert ingress.pcm("u") == speech(2)
     assert report.outcome in (UtteranceOutcome.COMPLETED, UtteranceOutcome.LOST)
 
@@ -459,7 +459,7 @@ async def test_leaving_from_beside_an_open_utterance_interrupts_it(ingress: Fake
         one = live.utterance(utterance_id="u")
         await one.__aenter__()
         await one.write(speech(0.5))
-        await until(lambda: "u" in ingress.heard, 5)
+        await until(lambda: "u" in ingress.speech, 5)
     assert ingress.kinds()[-1] == "agent.interrupt"
     await one.__aexit__(None, None, None)
     assert (await one.result()).outcome is not UtteranceOutcome.COMPLETED
