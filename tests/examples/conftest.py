@@ -25,11 +25,11 @@ from deploy.local.stack import LiveKitServer, TemporalServer
 from examples.echo_agent import READY
 from examples.voice.endpointing import Pcm
 from liveavatar_simulator import LiveAvatarSimulator
+from tests.support.browser import browser, livekit_client, playwright  # noqa: F401 (fixtures)
 from tests.support.person import RATE_HZ
 from tests.support.platform import API_KEY, running_workers, simulator_settings, wayne
 from tests.support.secret_scan import remember
 from tests.support.waiting import until
-from tests.viewer.conftest import livekit_client, playwright  # noqa: F401 (fixtures)
 from workers.settings import WorkerSettings
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest_asyncio
-from playwright.async_api import Browser, Page, Playwright, expect
+from playwright.async_api import Browser, Page, expect
 
 from examples.local_tts import ToneTts
 from liveavatar_lite import SessionEndReason
 from tests.examples.conftest import Product
 from tests.support.backend_server import RunningBackend, backend
 from tests.support.waiting import until
-from tests.viewer.conftest import CHROMIUM_ARGUMENTS, HEAR_AT_ONCE
 
 SOON_MS = 15_000
 PLAYS = "() => document.querySelector('#avatar').getVideoPlaybackQuality().totalVideoFrames > 5"
@@ -23,17 +21,6 @@ PLAYS = "() => document.querySelector('#avatar').getVideoPlaybackQuality().total
 async def running(product: Product) -> AsyncIterator[RunningBackend]:
     async with backend(product, ToneTts()) as running:
         yield running
-
-
-@pytest_asyncio.fixture
-async def browser(
-    playwright: Playwright, chromium: Path, livekit_client: None
-) -> AsyncIterator[Browser]:
-    browser = await playwright.chromium.launch(
-        executable_path=chromium, args=[*CHROMIUM_ARGUMENTS, HEAR_AT_ONCE]
-    )
-    yield browser
-    await browser.close()
 
 
 async def says(page: Page, state: str) -> None:
@@ -57,7 +44,7 @@ async def test_a_person_starts_the_avatar_makes_it_talk_stops_it_and_ends_it(
     await says(page, "Live")
     await page.wait_for_function(PLAYS, timeout=SOON_MS)
 
-    field = page.get_by_label("What the avatar is to say")
+    field = page.get_by_label("Text for the avatar to speak")
     said = page.get_by_role("listitem")
     await field.fill("Good <b>morning</b> to you")
     await field.press("Enter")

@@ -17,11 +17,11 @@ from playwright.async_api import Page, Playwright, expect
 from avatar_sessions import Session, UtteranceOutcome
 from examples.voice.endpointing import Pcm
 from tests.examples.conftest import Product, RunningAgent
-from tests.support.page import SOON_MS, open_page, shows
+from tests.support.browser import GRANT_PERMISSIONS, browser_with_microphone
 from tests.support.person import RATE_HZ, Person, likeness, person_in
+from tests.support.viewer_page import SOON_MS, open_page, shows
 from tests.support.voice import voice_in
 from tests.support.waiting import until
-from tests.viewer.conftest import SAY_YES, browser_that_hears
 from viewer import SessionViewerSource, ViewerServer, ViewerSourceError
 from viewer.typed_speech import Espeak, TypedSpeech
 
@@ -71,7 +71,7 @@ async def test_what_goes_into_the_microphone_comes_out_of_the_avatar(
 ) -> None:
     said = words[: 4 * RATE_HZ]
     sound = recorded(tmp_path, said)
-    async with browser_that_hears(playwright, chromium, sound, SAY_YES) as browser:
+    async with browser_with_microphone(playwright, chromium, sound, GRANT_PERMISSIONS) as browser:
         page = await open_page(await browser.new_context(), viewer.invite(session.key))
         await talk(page)
 
@@ -99,7 +99,7 @@ async def test_talking_over_the_avatar_silences_it(
     """The person speaks for seven seconds, waits for three, and talks over the answer."""
     pause = np.zeros(3 * RATE_HZ, np.int16)
     sound = recorded(tmp_path, words, pause, words[: 2 * RATE_HZ])
-    async with browser_that_hears(playwright, chromium, sound, SAY_YES) as browser:
+    async with browser_with_microphone(playwright, chromium, sound, GRANT_PERMISSIONS) as browser:
         page = await open_page(await browser.new_context(), viewer.invite(session.key))
         await talk(page)
 
@@ -121,11 +121,13 @@ async def test_words_typed_into_the_page_are_said_by_the_avatar(
     tmp_path: Path,
     livekit_client: None,
 ) -> None:
-    async with browser_that_hears(playwright, chromium, recorded(tmp_path), SAY_YES) as browser:
+    async with browser_with_microphone(
+        playwright, chromium, recorded(tmp_path), GRANT_PERMISSIONS
+    ) as browser:
         page = await open_page(await browser.new_context(), viewer.invite(session.key))
         await shows(page, "Idle")
 
-        await page.get_by_label("What the avatar is to say").fill("Good morning to you.")
+        await page.get_by_label("Text for the avatar to speak").fill("Good morning to you.")
         await page.get_by_role("button", name="Say", exact=True).click()
 
         await shows(page, "Talking")

@@ -1,4 +1,4 @@
-"""Who may watch: one code, one browser, one page, for a while."""
+"""Invitations: one code opens one page in one browser, until it expires."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from viewer.invitations import (
 )
 
 
-class Clock:
-    """A clock that the test moves."""
+class ManualClock:
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -26,12 +26,12 @@ class Clock:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
-def invitations(clock: Clock) -> Invitations:
+def invitations(clock: ManualClock) -> Invitations:
     return Invitations(invitation_ttl_s=600, pass_ttl_s=3600, clock=clock)
 
 
@@ -46,7 +46,7 @@ def test_a_code_opens_its_page_once(invitations: Invitations) -> None:
         invitations.redeem(page, SecretStr(code))
 
 
-def test_a_code_that_waited_too_long_opens_nothing(invitations: Invitations, clock: Clock) -> None:
+def test_an_expired_code_opens_nothing(invitations: Invitations, clock: ManualClock) -> None:
     page, code = invitations.invite("support-42")
 
     clock.now_s += 600
@@ -85,7 +85,7 @@ def test_a_code_is_not_a_pass(invitations: Invitations) -> None:
     assert not invitations.is_pass(page, code)
 
 
-def test_a_pass_runs_out(invitations: Invitations, clock: Clock) -> None:
+def test_a_pass_expires(invitations: Invitations, clock: ManualClock) -> None:
     page, code = invitations.invite("support-42")
     viewer_pass = invitations.redeem(page, SecretStr(code))[1].get_secret_value()
 
@@ -96,7 +96,7 @@ def test_a_pass_runs_out(invitations: Invitations, clock: Clock) -> None:
         invitations.show_pass(page, viewer_pass)
 
 
-def test_neither_code_nor_pass_is_kept(invitations: Invitations) -> None:
+def test_only_digests_of_code_and_pass_are_kept(invitations: Invitations) -> None:
     page, code = invitations.invite("support-42")
     invitation, viewer_pass = invitations.redeem(page, SecretStr(code))
 
@@ -107,7 +107,7 @@ def test_neither_code_nor_pass_is_kept(invitations: Invitations) -> None:
     assert viewer_pass.get_secret_value() not in repr(viewer_pass)
 
 
-def test_an_invitation_never_opens_again() -> None:
+def test_a_used_invitation_cannot_be_opened_again() -> None:
     invitation = Invitation("page", "support-42", b"", 0.0, InvitationState.USED)
 
     with pytest.raises(RuntimeError, match="from used to open"):

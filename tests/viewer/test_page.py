@@ -1,556 +1,121 @@
-"""The page in a real browser, with a real avatar in a real LiveKit room."""
+"""The page's files over HTTP: what is served, its headers, and livekit-client by its hash."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import json
 import re
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
+import httpx
 import pytest
-import pytest_asyncio
-from livekit import api
-from playwright.async_api import BrowserContext, Page, Playwright, Request, expect
-from pydantic import SecretStr
 
-from avatar_sessions.contract.states import EndReason, Pose, SessionState
-from deploy.local.ports import free_port
-from tests.support.page import SOON_MS, open_page, shows
-from tests.support.stand_in_avatar import avatar_in, viewer_token
-from tests.viewer.conftest import CHROMIUM_ARGUMENTS, HEAR_AFTER_A_CLICK, PlayedSession, Stage
-from viewer import ViewerAccess, ViewerServer
-from viewer.page import CDN_URL, STATIC_FOLDER
-
-LOUD = 0.4
-
-PIXELS = """() => {
-  const video = document.querySelector('video');
-  const canvas = new OffscreenCanvas(4, 2);
-  const context = canvas.getContext('2d');
-  context.drawImage(video, 0, 0, 4, 2);
-  return [...context.getImageData(0, 0, 4, 2).data];
-}"""
-LEVEL = "() => Number(document.querySelector('[role=meter]').ariaValueNow)"
-
-
-async def level_passes(page: Page, dbfs: float) -> None:
-    """The level meter comes to stand above `dbfs`."""
-    async with asyncio.timeout(SOON_MS / 1000):
-        while await page.evaluate(LEVEL) <= dbfs:
-            await asyncio.sleep(0.05)
-
-
-async def test_the_avatar_is_seen_moving(
-    stage: Stage, viewer: ViewerServer, tab: BrowserContext
-) -> None:
-    page = await open_page(tab, viewer.invite("support-42"))
-    await shows(page, "Idle")
-
-    first = await page.evaluate(PIXELS)
-    async with asyncio.timeout(10):
-        while (later := await page.evaluate(PIXELS)) == first:
-            await asyncio.sleep(0.05)
-
-    assert any(first)
-    assert any(later)
-    video = page.locator("video")
-    assert await video.evaluate("(one) => [one.videoWidth, one.videoHeight]") == [640, 360]
-    await expect(page.get_by_text("support-42")).to_be_visible()
-    await expect(page.locator("#veil")).to_be_hidden()
-    assert await page.title() == "Idle · support-42"
-
-
-async def test_the_level_meter_and_the_state_follow_the_voice(
-    stage: Stage, viewer: ViewerServer, tab: BrowserContext
-) -> None:
-    page = await open_page(tab, viewer.invite("support-42"))
-    await shows(page, "Idle")
-    assert await page.evaluate(LEVEL) < -50
-
-    stage.avatar.loudness = LOUD
-    await shows(page, "Talking")
-    await level_passes(page, -25)
-    # The bars are drawn after the level is known, and follow it smoothly.
-    await page.wait_for_function(
-        "() => Math.max(...[...document.querySelectorAll('.meter i')]"
-        ".map((bar) => Number(bar.style.getPropertyValue('--h')))) > 0.5"
-    )
-    stage.avatar.loudness = 0.0
-
-    await shows(page, "Idle")
-    stage.session.becomes(SessionState.LIVE, pose=Pose.LISTENING)
-    await shows(page, "Listening")
-
-    stage.avatar.loudness = LOUD
-    await shows(page, "Talking")
-    stage.avatar.loudness = 0.0
-    await shows(page, "Listening")
-
-
-async def test_a_session_that_is_still_starting_is_waited_for(
-    stage: Stage, viewer: ViewerServer, tab: BrowserContext
-) -> None:
-    stage.session.becomes(SessionState.STARTING)
-    page = await open_page(tab, viewer.invite("support-42"))
-
-    await shows(page, "Waiting for the avatar")
-    await expect(page.get_by_text("The session is starting.")).to_be_visible()
-    stage.session.becomes(SessionState.CONNECTING)
-    await shows(page, "Waiting for the avatar")
-    stage.session.becomes(SessionState.LIVE)
-
-    await shows(page, "Idle")
+from tests.support.scripted_session import ScriptedSession
+from viewer import ViewerServer
+from viewer.page import STATIC_FOLDER
 
 
 @pytest.mark.parametrize(
-    ("state", "reason", "title", "sentence"),
+    "path",
     [
-        (
-            SessionState.ENDED,
-            EndReason.IDLE_TIMEOUT,
-            "Session ended",
-            "The session ended because the avatar was idle for too long.",
-        ),
-        (
-            SessionState.FAILED,
-            EndReason.CONNECTION_FAILED,
-            "Session failed",
-            "The connection to the avatar was lost and could not be restored.",
-        ),
+        "/static/../viewer.js",
+        "/static/..%2f..%2fpyproject.toml",
+        "/static/%2e%2e/package.json",
+        "/static/package.json",
+        "/static/index.html",
+        "/static/.npmrc",
+        "/static/node_modules",
+        "/static/no-such-file.js",
+        "/static//etc/passwd",
+        "/vendor/../package.json",
+        "/vendor/anything.mjs",
+        "/package.json",
     ],
 )
-async def test_the_end_is_told_with_its_reason(
-    stage: Stage,
-    viewer: ViewerServer,
-    tab: BrowserContext,
-    state: SessionState,
-    reason: EndReason,
-    title: str,
-    sentence: str,
+async def test_nothing_but_the_pages_own_files_is_served(viewer: ViewerServer, path: str) -> None:
+    host, port = viewer.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(
+        host, int(port)
+    )  # an HTTP client would normalize the path
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    answer = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    await writer.wait_closed()
+
+    assert b" 404 " in answer.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "media_type"),
+    [
+        ("/", "text/html; charset=utf-8"),
+        ("/watch/any", "text/html; charset=utf-8"),
+        ("/static/viewer.js", "text/javascript; charset=utf-8"),
+        ("/static/style.css", "text/css; charset=utf-8"),
+        ("/static/icon.svg", "image/svg+xml"),
+    ],
+)
+async def test_files_have_their_media_type_and_the_security_headers(
+    client: httpx.AsyncClient, path: str, media_type: str
 ) -> None:
-    page = await open_page(tab, viewer.invite("support-42"))
-    await shows(page, "Idle")
+    answer = await client.get(path)
 
-    stage.session.becomes(SessionState.ENDING)
-    await shows(page, "Ending")
-    stage.session.becomes(state, end_reason=reason, detail="The media server went away.")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == media_type
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "unsafe" not in answer.headers["content-security-policy"]
+    assert "camera=()" in answer.headers["permissions-policy"]
+    assert "microphone=(self)" in answer.headers["permissions-policy"]
 
-    await shows(page, title)
-    await expect(page.get_by_role("heading", name=title)).to_be_visible()
-    await expect(page.get_by_text(sentence)).to_be_visible()
-    await expect(page.get_by_text("The media server went away.")).to_be_visible()
-    await expect(page.get_by_text(re.compile(r"was live for \d:\d\d"))).to_be_visible()
+
+async def test_the_page_may_reach_only_the_configured_livekit_server(
+    session: ScriptedSession,
+) -> None:
     async with (
-        api.LiveKitAPI(stage.livekit.url, stage.livekit.api_key, stage.livekit.api_secret) as rooms,
-        asyncio.timeout(10),
+        ViewerServer(session, port=0, livekit_url="wss://rooms.example.org") as viewer,
+        httpx.AsyncClient(base_url=viewer.url) as client,
     ):
-        while "viewer" in await identities(rooms, stage.room):
-            await asyncio.sleep(0.1)
+        policy = (await client.get("/")).headers["content-security-policy"]
+
+    (directive,) = [one for one in policy.split("; ") if one.startswith("connect-src")]
+    assert directive == "connect-src 'self' wss://rooms.example.org https://rooms.example.org"
 
 
-async def identities(rooms: api.LiveKitAPI, room: str) -> list[str]:
-    listed = await rooms.room.list_participants(api.ListParticipantsRequest(room=room))
-    return [one.identity for one in listed.participants]
-
-
-async def test_a_reload_shows_the_avatar_again(
-    stage: Stage, viewer: ViewerServer, tab: BrowserContext
+async def test_without_npm_the_page_loads_livekit_client_from_a_cdn_by_hash(
+    session: ScriptedSession, tmp_path: Path
 ) -> None:
-    page = await open_page(tab, viewer.invite("support-42"))
-    await shows(page, "Idle")
-
-    await page.reload()
-
-    await shows(page, "Idle")
-    assert "#" not in page.url
-
-
-async def test_a_link_opens_once_and_says_so_the_second_time(
-    stage: Stage, viewer: ViewerServer, tab: BrowserContext, playwright: Playwright
-) -> None:
-    link = viewer.invite("support-42")
-    first = await open_page(tab, link)
-    await shows(first, "Idle")
-    assert tab.browser is not None
-    stranger = await tab.browser.new_context()
-
-    page = await open_page(stranger, link)
-
-    await shows(page, "No access")
-    await expect(page.get_by_text("This link has already been used.")).to_be_visible()
-    await stranger.close()
-
-
-async def test_without_a_code_the_page_says_what_it_needs(
-    viewer: ViewerServer, tab: BrowserContext
-) -> None:
-    link, _, _ = viewer.invite("support-42").partition("#")
-
-    for address in (viewer.url, link):
-        page = await open_page(tab, address)
-        await shows(page, "No access")
-        await expect(page.get_by_text("This page needs an invitation")).to_be_visible()
-
-
-async def test_an_expired_link_says_so(session: PlayedSession, tab: BrowserContext) -> None:
-    async with ViewerServer(session, port=0, invitation_ttl_s=0) as viewer:
-        page = await open_page(tab, viewer.invite("support-42"))
-
-        await shows(page, "No access")
-        await expect(page.get_by_text("This link has expired.")).to_be_visible()
-        await page.close()
-
-
-async def test_the_token_stays_out_of_addresses_the_console_and_the_page(
-    stage: Stage, viewer: ViewerServer, tab: BrowserContext
-) -> None:
-    """LiveKit's own signalling takes the token in its WebSocket's address; nothing else may."""
-    page = await tab.new_page()
-    seen: list[str] = []
-
-    def note_request(request: Request) -> None:
-        seen.append(request.url)
-        seen.extend(request.headers.values())
-
-    page.on("request", note_request)
-    page.on("console", lambda message: seen.append(message.text))
-    page.on("pageerror", lambda error: seen.append(str(error)))
-    sockets: list[str] = []
-    page.on("websocket", lambda socket: sockets.append(socket.url))
-    link = viewer.invite("support-42")
-    code = link.partition("#")[2]
-
-    await page.goto(link)
-    await shows(page, "Idle")
-    stage.session.becomes(SessionState.ENDED, end_reason=EndReason.REQUESTED)
-    await shows(page, "Session ended")
-
-    storage = "() => JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
-    seen += [page.url, await page.content(), await page.evaluate(storage)]
-    (token,) = stage.tokens
-    secrets = (token.get_secret_value(), code)
-    leaks = sum(secret in text for secret in secrets for text in seen)
-    assert leaks == 0, "a token or a code was seen (and is not shown here, either)"
-    assert all(url.startswith(stage.livekit.url) for url in sockets)
-
-
-async def test_a_livekit_server_that_is_away_is_named_and_no_token_is_sent_there(
-    session: PlayedSession, viewer: ViewerServer, tab: BrowserContext
-) -> None:
-    """Browsers print a failing WebSocket's whole address: the page looks before it connects."""
-    session.granted = ViewerAccess(f"ws://127.0.0.1:{free_port()}", SecretStr("a-secret-token"))
-    page = await tab.new_page()
-    console: list[str] = []
-    page.on("console", lambda message: console.append(message.text))
-
-    await page.goto(viewer.invite("support-42"))
-
-    await expect(page.get_by_text("The LiveKit server cannot be reached")).to_be_visible()
-    assert len(session.keys) >= 1
-    assert not [text for text in console if "a-secret-token" in text]
-
-
-async def test_a_viewer_who_is_put_out_of_the_room_comes_back_with_fresh_access(
-    stage: Stage, viewer: ViewerServer, tab: BrowserContext
-) -> None:
-    page = await open_page(tab, viewer.invite("support-42"))
-    await shows(page, "Idle")
-
-    stage.session.granted = ViewerAccess(
-        stage.livekit.url, viewer_token(stage.livekit, stage.room, "viewer-2")
-    )
-    async with api.LiveKitAPI(
-        stage.livekit.url, stage.livekit.api_key, stage.livekit.api_secret
-    ) as rooms:
-        await rooms.room.remove_participant(
-            api.RoomParticipantIdentity(room=stage.room, identity="viewer")
-        )
-        await shows(page, "Reconnecting")
-        await shows(page, "Idle")
-
-        assert "viewer-2" in await identities(rooms, stage.room)
-    assert stage.session.keys == ["support-42", "support-42"]
-
-
-async def test_an_avatar_that_goes_and_returns_is_shown_again(
-    stage: Stage, viewer: ViewerServer, tab: BrowserContext
-) -> None:
-    page = await open_page(tab, viewer.invite("support-42"))
-    await shows(page, "Idle")
-
-    await stage.avatar.room.disconnect()
-    await shows(page, "Reconnecting")
-    await shows(page, "Waiting for the avatar")
-    stage.session.becomes(SessionState.RECOVERING)
-    await shows(page, "Reconnecting")
-    async with avatar_in(stage.livekit, stage.room, "heygen") as again:
-        again.loudness = LOUD
-        stage.session.becomes(SessionState.LIVE)
-
-        await shows(page, "Talking")
-
-
-async def test_a_page_that_nobody_sees_is_sent_no_picture_but_the_sound(
-    stage: Stage, viewer: ViewerServer, tab: BrowserContext
-) -> None:
-    page = await open_page(tab, viewer.invite("support-42"))
-    await shows(page, "Idle")
-    hide = """(hidden) => {
-      Object.defineProperty(document, 'hidden', { get: () => hidden, configurable: true });
-      document.dispatchEvent(new Event('visibilitychange'));
-    }"""
-
-    await page.evaluate(hide, True)
-    async with asyncio.timeout(SOON_MS / 1000):
-        while await frames_in_a_second(page):
-            pass
-    stage.avatar.loudness = LOUD
-    await level_passes(page, -25)
-    await page.evaluate(hide, False)
-
-    async with asyncio.timeout(SOON_MS / 1000):
-        while await frames_in_a_second(page) < 5:
-            pass
-    await shows(page, "Talking")
-
-
-async def frames_in_a_second(page: Page) -> int:
-    frames = "() => document.querySelector('video').getVideoPlaybackQuality().totalVideoFrames"
-    before: int = await page.evaluate(frames)
-    await asyncio.sleep(1)
-    after: int = await page.evaluate(frames)
-    return after - before
-
-
-async def test_an_agents_voice_is_not_taken_for_the_avatars(
-    stage: Stage, viewer: ViewerServer, tab: BrowserContext
-) -> None:
-    """In a hosted room the avatar is `heygen`, whoever else publishes."""
-    async with avatar_in(stage.livekit, stage.room, "agent") as agent:
-        agent.loudness = LOUD
-        page = await open_page(tab, viewer.invite("support-42"))
-        await shows(page, "Idle")
-
-        stage.avatar.loudness = LOUD
-        await shows(page, "Talking")
-
-
-async def test_the_same_access_in_another_window_takes_over_and_can_be_taken_back(
-    stage: Stage, viewer: ViewerServer, tab: BrowserContext
-) -> None:
-    first = await open_page(tab, viewer.invite("support-42"))
-    await shows(first, "Idle")
-
-    second = await open_page(tab, viewer.invite("support-42"))
-
-    await shows(second, "Idle")
-    await shows(first, "Opened elsewhere")
-    await first.get_by_role("button", name="Watch here instead").click()
-    await shows(first, "Idle")
-    await shows(second, "Opened elsewhere")
-
-
-@pytest_asyncio.fixture
-async def cautious_tab(
-    playwright: Playwright, chromium: Path, livekit_client: None
-) -> AsyncIterator[BrowserContext]:
-    """A browser as people have it: no sound before a click."""
-    browser = await playwright.chromium.launch(
-        executable_path=chromium, args=[*CHROMIUM_ARGUMENTS, HEAR_AFTER_A_CLICK]
-    )
-    yield await browser.new_context()
-    await browser.close()
-
-
-async def test_where_the_browser_blocks_sound_a_click_brings_it(
-    stage: Stage, viewer: ViewerServer, cautious_tab: BrowserContext
-) -> None:
-    """The shade behind the controls once lay over the button and caught the click."""
-    stage.avatar.loudness = LOUD
-    page = await open_page(cautious_tab, viewer.invite("support-42"))
-    stage.session.becomes(SessionState.LIVE, speaking=True)
-    await shows(page, "Talking")  # the session's word stands in for what cannot be measured yet
-    button = page.get_by_role("button", name="Click for sound")
-    await expect(button).to_be_visible()
-    assert await page.evaluate(LEVEL) == -60
-
-    await button.click()
-
-    await level_passes(page, -25)
-    await expect(button).to_be_hidden()
-    playing = "() => { const a = document.querySelector('audio'); return !a.paused && !a.muted; }"
-    assert await page.evaluate(playing)
-
-
-async def test_the_voice_can_be_muted(
-    stage: Stage, viewer: ViewerServer, tab: BrowserContext
-) -> None:
-    page = await open_page(tab, viewer.invite("support-42"))
-    await shows(page, "Idle")
-    voice = page.locator("audio")
-
-    await page.get_by_role("button", name="Mute", exact=True).click()
-    assert await voice.evaluate("(one) => one.muted")
-    unmute = page.get_by_role("button", name="Unmute")
-    await expect(unmute).to_have_attribute("aria-pressed", "true")
-    await unmute.click()
-    assert not await voice.evaluate("(one) => one.muted")
-
-
-@pytest.mark.parametrize("tampered", [False, True])
-async def test_from_a_cdn_the_page_takes_exactly_the_pinned_library(
-    stage: Stage, session: PlayedSession, tab: BrowserContext, tmp_path: Path, tampered: bool
-) -> None:
-    """The CDN's part is played by the browser itself: it answers with npm's file, or another."""
     web = tmp_path / "web"
     shutil.copytree(STATIC_FOLDER, web, ignore=shutil.ignore_patterns("node_modules"))
-    installed = (
-        STATIC_FOLDER / "node_modules" / "livekit-client" / "dist" / "livekit-client.esm.mjs"
-    )
-    library = installed.read_bytes() + (b"// not as it was" if tampered else b"")
-    headers = {"access-control-allow-origin": "*", "content-type": "text/javascript"}
-    await tab.route(
-        f"{CDN_URL}/**", lambda route: route.fulfill(status=200, headers=headers, body=library)
-    )
 
-    async with ViewerServer(session, port=0, static_folder=web) as viewer:
-        page = await open_page(tab, viewer.invite("support-42"))
+    async with (
+        ViewerServer(session, port=0, static_folder=web) as viewer,
+        httpx.AsyncClient(base_url=viewer.url) as client,
+    ):
+        page = await client.get("/")
 
-        if tampered:
-            sentence = "The part of the page that plays video could not be loaded."
-            await expect(page.get_by_text(sentence)).to_be_visible()
-        else:
-            await shows(page, "Idle")
-        await page.close()
-
-
-async def test_a_page_of_ones_own_shows_the_avatar_with_two_elements(
-    stage: Stage, viewer: ViewerServer, tab: BrowserContext
-) -> None:
-    """The example of docs/viewer.md, put into an otherwise useless page."""
-    page = await open_page(tab, viewer.url)
-    (token,) = stage.tokens
-
-    width = await page.evaluate(
-        """async ([livekitUrl, token]) => {
-          const { AvatarRoom } = await import('/static/avatar-room.js');
-          const video = Object.assign(document.createElement('video'), { muted: true });
-          const audio = document.createElement('audio');
-          document.body.replaceChildren(video, audio);
-          const room = new AvatarRoom({ video, audio });
-          const frame = new Promise((seen) => video.requestVideoFrameCallback(seen));
-          await room.join(livekitUrl, token);
-          await frame;
-          const { videoWidth } = video;
-          await room.leave();
-          return room.link === 'none' ? videoWidth : room.link;
-        }""",
-        [stage.livekit.url, token.get_secret_value()],
-    )
-
-    assert width == 640
+    found = re.search(r'<script type="importmap">(.*?)</script>', page.text)
+    assert found is not None
+    imports = json.loads(found[1])
+    url = imports["imports"]["livekit-client"]
+    pinned = json.loads((STATIC_FOLDER / "package.json").read_text())
+    assert f"livekit-client@{pinned['dependencies']['livekit-client']}/" in url
+    assert imports["integrity"][url] == pinned["livekitClientIntegrity"]
+    digest = base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
+    policy = page.headers["content-security-policy"]
+    assert f"'sha256-{digest}'" in policy
+    assert f"https://{httpx.URL(url).host}" in policy
 
 
-class Mute:
-    """Says nothing, but has the page offer it."""
+def test_the_pinned_hash_is_that_of_the_installed_library(livekit_client: None) -> None:
+    """A new version of livekit-client needs its new hash beside it in package.json."""
+    file = STATIC_FOLDER / "node_modules" / "livekit-client" / "dist" / "livekit-client.esm.mjs"
 
-    async def say(self, session_key: str, text: str) -> None: ...
+    digest = base64.b64encode(hashlib.sha384(file.read_bytes()).digest()).decode()
 
-
-@pytest.mark.parametrize("speaker", [None, Mute()], ids=["watched", "spoken to"])
-async def test_the_page_fits_every_window(
-    stage: Stage, tab: BrowserContext, speaker: Mute | None
-) -> None:
-    token = viewer_token(stage.livekit, stage.room, may_speak=speaker is not None)
-    stage.session.granted = ViewerAccess(stage.livekit.url, token)
-    async with ViewerServer(stage.session, speaker=speaker, port=0) as viewer:
-        page = await open_page(tab, viewer.invite("support-42"))
-        await shows(page, "Idle")
-        await expect(page.locator("#microphone")).to_be_visible(visible=speaker is not None)
-        await fits_every_window(page)
-        await page.close()
-
-
-async def fits_every_window(page: Page) -> None:
-    """Nothing sticks out and nothing is too small to be touched, in windows of all kinds."""
-
-    for width, height in ((390, 844), (844, 390), (1280, 800), (320, 568)):
-        await page.set_viewport_size({"width": width, "height": height})
-        overflow = await page.evaluate(
-            "() => [document.documentElement.scrollWidth - innerWidth,"
-            " document.documentElement.scrollHeight - innerHeight]"
-        )
-        small = await page.evaluate(
-            "() => [...document.querySelectorAll('button')].filter((one) => one.offsetWidth)"
-            ".filter((one) => one.offsetWidth < 44 || one.offsetHeight < 44).length"
-        )
-
-        assert max(overflow) <= 0, (width, height)
-        assert small == 0, (width, height)
-
-
-async def test_reduced_motion_means_no_motion(
-    viewer: ViewerServer, session: PlayedSession, tab: BrowserContext
-) -> None:
-    session.becomes(SessionState.STARTING)
-    page = await tab.new_page()
-    await page.emulate_media(reduced_motion="reduce")
-
-    await page.goto(viewer.invite("support-42"))
-    await shows(page, "Waiting for the avatar")
-
-    assert await page.evaluate("() => document.getAnimations().length") == 0
-
-
-LIVE: dict[str, Any] = {"state": "LIVE", "pose": None}
-
-VIEWS: tuple[tuple[dict[str, Any], str], ...] = (
-    ({"link": "none", "status": None}, "connecting"),
-    ({"link": "none", "status": {"state": "MINTING"}}, "waiting"),
-    ({"link": "joining", "status": LIVE}, "connecting"),
-    ({"link": "joining", "status": LIVE, "seen": True}, "recovering"),
-    ({"link": "joined", "status": LIVE}, "waiting"),
-    ({"link": "joined", "status": LIVE, "picture": True}, "idle"),
-    ({"link": "joined", "status": LIVE, "picture": True, "audible": True}, "talking"),
-    (
-        {"link": "joined", "status": {"state": "LIVE", "pose": "listening"}, "picture": True},
-        "listening",
-    ),
-    (
-        {
-            "link": "joined",
-            "status": {"state": "LIVE", "pose": "listening"},
-            "picture": True,
-            "audible": True,
-        },
-        "talking",
-    ),
-    ({"link": "joined", "status": {"state": "LIVE", "pose": "idle"}, "picture": True}, "idle"),
-    ({"link": "reconnecting", "status": LIVE, "picture": True}, "recovering"),
-    ({"link": "joined", "status": LIVE, "seen": True}, "waiting"),
-    ({"link": "joined", "status": LIVE, "seen": True, "held": True}, "recovering"),
-    ({"link": "joined", "status": {"state": "RECOVERING"}, "picture": True}, "recovering"),
-    ({"link": "joined", "status": {"state": "RECOVERING"}, "seen": True}, "recovering"),
-    ({"link": "joined", "status": {"state": "ENDING"}, "picture": True}, "ending"),
-    ({"link": "joined", "status": {"state": "ENDED"}, "picture": True}, "ended"),
-    ({"link": "none", "status": {"state": "FAILED"}}, "failed"),
-    ({"link": "elsewhere", "status": LIVE}, "elsewhere"),
-    ({"link": "elsewhere", "status": {"state": "ENDED"}}, "ended"),
-    ({"link": "refused", "status": None}, "refused"),
-)
-
-
-async def test_the_view_follows_from_what_is_known(
-    viewer: ViewerServer, tab: BrowserContext
-) -> None:
-    page = await open_page(tab, viewer.url)
-    unknown = {"picture": False, "seen": False, "audible": False}
-
-    views = await page.evaluate(
-        "async (all) => all.map((await import('/static/state.js')).viewOf)",
-        [{**unknown, **known} for known, _ in VIEWS],
-    )
-
-    assert views == [view for _, view in VIEWS]
+    pinned = json.loads((STATIC_FOLDER / "package.json").read_text())
+    assert pinned["livekitClientIntegrity"] == f"sha384-{digest}"

@@ -1,4 +1,4 @@
-"""Words as speech: what goes to the program, what comes back, and what is said of a failure."""
+"""espeak-ng as a voice: what the program gets, what it returns, and how failures are reported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support.voice import BABBLES, FAILS, HANGS, NEVER_ENDS, voice_in
-from viewer import typed_speech as speech
+from viewer import typed_speech
 from viewer.typed_speech import Espeak, VoiceFailed
 
 INSTALLED = Espeak.find()
@@ -16,14 +16,14 @@ INSTALLED = Espeak.find()
 
 @pytest.fixture(params=["stand-in", *(["installed"] if INSTALLED else [])])
 def voice(request: pytest.FixtureRequest, tmp_path: Path) -> Espeak:
-    """The stand-in, and the program itself where there is one."""
+    """The stand-in, and espeak-ng itself where it is installed."""
     if request.param == "installed":
         assert INSTALLED is not None
         return INSTALLED
     return Espeak(voice_in(tmp_path))
 
 
-async def test_words_become_sound(voice: Espeak) -> None:
+async def test_a_text_becomes_speech(voice: Espeak) -> None:
     short = await voice.synthesize("Good morning.")
     long = await voice.synthesize("Good morning. Today we talk about how long a sentence takes.")
 
@@ -50,23 +50,21 @@ async def test_a_text_is_never_part_of_a_command_line(tmp_path: Path) -> None:
         (NEVER_ENDS, "too long to speak"),
     ],
 )
-async def test_a_voice_that_fails_is_told_in_a_sentence(
+async def test_a_failing_program_is_reported_in_a_sentence(
     tmp_path: Path, does: str, words: str
 ) -> None:
     with pytest.raises(VoiceFailed, match=words):
         await Espeak(voice_in(tmp_path, does)).synthesize("Good morning.")
 
 
-async def test_a_voice_that_hangs_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(speech, "SYNTHESIS_TIMEOUT_S", 0.3)
+async def test_a_hanging_program_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(typed_speech, "SYNTHESIS_TIMEOUT_S", 0.3)
 
     with pytest.raises(VoiceFailed, match="produced no speech"):
         await Espeak(voice_in(tmp_path, HANGS)).synthesize("Good morning.")
 
 
-async def test_a_program_that_has_gone_is_told_in_a_sentence(tmp_path: Path) -> None:
+async def test_a_missing_program_is_reported_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(VoiceFailed, match="produced no speech"):
         await Espeak(tmp_path / "espeak-ng").synthesize("Good morning.")
 

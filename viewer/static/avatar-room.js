@@ -1,61 +1,61 @@
-// The avatar in its LiveKit room, for any page: join, find the avatar, play it.
+// The avatar in its LiveKit room, for any page: joins the room, finds the avatar, plays it.
 //
 //   const room = new AvatarRoom({ video, audio });        // a <video> and an <audio> element
 //   room.addEventListener("change", () => …room.link, room.track, room.soundBlocked…);
-//   await room.join(livekitUrl, token);                   // rejects if the room cannot be joined
-//   await room.join(nextUrl, nextToken);                  // moves: the old room is left for the new one
-//   await room.speak(track);                              // a microphone's track; null: fall silent
+//   await room.join(livekitUrl, token);                   // rejects if it cannot join
+//   await room.join(nextUrl, nextToken);                  // moves: joins, then leaves the old room
+//   await room.speak(track);                              // a microphone's track; null: unpublish it
 //   await room.leave();
 //
-// Publishes nothing but that one track. Does not know what a session is, nor where access comes from.
+// Publishes that one track only. Knows no session, and does not request access.
 
 import { Avatars } from "./avatars.js";
 import { LINK } from "./state.js";
 
 const MICROPHONE_SOURCE = 2; // LiveKit's number, among the sources that a token may publish
 
-const REACH_TIMEOUT_MS = 8000;
+const PROBE_TIMEOUT_MS = 8000;
 const PUBLISH_AGAIN_MS = 2000;
-const LINGER_MS = 5000; // how long a room that was moved from is kept for its picture
-const FORBIDDEN = 403; // what livekit-client says when a token does not allow it
+const LINGER_MS = 5000; // how long the previous room is kept for its picture
+const FORBIDDEN = 403; // livekit-client's status where the token does not allow it
 
-/** The room is not there, or not for us: worth another try with fresh access. */
+/** The room cannot be joined; retry with fresh access. */
 export class RoomUnavailable extends Error {}
 
 /**
- * Fires "change" when anything below has changed, "cut" right before the picture becomes another
- * one or none, and "refused" when the room does not take what is to be heard in it.
+ * Fires "change" when a property below has changed, "cut" right before the picture is replaced or
+ * removed, and "refused" when the room does not accept the microphone's track.
  */
 export class AvatarRoom extends EventTarget {
   #elements;
   #livekit = null;
   #room = null;
-  #avatars = null; // those of that room
-  #joining = null; // the attempt to join another one
-  #left = null; // the room that was moved from, while its picture is still the one to see
+  #avatars = null; // the avatars in that room
+  #joining = null; // the attempt to join another room
+  #previous = null; // the room before, while its picture is still shown
   #video = null;
   #audio = null;
-  #own = null; // the track that is to be heard in the room
-  #sent = null; // the one that is published there
-  #publishing = null; // the room in which somebody is at making the two equal
+  #wanted = null; // the track to publish
+  #published = null; // the track that is published in the room
+  #publishing = null; // the room in which `#publish` runs
 
-  /** One of LINK: how the page hangs on the room. */
+  /** One of LINK: the state of the connection to the room. */
   link = LINK.none;
 
-  /** True where the room we were in last was deleted: its access leads nowhere any more. */
+  /** True if the last room was deleted: access to it is worthless. */
   deleted = false;
 
-  /** True while there is a video track of the avatar; its frames may still be on their way. */
+  /** True while the avatar has a video track; its first frame may still be on its way. */
   showing = false;
 
   /** @param {{video: HTMLVideoElement, audio: HTMLAudioElement}} elements where to play it */
   constructor(elements) {
     super();
     this.#elements = elements;
-    document.addEventListener("visibilitychange", () => this.#spare());
+    document.addEventListener("visibilitychange", () => this.#pauseHiddenVideo());
   }
 
-  /** True while another avatar is in the room, to take over from the one that is shown. */
+  /** True while a second avatar is in the room, to replace the one that is shown. */
   get handingOver() {
     return this.#avatars?.handingOver ?? false;
   }
@@ -65,12 +65,12 @@ export class AvatarRoom extends EventTarget {
     return this.#audio?.mediaStreamTrack ?? null;
   }
 
-  /** True while the browser wants a click before it plays sound. */
+  /** True while the browser blocks sound until a click. */
   get soundBlocked() {
     return this.#room !== null && !this.#room.canPlaybackAudio;
   }
 
-  /** LiveKit's own opinion of whether the avatar speaks; works while sound is blocked. */
+  /** Whether the avatar speaks, according to LiveKit; works while sound is blocked. */
   get speaking() {
     return this.#avatars?.shown?.isSpeaking ?? false;
   }
@@ -79,59 +79,59 @@ export class AvatarRoom extends EventTarget {
   get maySpeak() {
     const { permissions } = this.#room?.localParticipant ?? {};
     if (permissions === undefined) return false;
-    const sources = permissions.canPublishSources; // none named: all
+    const sources = permissions.canPublishSources; // empty: all
     return permissions.canPublish && (!sources.length || sources.includes(MICROPHONE_SOURCE));
   }
 
-  /** True while the track of `speak` goes into the room. */
+  /** True while the track given to `speak` is published. */
   get heard() {
-    return this.#sent !== null && this.#sent === this.#own && this.link === LINK.joined;
+    return this.#published !== null && this.#published === this.#wanted && this.link === LINK.joined;
   }
 
   /**
-   * Let this track be heard in the room, also in every room that is joined later; null: none any
-   * more. The track stays the caller's: it is never stopped here. A room that does not take it is
-   * told by the event "refused".
+   * Publish this track, in this room and in every room that is joined later; null: unpublish. The
+   * track stays the caller's and is never stopped here. The event "refused" reports a room that does
+   * not accept it.
    *
    * @param {MediaStreamTrack|null} track
    */
   async speak(track) {
-    this.#own = track;
+    this.#wanted = track;
     await this.#publish();
   }
 
   /**
-   * Join with access for a viewer. A room that we are in is kept until the new one is joined, and
-   * its picture until there is a new one.
+   * Join a room with a viewer's access. The current room is left when the new one is joined, and its
+   * picture stays until the new one has a picture.
    *
-   * @throws {RoomUnavailable} the server cannot be reached or does not let us in
+   * @throws {RoomUnavailable} the server is unreachable or refuses the access
    */
   async join(livekitUrl, token) {
     await this.#joining?.room?.disconnect(false);
     const attempt = (this.#joining = { room: null });
-    if (this.#room === null) this.#become(LINK.joining);
+    if (this.#room === null) this.#setLink(LINK.joining);
     try {
       this.#livekit ??= await load();
-      await reach(livekitUrl);
+      await probe(livekitUrl);
       const { Room, LogLevel, setLogLevel } = this.#livekit;
       setLogLevel(LogLevel.error);
-      // What the person says is theirs: a room that is left does not switch the microphone off.
-      // No adaptive stream: a waiting avatar's picture is there when its turn comes.
+      // stopLocalTrackOnUnpublish: the microphone outlives a room. No adaptive stream: the video of
+      // an avatar that is not shown yet must be there when it replaces the current one.
       attempt.room = new Room({ stopLocalTrackOnUnpublish: false });
       this.#listen(attempt.room);
       if (attempt === this.#joining) await attempt.room.connect(livekitUrl, token);
-      if (attempt !== this.#joining) throw new RoomUnavailable("The room was left again.");
+      if (attempt !== this.#joining) throw new RoomUnavailable("The room was left while joining.");
     } catch (error) {
       await attempt.room?.disconnect(false);
       if (attempt === this.#joining) {
         this.#joining = null;
-        if (this.#room === null) this.#become(LINK.none);
+        if (this.#room === null) this.#setLink(LINK.none);
       }
       if (error instanceof RoomUnavailable) throw error;
-      throw new RoomUnavailable("The room cannot be joined at the moment.", { cause: error });
+      throw new RoomUnavailable("The room cannot be joined now.", { cause: error });
     }
     this.#joining = null;
-    this.#enter(attempt.room);
+    this.#joined(attempt.room);
   }
 
   /** Leave, if joined. */
@@ -139,130 +139,131 @@ export class AvatarRoom extends EventTarget {
     const [room, attempt] = [this.#room, this.#joining];
     this.#room = null;
     this.#joining = null;
-    this.#forget();
-    this.#drop();
+    this.#leavePrevious();
+    this.#reset();
     await Promise.all([room?.disconnect(false), attempt?.room?.disconnect(false)]);
-    if (this.#room === null && this.#joining === null) this.#become(LINK.none);
+    if (this.#room === null && this.#joining === null) this.#setLink(LINK.none);
   }
 
-  /** Play sound after all; meant for a click's handler. */
+  /** Start blocked sound; call it from a click's handler. */
   async startSound() {
     await this.#room?.startAudio();
     this.#changed();
   }
 
-  /** A room is joined: it is the one that counts from now on. */
-  #enter(room) {
-    this.#forget();
+  /** Make a joined room the current one. */
+  #joined(room) {
+    this.#leavePrevious();
     if (this.#room !== null) {
-      const left = (this.#left = this.#room);
+      const previous = (this.#previous = this.#room);
       setTimeout(() => {
-        if (left !== this.#left) return;
-        this.#forget();
-        this.#pick();
+        if (previous !== this.#previous) return;
+        this.#leavePrevious();
+        this.#update();
       }, LINGER_MS);
     }
     this.#room = room;
-    this.#sent = null;
+    this.#published = null;
     this.deleted = false;
     this.#avatars?.close();
     this.#avatars = new Avatars(room);
     this.#avatars.addEventListener("change", () => {
-      if (room === this.#room) this.#pick();
+      if (room === this.#room) this.#update();
     });
-    this.#become(LINK.joined);
-    this.#pick();
+    this.#setLink(LINK.joined);
+    this.#update();
     void this.#publish();
   }
 
-  /** Leave the room that was moved from. */
-  #forget() {
-    const left = this.#left;
-    this.#left = null;
-    void left?.disconnect(false);
+  /** Leave the previous room, if it is still kept. */
+  #leavePrevious() {
+    const previous = this.#previous;
+    this.#previous = null;
+    void previous?.disconnect(false);
   }
 
   #listen(room) {
     const { RoomEvent, DisconnectReason } = this.#livekit;
-    const here = (handler) => (...details) => {
-      if (room === this.#room) handler(...details); // news of a room we have left are old news
+    const ifCurrent = (handler) => (...details) => {
+      if (room === this.#room) handler(...details); // events of a previous room are stale
     };
-    const pick = here(() => this.#pick());
+    const update = ifCurrent(() => this.#update());
     for (const event of [
       RoomEvent.TrackSubscribed,
       RoomEvent.TrackUnsubscribed,
       RoomEvent.ParticipantDisconnected,
     ]) {
-      room.on(event, pick);
+      room.on(event, update);
     }
     for (const event of [
       RoomEvent.AudioPlaybackStatusChanged,
       RoomEvent.ActiveSpeakersChanged,
       RoomEvent.ParticipantPermissionsChanged,
     ]) {
-      room.on(event, here(() => this.#changed()));
+      room.on(event, ifCurrent(() => this.#changed()));
     }
     room.on(
       RoomEvent.LocalTrackUnpublished,
-      here((publication) => {
-        if (publication.track?.mediaStreamTrack !== this.#sent) return;
-        this.#sent = null; // the server's doing: ours is noted before it happens
+      ifCurrent((publication) => {
+        if (publication.track?.mediaStreamTrack !== this.#published) return;
+        this.#published = null; // by the server: our own unpublishing clears it before
         void this.#publish();
         this.#changed();
       }),
     );
-    room.on(RoomEvent.SignalReconnecting, here(() => this.#become(LINK.reconnecting)));
-    room.on(RoomEvent.Reconnecting, here(() => this.#become(LINK.reconnecting)));
+    room.on(RoomEvent.SignalReconnecting, ifCurrent(() => this.#setLink(LINK.reconnecting)));
+    room.on(RoomEvent.Reconnecting, ifCurrent(() => this.#setLink(LINK.reconnecting)));
     room.on(
       RoomEvent.Reconnected,
-      here(() => {
-        this.#become(LINK.joined); // what was published is published again by livekit-client
-        void this.#publish(); // what has been asked for meanwhile
+      ifCurrent(() => {
+        this.#setLink(LINK.joined); // livekit-client publishes again what was published
+        void this.#publish(); // and what was requested meanwhile
       }),
     );
     room.on(
       RoomEvent.Disconnected,
-      here((reason) => {
+      ifCurrent((reason) => {
         this.#room = null;
         this.deleted = reason === DisconnectReason.ROOM_DELETED;
-        this.#drop();
-        if (this.#joining !== null) this.#become(LINK.joining); // ourselves, perhaps, under one name
-        else if (reason === DisconnectReason.DUPLICATE_IDENTITY) this.#become(LINK.elsewhere);
-        else this.#become(LINK.none);
+        this.#reset();
+        // With DUPLICATE_IDENTITY, perhaps our own new connection replaced this one.
+        if (this.#joining !== null) this.#setLink(LINK.joining);
+        else if (reason === DisconnectReason.DUPLICATE_IDENTITY) this.#setLink(LINK.elsewhere);
+        else this.#setLink(LINK.none);
       }),
     );
     for (const event of [RoomEvent.TrackUnsubscribed, RoomEvent.Disconnected]) {
       room.on(event, () => {
-        if (room !== this.#left) return;
-        this.#forget();
-        this.#pick();
+        if (room !== this.#previous) return;
+        this.#leavePrevious();
+        this.#update();
       });
     }
   }
 
-  /** Play the avatar's tracks and nobody else's: an agent's audio would be heard twice. */
-  #pick() {
+  /** Play only the avatar's tracks: with an agent's audio the speech would be heard twice. */
+  #update() {
     const tracksOf = (publications) =>
       [...(publications?.values() ?? [])].map((one) => one.track).find((track) => track) ?? null;
-    this.#avatars?.look();
+    this.#avatars?.update();
     const avatar = this.#avatars?.shown;
     const video = tracksOf(avatar?.videoTrackPublications);
     const audio = tracksOf(avatar?.audioTrackPublications);
-    if (audio !== null || this.#left === null) this.#hear(audio);
-    if (this.#left !== null && (video?.mediaStreamTrack.muted ?? true)) {
-      // Nothing has come yet: the old picture is better than none.
-      const again = () => this.#pick();
-      video?.mediaStreamTrack.addEventListener("unmute", again, { once: true });
+    if (audio !== null || this.#previous === null) this.#playAudio(audio);
+    if (this.#previous !== null && (video?.mediaStreamTrack.muted ?? true)) {
+      // No frame yet: keep the previous picture.
+      const onFirstFrame = () => this.#update();
+      video?.mediaStreamTrack.addEventListener("unmute", onFirstFrame, { once: true });
     } else {
-      this.#show(video);
-      this.#forget();
+      this.#playVideo(video);
+      this.#leavePrevious();
     }
     this.showing = this.#video !== null;
-    this.#spare();
+    this.#pauseHiddenVideo();
     this.#changed();
   }
 
-  #show(video) {
+  #playVideo(video) {
     if (video === this.#video) return;
     const [before, element] = [this.#video, this.#elements.video];
     if (before !== null) this.dispatchEvent(new Event("cut"));
@@ -272,25 +273,25 @@ export class AvatarRoom extends EventTarget {
     if (video === null) {
       before.detach(element);
     } else {
-      // The element plays on with the other track. Told to let go of it, livekit-client would have
-      // it load anew, which shows black.
+      // The element already plays the next track. livekit-client's detach would reload it, which
+      // shows black, so it must not know the element.
       before.attachedElements = [];
       before.detach();
     }
   }
 
-  #hear(audio) {
+  #playAudio(audio) {
     if (audio === this.#audio) return;
     const element = this.#elements.audio;
-    const { muted } = element; // the person's choice, which attach() knows nothing of
+    const { muted } = element; // the viewer's choice, which attach() would overwrite
     this.#audio?.detach(element);
     this.#audio = audio;
     audio?.attach(element);
     element.muted = muted;
   }
 
-  /** Have nothing sent for a page that nobody sees. */
-  #spare() {
+  /** Stop receiving video while the page is hidden. */
+  #pauseHiddenVideo() {
     for (const { videoTrackPublications } of this.#room?.remoteParticipants.values() ?? []) {
       for (const publication of videoTrackPublications.values()) {
         if (publication.isEnabled === document.hidden) publication.setEnabled(!document.hidden);
@@ -298,12 +299,12 @@ export class AvatarRoom extends EventTarget {
     }
   }
 
-  /** Make what is published what is wanted; one attempt at a time, and again until it is so. */
+  /** Publish or unpublish until `#published` is `#wanted`; one attempt at a time. */
   async #publish() {
     const room = this.#room;
-    if (room === null || this.#publishing === room) return; // it looks again before it is done
-    this.#publishing = room; // one in a room that was left may hang there for a while
-    while (room === this.#room && this.link === LINK.joined && this.#sent !== this.#own) {
+    if (room === null || this.#publishing === room) return; // the running call checks again
+    this.#publishing = room; // a call for a previous room may still hang
+    while (room === this.#room && this.link === LINK.joined && this.#published !== this.#wanted) {
       await this.#publishOnce(room);
     }
     if (this.#publishing === room) this.#publishing = null;
@@ -311,20 +312,20 @@ export class AvatarRoom extends EventTarget {
   }
 
   async #publishOnce(room) {
-    const [sent, wanted] = [this.#sent, this.#own];
+    const [published, wanted] = [this.#published, this.#wanted];
     try {
-      if (sent !== null) {
-        this.#sent = null;
-        await room.localParticipant.unpublishTrack(sent, false);
+      if (published !== null) {
+        this.#published = null;
+        await room.localParticipant.unpublishTrack(published, false);
         return;
       }
       const source = this.#livekit.Track.Source.Microphone;
       await room.localParticipant.publishTrack(wanted, { source });
-      if (room === this.#room) this.#sent = wanted;
+      if (room === this.#room) this.#published = wanted;
     } catch (error) {
-      if (room !== this.#room) return; // a room that we have left: the next one decides
+      if (room !== this.#room) return; // a previous room: the current one decides
       if (error.status === FORBIDDEN || !this.maySpeak) {
-        this.#own = null;
+        this.#wanted = null;
         this.dispatchEvent(new Event("refused"));
       } else {
         await new Promise((resolve) => setTimeout(resolve, PUBLISH_AGAIN_MS));
@@ -332,16 +333,16 @@ export class AvatarRoom extends EventTarget {
     }
   }
 
-  #drop() {
-    this.#sent = null;
+  #reset() {
+    this.#published = null;
     this.#avatars?.close();
     this.#avatars = null;
-    this.#hear(null);
-    this.#show(null);
+    this.#playAudio(null);
+    this.#playVideo(null);
     this.showing = false;
   }
 
-  #become(link) {
+  #setLink(link) {
     if (this.link === link) return;
     this.link = link;
     this.#changed();
@@ -363,10 +364,10 @@ async function load() {
 }
 
 /**
- * Make sure that somebody answers there, before a token goes anywhere: browsers print the whole
- * address of a WebSocket that fails, and LiveKit's carries the token.
+ * Check that the server answers before a token is sent to it: browsers log the whole address of a
+ * WebSocket that fails, and LiveKit's address carries the token.
  */
-async function reach(livekitUrl) {
+async function probe(livekitUrl) {
   const url = new URL(livekitUrl);
   url.protocol = url.protocol.replace("ws", "http");
   try {
@@ -374,7 +375,7 @@ async function reach(livekitUrl) {
       mode: "no-cors",
       cache: "no-store",
       referrerPolicy: "no-referrer",
-      signal: AbortSignal.timeout(REACH_TIMEOUT_MS),
+      signal: AbortSignal.timeout(PROBE_TIMEOUT_MS),
     });
   } catch (error) {
     throw new RoomUnavailable("The LiveKit server cannot be reached from here.", { cause: error });

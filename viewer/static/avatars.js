@@ -1,30 +1,30 @@
-// Which of a room's participants is the avatar to show: one at a time, and the one that speaks.
+// Decides which participant of a room is the avatar to show: one at a time, the one that speaks.
 //
-// While a session goes from one LiveAvatar session to the next, a room of one's own has two avatars:
-// the next one comes, waits in silence, takes over between two utterances, and the other one goes.
-// Plays nothing, and does not know what a session is.
+// During a rotation from one LiveAvatar session to the next, a room on your own LiveKit has two
+// avatars: the next one joins, is silent, takes over between two utterances, and the first one leaves.
+// Plays nothing, and knows no session.
 
-// What LiveAvatar calls its participant in rooms that it hosts. In a room of one's own the name
-// is free, so that anybody else who publishes video counts too.
+// The avatar's identity in rooms that LiveAvatar hosts. On your own LiveKit the identity is free, so
+// any participant with video can be the avatar.
 const HOSTED_IDENTITY = "heygen";
-const GENERATION = /^(.+)-generation-(\d+)$/; // workflows/parts/provisioning.py names them so, from the second on
+const GENERATION = /^(.+)-generation-(\d+)$/; // as workflows/parts names them, from the second on
 
-const LISTEN_MS = 40; // how often two avatars are listened to
-const WINDOW_SAMPLES = 2048; // and for how long each time: 43 ms, so that nothing is missed
-const LOUD = 0.005; // root mean square, -46 dB of full scale: codec noise stays below
-const QUIET_MS = 200; // silent for so long: has nothing to say any more
+const MEASURE_MS = 40; // how often the loudness of two avatars is measured
+const WINDOW_SAMPLES = 2048; // 43 ms: longer than MEASURE_MS, so that nothing is missed
+const LOUD = 0.005; // root mean square, -46 dBFS: above codec noise
+const SILENT_MS = 200; // an avatar that has been silent for this long can be replaced
 
-/** "avatar-generation-3" → ["avatar", 3]; any other name is a first one. */
+/** "avatar-generation-3" → ["avatar", 3]; any other identity is number 1. */
 function parse(identity) {
   const [, name, number] = GENERATION.exec(identity) ?? [null, identity, "1"];
   return [name, Number(number)];
 }
 
-/** The avatars of one room. Fires "change" when another one is `shown` because it speaks. */
+/** The avatars of one room. Fires "change" when `shown` changes because another one speaks. */
 export class Avatars extends EventTarget {
   #room;
-  #name = null; // what the shown one and its successors are called
-  #listening = false;
+  #name = null; // the identity of the shown avatar, without its generation
+  #measuring = false;
   #closed = false;
 
   /** The participant to show, or null while there is none. */
@@ -36,87 +36,88 @@ export class Avatars extends EventTarget {
     this.#room = room;
   }
 
-  /** True while another avatar is in the room, to take over or to go. */
+  /** True while a second avatar is in the room, about to take over or to leave. */
   get handingOver() {
     return this.#all().length > 1;
   }
 
-  /** Look who is there: whoever is shown stays so until they go. */
-  look() {
+  /** Update `shown` from the room's participants: the shown avatar stays until it leaves. */
+  update() {
     const all = this.#all();
     if (!all.includes(this.shown)) {
-      // Of several the newest: an older one is about to go, or stuck. One that speaks is heard soon.
+      // The newest of several: an older one is about to leave. If it still speaks, it is shown soon.
       const number = (one) => parse(one.identity)[1];
       this.shown = all.toSorted((one, other) => number(other) - number(one))[0] ?? null;
     }
     if (this.shown !== null) [this.#name] = parse(this.shown.identity);
-    if (all.length > 1) void this.#listen();
+    if (all.length > 1) void this.#showSpeaker();
   }
 
-  /** Listen to nobody any more. */
+  /** Stop measuring. */
   close() {
     this.#closed = true;
   }
 
-  /** All that could be shown: those who show something and are called alike. */
+  /** All avatars: participants with video whose identities differ in the generation only. */
   #all() {
     if (this.#closed) return [];
     const others = [...this.#room.remoteParticipants.values()];
-    const shows = others.filter((one) => one.videoTrackPublications.size > 0);
-    const hosted = shows.filter((one) => one.identity === HOSTED_IDENTITY);
+    const withVideo = others.filter((one) => one.videoTrackPublications.size > 0);
+    const hosted = withVideo.filter((one) => one.identity === HOSTED_IDENTITY);
     if (hosted.length > 0) return hosted;
-    const named = (name) => shows.filter((one) => parse(one.identity)[0] === name);
-    // A person with a camera succeeds nobody.
+    const named = (name) => withVideo.filter((one) => parse(one.identity)[0] === name);
+    // A person with a camera has another name, and is no successor.
     const successors = named(this.#name);
-    return successors.length > 0 || shows.length === 0 ? successors : named(parse(shows[0].identity)[0]);
+    if (successors.length > 0 || withVideo.length === 0) return successors;
+    return named(parse(withVideo[0].identity)[0]);
   }
 
-  /** While there are several: show the one that speaks. */
-  async #listen() {
-    if (this.#listening) return;
-    this.#listening = true;
-    const ears = new Ears();
+  /** While there are several avatars, show the one that speaks. */
+  async #showSpeaker() {
+    if (this.#measuring) return;
+    this.#measuring = true;
+    const speech = new SpeechDetector();
     for (let all = this.#all(); all.length > 1; all = this.#all()) {
-      ears.listenTo(all);
-      const speaker = all.find((one) => one !== this.shown && ears.silentMs(one) === 0);
-      if (speaker !== undefined && ears.silentMs(this.shown) > QUIET_MS) {
+      speech.measure(all);
+      const speaker = all.find((one) => one !== this.shown && speech.silentMs(one) === 0);
+      if (speaker !== undefined && speech.silentMs(this.shown) > SILENT_MS) {
         this.shown = speaker;
         this.dispatchEvent(new Event("change"));
       }
-      await new Promise((resolve) => setTimeout(resolve, LISTEN_MS));
+      await new Promise((resolve) => setTimeout(resolve, MEASURE_MS));
     }
-    this.#listening = false;
-    await ears.close();
+    this.#measuring = false;
+    await speech.close();
   }
 }
 
 /**
- * Who can be heard, of several, played or not. LiveKit's server tells who speaks half a second
- * later; its word counts where the browser lets nobody listen before a click.
+ * Measures which of several participants is audible, whether they are played or not. LiveKit's own
+ * active speaker comes half a second later; it is used while the browser blocks audio.
  */
-class Ears {
+class SpeechDetector {
   #context = new AudioContext({ latencyHint: "interactive" });
   #wave = new Float32Array(WINDOW_SAMPLES);
-  #ears = new Map(); // by participant: their track, what measures it, when they were audible
+  #states = new Map(); // by participant: track, analyser, when it was last audible
 
-  /** Listen to these and to nobody else. */
-  listenTo(participants) {
+  /** Measure these participants now. */
+  measure(participants) {
     for (const one of participants) {
       const track = trackOf(one)?.mediaStreamTrack ?? null;
-      let ear = this.#ears.get(one);
-      if (ear?.track !== track) {
-        ear?.source?.disconnect();
-        ear = { track, audibleAt: ear?.audibleAt ?? -Infinity, ...this.#measuring(track) };
-        this.#ears.set(one, ear);
+      let state = this.#states.get(one);
+      if (state?.track !== track) {
+        state?.source?.disconnect();
+        state = { track, audibleAt: state?.audibleAt ?? -Infinity, ...this.#analyse(track) };
+        this.#states.set(one, state);
       }
-      ear.audible = this.#context.state === "running" ? this.#isLoud(ear) : one.isSpeaking;
-      if (ear.audible) ear.audibleAt = performance.now();
+      state.audible = this.#context.state === "running" ? this.#isLoud(state) : one.isSpeaking;
+      if (state.audible) state.audibleAt = performance.now();
     }
   }
 
-  /** For how long somebody has been silent; 0: they can be heard now. */
+  /** How long the participant has been silent, in ms; 0: audible now. */
   silentMs(participant) {
-    const { audible, audibleAt } = this.#ears.get(participant) ?? {};
+    const { audible, audibleAt } = this.#states.get(participant) ?? {};
     return audible ? 0 : performance.now() - (audibleAt ?? -Infinity);
   }
 
@@ -124,7 +125,7 @@ class Ears {
     await this.#context.close();
   }
 
-  #measuring(track) {
+  #analyse(track) {
     if (track === null) return {};
     const analyser = new AnalyserNode(this.#context, { fftSize: WINDOW_SAMPLES });
     const mediaStream = new MediaStream([track]);

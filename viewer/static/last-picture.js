@@ -1,39 +1,39 @@
-// The last picture of a <video>, on a <canvas> that lies over it: shown while the video has none of
-// its own. Without it a track that ends leaves black, and one that begins is preceded by nothing.
+// Keeps the last frame of a <video> on a <canvas> above it, and shows it while the video has none.
+// Without it, the page is black between the end of one track and the first frame of the next.
 //
-// Knows no room: it is told of each frame, and when the picture is about to be another or none.
+// Knows no room: the page passes it each frame, and calls `keep` before the picture changes.
 
-const BLANK_PIXELS = 16; // LiveKit's server ends a track with black frames of 8 × 8
+const BLANK_PIXELS = 16; // LiveKit's server ends a track with black frames of 8 × 8 pixels
 
 export class LastPicture {
   #video;
   #canvas;
   #context;
-  #frame = null; // a VideoFrame: costs nothing to have, only to draw
-  #drawn = false; // there is something on the canvas
+  #frame = null; // a VideoFrame: cheap to hold, costly to draw
+  #drawn = false; // the canvas has a picture
 
-  /** True: the canvas shows each frame at once, so that not even the first black one is seen. */
+  /** True: draw every frame to the canvas, so that not even one black frame is visible. */
   closely = false;
 
   /**
    * @param {HTMLVideoElement} video
-   * @param {HTMLCanvasElement} canvas of the video's size and place, above it
+   * @param {HTMLCanvasElement} canvas above the video, of the same size
    */
   constructor(video, canvas) {
     this.#video = video;
     this.#canvas = canvas;
     this.#context = canvas.getContext("2d", { alpha: false });
-    canvas.style.visibility = "hidden"; // not `hidden`: its style must not begin anew each time
+    canvas.style.visibility = "hidden"; // not `hidden`, which would restart its CSS transition
   }
 
   /**
-   * Note a frame that the video shows now.
+   * Keep a frame that the video shows now.
    *
-   * @param {{width: number, height: number}} size what requestVideoFrameCallback tells
-   * @returns {boolean} false: that is no picture
+   * @param {{width: number, height: number}} size from requestVideoFrameCallback
+   * @returns {boolean} false: the frame is blank
    */
   take({ width, height }) {
-    if (isBlank(width, height) || !this.#note(width, height)) {
+    if (isBlank(width, height) || !this.#store(width, height)) {
       this.keep();
       return false;
     }
@@ -42,11 +42,11 @@ export class LastPicture {
     return true;
   }
 
-  /** Have the picture ready; false: the video has gone on to something that is none. */
-  #note(width, height) {
+  /** Store the frame; false: the video already shows a blank one. */
+  #store(width, height) {
     if (this.#video.readyState < HTMLMediaElement.HAVE_CURRENT_DATA) return false;
     if (globalThis.VideoFrame === undefined) {
-      this.#draw(this.#video, width, height); // an old browser
+      this.#draw(this.#video, width, height); // a browser without VideoFrame
       return true;
     }
     const frame = new VideoFrame(this.#video);
@@ -59,7 +59,7 @@ export class LastPicture {
     return true;
   }
 
-  /** Show the last picture until there is another one; without one, nothing. */
+  /** Show the last picture, if there is one, until the next frame. */
   keep() {
     if (this.#frame !== null) {
       const { displayWidth, displayHeight } = this.#frame;

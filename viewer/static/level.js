@@ -1,9 +1,8 @@
-// How loud an audio track is, the avatar's or one's own, measured with WebAudio. Knows no page and
-// no room.
+// Measures an audio track's level with WebAudio. Knows no page and no room.
 
-const FLOOR_DBFS = -60; // what the meter shows as nothing
-const SPEECH_DBFS = -46; // above: somebody speaks; codec noise and room tone stay below
-const HANGOVER_MS = 450; // pauses between words are still talking
+const FLOOR_DBFS = -60; // the meter's zero
+const SPEECH_DBFS = -46; // above it is speech; codec noise and room tone stay below
+const HANGOVER_MS = 450; // pauses between words count as speech
 const LOWEST_HZ = 90;
 const HIGHEST_HZ = 5000;
 
@@ -25,17 +24,17 @@ export class LevelMeter {
     );
   }
 
-  /** False while the browser waits for a click before it lets the page make or measure sound. */
+  /** False while the browser blocks audio until a click. */
   get running() {
     return this.#context.state === "running";
   }
 
-  /** Ask the browser again; meant for a click's handler. */
+  /** Resume blocked audio; call it from a click's handler. */
   async resume() {
     await this.#context.resume();
   }
 
-  /** Measure this MediaStreamTrack from now on; null: nothing. */
+  /** Measure this MediaStreamTrack from now on; null: none. */
   follow(track) {
     this.#source?.disconnect();
     this.#source = null;
@@ -50,8 +49,8 @@ export class LevelMeter {
    * Measure now.
    *
    * @returns {{dbfs: number, level: number, audible: boolean, bands: number[]}} root mean square
-   *   in dB of full scale; the same as 0..1; whether that is speech (pauses between words
-   *   included); the spectrum as 0..1 per band
+   *   in dB of full scale; the same as 0..1; whether it is speech (including pauses between
+   *   words); the spectrum as 0..1 per band
    */
   read() {
     if (this.#source === null || !this.running) {

@@ -1,15 +1,15 @@
-// The person's microphone: asked for, held, given back. Knows no page and no room.
+// The viewer's microphone: requested, kept, released. Knows no page and no room.
 
-import { MICROPHONE, MICROPHONE_MOVES } from "./state.js";
+import { MICROPHONE, MICROPHONE_TRANSITIONS } from "./state.js";
 
-// The avatar's voice comes out of the same machine's loudspeakers: without echo cancellation the
-// avatar would hear, and interrupt, itself.
-const WANTED = {
+// Without echo cancellation the avatar's speech, played by this machine's loudspeakers, would be
+// taken for the viewer's and interrupt the avatar.
+const CONSTRAINTS = {
   audio: { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 },
 };
 
-// What getUserMedia rejects with, by name.
-const PROBLEMS = {
+// States by the name of getUserMedia's error.
+const STATE_OF_ERROR = {
   NotAllowedError: MICROPHONE.denied,
   SecurityError: MICROPHONE.denied,
   NotFoundError: MICROPHONE.missing,
@@ -18,33 +18,33 @@ const PROBLEMS = {
 
 export class Microphone extends EventTarget {
   #track = null;
-  #asked = 0; // how often the person has been asked; an answer to an earlier question is none
+  #requests = 0; // counts requests, so that a late answer to an earlier one is ignored
 
   /** One of MICROPHONE. */
   state = MICROPHONE.off;
 
-  /** The sound as a MediaStreamTrack, or null while the microphone is not on. */
+  /** The audio as a MediaStreamTrack, or null while the microphone is not on. */
   get track() {
     return this.#track;
   }
 
-  /** Ask for the microphone; meant for a click's handler. How it went is told by `state`. */
+  /** Request the microphone; call it from a click's handler. `state` holds the result. */
   async switchOn() {
     if (this.state === MICROPHONE.on || this.state === MICROPHONE.asking) return;
-    this.#become(MICROPHONE.asking);
+    this.#setState(MICROPHONE.asking);
     if (navigator.mediaDevices?.getUserMedia === undefined) {
-      this.#become(MICROPHONE.unusable);
+      this.#setState(MICROPHONE.unusable);
       return;
     }
-    this.#asked += 1;
-    const number = this.#asked;
-    const stale = () => number !== this.#asked || this.state !== MICROPHONE.asking;
+    this.#requests += 1;
+    const number = this.#requests;
+    const stale = () => number !== this.#requests || this.state !== MICROPHONE.asking;
     let stream;
     try {
-      stream = await navigator.mediaDevices.getUserMedia(WANTED);
+      stream = await navigator.mediaDevices.getUserMedia(CONSTRAINTS);
     } catch (error) {
-      if (stale()) return; // switched off before the person answered
-      this.#become(PROBLEMS[error.name] ?? MICROPHONE.busy);
+      if (stale()) return; // switched off before the viewer answered
+      this.#setState(STATE_OF_ERROR[error.name] ?? MICROPHONE.busy);
       return;
     }
     const [track] = stream.getAudioTracks();
@@ -56,15 +56,15 @@ export class Microphone extends EventTarget {
     track.addEventListener("ended", () => {
       if (track === this.#track) this.#close(MICROPHONE.lost);
     });
-    this.#become(MICROPHONE.on);
+    this.#setState(MICROPHONE.on);
   }
 
-  /** Give it back; the browser's sign that it is in use goes out. */
+  /** Release the microphone; the browser's recording indicator goes off. */
   switchOff() {
     if (this.state !== MICROPHONE.off) this.#close(MICROPHONE.off);
   }
 
-  /** The room does not take it: give it back, and say so. */
+  /** Release the microphone because the room does not accept it. */
   refuse() {
     if (this.state === MICROPHONE.on) this.#close(MICROPHONE.refused);
   }
@@ -72,11 +72,11 @@ export class Microphone extends EventTarget {
   #close(state) {
     this.#track?.stop();
     this.#track = null;
-    this.#become(state);
+    this.#setState(state);
   }
 
-  #become(state) {
-    if (!MICROPHONE_MOVES[this.state].includes(state)) {
+  #setState(state) {
+    if (!MICROPHONE_TRANSITIONS[this.state].includes(state)) {
       throw new Error(`a microphone cannot go from ${this.state} to ${state}`);
     }
     this.state = state;

@@ -1,31 +1,31 @@
-// The page's elements: shows what it is told. Decides nothing, knows no network.
+// The page's elements: renders what `viewer.js` passes. Decides nothing, knows no network.
 
 import { clock, MICROPHONE, microphoneWords, sentenceOf, VIEWS } from "./state.js";
 
 const STILL_INTERVAL_MS = 250;
 const METER_BARS = 24;
 const OWN_BARS = 5;
-const NOTE_MS = 12_000; // how long a sentence stays over the picture
+const NOTE_MS = 12_000; // how long a note stays over the picture
 const COVERED = new Set(["connecting", "waiting", "ended", "failed", "elsewhere", "refused"]);
 
 const byId = (id) => document.getElementById(id);
-const stillness = matchMedia("(prefers-reduced-motion: reduce)");
+const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class Page {
   video = byId("avatar");
-  last = byId("last"); // the last picture as it was, for while the next one is on its way
+  last = byId("last"); // the last picture, shown until the next one arrives
   voice = byId("voice");
   bands = METER_BARS / 2;
   ownBands = OWN_BARS;
   #bars = Array.from({ length: METER_BARS }, () => document.createElement("i"));
   #ownBars = Array.from({ length: OWN_BARS }, () => document.createElement("i"));
-  #notes = {}; // what is to be told of the microphone and of words, and until when
+  #notes = {}; // by topic (microphone, say): the sentence, and until when to show it
   #glow = byId("glow").getContext("2d", { alpha: false });
-  #still = byId("still").getContext("2d"); // the last picture's colours, behind what covers it
+  #still = byId("still").getContext("2d"); // the last picture, blurred behind the card that covers it
   #stillAt = -Infinity;
-  #frames = []; // times of the frames of the last second
+  #frames = []; // timestamps of the last second's frames
   #factsAt = null;
-  #told = {}; // what each element shows; nothing is written twice
+  #rendered = {}; // the value that each element shows, to write changes only
 
   constructor() {
     byId("meter").append(...this.#bars);
@@ -56,7 +56,7 @@ export class Page {
     byId("talk").addEventListener("click", handler);
   }
 
-  /** `handler` gets the words, and returns when the avatar has said them or could not. */
+  /** `handler` gets the text, and resolves when the avatar has spoken it or could not. */
   onSay(handler) {
     byId("say").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -69,8 +69,8 @@ export class Page {
   }
 
   /**
-   * Show a view (a key of VIEWS) of a session; `picture`: "live" while frames are arriving, "held"
-   * while the last one stands in for them, "still" when it has done so for too long, or "none".
+   * Show a view (a key of VIEWS) of a session. `picture`: "live" while frames arrive, "held" while
+   * the last frame replaces them, "still" when it has for too long, "none" before the first.
    */
   show(view, picture, known) {
     const { label, tone, busy } = VIEWS[view];
@@ -90,7 +90,7 @@ export class Page {
       document.body.dataset.picture = value;
       if (value === "live") return;
       byId("facts").textContent = "";
-      this.#factsAt = null; // what is counted before the next second is over is no rate
+      this.#factsAt = null; // a rate needs a full second
     });
     this.#set("key", known.sessionKey ?? "", (value) => (byId("session-key").textContent = value));
     this.#set("title", `${label} · ${known.sessionKey ?? "Avatar session"}`, (value) => {
@@ -99,17 +99,17 @@ export class Page {
     this.#showElapsed(known);
   }
 
-  /** Show what LevelMeter.read() measured. */
+  /** Show a measurement of LevelMeter.read(). */
   showLevel({ dbfs, bands }) {
     const middle = METER_BARS / 2;
     this.#bars.forEach((bar, i) => {
-      const band = bands[i < middle ? middle - 1 - i : i - middle]; // low notes in the middle
+      const band = bands[i < middle ? middle - 1 - i : i - middle]; // low frequencies in the middle
       bar.style.setProperty("--h", band.toFixed(3));
     });
     byId("meter").ariaValueNow = dbfs.toFixed(1);
   }
 
-  /** Offer "Click for sound" while the browser wants a click first. */
+  /** Offer "Click for sound" while the browser blocks sound. */
   showSoundBlocked(blocked) {
     this.#set("blocked", blocked, (value) => {
       byId("unblock").hidden = !value;
@@ -117,7 +117,7 @@ export class Page {
     });
   }
 
-  /** Show where the microphone stands; `offered`: the room would take it. */
+  /** Show the microphone's state; `offered`: the room would accept it. */
   showMicrophone(offered, microphone, heard) {
     const on = microphone === MICROPHONE.on;
     const { label, sentence } = microphoneWords(microphone, heard);
@@ -136,31 +136,31 @@ export class Page {
     this.#showNote();
   }
 
-  /** Move the person's own bars. */
+  /** Show the level of the viewer's microphone. */
   showOwnLevel({ dbfs, bands }) {
-    const order = [3, 1, 0, 2, 4]; // low notes in the middle
+    const order = [3, 1, 0, 2, 4]; // low frequencies in the middle
     this.#ownBars.forEach((bar, i) => bar.style.setProperty("--h", bands[order[i]].toFixed(3)));
     byId("own-level").ariaValueNow = dbfs.toFixed(1);
   }
 
-  /** Show the field for words to say; `saying`: it is busy with some. */
-  showSay(offered, saying) {
-    this.#set("say", `${offered} ${saying}`, () => {
+  /** Show the input field; `speaking`: a text is being spoken. */
+  showSay(offered, speaking) {
+    this.#set("say", `${offered} ${speaking}`, () => {
       byId("say").hidden = !offered;
-      byId("say-button").disabled = saying;
-      byId("say-button").textContent = saying ? "Saying…" : "Say";
+      byId("say-button").disabled = speaking;
+      byId("say-button").textContent = speaking ? "Speaking…" : "Say";
       document.body.dataset.say = String(offered);
     });
   }
 
-  /** Tell for a while what became of the words; "": nothing to tell. */
+  /** Show for a while why a text was not spoken; "": clear it. */
   noteSay(sentence) {
     this.#note("say", sentence, NOTE_MS);
     this.#showNote();
   }
 
-  #note(about, sentence, forMs) {
-    this.#notes[about] = { sentence, until: performance.now() + forMs };
+  #note(topic, sentence, forMs) {
+    this.#notes[topic] = { sentence, until: performance.now() + forMs };
   }
 
   #showNote() {
@@ -173,12 +173,12 @@ export class Page {
     });
   }
 
-  /** A new frame of the avatar is on the screen. */
+  /** Count a new frame of the avatar. */
   countFrame(now) {
     this.#frames.push(now);
     while (this.#frames[0] < now - 1000) this.#frames.shift();
     if (now - this.#stillAt > STILL_INTERVAL_MS) {
-      const glowing = !stillness.matches || this.#stillAt < 0;
+      const glowing = !reducedMotion.matches || this.#stillAt < 0;
       this.#stillAt = now;
       this.#still.drawImage(this.video, 0, 0, 320, 180);
       if (glowing) this.#drawGlow();
@@ -193,8 +193,8 @@ export class Page {
   }
 
   /**
-   * The picture's colours for the ground behind it. Blurred here, where it is tiny: the same blur
-   * in CSS, on the whole window, leaves 6 frames a second where there is no graphics card.
+   * Draw the picture's colours for the page's background. Blurred here at a tiny size: the same blur
+   * in CSS, on the whole window, leaves 6 frames a second on a machine without a GPU.
    */
   #drawGlow() {
     const { width, height } = this.#glow.canvas;
@@ -238,8 +238,8 @@ export class Page {
   }
 
   #set(name, value, write) {
-    if (this.#told[name] === value) return;
-    this.#told[name] = value;
+    if (this.#rendered[name] === value) return;
+    this.#rendered[name] = value;
     write(value);
   }
 }

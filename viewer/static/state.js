@@ -1,45 +1,45 @@
-// What the page says about a session, derived from what is known. Pure: no DOM, no network.
+// The page's views and texts, derived from status and room. Pure: no DOM, no network.
 
-/** Everything the page can be in. `tone` colours it; `busy` shows that something is under way. */
+/** The views of the page. `tone` sets its colour; `busy` shows an activity indicator. */
 export const VIEWS = Object.freeze({
-  connecting: { label: "Connecting", tone: "quiet", busy: true },
-  waiting: { label: "Waiting for the avatar", tone: "quiet", busy: true },
+  connecting: { label: "Connecting", tone: "neutral", busy: true },
+  waiting: { label: "Waiting for the avatar", tone: "neutral", busy: true },
   idle: { label: "Idle", tone: "calm", busy: false },
   listening: { label: "Listening", tone: "attentive", busy: false },
   talking: { label: "Talking", tone: "lively", busy: false },
   recovering: { label: "Reconnecting", tone: "uneasy", busy: true },
-  ending: { label: "Ending", tone: "quiet", busy: true },
+  ending: { label: "Ending", tone: "neutral", busy: true },
   ended: { label: "Session ended", tone: "over", busy: false },
   failed: { label: "Session failed", tone: "failed", busy: false },
   elsewhere: { label: "Opened elsewhere", tone: "over", busy: false },
   refused: { label: "No access", tone: "failed", busy: false },
 });
 
-/** What connects the page to the room. */
+/** The state of the connection to the room. */
 export const LINK = Object.freeze({
   none: "none", // not joined
   joining: "joining",
   joined: "joined",
-  reconnecting: "reconnecting", // livekit-client is at it
+  reconnecting: "reconnecting", // livekit-client reconnects
   elsewhere: "elsewhere", // the same access joined from another window
   refused: "refused", // no invitation
 });
 
-/** Where the person's own microphone stands. */
+/** The state of the viewer's microphone. */
 export const MICROPHONE = Object.freeze({
   off: "off",
-  asking: "asking", // the browser asks the person
+  asking: "asking", // the browser asks for permission
   on: "on",
-  denied: "denied", // the person, or the browser for them, said no
-  missing: "missing", // there is none
-  busy: "busy", // another program has it, or its driver fails
-  unusable: "unusable", // browsers give it to safe pages only
-  lost: "lost", // unplugged, or taken back by the browser
-  refused: "refused", // the room takes no sound from this page
+  denied: "denied", // permission denied
+  missing: "missing", // no device
+  busy: "busy", // another program uses it, or its driver fails
+  unusable: "unusable", // the page is not a secure context
+  lost: "lost", // unplugged, or stopped by the browser
+  refused: "refused", // the room does not accept audio from this page
 });
 
-/** Which way a microphone can go from where it stands. */
-export const MICROPHONE_MOVES = Object.freeze({
+/** The microphone's legal transitions. */
+export const MICROPHONE_TRANSITIONS = Object.freeze({
   off: ["asking"],
   asking: ["on", "off", "denied", "missing", "busy", "unusable"],
   on: ["off", "lost", "refused"],
@@ -71,20 +71,20 @@ const MICROPHONE_WORDS = {
   },
   unusable: {
     label: "Not available",
-    sentence: "Browsers give the microphone to pages on https or on this machine only.",
+    sentence: "Browsers allow a microphone only on https pages, or pages of this machine.",
   },
   lost: {
     label: "Talk",
-    sentence: "The microphone is gone: unplugged, or switched off by the browser.",
+    sentence: "The microphone was unplugged, or switched off by the browser.",
   },
-  refused: { label: "Not allowed", sentence: "The room takes no sound from this page." },
+  refused: { label: "Not allowed", sentence: "This room does not accept audio from this page." },
 };
 
 /**
- * The microphone in words: a short one for its button, and a sentence where one is needed.
+ * The microphone's texts: a label for its button, and a sentence where one is needed.
  *
  * @param {keyof MICROPHONE} microphone
- * @param {boolean} heard its sound goes into the room
+ * @param {boolean} heard its track is published
  * @returns {{label: string, sentence: string}}
  */
 export function microphoneWords(microphone, heard) {
@@ -100,11 +100,11 @@ const BEFORE_LIVE = new Set(["REQUESTED", "MINTING", "STARTING", "CONNECTING"]);
  *
  * @param {object} known
  * @param {string} known.link one of LINK
- * @param {object|null} known.status the session's status as the server tells it
- * @param {boolean} known.picture frames of the avatar are arriving
- * @param {boolean} known.held they are not, and the last one stands in for them
- * @param {boolean} known.seen there has been a picture before
- * @param {boolean} known.audible the avatar can be heard at this moment
+ * @param {object|null} known.status the session's status, from the server
+ * @param {boolean} known.picture frames of the avatar arrive
+ * @param {boolean} known.held they do not, and the last one is shown instead
+ * @param {boolean} known.seen there has been a picture
+ * @param {boolean} known.audible the avatar is audible now
  * @returns {keyof VIEWS}
  */
 export function viewOf({ link, status, picture, held, seen, audible }) {
@@ -122,19 +122,19 @@ export function viewOf({ link, status, picture, held, seen, audible }) {
   return status?.pose === "listening" ? "listening" : "idle";
 }
 
-/** One sentence below the title of the card that covers the picture while there is none. */
+/** The sentence on the card that covers the page while there is no picture. */
 export function sentenceOf(view, { status, problem, seen }) {
   switch (view) {
     case "connecting":
-      return problem ?? "Opening a line to the room.";
+      return problem ?? "Connecting to the room.";
     case "waiting":
       if (problem) return problem;
       if (BEFORE_LIVE.has(status?.state)) return "The session is starting. This takes a few seconds.";
-      return seen ? "The picture has stopped. Waiting for it to return." : "It is on its way into the room.";
+      return seen ? "The video has stopped. Waiting for it to return." : "The avatar is joining the room.";
     case "recovering":
       return problem ?? "The connection is being restored. This usually takes a few seconds.";
     case "ending":
-      return "The avatar is saying goodbye.";
+      return "The session is ending.";
     case "ended":
     case "failed":
       return status?.reason ?? "The session is over.";

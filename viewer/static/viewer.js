@@ -1,7 +1,7 @@
-// The viewer page: gets access, follows the session, joins the room, and says how things stand.
+// The viewer page: requests access, polls the status, joins the room, and renders the state.
 
 import {
-  NotNow,
+  Unavailable,
   Refused,
   requestAccess,
   requestSpeech,
@@ -17,11 +17,11 @@ import { LINK, MICROPHONE, viewOf } from "./state.js";
 
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 8000;
-const SETTLED_MS = 10_000; // a room that held this long was no flapping connection
-const STALLED_MS = 4000; // no new frame for so long: there is no picture any more
-const NO_PICTURE_MS = 10_000; // live, joined, and nothing to see for so long: join again
-const HOLD_MS = 15_000; // how long the last picture stands in for the next one
-const SETTLING_MS = 4000; // something has changed just now: the next picture is on its way
+const SETTLED_MS = 10_000; // a connection that lasted this long resets the backoff
+const STALLED_MS = 4000; // without a new frame for this long there is no picture
+const NO_PICTURE_MS = 10_000; // live and joined without a picture for this long: rejoin
+const HOLD_MS = 15_000; // how long the last picture is shown instead of the next one
+const SETTLING_MS = 4000; // after a change, a picture is expected within this time
 const METER_INTERVAL_MS = 33;
 
 const page = new Page();
@@ -29,34 +29,34 @@ const room = new AvatarRoom({ video: page.video, audio: page.voice });
 const lastPicture = new LastPicture(page.video, page.last);
 const meter = new LevelMeter(page.bands);
 const microphone = new Microphone();
-let ownMeter = null; // made at the first click: browsers let no page measure sound before
+let ownMeter = null; // made at the first click: browsers block audio before
 
 const known = {
   refused: false,
   status: null,
-  problems: { way: null, news: null }, // what keeps us out of the room, what keeps us from news
+  problems: { access: null, status: null }, // why there is no room, why there is no status
   get problem() {
-    return this.problems.way ?? this.problems.news;
+    return this.problems.access ?? this.problems.status;
   },
   sessionKey: null,
-  generation: null, // of LiveAvatar's session whose room we are in; null: a room that outlives it
+  generation: null, // that the joined room belongs to; null: the room is the session's own
   seen: false, // there has been a picture
   endedAt: null,
-  maySay: false, // the server can make speech of words
-  saying: false,
-  maySpeak: false, // the last room would take a microphone
+  canSay: false, // the server can speak typed text
+  speakingText: false,
+  maySpeak: false, // the last room would accept a microphone
 };
 let lastFrameAt = -Infinity;
 let lastMeterAt = 0;
-let fineAt = -Infinity; // when there last was a picture, or a reason why there is none
-let unsettledAt = -Infinity; // when there last was anything new about the room or the session
-let situation = ""; // what was new then
-let asked = 0; // how many questions about the session went out
-let answered = 0; // which of them the known status answers
+let pictureOkAt = -Infinity; // when there last was a picture, or a reason for having none
+let changedAt = -Infinity; // when room or session last changed
+let lastSituation = ""; // their state at that time
+let requested = 0; // the number of the latest status request
+let answered = 0; // the number of the request that the known status answers
 
-// ------------------------------------------------------------ waiting for news
+// ------------------------------------------------------------ notification of changes
 
-let news = deferred();
+let change = deferred();
 
 function deferred() {
   const parts = {};
@@ -64,63 +64,63 @@ function deferred() {
   return parts;
 }
 
-function tell() {
-  news.resolve();
-  news = deferred();
+function notify() {
+  change.resolve();
+  change = deferred();
   show();
 }
 
-/** Wait until `holds()`; looks whenever anything changed, and at the latest after `timeoutMs`. */
-async function until(holds, timeoutMs = Infinity) {
+/** Wait until `condition()` is true or the timeout; checked at every change. */
+async function until(condition, timeoutMs = Infinity) {
   const end = performance.now() + timeoutMs;
-  while (!holds() && performance.now() < end) {
+  while (!condition() && performance.now() < end) {
     const left = Math.min(end - performance.now(), LONGEST_PAUSE_MS);
-    await Promise.race([news.promise, new Promise((resolve) => setTimeout(resolve, left))]);
+    await Promise.race([change.promise, new Promise((resolve) => setTimeout(resolve, left))]);
   }
 }
 
-// ------------------------------------------------------------ the session's life
+// ------------------------------------------------------------ access and status
 
 const over = () => ["ENDED", "FAILED"].includes(known.status?.state);
 
-/** The session goes on in another LiveAvatar session, which has a room of its own. */
+/** The session has moved to a later generation, which has another room. */
 const moved = () => known.generation !== null && known.status.generation > known.generation;
 
 /**
- * Ask something whose answer carries the session's status, and note it unless a later question
- * has been answered before: answers overtake each other, and an old state must not stay.
+ * Send a request whose response carries the session's status. Keep the status unless a later request
+ * was answered first: responses overtake each other, and a stale one must be ignored.
  */
-async function askStatus(request) {
-  asked += 1;
-  const number = asked;
+async function withStatus(request) {
+  requested += 1;
+  const number = requested;
   const answer = await request();
   if (number > answered && !over()) {
     answered = number;
     known.status = answer.status;
-    known.problems.news = null;
+    known.problems.status = null;
     if (over()) known.endedAt ??= Date.now();
-    tell();
+    notify();
   }
   return answer;
 }
 
-function onProblem(what, sentence) {
-  known.problems[what] = sentence;
-  tell();
+function onProblem(kind, sentence) {
+  known.problems[kind] = sentence;
+  notify();
 }
 
-/** Keep the status fresh until the session is over. */
-async function follow() {
+/** Poll the status until the session is over. */
+async function poll() {
   let pauseMs = FIRST_PAUSE_MS;
   while (!over()) {
     try {
-      const { next_in_s } = await askStatus(requestStatus);
+      const { next_in_s } = await withStatus(requestStatus);
       pauseMs = FIRST_PAUSE_MS;
       await until(over, next_in_s * 1000);
     } catch (error) {
-      if (error instanceof Refused) return; // no pass any more; who needs access hears it, too
-      if (!(error instanceof NotNow)) throw error;
-      onProblem("news", error.message);
+      if (error instanceof Refused) return; // the pass expired; the next access request reports it
+      if (!(error instanceof Unavailable)) throw error;
+      onProblem("status", error.message);
       await until(over, pauseMs);
       pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS);
     }
@@ -128,36 +128,36 @@ async function follow() {
 }
 
 /**
- * Get access, join, and do so again whenever the room is lost or the session moves to another one,
+ * Request access and join, and again whenever the room is lost or the session moves to another one,
  * until the session is over.
  */
 async function watch(code) {
   let pauseMs = FIRST_PAUSE_MS;
-  let following = false;
-  let goneFor = 0; // the newest generation that a room was left for
+  let polling = false;
+  let leftFor = 0; // the latest generation that a room was left for
   while (!over()) {
     const startedAt = performance.now();
     try {
-      const access = await askStatus(() => requestAccess(code));
+      const access = await withStatus(() => requestAccess(code));
       known.sessionKey = access.session_key;
-      known.maySay = access.can_say;
-      known.problems.way = null;
-      if (!following) void follow();
-      following = true;
+      known.canSay = access.can_say;
+      known.problems.access = null;
+      if (!polling) void poll();
+      polling = true;
       if (access.token === null) {
         const { state } = access.status;
         await until(() => known.status.state !== state, LONGEST_PAUSE_MS);
         continue;
       }
       if (room.deleted && access.generation !== null && access.generation === known.generation) {
-        // Access to a room that is no more. LiveAvatar's session is over: news of it will come.
+        // Access to a deleted room. Its LiveAvatar session is over: the status will say so.
         await until(() => over() || moved(), pauseMs);
         pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS);
         continue;
       }
       await room.join(access.livekit_url, access.token);
       known.generation = access.generation;
-      fineAt = performance.now();
+      pictureOkAt = performance.now();
       await until(
         () =>
           over() ||
@@ -166,8 +166,8 @@ async function watch(code) {
           moved(),
       );
       if (room.link === LINK.elsewhere) return;
-      if (moved() && known.status.generation > goneFor) {
-        goneFor = known.status.generation; // the room we are in is left when the next one is joined
+      if (moved() && known.status.generation > leftFor) {
+        leftFor = known.status.generation; // `join` joins the next room, then leaves this one
         pauseMs = FIRST_PAUSE_MS;
         continue;
       }
@@ -179,11 +179,11 @@ async function watch(code) {
     } catch (error) {
       if (error instanceof Refused) {
         known.refused = true;
-        onProblem("way", error.message);
+        onProblem("access", error.message);
         return;
       }
-      if (!(error instanceof NotNow || error instanceof RoomUnavailable)) throw error;
-      onProblem("way", error.message);
+      if (!(error instanceof Unavailable || error instanceof RoomUnavailable)) throw error;
+      onProblem("access", error.message);
     }
     await until(over, pauseMs);
     pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS);
@@ -191,7 +191,7 @@ async function watch(code) {
   await room.leave();
 }
 
-/** As `watch`; however that ends, nobody hears this page any more. */
+/** `watch`; releases the microphone however that ends. */
 async function watchAndTalk(code) {
   try {
     await watch(code);
@@ -200,14 +200,14 @@ async function watchAndTalk(code) {
   }
 }
 
-// ------------------------------------------------------------ what the person says
+// ------------------------------------------------------------ microphone and typed text
 
 microphone.addEventListener("change", () => {
   if (microphone.track !== null) ownMeter ??= new LevelMeter(page.ownBands);
   ownMeter?.follow(microphone.track);
   void ownMeter?.resume();
   void room.speak(microphone.track);
-  tell();
+  notify();
 });
 room.addEventListener("refused", () => microphone.refuse());
 
@@ -217,21 +217,21 @@ page.onTalk(() => {
 });
 
 page.onSay(async (text) => {
-  known.saying = true;
-  tell();
+  known.speakingText = true;
+  notify();
   try {
     await requestSpeech(text);
     page.noteSay("");
   } catch (error) {
-    if (!(error instanceof NotNow || error instanceof Refused)) throw error;
+    if (!(error instanceof Unavailable || error instanceof Refused)) throw error;
     page.noteSay(error.message);
   } finally {
-    known.saying = false;
-    tell();
+    known.speakingText = false;
+    notify();
   }
 });
 
-// ------------------------------------------------------------ what is seen and heard
+// ------------------------------------------------------------ rendering
 
 function onFrame(now, frame) {
   page.video.requestVideoFrameCallback(onFrame);
@@ -240,54 +240,54 @@ function onFrame(now, frame) {
   page.countFrame(now);
   if (!known.seen) {
     known.seen = true;
-    tell();
+    notify();
   }
 }
 
-function picture() {
+function hasPicture() {
   return room.link !== LINK.none && room.showing && performance.now() - lastFrameAt < STALLED_MS;
 }
 
 /**
- * The last picture stands in for the next one: the session goes on elsewhere, or this page gets
- * back into the room. Not where the picture has stopped and nothing is known to be under way.
+ * Whether to show the last picture instead of the next one: during a recovery, a move to another room
+ * or a rejoin, but not where the video has stopped without a known reason.
  */
-function held() {
+function holdsPicture() {
   const now = performance.now();
   const { state } = known.status ?? {};
-  const seems = `${room.link} ${room.showing} ${state} ${known.status?.generation}`;
-  if (seems !== situation) [situation, unsettledAt] = [seems, now];
-  const underWay =
-    state === "RECOVERING" || room.link !== LINK.joined || now - unsettledAt < SETTLING_MS;
-  return known.seen && underWay && now - lastFrameAt < HOLD_MS;
+  const situation = `${room.link} ${room.showing} ${state} ${known.status?.generation}`;
+  if (situation !== lastSituation) [lastSituation, changedAt] = [situation, now];
+  const changing =
+    state === "RECOVERING" || room.link !== LINK.joined || now - changedAt < SETTLING_MS;
+  return known.seen && changing && now - lastFrameAt < HOLD_MS;
 }
 
-/** The session is live, we are in its room, and for long there is nothing to see. */
+/** The session is live and its room joined, and there has been no picture for too long. */
 function pictureless() {
-  return performance.now() - fineAt > NO_PICTURE_MS;
+  return performance.now() - pictureOkAt > NO_PICTURE_MS;
 }
 
 function show() {
   const sound = meter.read();
   const audible = meter.running ? sound.audible : room.speaking || known.status?.speaking === true;
   const link = known.refused ? LINK.refused : room.link;
-  const shown = picture();
-  const stands = held() && !shown;
+  const shown = hasPicture();
+  const held = holdsPicture() && !shown;
   const due = known.status?.state === "LIVE" && room.link === LINK.joined && !document.hidden;
-  if (shown || !due) fineAt = performance.now();
+  if (shown || !due) pictureOkAt = performance.now();
   const view = viewOf({
     link,
     status: known.status,
     picture: shown,
-    held: stands,
+    held,
     seen: known.seen,
     audible,
   });
-  page.show(view, shown ? "live" : stands ? "held" : known.seen ? "still" : "none", known);
+  page.show(view, shown ? "live" : held ? "held" : known.seen ? "still" : "none", known);
   page.showSoundBlocked(room.audioTrack !== null && (room.soundBlocked || !meter.running));
-  if (room.link === LINK.joined) known.maySpeak = room.maySpeak; // between two rooms: as before
+  if (room.link === LINK.joined) known.maySpeak = room.maySpeak; // between two rooms it keeps its value
   page.showMicrophone(known.maySpeak && !over(), microphone.state, room.heard);
-  page.showSay(known.maySay && !over(), known.saying);
+  page.showSay(known.canSay && !over(), known.speakingText);
   return sound;
 }
 
@@ -308,16 +308,16 @@ room.addEventListener("change", () => {
     measured = room.audioTrack;
     meter.follow(measured);
   }
-  tell();
+  notify();
 });
 
 page.onUnblock(async () => {
   await Promise.all([room.startSound(), meter.resume()]);
-  tell();
+  notify();
 });
 page.onTakeOver(() => location.reload());
 document.addEventListener("visibilitychange", () => {
-  lastFrameAt = performance.now(); // hidden pages get no frames; give the picture time to return
+  lastFrameAt = performance.now(); // a hidden page gets no frames: restart the timeout
 });
 addEventListener("pagehide", () => {
   microphone.switchOff();
@@ -326,11 +326,11 @@ addEventListener("pagehide", () => {
 
 page.video.requestVideoFrameCallback(onFrame);
 requestAnimationFrame(everyFrame);
-setInterval(show, 1000); // also in a hidden tab, where no frames are drawn: the title tells
+setInterval(show, 1000); // also in a hidden tab, which draws no frames: updates the title
 
 if (location.pathname.startsWith("/watch/")) {
   await watchAndTalk(takeCode());
 } else {
   known.refused = true;
-  tell();
+  notify();
 }

@@ -1,7 +1,7 @@
-"""A session goes on in another LiveAvatar session, and the page follows by itself.
+"""A session moves to its next generation (LiveAvatar session), and the page follows.
 
-A hosted room goes with its LiveAvatar session, and the next one has another. In a room of our own
-the next avatar comes beside the old one.
+A hosted room ends with its LiveAvatar session, and the next one has another room. In a room on our
+own LiveKit the next avatar joins while the old one is still there.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any, Final
-from uuid import uuid4
 
 import pytest
 from livekit import api
@@ -19,18 +17,27 @@ from playwright.async_api import BrowserContext, Page, expect
 
 from avatar_sessions.contract.states import SessionState
 from deploy.local.stack import LiveKitServer
-from tests.support.page import SOON_MS, open_page, shows
-from tests.support.stand_in_avatar import StandInAvatar, avatar_in, viewer_token
+from tests.support.scripted_session import Stage
+from tests.support.stand_in_avatar import StandInAvatar, avatar_in
+from tests.support.viewer_page import (
+    LOUD,
+    SOON_MS,
+    delete_room,
+    identities,
+    level_passes,
+    next_generation,
+    open_page,
+    room_api,
+    shows,
+)
 from tests.support.waiting import until
-from tests.viewer.conftest import Stage
-from tests.viewer.test_page import LOUD, identities, level_passes
-from viewer import ViewerAccess, ViewerServer
+from viewer import ViewerServer
 
 FIRST, SECOND = "first", "second"
 NEXT_IDENTITY: Final = "avatar-generation-2"
 
-# What is on the screen, frame by frame: whose picture, and whether a card covers it.
-WATCH = """() => {
+# Records what the page shows, frame by frame: which avatar, black, or the card that covers it.
+RECORD = """() => {
   const [video, last] = ['avatar', 'last'].map((id) => document.getElementById(id));
   const context = new OffscreenCanvas(8, 2).getContext('2d', { willReadFrequently: true });
   const who = () => {
@@ -40,10 +47,10 @@ WATCH = """() => {
     if (data[0] + data[2] < 100) return 'black'; // red and blue add up to 255 in every picture
     return data[1] < data[7 * 4 + 1] ? 'first' : 'second';
   };
-  window.story = [];
+  window.shown = [];
   const look = () => {
     const seen = document.body.dataset.covered === 'true' ? 'a card' : who();
-    if (window.story.at(-1) !== seen) window.story.push(seen);
+    if (window.shown.at(-1) !== seen) window.shown.push(seen);
     requestAnimationFrame(look);
   };
   look();
@@ -52,38 +59,29 @@ WATCH = """() => {
 LAST_PICTURE = "document.getElementById('last').style.visibility"
 
 
-async def watch(page: Page) -> None:
-    """From now on the page remembers what was to be seen."""
-    await page.evaluate(WATCH)
+async def record(page: Page) -> None:
+    """Have the page record what it shows from now on."""
+    await page.evaluate(RECORD)
 
 
-async def story(page: Page) -> list[str]:
-    """What was to be seen, one after the other."""
-    told: list[str] = await page.evaluate("() => window.story")
-    return told
+async def recorded(page: Page) -> list[str]:
+    """What the page has shown, in order."""
+    shown: list[str] = await page.evaluate("() => window.shown")
+    return shown
 
 
 async def comes_to_show(page: Page, who: str) -> None:
-    await page.wait_for_function("(who) => window.story.at(-1) === who", arg=who, timeout=SOON_MS)
+    await page.wait_for_function("(who) => window.shown.at(-1) === who", arg=who, timeout=SOON_MS)
 
 
-def rooms_of(livekit: LiveKitServer) -> api.LiveKitAPI:
-    return api.LiveKitAPI(livekit.url, livekit.api_key, livekit.api_secret)
-
-
-async def delete(livekit: LiveKitServer, room: str) -> None:
-    async with rooms_of(livekit) as rooms:
-        await rooms.room.delete_room(api.DeleteRoomRequest(room=room))
-
-
-async def is_there(livekit: LiveKitServer, room: str) -> bool:
-    async with rooms_of(livekit) as rooms:
+async def exists(livekit: LiveKitServer, room: str) -> bool:
+    async with room_api(livekit) as rooms:
         return bool((await rooms.room.list_rooms(api.ListRoomsRequest(names=[room]))).rooms)
 
 
-async def without_viewer(livekit: LiveKitServer, room: str) -> None:
-    """Wait until no viewer is in the room any more."""
-    async with rooms_of(livekit) as rooms, asyncio.timeout(SOON_MS / 1000):
+async def viewer_left(livekit: LiveKitServer, room: str) -> None:
+    """Wait until the viewer has left the room."""
+    async with room_api(livekit) as rooms, asyncio.timeout(SOON_MS / 1000):
         while "viewer" in await identities(rooms, room):
             await asyncio.sleep(0.1)
 
@@ -91,68 +89,40 @@ async def without_viewer(livekit: LiveKitServer, room: str) -> None:
 # ------------------------------------------------------------ rooms that LiveAvatar hosts
 
 
-@dataclass
-class Hosted:
-    """The room of the next LiveAvatar session."""
-
-    stage: Stage
-    room: str
-    avatar: StandInAvatar
-    access: ViewerAccess
-
-    def switch(self) -> None:
-        """The session is in the next generation from now on."""
-        self.stage.session.granted = self.access
-        self.stage.session.becomes(SessionState.LIVE, generation=2)
-
-
-@contextlib.asynccontextmanager
-async def next_room(stage: Stage, *, may_speak: bool = False) -> AsyncIterator[Hosted]:
-    """As LiveAvatar hosts them: another room for each session, the same names in it."""
-    livekit = stage.livekit
-    token = viewer_token(livekit, stage.room, may_speak=may_speak)
-    stage.session.granted = ViewerAccess(livekit.url, token, generation=1)
-    stage.session.becomes(SessionState.LIVE, generation=1)
-    room = f"viewer-test-{uuid4().hex[:8]}"
-    token = viewer_token(livekit, room, may_speak=may_speak)
-    async with avatar_in(livekit, room, mirrored=True) as avatar:
-        yield Hosted(stage, room, avatar, ViewerAccess(livekit.url, token, generation=2))
-
-
-async def test_the_page_goes_on_in_the_room_of_the_next_liveavatar_session(
+async def test_the_page_follows_into_the_room_of_the_next_generation(
     stage: Stage, viewer: ViewerServer, tab: BrowserContext
 ) -> None:
-    """The old room is deleted with its session, in the moment of the switch."""
-    async with next_room(stage) as following:
+    """The old room is deleted with its LiveAvatar session, at the moment of the switch."""
+    async with next_generation(stage) as following:
         page = await open_page(tab, viewer.invite("support-42"))
         await shows(page, "Idle")
-        await watch(page)
+        await record(page)
         following.avatar.loudness = LOUD
 
         following.switch()
-        await delete(stage.livekit, stage.room)
+        await delete_room(stage.livekit, stage.room)
 
         await comes_to_show(page, SECOND)
         await shows(page, "Talking")
         await level_passes(page, -25)
-        assert await story(page) == [FIRST, SECOND]
+        assert await recorded(page) == [FIRST, SECOND]
         assert stage.session.keys == ["support-42", "support-42"]
-        assert not await is_there(stage.livekit, stage.room)
+        assert not await exists(stage.livekit, stage.room)
 
 
-async def test_a_room_that_outlives_the_switch_is_left_for_the_next_one_without_a_gap(
+async def test_the_page_leaves_an_old_room_that_still_exists_without_a_gap(
     stage: Stage, viewer: ViewerServer, tab: BrowserContext
 ) -> None:
-    """The page joins the next room first: not even for a moment does it say that it reconnects."""
-    async with next_room(stage) as following:
+    """The page joins the next room before it leaves the old one, and never shows Reconnecting."""
+    async with next_generation(stage) as following:
         page = await open_page(tab, viewer.invite("support-42"))
         await shows(page, "Idle")
-        await watch(page)
+        await record(page)
         await page.evaluate(
             """() => {
-              window.said = [];
+              window.states = [];
               const state = document.getElementById('state');
-              const note = () => window.said.push(state.textContent);
+              const note = () => window.states.push(state.textContent);
               new MutationObserver(note).observe(state, { childList: true });
             }"""
         )
@@ -160,49 +130,49 @@ async def test_a_room_that_outlives_the_switch_is_left_for_the_next_one_without_
         following.switch()
 
         await comes_to_show(page, SECOND)
-        await without_viewer(stage.livekit, stage.room)
+        await viewer_left(stage.livekit, stage.room)
         following.avatar.loudness = LOUD
         await shows(page, "Talking")
-        assert await story(page) == [FIRST, SECOND]
-        assert await page.evaluate("() => window.said") == ["Talking"]
+        assert await recorded(page) == [FIRST, SECOND]
+        assert await page.evaluate("() => window.states") == ["Talking"]
 
 
-async def test_a_liveavatar_session_that_is_lost_leaves_its_last_picture_until_the_next_one(
+async def test_the_last_picture_stays_until_the_next_generation_has_one(
     stage: Stage, viewer: ViewerServer, tab: BrowserContext
 ) -> None:
-    """The room goes before anybody knows why, and its access is good for nothing any more.
+    """The room is deleted before the status changes, and its access is worthless from then on.
 
-    A page that used it again had LiveKit's server make the room anew, and sat there alone.
+    A page that used it again had LiveKit's server create the room anew, and stayed there alone.
     """
-    async with next_room(stage) as following:
+    async with next_generation(stage) as following:
         page = await open_page(tab, viewer.invite("support-42"))
         await shows(page, "Idle")
-        await watch(page)
+        await record(page)
 
-        await delete(stage.livekit, stage.room)
+        await delete_room(stage.livekit, stage.room)
         await shows(page, "Reconnecting")
         await until(lambda: len(stage.session.keys) > 1)
         stage.session.becomes(SessionState.RECOVERING)
         asked = len(stage.session.keys)
         stage.session.becomes(SessionState.RECOVERING, generation=2)
-        await asyncio.sleep(2)  # LiveAvatar takes its time to start another one
+        await asyncio.sleep(2)  # LiveAvatar takes a while to start the next one
         assert len(stage.session.keys) == asked
-        assert not await is_there(stage.livekit, stage.room)
+        assert not await exists(stage.livekit, stage.room)
         following.switch()
 
         await comes_to_show(page, SECOND)
         await shows(page, "Idle")
-        assert await story(page) == [FIRST, SECOND]
+        assert await recorded(page) == [FIRST, SECOND]
 
 
-async def test_a_liveavatar_session_that_never_returns_is_told_in_words(
+async def test_the_page_explains_a_generation_that_is_never_replaced(
     stage: Stage, viewer: ViewerServer, tab: BrowserContext
 ) -> None:
-    async with next_room(stage):
+    async with next_generation(stage):
         page = await open_page(tab, viewer.invite("support-42"))
         await shows(page, "Idle")
         stage.session.becomes(SessionState.RECOVERING)
-        await delete(stage.livekit, stage.room)
+        await delete_room(stage.livekit, stage.room)
         await shows(page, "Reconnecting")
         await expect(page.locator("#veil")).to_be_hidden()
 
@@ -211,15 +181,15 @@ async def test_a_liveavatar_session_that_never_returns_is_told_in_words(
         )
 
 
-async def test_a_voice_that_was_muted_stays_so_in_the_next_room(
+async def test_a_muted_page_stays_muted_in_the_next_room(
     stage: Stage, viewer: ViewerServer, tab: BrowserContext
 ) -> None:
-    """livekit-client unmutes whatever it attaches a track to: each rejoin broke the silence."""
-    async with next_room(stage) as following:
+    """livekit-client unmutes the element that it attaches a track to: each rejoin unmuted."""
+    async with next_generation(stage) as following:
         page = await open_page(tab, viewer.invite("support-42"))
         await shows(page, "Idle")
         await page.get_by_role("button", name="Mute", exact=True).click()
-        await watch(page)
+        await record(page)
 
         following.switch()
 
@@ -228,20 +198,20 @@ async def test_a_voice_that_was_muted_stays_so_in_the_next_room(
         await expect(page.get_by_role("button", name="Unmute")).to_be_visible()
 
 
-# ------------------------------------------------------------ rooms of our own
+# ------------------------------------------------------------ rooms on our own LiveKit
 
 
 @contextlib.asynccontextmanager
 async def own_room(stage: Stage) -> AsyncIterator[StandInAvatar]:
-    """The first avatar, by the name that it has in a room of ours."""
+    """The first avatar, with the identity that it has in a room on our own LiveKit."""
     await stage.avatar.room.disconnect()
     stage.session.becomes(SessionState.LIVE, generation=1)
     async with avatar_in(stage.livekit, stage.room, "avatar") as avatar:
         yield avatar
 
 
-async def heard_by(page: Page) -> dict[str, Any]:
-    """How many sounds the page plays."""
+async def playing_on(page: Page) -> dict[str, Any]:
+    """How many elements and audio tracks the page plays."""
     played: dict[str, Any] = await page.evaluate(
         """() => {
           const playing = [...document.querySelectorAll('audio, video')]
@@ -254,15 +224,15 @@ async def heard_by(page: Page) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("how", ["leaves", "stays"])
-async def test_the_next_avatar_waits_unseen_until_the_first_one_is_done(
+async def test_the_next_avatar_is_not_shown_before_the_first_one_is_done(
     stage: Stage, viewer: ViewerServer, tab: BrowserContext, how: str
 ) -> None:
-    """It takes over when the first one leaves, or when it speaks: whichever is first."""
+    """It is shown when the first one leaves, or when it speaks: whichever comes first."""
     async with contextlib.AsyncExitStack() as later, contextlib.AsyncExitStack() as earlier:
         first = await earlier.enter_async_context(own_room(stage))
         page = await open_page(tab, viewer.invite("support-42"))
         await shows(page, "Idle")
-        await watch(page)
+        await record(page)
         second = await later.enter_async_context(
             avatar_in(stage.livekit, stage.room, NEXT_IDENTITY, mirrored=True)
         )
@@ -273,7 +243,7 @@ async def test_the_next_avatar_waits_unseen_until_the_first_one_is_done(
         await level_passes(page, -25)
         first.loudness = 0.0
         await shows(page, "Idle")
-        assert await story(page) == [FIRST]
+        assert await recorded(page) == [FIRST]
         stage.session.becomes(SessionState.LIVE, generation=2)
         if how == "leaves":
             await earlier.aclose()
@@ -283,10 +253,10 @@ async def test_the_next_avatar_waits_unseen_until_the_first_one_is_done(
         await shows(page, "Talking")
         await level_passes(page, -25)
         await comes_to_show(page, SECOND)
-        assert await heard_by(page) == {"elements": 1, "tracks": 1}
+        assert await playing_on(page) == {"elements": 1, "tracks": 1}
         await earlier.aclose()
         await page.wait_for_function(f"() => {LAST_PICTURE} === 'hidden'")
-        assert await story(page) == [FIRST, SECOND]
+        assert await recorded(page) == [FIRST, SECOND]
         assert stage.session.keys == ["support-42"]
 
 
@@ -296,18 +266,18 @@ async def test_a_person_with_a_camera_is_not_the_next_avatar(
     async with own_room(stage) as avatar:
         page = await open_page(tab, viewer.invite("support-42"))
         await shows(page, "Idle")
-        await watch(page)
+        await record(page)
         async with avatar_in(stage.livekit, stage.room, "ada", mirrored=True) as person:
             person.loudness = LOUD
-            await asyncio.sleep(1)  # long enough to be heard
+            await asyncio.sleep(1)  # long enough to be detected
             await shows(page, "Idle")
             avatar.loudness = LOUD
             await shows(page, "Talking")
 
-        assert await story(page) == [FIRST]
+        assert await recorded(page) == [FIRST]
 
 
-async def test_a_page_that_comes_into_the_middle_shows_the_one_that_speaks(
+async def test_a_page_that_joins_during_a_rotation_shows_the_avatar_that_speaks(
     stage: Stage, viewer: ViewerServer, tab: BrowserContext
 ) -> None:
     async with (
@@ -317,6 +287,6 @@ async def test_a_page_that_comes_into_the_middle_shows_the_one_that_speaks(
         first.loudness = LOUD
         page = await open_page(tab, viewer.invite("support-42"))
         await shows(page, "Talking")
-        await watch(page)
+        await record(page)
 
         await comes_to_show(page, FIRST)

@@ -1,7 +1,7 @@
-"""The whole product from one LiveAvatar session to the next, as a person at the page perceives it.
+"""What a viewer sees and hears while a session moves from one generation to the next.
 
-Temporal, LiveKit, workers, the viewer's server, Chromium, and a LiveAvatar whose sessions last 24
-seconds, or are lost. Screenshots of the moment and of after it are kept beside the logs of the run.
+The whole product: Temporal, LiveKit, workers, viewer server, Chromium, and a LiveAvatar whose
+sessions last 24 seconds, or are lost. Screenshots are kept beside the logs of the run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from livekit import api
 from playwright.async_api import BrowserContext
 
 from avatar_sessions import AvatarSessions, OwnRoom, Session
@@ -23,18 +22,17 @@ from deploy.local.stack import LiveKitServer, TemporalServer
 from liveavatar_lite import SessionEndReason
 from liveavatar_simulator import LiveAvatarSimulator
 from tests.examples.conftest import worker_settings
-from tests.support.page import open_page, shows
 from tests.support.platform import API_KEY, new_key, running_workers, simulator_settings, wayne
 from tests.support.secret_scan import remember
 from tests.support.speech import speak_live
-from tests.viewer.test_page import identities, level_passes
+from tests.support.viewer_page import identities, level_passes, open_page, room_api, shows
 from viewer import SessionViewerSource, ViewerServer
 
 LIMIT_S = 24
-FEW_SECONDS_MS = 8000
+MAX_SILENCE_MS = 8000
 
-# What is to be seen, frame by frame, and whether anything is to be heard.
-WATCH = """() => {
+# Records what the page shows, frame by frame, and whether the avatar is audible.
+RECORD = """() => {
   const byId = (id) => document.getElementById(id);
   const context = new OffscreenCanvas(8, 4).getContext('2d', { willReadFrequently: true });
   const isLit = () => {
@@ -43,7 +41,7 @@ WATCH = """() => {
     context.drawImage(byId(kept ? 'last' : 'avatar'), 0, 0, 8, 4);
     return context.getImageData(0, 0, 8, 4).data.some((one, i) => i % 4 < 3 && one > 40);
   };
-  window.story = [];
+  window.shown = [];
   const look = () => {
     const covered = document.body.dataset.covered === 'true';
     const now = {
@@ -51,9 +49,9 @@ WATCH = """() => {
       heard: Number(byId('meter').ariaValueNow) > -46,
       said: byId('state').textContent,
     };
-    const before = window.story.at(-1);
+    const before = window.shown.at(-1);
     if (before === undefined || Object.keys(now).some((key) => now[key] !== before[key])) {
-      window.story.push({ ...now, at_ms: performance.now() });
+      window.shown.push({ ...now, at_ms: performance.now() });
     }
     requestAnimationFrame(look);
   };
@@ -63,7 +61,7 @@ WATCH = """() => {
 
 @dataclass
 class Product:
-    """LiveAvatar, and a client."""
+    """The simulator, and a client of the sessions."""
 
     simulator: LiveAvatarSimulator
     sessions: AvatarSessions
@@ -73,7 +71,7 @@ class Product:
 async def product(
     temporal: TemporalServer, livekit: LiveKitServer, limit_s: int
 ) -> AsyncIterator[Product]:
-    """Workers, and a LiveAvatar that lets nobody stay for longer than `limit_s`."""
+    """Workers, and a simulator whose sessions last `limit_s` at most."""
     client = await temporal.new_namespace()
     key = Seal.new_key()
     remember(key.get_secret_value(), "a seal key")
@@ -88,7 +86,7 @@ async def product(
 
 @contextlib.asynccontextmanager
 async def talking(session: Session) -> AsyncIterator[None]:
-    """Three seconds at a time, for as long as the context is open."""
+    """Speak utterances of three seconds while the context is open."""
 
     async def talk() -> None:
         async with session.live() as live:
@@ -98,7 +96,7 @@ async def talking(session: Session) -> AsyncIterator[None]:
     task = asyncio.create_task(talk(), name="talk")
     try:
         yield
-        assert not task.done(), "there was nobody to speak to"
+        assert not task.done(), "the session could not be spoken to"
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -113,7 +111,7 @@ async def second_generation(session: Session) -> None:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", ["hosted", "own"])
 @pytest.mark.parametrize("how", ["rotation", "loss"])
-async def test_a_person_goes_on_seeing_and_hearing_the_avatar(
+async def test_a_viewer_sees_and_hears_the_avatar_across_generations(
     temporal: TemporalServer,
     livekit: LiveKitServer,
     tab: BrowserContext,
@@ -121,7 +119,7 @@ async def test_a_person_goes_on_seeing_and_hearing_the_avatar(
     kind: str,
     how: str,
 ) -> None:
-    """At LiveAvatar's limit, or when it loses the session in the middle of a sentence."""
+    """At LiveAvatar's time limit, and when LiveAvatar loses the session during an utterance."""
     limit_s = LIMIT_S if how == "rotation" else 1200
     async with product(temporal, livekit, limit_s) as its:
         sessions = its.sessions
@@ -134,7 +132,7 @@ async def test_a_person_goes_on_seeing_and_hearing_the_avatar(
         ):
             page = await open_page(tab, viewer.invite(session.key))
             await shows(page, "Talking")
-            await page.evaluate(WATCH)
+            await page.evaluate(RECORD)
             if how == "loss":
                 lost = str(its.simulator.ledger().sessions[0].session_id)
                 await its.simulator.end_session(lost, SessionEndReason.SERVER_ERROR)
@@ -143,34 +141,34 @@ async def test_a_person_goes_on_seeing_and_hearing_the_avatar(
             switched_ms: float = await page.evaluate("() => performance.now()")
             await page.screenshot(path=run_folder / f"{how}-{kind}-1-during.png")
 
-            # Speech of the next one: it has been silent, and is not any more.
+            # Speech of the next generation: audible again after a silence.
             await page.wait_for_function(
-                "(since) => window.story.some((one) => one.at_ms > since && !one.heard)",
+                "(since) => window.shown.some((one) => one.at_ms > since && !one.heard)",
                 arg=switched_ms,
             )
             await level_passes(page, -25)
             await shows(page, "Talking")
             await page.screenshot(path=run_folder / f"{how}-{kind}-2-after.png")
-            story: list[dict[str, Any]] = await page.evaluate("() => window.story")
+            shown: list[dict[str, Any]] = await page.evaluate("() => window.shown")
             await page.close()
             if kind == "own":
                 await only_the_next_avatar(sessions, livekit, session)
         report = await session.end()
 
-    assert {one["seen"] for one in story} == {"a picture"}
-    assert longest_silence_ms(story) < FEW_SECONDS_MS
+    assert {one["seen"] for one in shown} == {"a picture"}
+    assert longest_silence_ms(shown) < MAX_SILENCE_MS
     assert len(report.generations) >= 2
     assert report.takeovers == 0
     if how == "rotation":
         assert report.gaps_ms == 0
         if kind == "own":
-            assert "Reconnecting" not in {one["said"] for one in story}
+            assert "Reconnecting" not in {one["said"] for one in shown}
 
 
-def longest_silence_ms(story: list[dict[str, Any]]) -> float:
-    """How long nothing was heard of somebody who talks all the time."""
+def longest_silence_ms(shown: list[dict[str, Any]]) -> float:
+    """The longest time without audio, in a session that speaks all the time."""
     silences, silent_since = [0.0], None
-    for one in story:
+    for one in shown:
         if one["heard"]:
             if silent_since is not None:
                 silences.append(one["at_ms"] - silent_since)
@@ -183,11 +181,11 @@ def longest_silence_ms(story: list[dict[str, Any]]) -> float:
 async def only_the_next_avatar(
     sessions: AvatarSessions, livekit: LiveKitServer, session: Session
 ) -> None:
-    """Wait until the old avatar has left the room of ours."""
-    room = (await session.attach("somebody-else")).room
+    """Wait until the old avatar has left the room on our own LiveKit."""
+    room = (await session.attach("listener")).room
     assert room is not None
     async with (
-        api.LiveKitAPI(livekit.url, livekit.api_key, livekit.api_secret) as rooms,
+        room_api(livekit) as rooms,
         asyncio.timeout(10),
     ):
         while "avatar" in await identities(rooms, room):

@@ -1,4 +1,4 @@
-"""Words that a viewer types: who may send them, how many, and what the page says of them."""
+"""Text that a viewer types: which page may send it, its limits, and what the page shows."""
 
 from __future__ import annotations
 
@@ -12,62 +12,64 @@ import pytest_asyncio
 from playwright.async_api import BrowserContext, expect
 
 from avatar_sessions.contract.states import EndReason, SessionState
-from tests.support.page import SOON_MS, open_page, shows
-from tests.viewer.conftest import PlayedSession, Stage
+from tests.support.scripted_session import ScriptedSession, Stage
+from tests.support.viewer_page import SOON_MS, open_page, shows
 from viewer import ViewerServer, ViewerSourceError
 from viewer.app import MAX_TEXT_CHARS
 
 
 @dataclass
-class PlayedSpeaker:
-    """A `ViewerSpeaker` that says what the test lets it say."""
+class ScriptedSpeaker:
+    """A `ViewerSpeaker` that finishes when the test lets it."""
 
-    said: list[tuple[str, str]] = field(default_factory=list)
-    trouble: str | None = None
-    may_end: asyncio.Event = field(default_factory=asyncio.Event)
+    spoken: list[tuple[str, str]] = field(default_factory=list)
+    failure: str | None = None
+    may_finish: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def say(self, session_key: str, text: str) -> None:
-        if self.trouble is not None:
-            raise ViewerSourceError(self.trouble)
-        self.said.append((session_key, text))
-        await self.may_end.wait()
+        if self.failure is not None:
+            raise ViewerSourceError(self.failure)
+        self.spoken.append((session_key, text))
+        await self.may_finish.wait()
 
 
 @pytest.fixture
-def speaker() -> PlayedSpeaker:
-    speaker = PlayedSpeaker()
-    speaker.may_end.set()
+def speaker() -> ScriptedSpeaker:
+    speaker = ScriptedSpeaker()
+    speaker.may_finish.set()
     return speaker
 
 
 @pytest_asyncio.fixture
-async def saying(session: PlayedSession, speaker: PlayedSpeaker) -> AsyncIterator[ViewerServer]:
-    """A viewer server whose page has a field for words."""
+async def text_viewer(
+    session: ScriptedSession, speaker: ScriptedSpeaker
+) -> AsyncIterator[ViewerServer]:
+    """A viewer server whose page has an input field."""
     async with ViewerServer(session, speaker=speaker, port=0, status_interval_s=0.02) as server:
         yield server
 
 
 @pytest_asyncio.fixture
-async def guest(saying: ViewerServer) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
-    """A browser that has come in by an invitation, and its page's path."""
-    headers = {"origin": saying.url}
-    async with httpx.AsyncClient(base_url=saying.url, headers=headers, timeout=10) as client:
-        link, _, code = saying.invite("support-42").partition("#")
+async def guest(text_viewer: ViewerServer) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
+    """A browser that has redeemed its invitation, and its page's path."""
+    headers = {"origin": text_viewer.url}
+    async with httpx.AsyncClient(base_url=text_viewer.url, headers=headers, timeout=10) as client:
+        link, _, code = text_viewer.invite("support-42").partition("#")
         path = httpx.URL(link).path
         answer = await client.post(f"{path}/access", json={"code": code})
         assert answer.json()["can_say"]
         yield client, path
 
 
-async def test_the_avatar_says_what_was_typed(
-    guest: tuple[httpx.AsyncClient, str], speaker: PlayedSpeaker
+async def test_the_speaker_gets_the_typed_text(
+    guest: tuple[httpx.AsyncClient, str], speaker: ScriptedSpeaker
 ) -> None:
     client, path = guest
 
     answer = await client.post(f"{path}/say", json={"text": "  Good morning. "})
 
     assert answer.status_code == 200
-    assert speaker.said == [("support-42", "Good morning.")]
+    assert speaker.spoken == [("support-42", "Good morning.")]
 
 
 @pytest.mark.parametrize(
@@ -83,8 +85,8 @@ async def test_the_avatar_says_what_was_typed(
         b'{"text": "' + b"a" * 10_000 + b'"}',
     ],
 )
-async def test_what_cannot_be_said_is_refused_in_a_sentence(
-    guest: tuple[httpx.AsyncClient, str], speaker: PlayedSpeaker, body: bytes
+async def test_text_outside_the_limits_is_refused(
+    guest: tuple[httpx.AsyncClient, str], speaker: ScriptedSpeaker, body: bytes
 ) -> None:
     client, path = guest
 
@@ -92,47 +94,47 @@ async def test_what_cannot_be_said_is_refused_in_a_sentence(
 
     assert answer.status_code == 400
     assert answer.json()["message"] == "The avatar takes 1 to 300 characters at a time."
-    assert speaker.said == []
+    assert speaker.spoken == []
 
 
-async def test_only_the_page_that_was_invited_may_speak(
-    saying: ViewerServer, guest: tuple[httpx.AsyncClient, str], speaker: PlayedSpeaker
+async def test_only_an_invited_page_may_send_text(
+    text_viewer: ViewerServer, guest: tuple[httpx.AsyncClient, str], speaker: ScriptedSpeaker
 ) -> None:
     client, path = guest
 
     by_another_site = await client.post(
         f"{path}/say", json={"text": "hello"}, headers={"origin": "https://example.org"}
     )
-    async with httpx.AsyncClient(base_url=saying.url) as stranger:
+    async with httpx.AsyncClient(base_url=text_viewer.url) as stranger:
         without_a_pass = await stranger.post(f"{path}/say", json={"text": "hello"})
 
     assert by_another_site.status_code == 403
     assert without_a_pass.status_code == 404
-    assert speaker.said == []
+    assert speaker.spoken == []
 
 
-async def test_a_page_is_heard_out_before_it_may_say_more(
-    guest: tuple[httpx.AsyncClient, str], speaker: PlayedSpeaker
+async def test_a_page_may_send_one_text_at_a_time(
+    guest: tuple[httpx.AsyncClient, str], speaker: ScriptedSpeaker
 ) -> None:
     client, path = guest
-    speaker.may_end.clear()
+    speaker.may_finish.clear()
     first = asyncio.create_task(client.post(f"{path}/say", json={"text": "one"}))
     async with asyncio.timeout(10):
-        while not speaker.said:
+        while not speaker.spoken:
             await asyncio.sleep(0.01)
 
     second = await client.post(f"{path}/say", json={"text": "two"})
-    speaker.may_end.set()
+    speaker.may_finish.set()
     await first
     third = await client.post(f"{path}/say", json={"text": "three"})
 
     assert second.status_code == 429
     assert second.json()["message"] == "The avatar is still speaking your last text."
     assert third.status_code == 200
-    assert [text for _, text in speaker.said] == ["one", "three"]
+    assert [text for _, text in speaker.spoken] == ["one", "three"]
 
 
-async def test_without_a_speaker_there_is_nothing_to_say_words_to(
+async def test_without_a_speaker_text_is_refused(
     viewer: ViewerServer, client: httpx.AsyncClient
 ) -> None:
     link, _, code = viewer.invite("support-42").partition("#")
@@ -145,32 +147,32 @@ async def test_without_a_speaker_there_is_nothing_to_say_words_to(
     assert answer.status_code == 404
 
 
-async def test_words_typed_into_the_page_are_said_and_the_field_is_empty_again(
-    stage: Stage, saying: ViewerServer, speaker: PlayedSpeaker, tab: BrowserContext
+async def test_text_typed_into_the_page_is_spoken_and_the_field_is_cleared(
+    stage: Stage, text_viewer: ViewerServer, speaker: ScriptedSpeaker, tab: BrowserContext
 ) -> None:
-    page = await open_page(tab, saying.invite("support-42"))
+    page = await open_page(tab, text_viewer.invite("support-42"))
     await shows(page, "Idle")
-    speaker.may_end.clear()
-    field_ = page.get_by_label("What the avatar is to say")
+    speaker.may_finish.clear()
+    field_ = page.get_by_label("Text for the avatar to speak")
 
     await field_.fill("Good morning.")
     await field_.press("Enter")
 
-    await expect(page.get_by_role("button", name="Saying…")).to_be_disabled()
+    await expect(page.get_by_role("button", name="Speaking…")).to_be_disabled()
     await expect(field_).to_have_value("")
-    speaker.may_end.set()
+    speaker.may_finish.set()
     await expect(page.get_by_role("button", name="Say", exact=True)).to_be_enabled()
-    assert speaker.said == [("support-42", "Good morning.")]
+    assert speaker.spoken == [("support-42", "Good morning.")]
 
 
-async def test_words_that_cannot_be_said_are_told_in_a_sentence(
-    stage: Stage, saying: ViewerServer, speaker: PlayedSpeaker, tab: BrowserContext
+async def test_the_page_shows_why_a_text_was_not_spoken(
+    stage: Stage, text_viewer: ViewerServer, speaker: ScriptedSpeaker, tab: BrowserContext
 ) -> None:
-    page = await open_page(tab, saying.invite("support-42"))
+    page = await open_page(tab, text_viewer.invite("support-42"))
     await shows(page, "Idle")
-    speaker.trouble = "The session is moving to another owner."
+    speaker.failure = "The session is moving to another owner."
 
-    await page.get_by_label("What the avatar is to say").fill("Good morning.")
+    await page.get_by_label("Text for the avatar to speak").fill("Good morning.")
     await page.get_by_role("button", name="Say", exact=True).click()
 
     await expect(page.get_by_text("The session is moving to another owner.")).to_be_visible(
@@ -178,15 +180,15 @@ async def test_words_that_cannot_be_said_are_told_in_a_sentence(
     )
 
 
-async def test_the_field_is_there_only_where_words_become_speech_and_while_the_session_lives(
-    stage: Stage, viewer: ViewerServer, saying: ViewerServer, tab: BrowserContext
+async def test_the_input_field_is_shown_only_with_a_speaker_and_while_the_session_runs(
+    stage: Stage, viewer: ViewerServer, text_viewer: ViewerServer, tab: BrowserContext
 ) -> None:
-    silent = await open_page(tab, viewer.invite("support-42"))
-    await shows(silent, "Idle")  # before its place is taken: both have one access
-    page = await open_page(tab, saying.invite("support-42"))
+    watching = await open_page(tab, viewer.invite("support-42"))
+    await shows(watching, "Idle")  # before the second page replaces it: both use one access
+    page = await open_page(tab, text_viewer.invite("support-42"))
     await shows(page, "Idle")
     await expect(page.locator("#say")).to_be_visible()
-    await expect(silent.locator("#say")).to_be_hidden()
+    await expect(watching.locator("#say")).to_be_hidden()
 
     stage.session.becomes(SessionState.ENDED, end_reason=EndReason.REQUESTED)
 

@@ -1,4 +1,4 @@
-"""Whatever is lost between the page and the rest of the world, the page does not stay waiting."""
+"""The page polls again after lost, late and failed responses, and rejoins without a picture."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from livekit import api
 from playwright.async_api import BrowserContext, Route, expect
 
 from avatar_sessions.contract.states import SessionState
-from tests.support.page import SOON_MS, open_page, shows
-from tests.viewer.conftest import PlayedSession, Stage
+from tests.support.scripted_session import ScriptedSession, Stage
+from tests.support.viewer_page import SOON_MS, open_page, room_api, shows
 from viewer import ViewerServer
 
 
-async def test_an_old_answer_that_comes_late_does_not_hide_that_the_session_is_live(
+async def test_a_late_response_does_not_hide_that_the_session_is_live(
     stage: Stage, viewer: ViewerServer, tab: BrowserContext
 ) -> None:
-    """On a loaded machine a page stayed at "Waiting for the avatar" for good.
+    """On a loaded machine a page stayed at "Waiting for the avatar" forever.
 
-    It had asked for access while the session was CONNECTING. The session became LIVE, a stream of
-    events told the page so, and then the answer of before arrived: the page went back to
-    CONNECTING and waited for a change that had been told already.
+    It had requested access while the session was CONNECTING. The session became LIVE, a stream of
+    events said so, and then the response to the earlier request arrived: the page went back to
+    CONNECTING and waited for a change that had been reported already.
     """
     stage.session.becomes(SessionState.STARTING)
     page = await open_page(tab, viewer.invite("support-42"))
     await expect(page.get_by_text("The session is starting.")).to_be_visible()
-    answered_while_connecting, overtaken = asyncio.Event(), asyncio.Event()
+    responded_while_connecting, overtaken = asyncio.Event(), asyncio.Event()
 
-    async def hold_the_answer(route: Route) -> None:
+    async def hold_the_response(route: Route) -> None:
         response = await route.fetch()
-        answered_while_connecting.set()
+        responded_while_connecting.set()
         await overtaken.wait()
         await route.fulfill(response=response)
 
-    await page.route("**/access", hold_the_answer, times=1)
+    await page.route("**/access", hold_the_response, times=1)
 
     async with asyncio.timeout(SOON_MS / 1000):
         stage.session.becomes(SessionState.CONNECTING)
-        await answered_while_connecting.wait()
+        await responded_while_connecting.wait()
     stage.session.becomes(SessionState.LIVE)
     await shows(page, "Connecting")
     overtaken.set()
@@ -45,10 +45,10 @@ async def test_an_old_answer_that_comes_late_does_not_hide_that_the_session_is_l
     await shows(page, "Idle")
 
 
-async def test_answers_that_are_lost_are_asked_for_again(
+async def test_the_page_polls_again_after_lost_responses(
     stage: Stage, viewer: ViewerServer, tab: BrowserContext
 ) -> None:
-    """A stream of events that was refused once was never opened again: no news for good."""
+    """A stream of events that was refused once was never opened again: the state stayed old."""
     stage.session.becomes(SessionState.STARTING)
     page = await tab.new_page()
     lost: list[str] = []
@@ -71,12 +71,12 @@ async def test_answers_that_are_lost_are_asked_for_again(
     await shows(page, "Idle")
 
 
-async def test_eight_pages_in_one_browser_all_hear_that_the_session_is_live(
-    session: PlayedSession, viewer: ViewerServer, tab: BrowserContext
+async def test_eight_pages_in_one_browser_all_learn_that_the_session_is_live(
+    session: ScriptedSession, viewer: ViewerServer, tab: BrowserContext
 ) -> None:
-    """A browser opens six connections to a server: six streams, and no page could ask for access.
+    """A browser opens six connections to a server: with six streams no page could request access.
 
-    The room is not there, which is as far as a page can get without one.
+    There is no LiveKit server here, so the pages get as far as saying so.
     """
     session.becomes(SessionState.STARTING)
     pages = [await open_page(tab, viewer.invite("support-42")) for _ in range(8)]
@@ -89,17 +89,15 @@ async def test_eight_pages_in_one_browser_all_hear_that_the_session_is_live(
         await expect(page.get_by_text("The LiveKit server cannot be reached")).to_be_visible()
 
 
-async def test_a_picture_that_is_lost_without_a_word_is_fetched_by_joining_again(
+async def test_a_page_without_a_picture_joins_the_room_again(
     stage: Stage, viewer: ViewerServer, tab: BrowserContext
 ) -> None:
-    """The server forgets that the page subscribed: nothing on the wire says that this is wrong."""
+    """The server drops the page's subscription, and no event reports it."""
     page = await open_page(tab, viewer.invite("support-42"))
     await shows(page, "Idle")
     tracks = [one.sid for one in stage.avatar.room.local_participant.track_publications.values()]
 
-    async with api.LiveKitAPI(
-        stage.livekit.url, stage.livekit.api_key, stage.livekit.api_secret
-    ) as rooms:
+    async with room_api(stage.livekit) as rooms:
         await rooms.room.update_subscriptions(
             api.UpdateSubscriptionsRequest(
                 room=stage.room, identity="viewer", track_sids=tracks, subscribe=False
