@@ -1,7 +1,7 @@
-"""A true-to-life LiveAvatar (LITE mode) for those without an API key, and for tests.
+"""A true-to-life LiveAvatar (LITE mode), for development without an API key, and for tests.
 
-REST, media WebSocket, an avatar in a real LiveKit room, a ledger of what was asked, faults on
-demand. It is no LiveAvatar: what is assumed rather than known stands in `docs/simulator.md`.
+REST, media WebSocket, an avatar in a real LiveKit room, a billing ledger, injected faults. What is
+assumed about LiveAvatar rather than known is marked in the simulator's documentation.
 """
 
 from .faults import Faults

@@ -1,5 +1,4 @@
-"""The command line ``liveavatar-simulator``: one simulator in one process, until SIGINT or
-SIGTERM."""
+"""The command ``liveavatar-simulator``: runs one simulator until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ _OVERRIDES: Final = ("host", "port", "media_port", "livekit_url", "max_video_hei
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the simulator; returns the exit status.
 
-    0 after SIGINT or SIGTERM, 2 for a bad setting, 3 for a port in use, 4 for no LiveKit.
+    0 after SIGINT or SIGTERM, 2 for a bad setting, 3 for a port in use, 4 without LiveKit.
     """
     arguments = _parser().parse_args(argv)
     logging.basicConfig(
@@ -51,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="liveavatar-simulator",
-        description="A LiveAvatar (LITE mode) on this machine: REST, WebSocket, avatar, ledger.",
+        description="A simulated LiveAvatar (LITE mode): REST, WebSocket, avatar, ledger.",
         epilog="Every setting is also an environment variable: SIMULATOR_ and its name in capitals,"
         " LIVEKIT_API_KEY and LIVEKIT_API_SECRET; see docs/simulator.md."
         " Exit status: 0 ended by a signal, 2 bad setting, 3 port in use, 4 no LiveKit.",
@@ -59,10 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, help="port of the REST API (8090; 0: a free one)")
     parser.add_argument("--media-port", type=int, help="port of the WebSocket (8091; 0: free)")
-    parser.add_argument("--livekit-url", help="where hosted rooms are made (ws://127.0.0.1:7880)")
-    parser.add_argument("--no-livekit", action="store_true", help="sessions without any room")
-    parser.add_argument("--max-video-height", type=int, help="pixels, at most (720)")
-    parser.add_argument("--credits", type=float, help="balance to begin with (1000)")
+    parser.add_argument(
+        "--livekit-url", help="LiveKit server for hosted rooms (ws://127.0.0.1:7880)"
+    )
+    parser.add_argument(
+        "--no-livekit", action="store_true", help="no LiveKit: sessions have no room"
+    )
+    parser.add_argument("--max-video-height", type=int, help="maximum height in pixels (720)")
+    parser.add_argument("--credits", type=float, help="initial balance (1000)")
     parser.add_argument("-v", "--verbose", action="store_true", help="log each session")
     return parser
 
@@ -77,8 +80,8 @@ async def _serve(settings: SimulatorSettings) -> int:
         await simulator.__aenter__()
     except AddressInUse as error:
         return _fail(
-            f"port {error.port} on {error.host} is in use: stop what listens there, or choose "
-            "another with --port or --media-port.",
+            f"port {error.port} on {error.host} is in use: end that program, or choose "
+            "another port with --port or --media-port.",
             EXIT_PORT,
         )
     except RoomUnreachable as error:

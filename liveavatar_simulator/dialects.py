@@ -1,6 +1,6 @@
-"""What happens in a session, in the words of the LITE WebSocket: dialects live here only.
+"""Translates playback events into events of the LITE WebSocket, in the configured dialect.
 
-Sources disagree on which events arrive and how they name their cause; each way is a setting.
+Sources disagree on which events arrive and how they name their cause, so each variant is a setting.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SPEECH: Final[dict[type[PlaybackEvent], type[SpeechEvent]]] = {
 
 
 class EventDialect:
-    """Turns what happened into events of one dialect."""
+    """Makes the events of one dialect."""
 
     def __init__(self, speech: SpeechSignals, correlation: Correlation) -> None:
         self._speech = speech
@@ -52,11 +52,13 @@ class EventDialect:
         return self._about(AudioBufferAppended, event_id, utterance.task_id)
 
     def committed(self, event_id: str | None, utterance: SpokenUtterance | None) -> ServerEvent:
-        """Acknowledges ``agent.speak_end``; there may have been nothing to end."""
+        """Acknowledges ``agent.speak_end``, also where no utterance was open."""
         return self._about(AudioBufferCommitted, event_id, utterance.task_id if utterance else None)
 
-    def of(self, event: PlaybackEvent, *, no_speech_events: bool = False) -> ServerEvent | None:
-        """The event that tells this, or None where the dialect does not tell it."""
+    def event_for(
+        self, event: PlaybackEvent, *, no_speech_events: bool = False
+    ) -> ServerEvent | None:
+        """The event on the wire, or None where the dialect has none."""
         match event:
             case Cleared(event_id=event_id, utterance=cut):
                 return self._about(AudioBufferCleared, event_id, cut.task_id if cut else None)

@@ -1,7 +1,7 @@
-"""What the simulator is told to do wrong, and when.
+"""Faults to inject: what the simulator does wrong, and how often.
 
-A count means "the next so many"; a flag or a time holds until it is set back. The whole set is
-replaced at once.
+A count applies to the next n calls or sockets; a flag or a time applies until it is reset. Setting
+faults replaces the whole set.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FailureStatus = Annotated[int, Field(ge=400, le=599)]
 
 
 class Faults(BaseModel):
-    """Faults to come. The default is none."""
+    """The faults to inject; by default none."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
@@ -39,31 +39,32 @@ class Faults(BaseModel):
     """``GET /v1/sessions`` and ``GET /v1/sessions/{id}`` fail."""
     list_failure_status: FailureStatus = 503
     rate_limited_tokens: Count = 0
-    """Answered 429 as over a real limit; nothing happens. The same for starts and stops."""
+    """The next n are answered with 429, as over a real limit, and have no effect; so for starts and
+    stops."""
     rate_limited_starts: Count = 0
     rate_limited_stops: Count = 0
     retry_after_s: Annotated[int, Field(ge=0, le=600)] = 1
-    """What such a 429 asks for in ``Retry-After``."""
+    """``Retry-After`` of such a 429."""
     never_connected: Count = 0
-    """Sockets that open and then never reach state connected."""
+    """Sockets that open and never reach state connected."""
     dropped_sockets: Count = 0
-    """Sockets cut without a closing handshake in the middle of an utterance."""
+    """Sockets that are cut during an utterance, without a closing handshake."""
     drop_after_ms: Count = 300
-    """How much of an utterance is heard before its socket is dropped, or falls silent."""
+    """How much of an utterance is played before its socket is cut or stalls."""
     black_holes: Count = 0
-    """Sockets that fall silent in the middle of an utterance and are not closed.
+    """Sockets that stall during an utterance and are not closed.
 
-    Nothing more is read from them and nothing more comes. The session bills on, what was said is
-    heard, and a newer socket may take over. The silent one is aborted when it is replaced or the
+    A stalled socket reads nothing and sends nothing. Billing continues, audio that was sent is
+    played, and a newer socket can take over. The stalled one is aborted when it is replaced or the
     session ends.
     """
     black_holes_at_once: Count = 0
-    """The same for sockets that have just become connected."""
+    """The same, for sockets that have just reached state connected."""
     no_speech_events: bool = False
-    """No ``agent.speak_*`` at all, whatever the dialect."""
+    """No ``agent.speak_*`` events, whatever the dialect."""
 
     def take(self, name: str) -> bool:
-        """Use up one of a counted fault; whether there was one left."""
+        """Use up one of a counted fault; False if none was left."""
         left: int = getattr(self, name)
         if left > 0:
             setattr(self, name, left - 1)

@@ -1,6 +1,6 @@
-"""The simulator's account of what it was asked to do, as ``GET /simulator/ledger`` shows it.
+"""The ledger of ``GET /simulator/ledger``: sessions, billing, sockets, commands, utterances.
 
-It is what a test believes about billing. It holds no token, no ``ws_url`` and no audio.
+Tests take it as the truth about billing. It holds no token, no ``ws_url`` and no audio.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ RoomKind = Literal["hosted", "own", "none"]
 
 
 class CommandLine(BaseModel):
-    """One WebSocket command as it arrived. ``at_ms`` counts from the start of the session."""
+    """One WebSocket command as it arrived. ``at_ms`` counts from the session's start."""
 
     type: str
     at_ms: int
     socket: int
-    """Which of the session's sockets brought it, from 1."""
+    """The number of the session's socket that it came on, from 1."""
     event_id: str | None = None
     pcm_ms: float | None = None
 
 
 class SilenceLine(BaseModel):
-    """A time inside an utterance, of 50 ms or more, in which there was no audio to sound.
+    """A time of 50 ms or more within an utterance in which there was no audio to play.
 
-    ``at_ms`` counts from the utterance's first sound. One that lasts until the utterance is over
-    (its end came late, or never) begins at ``ended_at``.
+    ``at_ms`` counts from the utterance's first sound. A silence up to the utterance's end (which
+    came late, or never) begins at ``ended_at``.
     """
 
     at_ms: float
@@ -37,19 +37,19 @@ class SilenceLine(BaseModel):
 
 
 class UtteranceLine(BaseModel):
-    """One utterance: how much of it was sent, how much was heard and when, and how it went."""
+    """One utterance: how much was sent and played, when, and its outcome."""
 
     event_id: str | None
     sent_ms: float
     played_ms: float
     outcome: Literal["waiting", "playing", "starved", "played", "interrupted", "dropped", "cut"]
-    """``dropped``: cleared before it was heard; ``cut``: the session ended first."""
+    """``dropped``: cleared before any of it was played; ``cut``: the session ended first."""
     began_at: datetime | None
-    """When its first sound was heard."""
+    """When its first sound was played."""
     ended_at: datetime | None
-    """When its last sound had been heard; None before it is over, and if nothing was heard."""
+    """When its last sound had been played; None before the end, and if nothing was played."""
     silences: list[SilenceLine]
-    """Those that are over, the newest 100."""
+    """The newest 100 silences that have ended."""
 
 
 class SocketLine(BaseModel):
@@ -61,7 +61,7 @@ class SocketLine(BaseModel):
 
 
 class SessionLine(BaseModel):
-    """One session, from minting on."""
+    """One session, from the time it was minted."""
 
     session_id: str
     avatar_id: str
@@ -71,7 +71,7 @@ class SessionLine(BaseModel):
     ended_at: datetime | None
     end_reason: str | None
     billed_s: float
-    """Seconds between start and end (so far); 0 in the sandbox."""
+    """Seconds from start to end, or to now; 0 in the sandbox."""
     credits_consumed: Decimal
     sockets_open: int
     sockets_total: int
@@ -80,21 +80,21 @@ class SessionLine(BaseModel):
     room: str | None
     room_kind: RoomKind
     commands: list[CommandLine]
-    """The newest ones, up to `SimulatorSettings.tape_length`."""
+    """The newest `SimulatorSettings.tape_length` commands."""
     commands_ignored: int
-    """Sent before the session was connected: dropped without a word, as the real service does."""
+    """Commands sent before the session was connected: dropped silently, as LiveAvatar does."""
     utterances: list[UtteranceLine]
 
 
 class BillingLedger(BaseModel):
-    """Totals since the simulator began, and its sessions, oldest first."""
+    """Totals since the simulator started, and its sessions, oldest first."""
 
     minted: int
     started: int
     stopped: int
     """Started sessions that have ended, whatever the reason."""
     open: int
-    """Started sessions that have not ended: what would be billed now."""
+    """Started sessions that have not ended: those that are being billed."""
     peak_open: int
-    """The largest ``open`` there ever was."""
+    """The largest ``open`` so far."""
     sessions: list[SessionLine]

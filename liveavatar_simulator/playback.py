@@ -1,8 +1,8 @@
-"""What an avatar says and when: utterances and playback, without a clock, socket or room.
+"""Utterances and their playback, without a clock, socket or room.
 
-Time is an argument, in seconds of any monotonic clock, and never runs back. Sound leaves in blocks
-of 10 ms, so that what is heard, what is reported and what a viewer sees are the same thing; blocks
-in which nothing can happen are passed over together. Facts: LITE events, measured delays.
+Time is an argument, in seconds of any monotonic clock. Audio is played in blocks of 10 ms, so that
+sound, events and video agree; blocks in which nothing can happen are advanced together. Sources:
+the LITE events page, and measured delays.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ BLOCK_S: Final = 0.01
 BLOCK_BYTES: Final = round(BYTES_PER_S * BLOCK_S)
 UTTERANCES_KEPT: Final = 500
 SILENCE_S: Final = 0.05
-"""A rest inside an utterance is noted from this length on."""
+"""Silences within an utterance are recorded from this length on."""
 SILENCES_KEPT: Final = 100
-"""Of each utterance, the newest."""
+"""The newest silences of each utterance."""
 _EPSILON_S: Final = 1e-6
 
 
 class SpokenState(StrEnum):
-    """Where an utterance is."""
+    """The state of an utterance."""
 
     WAITING = "waiting"
-    """Not heard yet: too little audio, or others before it."""
+    """Not played yet: too little audio, or earlier utterances are playing."""
     PLAYING = "playing"
     STARVED = "starved"
-    """Begun, not sealed, and out of audio for too long."""
+    """Begun, its input not finished, and without audio for too long."""
     PLAYED = "played"
     INTERRUPTED = "interrupted"
     DROPPED = "dropped"
-    """Cleared before anything of it was heard."""
+    """Cleared before any of it was played."""
     CUT = "cut"
     """The session ended first."""
 
@@ -78,7 +78,7 @@ _LEGAL: Final[dict[SpokenState, frozenset[SpokenState]]] = {
 
 @dataclass(frozen=True, slots=True)
 class PlaybackSilence:
-    """A time inside an utterance in which nothing sounded because no audio was there."""
+    """A time within an utterance without audio to play."""
 
     begin_s: float
     end_s: float
@@ -86,45 +86,45 @@ class PlaybackSilence:
 
 @dataclass(eq=False, slots=True)
 class SpokenUtterance:
-    """One utterance, from the first chunk to the last sound."""
+    """One utterance, from its first chunk to its last sound."""
 
     event_id: str | None
     task_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     state: SpokenState = SpokenState.WAITING
-    sealed: bool = False
-    """No more audio will come: ``agent.speak_end`` or ``agent.interrupt`` was taken."""
+    input_finished: bool = False
+    """No more audio will come: ``agent.speak_end`` or ``agent.interrupt`` arrived."""
     sent_bytes: int = 0
     played_bytes: int = 0
     ready_at_s: float | None = None
-    """When there was enough audio to begin; None while there is not."""
+    """When there was enough audio to begin; None before."""
     dry_since_s: float | None = None
     began_s: float | None = None
-    """When its first sound left."""
+    """When its first sound was played."""
     sounded_until_s: float = 0.0
-    """When its last sound so far had left; of no meaning before it began."""
+    """When its last sound so far had been played; meaningless before it began."""
     silences: deque[PlaybackSilence] = field(default_factory=lambda: deque(maxlen=SILENCES_KEPT))
-    """Those that have ended: by more sound, or with the utterance."""
+    """Silences that have ended, by more audio or with the utterance."""
     _pcm: bytearray | None = field(default_factory=bytearray, repr=False)
-    """What was sent and not heard; None: nobody listens, it is only counted."""
+    """Audio that was sent and not played; None: audio is only counted."""
 
     @property
     def over(self) -> bool:
-        """Nothing more will be heard of it."""
+        """Whether playback is over."""
         return not _LEGAL[self.state]
 
     @property
     def buffered_bytes(self) -> int:
-        """Audio that waits to be heard."""
+        """Audio that was sent and not played."""
         return 0 if self.over else self.sent_bytes - self.played_bytes
 
     def append(self, pcm: bytes) -> None:
-        """Take more audio."""
+        """Add audio."""
         if self._pcm is not None:
             self._pcm += pcm
         self.sent_bytes += len(pcm)
 
     def take(self, blocks: int, *, now_s: float) -> bytes:
-        """So many times 10 ms from now on, filled up with silence; nothing where nobody listens."""
+        """Play this many blocks, padded with silence; empty if audio is only counted."""
         size = blocks * BLOCK_BYTES
         taken = min(size, self.buffered_bytes)
         if self.began_s is None:
@@ -134,25 +134,25 @@ class SpokenUtterance:
         self.played_bytes += taken
         if self._pcm is None:
             return b""
-        heard = bytes(self._pcm[:taken])
+        played = bytes(self._pcm[:taken])
         del self._pcm[:taken]
-        return heard.ljust(size, b"\0")
+        return played.ljust(size, b"\0")
 
     def become(self, state: SpokenState) -> None:
-        """Move on.
+        """Change the state.
 
         Raises:
-            RuntimeError: this state cannot follow the present one.
+            RuntimeError: this state cannot follow the current one.
         """
         if state not in _LEGAL[self.state]:
             raise RuntimeError(f"an utterance that is {self.state} cannot become {state}")
         self.state = state
 
     def end(self, state: SpokenState, *, now_s: float) -> None:
-        """Move on to a state that is the last.
+        """Change to a final state.
 
         Raises:
-            RuntimeError: this state cannot follow the present one.
+            RuntimeError: this state cannot follow the current one.
         """
         self.become(state)
         self._note_silence(now_s)
@@ -166,28 +166,28 @@ class SpokenUtterance:
 
 @dataclass(frozen=True, slots=True)
 class SpeechBegun:
-    """The first sound of an utterance left."""
+    """The first sound of an utterance was played."""
 
     utterance: SpokenUtterance
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechFinished:
-    """The last sound of an utterance left."""
+    """The last sound of an utterance was played."""
 
     utterance: SpokenUtterance
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechCut:
-    """An utterance that was being heard was cut."""
+    """An utterance was interrupted during playback."""
 
     utterance: SpokenUtterance
 
 
 @dataclass(frozen=True, slots=True)
 class Starved:
-    """An utterance ran out of audio before it was sealed."""
+    """An utterance ran out of audio before its input was finished."""
 
     utterance: SpokenUtterance
 
@@ -202,7 +202,7 @@ class Cleared:
 
 @dataclass(frozen=True, slots=True)
 class PoseTaken:
-    """The avatar moved from one pose to another."""
+    """The avatar changed its pose."""
 
     previous: AgentState
     new: AgentState
@@ -225,16 +225,16 @@ class PlaybackTimes:
 class _PendingClear:
     due_s: float
     event_id: str | None
-    condemned: tuple[SpokenUtterance, ...]
+    utterances: tuple[SpokenUtterance, ...]
 
 
 class SimulatedPlayback:
-    """The avatar's mouth and ears. Commands change it at once; `advance` lets time pass.
+    """The avatar's playback queue and pose. Commands act immediately; `advance` passes time.
 
     Args:
         times: the delays.
-        now_s: when it begins.
-        audible: False: nobody listens, so that audio is counted and not kept.
+        now_s: the time at which it begins.
+        audible: False: audio is only counted, because it is neither played nor recorded.
     """
 
     def __init__(self, times: PlaybackTimes, *, now_s: float, audible: bool = True) -> None:
@@ -251,21 +251,21 @@ class SimulatedPlayback:
 
     @property
     def pose(self) -> AgentState:
-        """What the avatar does now."""
+        """The avatar's current pose."""
         return self._pose
 
     @property
     def playing(self) -> SpokenUtterance | None:
-        """What is being heard now."""
+        """The utterance that is playing now."""
         head = self._queue[0] if self._queue else None
         return head if head is not None and head.state is SpokenState.PLAYING else None
 
     # --- commands ---------------------------------------------------------------------------------
 
     def append(self, pcm: bytes, event_id: str | None, *, now_s: float) -> SpokenUtterance:
-        """Take audio for the open utterance; opens one if none is.
+        """Add audio to the open utterance; opens one if none is.
 
-        The id does not set the boundary, the seal does.
+        The boundary is set by `finish`, not by the id.
         """
         if self._open is None:
             self._open = SpokenUtterance(event_id, _pcm=bytearray() if self._audible else None)
@@ -275,39 +275,39 @@ class SimulatedPlayback:
         self._check_ready(self._open, now_s)
         return self._open
 
-    def seal(
+    def finish(
         self, event_id: str | None, pcm: bytes | None, *, now_s: float
     ) -> SpokenUtterance | None:
-        """End the open utterance, after a last piece of audio if there is one.
+        """Finish the open utterance's input, after a last piece of audio if there is one.
 
-        None: there was nothing to end.
+        Returns None if no utterance is open.
         """
         if pcm:
             self.append(pcm, event_id, now_s=now_s)
-        sealed, self._open = self._open, None
-        if sealed is not None:
-            sealed.sealed = True
-            self._check_ready(sealed, now_s)
-        return sealed
+        finished, self._open = self._open, None
+        if finished is not None:
+            finished.input_finished = True
+            self._check_ready(finished, now_s)
+        return finished
 
     def interrupt(self, event_id: str | None, *, now_s: float) -> None:
-        """Condemn all that was said so far; it falls silent after the interrupt delay.
+        """Interrupt everything sent so far; playback stops after the interrupt delay.
 
-        What comes later is new.
+        Audio that arrives later opens a new utterance.
         """
         if self._open is not None:
-            self._open.sealed = True
+            self._open.input_finished = True
             self._open = None
         self._listening = False
         due_s = now_s + self._times.interrupt_delay_s
         self._clears.append(_PendingClear(due_s, event_id, tuple(self._queue)))
 
     def listen(self, listening: bool) -> None:
-        """Take or leave the attentive pose. While talking it waits for the end of speech."""
+        """Take or leave the attentive pose; while talking, after the end of speech."""
         self._listening = listening
 
     def cut(self) -> None:
-        """The session is over: nothing more is heard."""
+        """Stop playback for good: the session is over."""
         for utterance in self._queue:
             utterance.end(SpokenState.CUT, now_s=self._clock_s)
         self._queue.clear()
@@ -317,15 +317,15 @@ class SimulatedPlayback:
     # --- time -------------------------------------------------------------------------------------
 
     def advance(self, now_s: float) -> tuple[bytes, list[PlaybackEvent]]:
-        """Let time pass up to ``now_s``; returns its sound, silence included, and its events.
+        """Advance to ``now_s``; returns the audio of that time, silence included, and its events.
 
-        Where nobody listens there is no sound to return.
+        The audio is empty if it is only counted.
         """
         pieces: list[bytes] = []
         events: list[PlaybackEvent] = []
         while self._clock_s + BLOCK_S <= now_s + _EPSILON_S:
             events += self._clear_due(self._clock_s)
-            head = self._sounding(events)
+            head = self._playing_next(events)
             blocks = int(min(self._blocks_until(now_s), self._blocks_alike(head)))
             if head is not None:
                 pieces.append(head.take(blocks, now_s=self._clock_s))
@@ -337,54 +337,53 @@ class SimulatedPlayback:
         return b"".join(pieces), events
 
     def due_s(self) -> float | None:
-        """When `advance` has something to tell, if no command comes before; None for never."""
+        """When `advance` has the next event, if no command comes before; None: never."""
         due_s = self._clears[0].due_s if self._clears else inf
-        quiet_s = self._quiet_s(self._queue[0]) if self._queue else inf
-        if quiet_s < inf:
-            # In the first block that begins no sooner, told when that has passed.
-            blocks = ceil(quiet_s / BLOCK_S - _EPSILON_S) + 1
+        unchanged_s = self._unchanged_for_s(self._queue[0]) if self._queue else inf
+        if unchanged_s < inf:
+            # The event comes after the first block that begins no sooner.
+            blocks = ceil(unchanged_s / BLOCK_S - _EPSILON_S) + 1
             due_s = min(due_s, self._clock_s + blocks * BLOCK_S)
         return None if due_s == inf else due_s
 
     def _blocks_until(self, now_s: float) -> int:
-        """How many whole blocks fit before then; at least the one that was asked about."""
+        """How many whole blocks fit before ``now_s``; at least one."""
         return max(1, floor((now_s + _EPSILON_S - self._clock_s) / BLOCK_S))
 
     def _blocks_alike(self, head: SpokenUtterance | None) -> float:
-        """How many blocks from here on are like the next one; at least that."""
-        quiet_s = inf
+        """How many blocks from now on are like the next one; at least one."""
+        unchanged_s = inf
         if head is not None:
-            quiet_s = ceil(head.buffered_bytes / BLOCK_BYTES) * BLOCK_S
+            unchanged_s = ceil(head.buffered_bytes / BLOCK_BYTES) * BLOCK_S
         elif self._queue:
-            quiet_s = self._quiet_s(self._queue[0])
+            unchanged_s = self._unchanged_for_s(self._queue[0])
         if self._clears:
-            quiet_s = min(quiet_s, self._clears[0].due_s - self._clock_s)
-        # Rounded down: a block too few costs one more look, a block too many would be late.
-        return inf if quiet_s == inf else max(1, floor(quiet_s / BLOCK_S + _EPSILON_S))
+            unchanged_s = min(unchanged_s, self._clears[0].due_s - self._clock_s)
+        # Rounded down: a block too few costs one more step, a block too many delays an event.
+        return inf if unchanged_s == inf else max(1, floor(unchanged_s / BLOCK_S + _EPSILON_S))
 
-    def _quiet_s(self, head: SpokenUtterance) -> float:
-        """How long the head of the queue does nothing but go on as it does, from the clock's time
-        on."""
+    def _unchanged_for_s(self, head: SpokenUtterance) -> float:
+        """How long the head of the queue stays in its state, counted from the clock's time."""
         if head.state is not SpokenState.PLAYING:
             if head.ready_at_s is None:
                 return inf
             return max(0.0, head.ready_at_s + self._times.start_latency_s - self._clock_s)
         sound_s = ceil(head.buffered_bytes / BLOCK_BYTES) * BLOCK_S
-        if head.sealed:
+        if head.input_finished:
             return sound_s
         if sound_s or head.dry_since_s is None:
             return sound_s + self._times.starvation_s
         return max(0.0, head.dry_since_s + self._times.starvation_s - self._clock_s)
 
-    def _sounding(self, events: list[PlaybackEvent]) -> SpokenUtterance | None:
-        """The utterance that is heard in the next block, after all that happens before it."""
+    def _playing_next(self, events: list[PlaybackEvent]) -> SpokenUtterance | None:
+        """The utterance that plays in the next block, after the changes that precede it."""
         now_s = self._clock_s
         while self._queue:
             head = self._queue[0]
             if head.state is not SpokenState.PLAYING and not self._may_begin(head, now_s):
                 break
             if head.buffered_bytes == 0:
-                if head.sealed:
+                if head.input_finished:
                     self._finish(head, now_s, events)
                     continue
                 self._count_dry(head, now_s, events)
@@ -411,10 +410,10 @@ class SimulatedPlayback:
     def _finish(
         self, utterance: SpokenUtterance, now_s: float, events: list[PlaybackEvent]
     ) -> None:
-        heard = utterance.state is not SpokenState.WAITING
+        begun = utterance.state is not SpokenState.WAITING
         utterance.end(SpokenState.PLAYED, now_s=now_s)
         self._queue.popleft()
-        if heard:
+        if begun:
             events.append(SpeechFinished(utterance))
         events += self._pose_changes()
 
@@ -435,14 +434,14 @@ class SimulatedPlayback:
         while self._clears and self._clears[0].due_s <= now_s + _EPSILON_S:
             clear = self._clears.popleft()
             cut: SpokenUtterance | None = None
-            for utterance in clear.condemned:
+            for utterance in clear.utterances:
                 if utterance.over:
                     continue
-                heard = utterance.state is not SpokenState.WAITING
-                outcome = SpokenState.INTERRUPTED if heard else SpokenState.DROPPED
+                begun = utterance.state is not SpokenState.WAITING
+                outcome = SpokenState.INTERRUPTED if begun else SpokenState.DROPPED
                 utterance.end(outcome, now_s=clear.due_s)
                 self._queue.remove(utterance)
-                cut = utterance if heard else cut
+                cut = utterance if begun else cut
             yield Cleared(clear.event_id, cut)
             if cut is not None:
                 yield SpeechCut(cut)
@@ -451,7 +450,7 @@ class SimulatedPlayback:
     def _check_ready(self, utterance: SpokenUtterance, now_s: float) -> None:
         enough_bytes = self._times.start_buffer_s * BYTES_PER_S
         enough = utterance.buffered_bytes >= max(enough_bytes, 1)
-        if utterance.ready_at_s is None and (enough or utterance.sealed):
+        if utterance.ready_at_s is None and (enough or utterance.input_finished):
             utterance.ready_at_s = now_s
 
     def _pose_changes(self) -> Iterable[PlaybackEvent]:

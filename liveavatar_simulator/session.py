@@ -1,7 +1,7 @@
-"""One simulated session: its phase, its limits, what is said in it, and who is connected to it.
+"""One simulated session: its phase, limits, playback, socket and billing.
 
-It reaches its surroundings through two small interfaces: a `SimulatedAvatar`, which shows and
-sounds, and a `SimulatedSocket`, which takes events. REST, WebSocket and LiveKit are elsewhere.
+It reaches its surroundings through two protocols: a `SimulatedAvatar`, which plays audio and video,
+and a `SimulatedSocket`, which takes events. REST, WebSocket and LiveKit are elsewhere.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ from .tape import Tape, ms_of, utterance_line
 
 log = logging.getLogger(__name__)
 
-LOOK_S: Final = 0.5
-"""How often an avatar that talks and is not seen looks for new faults."""
-RECORD_LOOK_S: Final = 2.0
-"""How much sound is recorded at once, at most, where nobody is seen."""
+FAULT_POLL_S: Final = 0.5
+"""How often a session without an avatar in a room checks for new faults while it speaks."""
+RECORDING_STEP_S: Final = 2.0
+"""The longest piece that is recorded in one step without an avatar in a room."""
 
 
 class SimulatedPhase(StrEnum):
-    """Where a session is."""
+    """The phase of a session."""
 
     MINTED = "minted"
-    """A token exists; nothing runs, nothing is billed."""
+    """A token exists; nothing runs or is billed."""
     STARTING = "starting"
-    """The room is being made."""
+    """The room is being created."""
     LIVE = "live"
     FROZEN = "frozen"
-    """Its time is over and billing has ended, but socket and avatar are still there: what paid
+    """The maximum duration is over and billing has ended, but socket and avatar stay: what paid
     sessions do."""
     ENDED = "ended"
 
@@ -75,21 +75,21 @@ _LEGAL: Final[dict[SimulatedPhase, frozenset[SimulatedPhase]]] = {
 }
 
 
-class AvatarStayedOut(Exception):
+class AvatarJoinFailed(Exception):
     """The avatar could not join its room."""
 
 
 class SimulatedAvatar(Protocol):
-    """Somebody in a room who can be seen and heard."""
+    """An avatar in a room, with video and audio."""
 
     async def play(self, pcm: bytes, pose: AgentState) -> None:
-        """Show and sound the time that has just passed."""
+        """Play the audio of the time that has just passed, and one frame of video."""
 
-    def hush(self) -> None:
-        """Drop what was given and not yet heard."""
+    def clear(self) -> None:
+        """Drop audio that is queued and not yet played."""
 
     async def leave(self) -> None:
-        """Leave the room; a room that was made for the session is deleted.
+        """Leave the room; a room that was created for the session is deleted.
 
         Bounded, safe to repeat.
         """
@@ -99,26 +99,26 @@ class SimulatedSocket(Protocol):
     """A client's connection to the session.
 
     Attributes:
-        number: which of the session's sockets it is, from 1; set when it is attached.
+        number: the session's sockets are counted from 1; set by `attach`.
     """
 
     number: int
 
     def send(self, event: ServerEvent) -> None:
-        """Queue an event; never waits."""
+        """Queue an event; does not wait."""
 
     async def close(self, code: int, reason: str = "") -> None:
-        """Say goodbye and close. Bounded."""
+        """Send the final state and close. Bounded."""
 
     def drop(self) -> None:
-        """Cut the connection without a goodbye."""
+        """Cut the connection without a closing handshake."""
 
     @property
-    def silent(self) -> bool:
-        """Whether it has fallen silent."""
+    def stalled(self) -> bool:
+        """Whether `stall` was called."""
 
-    def fall_silent(self) -> None:
-        """Read and send nothing more, and stay open."""
+    def stall(self) -> None:
+        """Stop reading and sending, and stay open."""
 
 
 class SimulatedSession:
@@ -135,124 +135,119 @@ class SimulatedSession:
     ) -> None:
         self.session_id = str(uuid.uuid4())
         self.socket_key = secrets.token_urlsafe(24)
-        """Possession of the URL that holds it is the credential."""
+        """Part of the ``ws_url``: who has the URL can open the socket."""
         self.request = request
         self.max_duration_s = max_duration_s
         self.minted_at = datetime.now(UTC)
         self.started_at: datetime | None = None
         """Set when the session becomes live: billing begins."""
         self.ended_at: datetime | None = None
-        """Set when billing ends: at the end, or when it freezes."""
+        """Set when billing ends: when the session ends or freezes."""
         self.end_reason: SessionEndReason | None = None
         self.room: str | None = None
         self.room_kind: RoomKind = "none"
-        self.record: AudioRecorder | None = None
-        """What was heard; None: it is not recorded, or no longer kept."""
-        self.arrived = asyncio.Event()
-        """Set when the avatar is in its room, or none is to come."""
+        self.recorder: AudioRecorder | None = None
+        """None: the session is not recorded, or its recording was dropped."""
+        self.avatar_joined = asyncio.Event()
+        """Set when the avatar has joined its room, or if there is no avatar."""
         self.commands_ignored = 0
         self.sockets_total = 0
         self._phase = SimulatedPhase.MINTED
         self._settings = settings
         self._faults = faults
-        self._signals = EventDialect(settings.speech_signals, settings.correlation)
+        self._dialect = EventDialect(settings.speech_signals, settings.correlation)
         self._account = account
         self._credits_charged = Decimal(0)
         self._avatar: SimulatedAvatar | None = None
         self._socket: SimulatedSocket | None = None
         self._tape = Tape(settings.tape_length)
         self._tasks: list[asyncio.Task[None]] = []
-        self._arrival: asyncio.Task[None] | None = None
+        self._joining: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
-        self._started_s = self._active_s = self._alone_since_s = self._ended_s = time.monotonic()
+        now_s = time.monotonic()
+        self._started_s = self._ended_s = now_s
+        self._active_s = self._disconnected_since_s = now_s
         self._periods_charged = 0
-        self._playback = SimulatedPlayback(self._playback_times(), now_s=self._started_s)
-        self._asked = asyncio.Event()
-        """Set by each command: what was due may be due at another time now."""
+        self._playback = SimulatedPlayback(self._playback_times(), now_s=now_s)
+        self._command_received = asyncio.Event()
+        """Set by each command, because it changes when the next event is due."""
 
-    # --- life -------------------------------------------------------------------------------------
+    # --- phases -----------------------------------------------------------------------------------
 
     @property
     def phase(self) -> SimulatedPhase:
-        """Where the session is."""
+        """The current phase."""
         return self._phase
 
     @property
     def billing(self) -> bool:
-        """Started and not ended."""
+        """Whether the session is being billed: started, and not ended or frozen."""
         return self.started_at is not None and self.ended_at is None
 
     def become(self, phase: SimulatedPhase) -> None:
-        """Move on.
+        """Change the phase.
 
         Raises:
-            RuntimeError: this phase cannot follow the present one.
+            RuntimeError: this phase cannot follow the current one.
         """
         if phase not in _LEGAL[self._phase]:
             raise RuntimeError(f"a session that is {self._phase} cannot become {phase}")
         self._phase = phase
 
     def go_live(
-        self, avatar: SimulatedAvatar | None, arrival: Coroutine[Any, Any, None] | None
+        self, avatar: SimulatedAvatar | None, join: Coroutine[Any, Any, None] | None
     ) -> None:
-        """Billing begins, and the avatar is sent into its room.
+        """Begin billing, and have the avatar join its room.
 
-        LiveAvatar's own order: the session's details are answered, then the avatar comes
-        (lifecycle page). Sockets become connected when it is there.
+        The order is LiveAvatar's: `/start` is answered, then the avatar joins (lifecycle page).
+        Sockets become connected when it has joined.
 
         Args:
-            avatar: who shows and sounds; None: nobody.
-            arrival: brings the avatar into the room; a failure ends the session.
+            avatar: plays audio and video in a room; None: no room.
+            join: joins the avatar's room; a failure ends the session.
         """
         self.become(SimulatedPhase.LIVE)
         self.started_at = datetime.now(UTC)
         now_s = time.monotonic()
-        self._started_s = self._active_s = self._alone_since_s = now_s
-        seen = avatar is not None
+        self._started_s = self._active_s = self._disconnected_since_s = now_s
+        in_room = avatar is not None
         if self._settings.record_heard_s > 0:
-            self.record = AudioRecorder(self.started_at, self._settings.record_heard_s)
-        audible = seen or self.record is not None
+            self.recorder = AudioRecorder(self.started_at, self._settings.record_heard_s)
+        audible = in_room or self.recorder is not None
         self._playback = SimulatedPlayback(self._playback_times(), now_s=now_s, audible=audible)
         self._avatar = avatar
         name = f"session-{self.session_id[:8]}"
-        play = self._play() if seen else self._play_unseen()
+        play = self._play_in_room() if in_room else self._play_without_room()
         self._tasks = [
             asyncio.create_task(play, name=f"{name}-play"),
             asyncio.create_task(self._watch_limits(), name=f"{name}-limits"),
         ]
-        if arrival is None:
-            self.arrived.set()
+        if join is None:
+            self.avatar_joined.set()
         else:
-            self._arrival = asyncio.create_task(self._arrive(arrival), name=f"{name}-arrive")
+            self._joining = asyncio.create_task(self._join(join), name=f"{name}-join")
         for task in self._tasks:
             task.add_done_callback(self._check_task)
 
-    async def _arrive(self, arrival: Coroutine[Any, Any, None]) -> None:
+    async def _join(self, join: Coroutine[Any, Any, None]) -> None:
         try:
-            await arrival
-        except AvatarStayedOut as error:
+            await join
+        except AvatarJoinFailed as error:
             log.warning("session %s ends: its avatar could not join: %s", self.session_id, error)
-            self._leave_by_itself(SessionEndReason.SERVER_ERROR)
+            self._begin_end(SessionEndReason.SERVER_ERROR)
         else:
-            self.arrived.set()
+            self.avatar_joined.set()
 
     def _check_task(self, task: asyncio.Task[None]) -> None:
-        """A session whose playback failed must not go on billing in silence."""
+        """End the session if its playback failed: it must not be billed without playing."""
         error = None if task.cancelled() else task.exception()
         if error is not None:
             log.error("%s failed, the session ends", task.get_name(), exc_info=error)
-            self._leave_by_itself(SessionEndReason.SERVER_ERROR)
+            self._begin_end(SessionEndReason.SERVER_ERROR)
 
     async def end(self, reason: SessionEndReason) -> None:
-        """End the session and wait until all of it is gone.
-
-        Safe to repeat and to call from several places.
-        """
-        if self._ending is None:
-            self._ending = asyncio.create_task(
-                self._end(reason), name=f"session-{self.session_id[:8]}-end"
-            )
-        await asyncio.shield(self._ending)
+        """End the session; returns when avatar and socket are gone. Safe to repeat."""
+        await asyncio.shield(self._begin_end(reason))
 
     async def _end(self, reason: SessionEndReason) -> None:
         self._catch_up()
@@ -262,9 +257,9 @@ class SimulatedSession:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._arrival is not None:
-            # A join that is cut short can leave a ghost in the room: it ends by its own limit.
-            await asyncio.wait({self._arrival})
+        if self._joining is not None:
+            # A cancelled join can leave a participant in the room; the join has its own timeout.
+            await asyncio.wait({self._joining})
         socket, self._socket = self._socket, None
         avatar, self._avatar = self._avatar, None
         async with asyncio.TaskGroup() as group:
@@ -286,27 +281,26 @@ class SimulatedSession:
     # --- limits -----------------------------------------------------------------------------------
 
     def touch(self) -> None:
-        """Somebody showed that the session is wanted: the idle window begins anew."""
+        """Restart the idle timeout."""
         self._active_s = time.monotonic()
 
     async def _watch_limits(self) -> None:
-        """End the session when one of its limits is over.
+        """End or freeze the session at its first deadline.
 
-        The limits move, so it looks again when one comes up.
+        Deadlines move, so each is computed again when it comes up.
         """
         while True:
             deadline_s, reason = min(self._deadlines(), key=lambda each: each[0])
             wait_s = deadline_s - time.monotonic()
             if wait_s > 0:
-                # A new deadline may come before this one (a socket goes): look at least twice a
-                # second.
+                # A new deadline may be earlier (a socket was closed): check twice a second.
                 await asyncio.sleep(min(wait_s, 0.5))
             elif reason is None:
                 self._charge_period()
             elif reason is SessionEndReason.MAX_DURATION_REACHED and self._freezes():
                 self.freeze()
             else:
-                self._leave_by_itself(reason)
+                self._begin_end(reason)
                 return
 
     def _deadlines(self) -> list[tuple[float, SessionEndReason | None]]:
@@ -315,7 +309,7 @@ class SimulatedSession:
             (self._active_s + settings.idle_timeout_s, SessionEndReason.IDLE_TIMEOUT)
         ]
         if self._socket is None and not self.request.has_connector:
-            zombie_s = self._alone_since_s + settings.zombie_timeout_s
+            zombie_s = self._disconnected_since_s + settings.zombie_timeout_s
             deadlines.append((zombie_s, SessionEndReason.ZOMBIE_SESSION_REAP))
         if self._phase is SimulatedPhase.LIVE:
             limit_s = self.max_duration_s * settings.duration_scale
@@ -332,9 +326,9 @@ class SimulatedSession:
         return at_limit is AtLimit.FREEZE
 
     def freeze(self) -> None:
-        """Billing ends and nothing more is acknowledged, told or heard; socket and avatar stay.
+        """End billing and playback, and answer no more commands; socket and avatar stay.
 
-        Only from phase live.
+        Only in phase LIVE.
         """
         self._catch_up()
         self._stop_billing(SessionEndReason.MAX_DURATION_REACHED)
@@ -342,16 +336,17 @@ class SimulatedSession:
         self._playback.cut()
         log.info("session %s is frozen", self.session_id)
 
-    def _leave_by_itself(self, reason: SessionEndReason) -> None:
+    def _begin_end(self, reason: SessionEndReason) -> asyncio.Task[None]:
         if self._ending is None:
             self._ending = asyncio.create_task(
                 self._end(reason), name=f"session-{self.session_id[:8]}-end"
             )
+        return self._ending
 
     def _charge_period(self) -> None:
         self._periods_charged += 1
         if not self._charge(Decimal(self._periods_charged)):
-            self._leave_by_itself(SessionEndReason.NO_CREDITS)
+            self._begin_end(SessionEndReason.NO_CREDITS)
 
     def _charge(self, total: Decimal) -> bool:
         left = self._account.charge(max(total - self._credits_charged, Decimal(0)))
@@ -361,7 +356,7 @@ class SimulatedSession:
     # --- sockets ----------------------------------------------------------------------------------
 
     def opens_with(self, key: str) -> bool:
-        """Whether this is the key of the session's ``ws_url``."""
+        """Whether this is the key in the session's ``ws_url``."""
         return secrets.compare_digest(self.socket_key.encode(), key.encode())
 
     @property
@@ -372,7 +367,7 @@ class SimulatedSession:
         return self.sockets_total == 0 or self._settings.reconnect
 
     def attach(self, socket: SimulatedSocket) -> SimulatedSocket | None:
-        """Take a client's connection; the one it replaces is handed back to be closed."""
+        """Attach a client's connection; returns the one it replaces, for the caller to close."""
         replaced, self._socket = self._socket, socket
         self.sockets_total += 1
         socket.number = self.sockets_total
@@ -380,17 +375,17 @@ class SimulatedSession:
         return replaced
 
     def detach(self, socket: SimulatedSocket) -> None:
-        """A connection is gone.
+        """A connection was closed.
 
-        What was said goes on; unless somebody returns the session is a zombie.
+        Playback continues. Without a new connection the session ends at ``zombie_timeout_s``.
         """
         self._tape.socket_closed(socket.number)
         if self._socket is socket:
             self._socket = None
-            self._alone_since_s = time.monotonic()
+            self._disconnected_since_s = time.monotonic()
 
     def drop_socket(self) -> bool:
-        """Cut the client's connection; whether there was one."""
+        """Cut the client's connection; False if there is none."""
         if self._socket is None:
             return False
         self._socket.drop()
@@ -403,9 +398,9 @@ class SimulatedSession:
     # --- commands ---------------------------------------------------------------------------------
 
     def handle(self, command: Command, socket: SimulatedSocket) -> None:
-        """Do what a client asks by this socket.
+        """Execute a command from this socket.
 
-        Its acknowledgement goes to whoever is connected.
+        The acknowledgement goes to the socket that is attached now.
         """
         self.touch()
         after_s = time.monotonic() - self._started_s
@@ -413,15 +408,15 @@ class SimulatedSession:
         if self._phase is not SimulatedPhase.LIVE:
             return
         self._catch_up()
-        self._asked.set()
+        self._command_received.set()
         now_s = time.monotonic()
         match command:
             case AgentSpeak(audio=audio, event_id=event_id):
                 utterance = self._playback.append(audio, event_id, now_s=now_s)
-                self._send(self._signals.appended(event_id, utterance))
+                self._send(self._dialect.appended(event_id, utterance))
             case AgentSpeakEnd(event_id=event_id, audio=last):
-                sealed = self._playback.seal(event_id, last, now_s=now_s)
-                self._send(self._signals.committed(event_id, sealed))
+                finished = self._playback.finish(event_id, last, now_s=now_s)
+                self._send(self._dialect.committed(event_id, finished))
             case AgentInterrupt(event_id=event_id):
                 self._playback.interrupt(event_id, now_s=now_s)
             case AgentStartListening():
@@ -435,9 +430,8 @@ class SimulatedSession:
 
     # --- playback ---------------------------------------------------------------------------------
 
-    async def _play(self) -> None:
-        """Let time pass, frame by frame: what happened goes to the client, what is heard and seen
-        to the room."""
+    async def _play_in_room(self) -> None:
+        """Advance playback frame by frame: events go to the client, audio and video to the room."""
         frame_s = 1 / self._settings.fps
         next_s = time.monotonic()
         while True:
@@ -445,74 +439,74 @@ class SimulatedSession:
             late_s = time.monotonic() - next_s
             await asyncio.sleep(max(-late_s, 0))
             if late_s > 1:
-                next_s = time.monotonic()  # the machine slept: do not run after what is gone
-            pcm = self._pass_time()
-            self._break_socket_if_asked()
-            if self._avatar is not None and self.arrived.is_set():
+                next_s = time.monotonic()  # the machine was suspended: do not catch up
+            pcm = self._advance()
+            self._inject_socket_faults()
+            if self._avatar is not None and self.avatar_joined.is_set():
                 await self._avatar.play(pcm, self._playback.pose)
 
-    async def _play_unseen(self) -> None:
-        """The same where there is nobody to show: time passes when something is due, not before.
+    async def _play_without_room(self) -> None:
+        """Advance playback when an event is due, because there is no room to feed.
 
-        So hundreds of sessions in one process cost little more than their sockets.
+        Hundreds of sessions in one process then cost little more than their sockets.
         """
         while True:
-            self._asked.clear()
+            self._command_received.clear()
             self._catch_up()
-            self._break_socket_if_asked()
+            self._inject_socket_faults()
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._nothing_due_for_s()):
-                    await self._asked.wait()
+                async with asyncio.timeout(self._next_step_in_s()):
+                    await self._command_received.wait()
 
-    def _nothing_due_for_s(self) -> float | None:
+    def _next_step_in_s(self) -> float | None:
         due_s = self._playback.due_s()
-        record_s = None if self.record is None else RECORD_LOOK_S
+        recording_s = None if self.recorder is None else RECORDING_STEP_S
         if due_s is None:
-            return record_s
+            return recording_s
         wait_s = due_s - time.monotonic()
-        if record_s is not None:
-            wait_s = min(wait_s, record_s)
+        if recording_s is not None:
+            wait_s = min(wait_s, recording_s)
         if self._playback.playing is None:
             return wait_s
-        # A socket may have to be broken in the middle of what is heard.
+        # A fault may cut or stall the socket during the utterance.
         faults = self._faults()
-        asked = faults.dropped_sockets or faults.black_holes
-        return min(wait_s, 1 / self._settings.fps if asked else LOOK_S)
+        due = faults.dropped_sockets or faults.black_holes
+        return min(wait_s, 1 / self._settings.fps if due else FAULT_POLL_S)
 
     def _catch_up(self) -> None:
-        """Let time pass up to now where nobody watches; `_play` does where somebody does."""
+        """Advance playback to now, unless `_play_in_room` does."""
         if self._avatar is None and self._phase in (SimulatedPhase.LIVE, SimulatedPhase.FROZEN):
-            self._pass_time()
+            self._advance()
 
-    def _pass_time(self) -> bytes:
-        """Up to now: what was heard meanwhile is recorded and returned, what happened is told."""
+    def _advance(self) -> bytes:
+        """Advance playback to now: record and return its audio, and send its events."""
         pcm, events = self._playback.advance(time.monotonic())
-        if self.record is not None:
-            self.record.add(pcm)
+        if self.recorder is not None:
+            self.recorder.add(pcm)
         for event in events:
-            self._tell(event)
+            self._send_playback_event(event)
         return pcm
 
-    def _tell(self, event: PlaybackEvent) -> None:
+    def _send_playback_event(self, event: PlaybackEvent) -> None:
         if self._phase is not SimulatedPhase.LIVE:
-            return  # a frozen session was heard to say nothing, not even that it is silent now
+            return  # a frozen session was observed to send no event at all
         if isinstance(event, Cleared) and self._avatar is not None:
-            self._avatar.hush()
-        message = self._signals.of(event, no_speech_events=self._faults().no_speech_events)
+            self._avatar.clear()
+        message = self._dialect.event_for(event, no_speech_events=self._faults().no_speech_events)
         if message is not None:
             self._send(message)
 
-    def _break_socket_if_asked(self) -> None:
+    def _inject_socket_faults(self) -> None:
         faults = self._faults()
-        heard, socket = self._playback.playing, self._socket
-        if heard is None or socket is None or socket.silent:
+        playing, socket = self._playback.playing, self._socket
+        if playing is None or socket is None or socket.stalled:
             return
-        if ms_of(heard.played_bytes) < faults.drop_after_ms:
+        if ms_of(playing.played_bytes) < faults.drop_after_ms:
             return
         if faults.take("dropped_sockets"):
             socket.drop()
         elif faults.take("black_holes"):
-            socket.fall_silent()
+            socket.stall()
 
     def _playback_times(self) -> PlaybackTimes:
         settings = self._settings
@@ -523,26 +517,26 @@ class SimulatedSession:
             starvation_s=settings.starvation_s,
         )
 
-    # --- account ----------------------------------------------------------------------------------
+    # --- ledger -----------------------------------------------------------------------------------
 
     @property
     def lasted_s(self) -> float:
-        """Seconds from start to end, or so far."""
+        """Seconds from start to end, or to now."""
         if self.started_at is None:
             return 0.0
         return (time.monotonic() if self.billing else self._ended_s) - self._started_s
 
     @property
     def credits_consumed(self) -> Decimal:
-        """Charged for the time so far, by the tenth of a credit."""
+        """The charge so far, in tenths of a credit."""
         if self.request.is_sandbox:
             return Decimal(0)
         return pro_rated(self.lasted_s, self._settings.credit_period_s)
 
     def heard(self) -> AudioRecording | None:
-        """What was heard up to now; None: it is not recorded, or no longer kept."""
+        """The recording up to now; None: there is none, or it was dropped."""
         self._catch_up()
-        return None if self.record is None else self.record.heard()
+        return None if self.recorder is None else self.recorder.recording()
 
     def line(self) -> SessionLine:
         """The session as the ledger shows it."""

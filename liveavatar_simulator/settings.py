@@ -1,7 +1,7 @@
-"""Everything about the simulator that can be set, as one model.
+"""The simulator's settings, as one model.
 
 Read once at the edge (command line or test) and passed in; nothing else reads the environment.
-Times default to what was measured on the real service, and all of them may be 0.
+Times default to what was measured on LiveAvatar.
 """
 
 from __future__ import annotations
@@ -22,45 +22,45 @@ CATALOGUE: dict[UUID, str] = {
     UUID("11111111-1111-4111-8111-111111111111"): "Ada (simulated)",
     UUID("22222222-2222-4222-8222-222222222222"): "Grace (simulated)",
 }
-"""Avatars that exist. Wayne is the only one the sandbox takes; the others exist here only."""
+"""The known avatars. The sandbox accepts only Wayne; the others exist only here."""
 
 
 class SpeechSignals(StrEnum):
-    """How the start and end of speech are told. Each was seen on the real service."""
+    """Which events report the start and end of speech. Each was observed on LiveAvatar."""
 
     BOTH = "both"
     POSES = "poses"
-    """Only ``agent.state_updated``: a session of 2026-09-11 never sent ``agent.speak_*``."""
+    """Only ``agent.state_updated``: a session on 2026-09-11 never sent ``agent.speak_*``."""
     SPEECH = "speech"
     """Only ``agent.speak_*``: the older documentation."""
 
 
 class Correlation(StrEnum):
-    """How an event about speech names the command that caused it."""
+    """How a speech event names the command that caused it."""
 
     SOURCE = "source"
-    """Fresh ``event_id``, ours in ``source_event_id``, and ``task.id``: the most seen live."""
+    """Fresh ``event_id``, the command's in ``source_event_id``, and ``task.id``: most common."""
     SAME = "same"
-    """``event_id`` is the command's: the older documentation."""
+    """The command's ``event_id``: the older documentation."""
     TASK = "task"
-    """Only ``task.id``: one observer."""
+    """Only ``task.id``: reported once."""
 
 
 class AtLimit(StrEnum):
-    """What a session does when its maximum duration is over."""
+    """What a session does at its maximum duration."""
 
     AS_MEASURED = "as-measured"
     """Sandbox sessions close, paid ones freeze."""
     CLOSE = "close"
     """The socket is closed with code 1000 and the avatar leaves."""
     FREEZE = "freeze"
-    """Rendering stops without a word; socket and avatar stay."""
+    """Rendering stops without an event; socket and avatar stay."""
 
 
 class SimulatorSettings(BaseSettings):
     """Settings of one simulator.
 
-    Environment: ``SIMULATOR_`` and the name; LiveKit's three without prefix.
+    Environment variables: ``SIMULATOR_`` and the name; LiveKit's three have no prefix.
     """
 
     model_config = SettingsConfigDict(
@@ -73,107 +73,116 @@ class SimulatorSettings(BaseSettings):
 
     # Where it listens.
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8090
-    """REST. 0 takes a free one."""
+    """Port of the REST API; 0 takes a free one."""
     media_port: Annotated[int, Field(ge=0, le=65535)] = 8091
-    """WebSocket. 0 takes a free one."""
-
+    """Port of the media WebSocket; 0 takes a free one."""
     public_host: str | None = None
-    """What the host is called in ``ws_url``, where clients know it by another name."""
+    """Host name in ``ws_url``, where clients reach this machine by another name than ``host``."""
 
-    # LiveKit: where hosted rooms are made.
+    # LiveKit.
     livekit_url: str = Field(
         default="ws://127.0.0.1:7880", validation_alias=AliasChoices("livekit_url", "LIVEKIT_URL")
     )
+    """LiveKit server for hosted rooms."""
     livekit_api_key: str = Field(
         default="devkey", validation_alias=AliasChoices("livekit_api_key", "LIVEKIT_API_KEY")
     )
+    """API key of that server."""
     livekit_api_secret: SecretStr = Field(
         default=SecretStr("secret"),
         validation_alias=AliasChoices("livekit_api_secret", "LIVEKIT_API_SECRET"),
     )
+    """API secret of that server."""
     join_rooms: bool = True
-    """False: no LiveKit at all. Sessions keep their playback clock, but nobody is in any room."""
+    """False: no LiveKit. Sessions keep their playback clock, but no avatar joins a room."""
     join_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    """Limit for an avatar to join its room, and for calls of LiveKit's API."""
     leave_timeout_s: Annotated[float, Field(gt=0)] = 5.0
+    """Limit for an avatar to leave its room, and to delete the room."""
 
-    # Who may call, and how often.
+    # Authentication and rate limits.
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = (SecretStr(DEFAULT_API_KEY),)
-    """Keys that are accepted; comma-separated in the environment. All share one space."""
+    """Accepted API keys; comma-separated in the environment. All share one account."""
     session_token_ttl_s: Annotated[int, Field(gt=0)] = 3600
-    """Not documented by LiveAvatar."""
+    """Validity of session tokens. LiveAvatar does not document it."""
     calls_per_s: Annotated[int, Field(ge=0)] = 100
-    """Per caller and route, in fixed windows of 1 s.
+    """Rate limit per caller and route, in fixed windows of 1 s; 0: no limit, no headers.
 
-    The real numbers are not known. 0: no limit, no headers.
+    LiveAvatar's own numbers are not known.
     """
 
     # The plan.
     credits: Annotated[float, Field(ge=0)] = 1000.0
-    """Balance at the start. One credit is one minute."""
+    """Initial balance. One credit is one minute."""
     credit_period_s: Annotated[float, Field(gt=0)] = 60.0
-    """Seconds that one credit pays for, and between two charges."""
+    """Seconds that one credit pays for; also the interval between charges."""
     concurrency_limit: Annotated[int, Field(ge=1)] = 100
-    """Sessions that may run at once. The free plan has 1; paid numbers are not known."""
+    """Maximum number of running sessions. The free plan has 1; paid plans are not known."""
     plan_max_duration_s: Annotated[int, Field(ge=1)] = 1200
+    """Maximum duration of a paid session."""
     sandbox_max_duration_s: Annotated[int, Field(ge=1)] = 60
+    """Maximum duration of a sandbox session."""
     any_avatar: bool = False
-    """Take any avatar id outside the sandbox, not only those of the catalogue."""
+    """Accept any avatar id outside the sandbox, not only those of the catalogue."""
 
-    # Times.
+    # Delays and timeouts.
     start_delay_s: Annotated[float, Field(ge=0)] = 0.3
-    """Before the reply to ``/start``."""
+    """Delay before the reply to ``/start``."""
     connect_delay_s: Annotated[float, Field(ge=0)] = 0.3
-    """From an open socket to state connected."""
+    """Delay from an open socket to state connected."""
     speak_start_latency_s: Annotated[float, Field(ge=0)] = 0.2
-    """From enough audio to the first sound. Measured: about 200 ms."""
+    """Delay from enough audio to the first sound. Measured: about 200 ms."""
     speak_start_buffer_s: Annotated[float, Field(ge=0)] = 0.4
-    """How much audio is enough; ``agent.speak_end`` makes any amount enough."""
+    """How much audio is enough to begin; after ``agent.speak_end`` any amount is."""
     interrupt_delay_s: Annotated[float, Field(ge=0)] = 0.19
-    """From ``agent.interrupt`` to silence. Measured: 188 to 189 ms."""
+    """Delay from ``agent.interrupt`` to silence. Measured: 188 to 189 ms."""
     starvation_s: Annotated[float, Field(gt=0)] = 1.0
     """An open utterance without audio for this long is reported as starved.
 
-    Not known in reality.
+    LiveAvatar's value is not known.
     """
     idle_timeout_s: Annotated[float, Field(gt=0)] = 300.0
-    """Without a command or keep-alive for this long the session ends."""
+    """A session without a command or keep-alive for this long ends."""
     zombie_timeout_s: Annotated[float, Field(gt=0)] = 200.0
-    """Without a socket for this long the session ends. Measured: 194 s and 210 s."""
+    """A session without a socket for this long ends. Measured: 194 s and 210 s."""
     duration_scale: Annotated[float, Field(gt=0)] = 1.0
-    """Multiplies the enforced maximum duration only, so that a test need not wait a minute for the
-    sandbox's end."""
+    """Multiplies the enforced maximum duration, so that a test need not wait a minute."""
     at_limit: AtLimit = AtLimit.AS_MEASURED
+    """What a session does at its maximum duration."""
 
     # Dialects.
     state_names: StateDialect = StateDialect.NEW_CONNECTED_DISCONNECTED
+    """Names of the session states on the socket."""
     speech_signals: SpeechSignals = SpeechSignals.BOTH
+    """Which events report the start and end of speech."""
     correlation: Correlation = Correlation.SOURCE
+    """How a speech event names the command that caused it."""
     reconnect: bool = True
     """Whether a session's ``ws_url`` may be opened again.
 
     A newer socket always replaces the older one.
     """
 
-    # Pictures.
+    # Video.
     fps: Annotated[int, Field(ge=5, le=60)] = 25
-    """Measured on the real service at medium quality: about 25."""
+    """Frames per second. Measured on LiveAvatar at medium quality: about 25."""
     max_video_height: Annotated[int, Field(ge=90, le=1080)] = 720
-    """Caps what ``video_settings.quality`` asks for: encoding in software costs a core sooner than
-    one thinks."""
+    """Caps the height that ``video_settings.quality`` asks for: software encoding is expensive."""
 
-    # Ledger.
+    # Ledger and recording.
     tape_length: Annotated[int, Field(ge=1)] = 1000
-    """Commands kept per session."""
+    """Number of commands kept per session."""
     record_heard_s: Annotated[float, Field(ge=0)] = 0.0
-    """How many seconds of its sound are kept of each session, the newest ones; 0: none."""
+    """Seconds of audio to record of each session, the newest ones; 0: none."""
     heard_total_mb: Annotated[int, Field(ge=1)] = 1000
-    """What the recorded sound of ended sessions may take of memory (silence takes none).
+    """Memory limit for the recordings of ended sessions (silence takes none).
 
-    The oldest lose theirs first.
+    The oldest are dropped first.
     """
     sessions_kept: Annotated[int, Field(ge=1)] = 2000
-    """Ended sessions kept; older ones are forgotten, the totals are not."""
+    """Number of ended sessions kept; the totals include those that were dropped."""
 
     @field_validator("api_keys", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""The simulator as a whole: opens its parts in order, closes them in the other."""
+"""The simulator as a whole: opens its parts in order, and closes them in reverse."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from liveavatar_lite.models import SessionEndReason
 from .faults import Faults
 from .ledger import BillingLedger
 from .media.avatar import HostedRooms
-from .media.face import Face
+from .media.picture import AvatarPicture
 from .media.recording import AudioRecording
 from .service.http_server import RestServer, bind, printable_host
 from .service.lifecycle import LiveAvatarService
@@ -23,7 +23,7 @@ from .settings import SimulatorSettings
 
 
 class LiveAvatarSimulator:
-    """A LiveAvatar of one's own, in this process and on this event loop.
+    """A simulated LiveAvatar in this process, on this event loop.
 
     ::
 
@@ -32,7 +32,7 @@ class LiveAvatarSimulator:
             assert simulator.ledger().open == 0
 
     Attributes:
-        settings: what it was made with.
+        settings: its settings.
         url: base URL of the REST API; set while it is open.
     """
 
@@ -47,8 +47,8 @@ class LiveAvatarSimulator:
         """Start to listen.
 
         Raises:
-            PortInUse: somebody else has one of the ports.
-            OSError: the host is not one of this machine's.
+            AddressInUse: another program listens on one of the ports.
+            OSError: the host is not an address of this machine.
             RoomUnreachable: LiveKit does not answer.
         """
         settings = self.settings
@@ -57,7 +57,7 @@ class LiveAvatarSimulator:
             exits.push_async_callback(self._rooms.close)
             if settings.join_rooms:
                 await self._rooms.check()
-                await Face(settings.max_video_height).prepare()
+                await AvatarPicture(settings.max_video_height).prepare()
             media = MediaServer(settings, self._service.find, lambda: self._service.faults)
             rest = RestServer()
             listener = bind(settings.host, settings.port)
@@ -89,7 +89,7 @@ class LiveAvatarSimulator:
 
     @property
     def faults(self) -> Faults:
-        """What goes wrong next; may be replaced or changed at any time."""
+        """The faults to inject; may be replaced or changed at any time."""
         return self._service.faults
 
     @faults.setter
@@ -99,31 +99,32 @@ class LiveAvatarSimulator:
     async def end_session(
         self, session_id: str, reason: SessionEndReason = SessionEndReason.SERVER_ERROR
     ) -> None:
-        """End a session from the service's side; one that has ended stays as it is.
+        """End a session from the service's side. No effect on one that has ended.
 
         Raises:
-            Refusal: it is unknown, or was never started.
+            Refusal: the session is unknown, or was never started.
         """
         await self._service.started(session_id).end(reason)
 
     def freeze_session(self, session_id: str) -> None:
-        """Let a session fall silent as at the maximum duration of a paid one: billing ends, socket
-        and avatar stay. Safe to repeat.
+        """Freeze a session, as at the maximum duration of a paid one. Safe to repeat.
+
+        Billing ends; socket and avatar stay.
 
         Raises:
-            Refusal: it is unknown, or does not run.
+            Refusal: the session is unknown, or not running.
         """
         self._service.freeze(session_id)
 
     def drop_sockets(self) -> int:
-        """Cut every media socket at once (1006); returns how many there were."""
+        """Cut every media socket without a closing handshake (1006); returns how many."""
         return self._service.drop_sockets()
 
     def heard(self, session_id: str) -> AudioRecording:
-        """What was heard of a session up to now, or to its end; see ``record_heard_s``.
+        """The recording of what a session has played; see ``record_heard_s``.
 
         Raises:
-            Refusal: it is unknown, was never started, is not recorded, or no longer kept.
+            Refusal: the session is unknown or was never started, or there is no recording.
         """
         return self._service.heard(session_id)
 

@@ -1,7 +1,6 @@
-"""What a session did, as lines of the ledger: sockets and commands that came, what became of the
-speech.
+"""Records a session's sockets and commands, and renders utterances, as lines of the ledger.
 
-Only words and numbers: no audio, no address.
+Names and numbers only: no audio, no address.
 """
 
 from __future__ import annotations
@@ -53,13 +52,13 @@ class Tape:
         self._sockets.append(line)
 
     def socket_closed(self, number: int) -> None:
-        """Its connection is gone."""
+        """The client's connection was closed."""
         for line in self._sockets:
             if line.number == number:
                 line.closed_at = datetime.now(UTC)
 
     def command(self, command: Command, *, after_s: float, socket: int) -> None:
-        """A command came by this socket, so long after the session's start."""
+        """A command arrived on this socket, ``after_s`` after the session's start."""
         pcm = command.audio if isinstance(command, AgentSpeak | AgentSpeakEnd) else None
         self._commands.append(
             CommandLine(
@@ -78,7 +77,7 @@ class Tape:
 
     @property
     def sockets(self) -> list[SocketLine]:
-        """As they are now, oldest first."""
+        """The current state of each, oldest first."""
         return [line.model_copy() for line in self._sockets]
 
 
@@ -86,7 +85,7 @@ def utterance_line(utterance: SpokenUtterance, at: Callable[[float], datetime]) 
     """An utterance as the ledger shows it.
 
     Args:
-        at: the date of a time of the playback's clock.
+        at: converts the playback's clock to a date.
     """
     began_s = utterance.began_s
     return UtteranceLine(
@@ -107,5 +106,5 @@ def utterance_line(utterance: SpokenUtterance, at: Callable[[float], datetime]) 
 
 
 def ms_of(pcm_bytes: int) -> float:
-    """How long that much PCM sounds, in milliseconds."""
+    """The duration of that much PCM, in milliseconds."""
     return round(duration_s(pcm_bytes) * 1000, 3)

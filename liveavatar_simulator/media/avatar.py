@@ -1,6 +1,6 @@
-"""The avatar as a participant of a real LiveKit room: one video track, one audio track, in step.
+"""The avatar as a participant of a real LiveKit room, with a video and an audio track in sync.
 
-It shows and sounds what it is given, frame by frame, and knows nothing of utterances or limits.
+Plays what it is given, frame by frame; knows no utterances and no limits.
 """
 
 from __future__ import annotations
@@ -20,46 +20,43 @@ from livekit.api.room_service import RoomService
 from liveavatar_lite.audio import BYTES_PER_S, SAMPLE_BYTES, SAMPLE_RATE_HZ
 from liveavatar_lite.messages import AgentState
 from liveavatar_simulator.service.schemas import VideoSettingsSchema
-from liveavatar_simulator.session import AvatarStayedOut
+from liveavatar_simulator.session import AvatarJoinFailed
 from liveavatar_simulator.settings import SimulatorSettings
 
-from .face import Face
-from .loudness import mouth_openness
+from .picture import AvatarPicture
+from .sound import mouth_openness
 
 log = logging.getLogger(__name__)
 
 HOSTED_IDENTITY: Final = "heygen"
-"""What the avatar is called in a room of LiveAvatar's own: a constant of its web SDK."""
+"""The avatar's identity in hosted rooms: a constant of LiveAvatar's web SDK."""
 TOKEN_TTL: Final = timedelta(hours=1)
 ADMIN_TTL: Final = timedelta(days=365)
 AUDIO_LEAD_S: Final = 0.08
-"""How much sound is queued ahead of the room, so that a late tick is not heard.
-
-Video waits for it.
-"""
+"""How much audio is queued ahead, so that a late frame causes no gap. Video is delayed as long."""
 AUDIO_QUEUE_S: Final = 1.0
-SOUND_TIMEOUT_S: Final = 10.0
-"""Longer than any queue takes to drain: the media engine is gone."""
+AUDIO_TIMEOUT_S: Final = 10.0
+"""Longer than the queue takes to drain: the media engine has failed."""
 AUDIO_CATCH_UP_S: Final = 0.3
-"""More queued than this: silence is left out until it is less."""
+"""With more than this queued, silence is skipped until the queue is shorter."""
 HEIGHTS: Final = {"very_high": 1080, "high": 720, "medium": 480, "low": 360}
 CODECS: Final = {"VP8": rtc.VideoCodec.VP8, "H264": rtc.VideoCodec.H264}
 BITS_PER_PIXEL_AND_FRAME: Final = 0.08
 
 
-class RoomUnreachable(AvatarStayedOut):
-    """LiveKit could not be reached, or did not let the avatar in."""
+class RoomUnreachable(AvatarJoinFailed):
+    """LiveKit could not be reached, or refused the avatar."""
 
 
 class HostedRooms:
-    """The rooms that LiveAvatar makes: one a session, named like it, deleted with it."""
+    """Hosted rooms: one per session, with its id as name, deleted when it ends."""
 
     def __init__(self, settings: SimulatorSettings) -> None:
         self._settings = settings
         self._api: api.LiveKitAPI | None = None
 
     async def open(self) -> None:
-        """Prepare; connects to nothing yet."""
+        """Prepare the client; opens no connection yet."""
         grants = api.VideoGrants(room_create=True, room_list=True)
         self._api = api.LiveKitAPI(
             self._settings.livekit_url,
@@ -74,10 +71,10 @@ class HostedRooms:
             self._api = None
 
     async def check(self) -> None:
-        """Ask LiveKit for something cheap.
+        """Check that LiveKit answers.
 
         Raises:
-            RoomUnreachable: it does not answer, or does not take the API key.
+            RoomUnreachable: it does not answer, or refuses the API key.
         """
         try:
             await self._service.list_rooms(api.ListRoomsRequest(names=["-"]))
@@ -85,10 +82,10 @@ class HostedRooms:
             raise RoomUnreachable(_why(error)) from error
 
     async def create(self, room: str) -> None:
-        """Make a room.
+        """Create a room.
 
         Raises:
-            RoomUnreachable: LiveKit did not.
+            RoomUnreachable: LiveKit did not create it.
         """
         try:
             await self._service.create_room(api.CreateRoomRequest(name=room, empty_timeout=300))
@@ -96,7 +93,7 @@ class HostedRooms:
             raise RoomUnreachable(_why(error)) from error
 
     async def delete(self, room: str) -> None:
-        """Delete a room; one that is gone already, or out of reach, is only noted."""
+        """Delete a room; a failure is only logged."""
         try:
             async with asyncio.timeout(self._settings.leave_timeout_s):
                 await self._service.delete_room(api.DeleteRoomRequest(room=room))
@@ -104,7 +101,7 @@ class HostedRooms:
             log.warning("room %s was not deleted: %s", room, _why(error))
 
     def token(self, room: str, identity: str, *, agent: bool = False) -> str:
-        """A token for a participant of a room on this simulator's own LiveKit."""
+        """A participant's token for a room on the simulator's LiveKit."""
         token = (
             self._access()
             .with_identity(identity)
@@ -122,7 +119,7 @@ class HostedRooms:
 
     def _sign(self, token: api.AccessToken) -> str:
         with warnings.catch_warnings():
-            # The secret of `livekit-server --dev` is short; there it is no news.
+            # The secret of `livekit-server --dev` is short by design.
             warnings.filterwarnings("ignore", message="The HMAC key")
             return token.to_jwt()
 
@@ -134,24 +131,24 @@ class HostedRooms:
 
 
 def _why(error: BaseException) -> str:
-    """What went wrong, without the address: it may hold a token."""
+    """The error without its text, which may hold a token."""
     return getattr(error, "code", None) or type(error).__name__
 
 
 class LiveKitAvatar:
-    """An avatar that is in a room, from `join` to `leave`."""
+    """An avatar in a room, from `join` to `leave`."""
 
     def __init__(self, settings: SimulatorSettings, video: VideoSettingsSchema) -> None:
         height = min(HEIGHTS[video.quality], settings.max_video_height)
         self._settings = settings
-        self._face = Face(height)
+        self._picture = AvatarPicture(height)
         self._codec = CODECS[video.encoding]
         self._room = rtc.Room()
         self._audio = rtc.AudioSource(SAMPLE_RATE_HZ, 1, queue_size_ms=int(AUDIO_QUEUE_S * 1000))
-        self._video = rtc.VideoSource(self._face.width, self._face.height)
-        # Sound leaves later than it is given, by what is queued: pictures wait as long.
+        self._video = rtc.VideoSource(self._picture.width, self._picture.height)
+        # Queued audio is played with a delay; video frames are delayed as long.
         delay_frames = round(AUDIO_LEAD_S * settings.fps)
-        self._mouths = deque([0.0] * delay_frames, maxlen=delay_frames + 1)
+        self._openness = deque([0.0] * delay_frames, maxlen=delay_frames + 1)
         self._began_s = time.monotonic()
         self._hosted: tuple[HostedRooms, str] | None = None
 
@@ -159,13 +156,13 @@ class LiveKitAvatar:
         """Join the room and publish both tracks.
 
         Raises:
-            RoomUnreachable: LiveKit did not let the avatar in.
+            RoomUnreachable: LiveKit could not be reached, or refused the avatar.
         """
         settings = self._settings
         options = rtc.RoomOptions(auto_subscribe=False, connect_timeout=settings.join_timeout_s)
         try:
             async with asyncio.timeout(settings.join_timeout_s):
-                await self._face.prepare()  # done already, unless the size is a new one
+                await self._picture.prepare()  # cached, unless the size is new
                 await self._room.connect(url, token, options)
                 await self._publish()
         except (rtc.ConnectError, rtc.participant.PublishTrackError, TimeoutError) as error:
@@ -174,8 +171,8 @@ class LiveKitAvatar:
 
     async def _publish(self) -> None:
         participant = self._room.local_participant
-        face, fps = self._face, self._settings.fps
-        bitrate = int(face.width * face.height * fps * BITS_PER_PIXEL_AND_FRAME)
+        picture, fps = self._picture, self._settings.fps
+        bitrate = int(picture.width * picture.height * fps * BITS_PER_PIXEL_AND_FRAME)
         video = participant.publish_track(
             rtc.LocalVideoTrack.create_video_track("video", self._video),
             rtc.TrackPublishOptions(
@@ -191,21 +188,21 @@ class LiveKitAvatar:
         )
         await asyncio.gather(video, audio)  # one negotiation for both
 
-    def owns(self, rooms: HostedRooms, room: str) -> None:
-        """The room was made for this avatar: it is deleted when it leaves."""
+    def delete_on_leave(self, rooms: HostedRooms, room: str) -> None:
+        """Delete this room, which was created for the avatar, when the avatar leaves."""
         self._hosted = (rooms, room)
 
     async def play(self, pcm: bytes, pose: AgentState) -> None:
-        """Show and sound the time that has just passed."""
-        self._mouths.append(mouth_openness(pcm))
+        """Play the audio of the time that has just passed, and one frame of video."""
+        self._openness.append(mouth_openness(pcm))
         elapsed_s = time.monotonic() - self._began_s
-        frame = self._face.draw(elapsed_s, self._mouths[0], pose)
+        frame = self._picture.draw(elapsed_s, self._openness[0], pose)
         self._video.capture_frame(
             rtc.VideoFrame(frame.width, frame.height, rtc.VideoBufferType.I420, frame.buffer)
         )
-        await self._sound(pcm)
+        await self._play_audio(pcm)
 
-    async def _sound(self, pcm: bytes) -> None:
+    async def _play_audio(self, pcm: bytes) -> None:
         queued_s = self._audio.queued_duration
         if queued_s <= 0:
             pcm = bytes(int(AUDIO_LEAD_S * BYTES_PER_S)) + pcm
@@ -213,15 +210,15 @@ class LiveKitAvatar:
             return
         if pcm:
             samples = len(pcm) // SAMPLE_BYTES
-            async with asyncio.timeout(SOUND_TIMEOUT_S):
+            async with asyncio.timeout(AUDIO_TIMEOUT_S):
                 await self._audio.capture_frame(rtc.AudioFrame(pcm, SAMPLE_RATE_HZ, 1, samples))
 
-    def hush(self) -> None:
-        """Drop what is queued and not yet heard."""
+    def clear(self) -> None:
+        """Drop audio that is queued and not yet played."""
         self._audio.clear_queue()
 
     async def leave(self) -> None:
-        """Leave the room and delete it if it was made for this avatar. Bounded, safe to repeat."""
+        """Leave the room, and delete it if it was created for the avatar. Bounded, repeatable."""
         try:
             async with asyncio.timeout(self._settings.leave_timeout_s):
                 await self._room.disconnect()

@@ -1,7 +1,6 @@
-"""What was heard of a session: its sound from the start on, silence included, one 10 ms block after
-the other, so that a place in it is a time.
+"""Records what a session plays, silence included, so that a position in the recording is a time.
 
-Silence is only counted. Plays nothing, and knows nothing of utterances.
+Silence is only counted. Plays nothing, and knows no utterances.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from liveavatar_lite.audio import SAMPLE_BYTES, SAMPLE_RATE_HZ, duration_s, size
 
 @dataclass(frozen=True, slots=True)
 class AudioRecording:
-    """The sound of a session, up to now or to its end.
+    """The audio that a session has played, up to now or to its end.
 
     Attributes:
-        began_at: when the first sample was heard: the session's start, or later where the beginning
-            is no longer kept.
+        began_at: the time of the first sample: the session's start, or later where the beginning
+            was dropped.
         pcm: 16-bit little-endian mono samples at 24 kHz, without a gap.
     """
 
@@ -29,7 +28,7 @@ class AudioRecording:
     pcm: bytes
 
     def wav(self) -> bytes:
-        """The same as a WAV file."""
+        """The recording as a WAV file."""
         file = io.BytesIO()
         with wave.open(file, "wb") as writer:
             writer.setnchannels(1)
@@ -40,25 +39,25 @@ class AudioRecording:
 
 
 class AudioRecorder:
-    """Keeps the newest seconds of one session's sound.
+    """Keeps the newest seconds of one session's audio.
 
     Args:
         began_at: when the session started.
-        keep_s: how much is kept.
+        keep_s: how many seconds are kept.
     """
 
     def __init__(self, began_at: datetime, keep_s: float) -> None:
         self._began_at = began_at
         self._keep_bytes = size_bytes(keep_s)
         self._pieces: deque[bytes | int] = deque()
-        """Sound, or the number of bytes of a silence."""
+        """Audio, or a silence as its number of bytes."""
         self._dropped_bytes = 0
         self._bytes = 0
         self.sound_bytes = 0
-        """What it takes of memory."""
+        """Memory that the audio takes."""
 
     def add(self, pcm: bytes) -> None:
-        """The next sound, or silence; it begins where the last piece ended."""
+        """Append audio or silence."""
         if not pcm:
             return
         self._bytes += len(pcm)
@@ -70,8 +69,8 @@ class AudioRecorder:
         while self._bytes > self._keep_bytes:
             self._drop_oldest(self._bytes - self._keep_bytes)
 
-    def heard(self) -> AudioRecording:
-        """All that is kept."""
+    def recording(self) -> AudioRecording:
+        """The audio that is kept."""
         began_at = self._began_at + timedelta(seconds=duration_s(self._dropped_bytes))
         pieces = (bytes(each) if isinstance(each, int) else each for each in self._pieces)
         return AudioRecording(began_at, b"".join(pieces))

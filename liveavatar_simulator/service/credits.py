@@ -1,7 +1,4 @@
-"""The account: credits of one space.
-
-A minute is a credit; the sandbox is free. No session logic.
-"""
+"""The account's credits: a minute costs one, the sandbox is free. Knows no sessions."""
 
 from __future__ import annotations
 
@@ -11,17 +8,17 @@ _TENTH = Decimal("0.1")
 
 
 def pro_rated(elapsed_s: float, period_s: float) -> Decimal:
-    """What a session of this length costs. Measured: 95 s cost 1.6."""
+    """The cost of a session of this length. Measured: 95 s cost 1.6 credits."""
     return (Decimal(str(elapsed_s)) / Decimal(str(period_s))).quantize(_TENTH, ROUND_HALF_UP)
 
 
 class CreditAccount:
-    """A balance that may run out, and never goes below zero."""
+    """A balance that never goes below zero."""
 
     def __init__(self, balance: Decimal) -> None:
         self.balance = balance
 
     def charge(self, amount: Decimal) -> bool:
-        """Take ``amount``; whether anything is left for another period."""
+        """Deduct ``amount``; False if nothing is left for another period."""
         self.balance = max(Decimal(0), self.balance - amount)
         return self.balance > 0

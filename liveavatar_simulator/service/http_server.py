@@ -1,6 +1,6 @@
-"""Serves an ASGI app inside a running event loop: no signal handlers, no log set-up, bounded end.
+"""Serves an ASGI app in the running event loop: no signal handlers, no logging set-up, bounded end.
 
-Also knows the connection of each request, so that a reply can be lost on purpose.
+Keeps the connection of each request, so that a fault can drop a reply.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 STARTED_TIMEOUT_S: Final = 10.0
 GRACE_S: Final = 2
-"""Requests in flight may finish within this when the server closes."""
+"""How long requests in flight may take when the server closes."""
 
 
 class AddressInUse(Exception):
-    """Somebody else listens where we should."""
+    """Another program listens on the address."""
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__(f"port {port} on {host} is in use")
@@ -33,11 +33,11 @@ def bind(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one.
 
     Raises:
-        PortInUse: it is taken.
-        OSError: the host is not one of this machine's.
+        AddressInUse: another program listens on the port.
+        OSError: the host is not an address of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is named: asyncio turns Nagle off (40 ms a small reply) only where it is TCP.
+    # asyncio disables Nagle's algorithm (40 ms per small reply) only for sockets that name TCP.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -56,13 +56,13 @@ _IN_USE: Final = frozenset({48, 98, 10048})  # macOS, Linux, Windows
 
 
 def printable_host(host: str) -> str:
-    """An address of this machine as it stands in a URL; for "all of them" the loopback one."""
+    """The host for a URL: loopback for a wildcard address, brackets around IPv6."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host
 
 
-class _QuietServer(uvicorn.Server):
-    """Signals are the process's business, not this server's."""
+class _EmbeddedServer(uvicorn.Server):
+    """uvicorn without signal handlers: signals belong to the program that embeds the server."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -78,7 +78,7 @@ class RestServer:
         self._task: asyncio.Task[None] | None = None
 
     async def open(self, app: FastAPI, listener: socket.socket) -> None:
-        """Serve the app on a socket that is already bound; returns once it does."""
+        """Serve the app on a bound socket; returns when it serves."""
         config = uvicorn.Config(
             app,
             http=self._protocol(),
@@ -89,7 +89,7 @@ class RestServer:
             server_header=False,
             timeout_graceful_shutdown=GRACE_S,
         )
-        self._server = _QuietServer(config)
+        self._server = _EmbeddedServer(config)
         self._task = asyncio.create_task(
             self._server.serve(sockets=[listener]), name="simulator-rest"
         )
@@ -108,7 +108,7 @@ class RestServer:
         await asyncio.gather(self._task, return_exceptions=True)
 
     def abort(self, request: Request) -> None:
-        """Drop the connection that a request came by."""
+        """Cut the connection of a request, without a reply."""
         if request.client is not None:
             transport = self._transports.get((request.client.host, request.client.port))
             if transport is not None:
@@ -118,12 +118,12 @@ class RestServer:
         transports = self._transports
 
         class TrackedProtocol(H11Protocol):
-            """Uvicorn's own, with its connection on record."""
+            """uvicorn's protocol, which also registers its connection."""
 
             peer: tuple[str, int] | None = None
 
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
-                # No check of its class: uvloop's transports are not of asyncio's.
+                # A cast: uvloop's transports do not inherit from asyncio's.
                 connection = cast(asyncio.Transport, transport)
                 super().connection_made(connection)
                 self.peer = connection.get_extra_info("peername")[:2]

@@ -1,6 +1,6 @@
 """The LiveAvatar service behind the REST routes: mints, starts, stops and lists sessions.
 
-Knows the plan (credits, concurrency, durations) and the faults to come. Knows no HTTP.
+Applies the plan (credits, concurrency, durations) and the faults. Knows no HTTP.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _RUNNING: Final = frozenset({SimulatedPhase.STARTING, SimulatedPhase.LIVE})
 
 @dataclass(frozen=True, slots=True)
 class IssuedAccess:
-    """What a caller gets for starting: secrets, to be sent to that caller only."""
+    """The result of a start. Holds secrets, for that caller only."""
 
     session: SimulatedSession
     livekit_url: str
@@ -51,7 +51,7 @@ class IssuedAccess:
 
 
 class LiveAvatarService:
-    """All sessions of one space."""
+    """All sessions of one account."""
 
     def __init__(self, settings: SimulatorSettings, rooms: HostedRooms) -> None:
         self.faults = Faults()
@@ -62,17 +62,17 @@ class LiveAvatarService:
         self._settings = settings
         self._rooms = rooms
         self._minted = 0
-        self._forgotten_started = 0
+        self._dropped_started = 0
         self._peak_open = 0
 
     # --- calls ------------------------------------------------------------------------------------
 
     def mint(self, request: TokenRequestSchema) -> tuple[SimulatedSession, str]:
-        """A session that is not started, and its token.
+        """Mint a session: returns it, and its token.
 
         Raises:
-            Refusal: it could never be started like this, or a fault was asked for.
-            ReplyLost: it is minted, and the caller is not to hear of it.
+            Refusal: it could never be started, or a fault is injected.
+            ReplyLost: it was minted, and the reply is to be dropped.
         """
         self._limit_rate("rate_limited_tokens")
         if self.faults.take("token_failures"):
@@ -81,7 +81,7 @@ class LiveAvatarService:
         asked_s = request.max_session_duration
         if asked_s is not None and asked_s > maximum_s:
             raise refusals.duration_over_plan(asked_s, maximum_s)
-        # A shorter limit was seen not to shorten a sandbox session.
+        # Observed: a shorter limit does not shorten a sandbox session.
         limit_s = maximum_s if asked_s is None or request.is_sandbox else asked_s
         session = SimulatedSession(
             request,
@@ -92,18 +92,18 @@ class LiveAvatarService:
         )
         self.sessions[session.session_id] = session
         self._minted += 1
-        self._forget_old()
-        self._forget_old_records()
+        self._drop_old_sessions()
+        self._drop_old_recordings()
         if self.faults.take("lost_token_replies"):
             raise ReplyLost
         return session, self.tokens.mint(session)
 
     async def start(self, session: SimulatedSession) -> IssuedAccess:
-        """Make the room and send the avatar there; billing begins.
+        """Start a session: create its room, begin billing, have the avatar join.
 
         Raises:
-            Refusal: it may not start, or could not; nothing is billed.
-            ReplyLost: it runs, and the caller is not to hear of it.
+            Refusal: it may not start, or the start failed; nothing is billed.
+            ReplyLost: it runs, and the reply is to be dropped.
         """
         self._limit_rate("rate_limited_starts")
         if self.faults.take("start_failures"):
@@ -112,16 +112,16 @@ class LiveAvatarService:
         session.become(SimulatedPhase.STARTING)
         try:
             await asyncio.sleep(self._settings.start_delay_s + self.faults.slow_start_s)
-            access, avatar, arrival = await self._prepare(session)
+            access, avatar, join = await self._prepare(session)
         except RoomUnreachable as error:
             log.warning("session %s did not start: LiveKit: %s", session.session_id, error)
             raise refusals.start_failed() from None
         else:
             if session.phase is SimulatedPhase.STARTING:
-                session.go_live(avatar, arrival)
+                session.go_live(avatar, join)
                 self._peak_open = max(self._peak_open, self._open)
-            elif avatar is not None and arrival is not None:
-                arrival.close()
+            elif avatar is not None and join is not None:
+                join.close()
                 await avatar.leave()
         finally:
             if session.phase is SimulatedPhase.STARTING:
@@ -134,11 +134,11 @@ class LiveAvatarService:
         return access
 
     async def stop(self, session: SimulatedSession, reason: SessionEndReason) -> None:
-        """End a session. One that has ended already stays as it is.
+        """End a session; no effect on one that has ended.
 
         Raises:
-            Refusal: it was never started, or a fault was asked for.
-            ReplyLost: it is stopped, and the caller is not to hear of it.
+            Refusal: it was never started, or a fault is injected.
+            ReplyLost: it was stopped, and the reply is to be dropped.
         """
         self._limit_rate("rate_limited_stops")
         if self.faults.take("stop_failures"):
@@ -150,23 +150,23 @@ class LiveAvatarService:
             raise ReplyLost
 
     def check_listing(self) -> None:
-        """Before sessions are shown.
+        """Apply the faults of listing.
 
         Raises:
-            Refusal: a fault was asked for.
+            Refusal: a fault is injected.
         """
         if self.faults.take("list_failures"):
             raise refusals.injected(self.faults.list_failure_status)
 
     def find(self, session_id: str) -> SimulatedSession | None:
-        """The session of this id, whatever its phase."""
+        """The session with this id, in any phase; None if unknown."""
         return self.sessions.get(session_id)
 
     def started(self, session_id: str) -> SimulatedSession:
-        """The session of this id, running or ended.
+        """The session with this id, running or ended.
 
         Raises:
-            Refusal: it is unknown, or was never started.
+            Refusal: the session is unknown, or was never started.
         """
         session = self.find(session_id)
         if session is None:
@@ -176,10 +176,10 @@ class LiveAvatarService:
         return session
 
     def freeze(self, session_id: str) -> SimulatedSession:
-        """Let a session fall silent as at the maximum duration of a paid one. Safe to repeat.
+        """Freeze a session, as at the maximum duration of a paid one. Safe to repeat.
 
         Raises:
-            Refusal: it is unknown, or does not run.
+            Refusal: the session is unknown, or not running.
         """
         session = self.started(session_id)
         if session.phase is SimulatedPhase.LIVE:
@@ -189,22 +189,22 @@ class LiveAvatarService:
         return session
 
     def heard(self, session_id: str) -> AudioRecording:
-        """What was heard of a session.
+        """The recording of what a session has played.
 
         Raises:
-            Refusal: it is unknown, was never started, is not recorded, or no longer kept.
+            Refusal: the session is unknown or was never started, or there is no recording.
         """
-        heard = self.started(session_id).heard()
-        if heard is None:
+        recording = self.started(session_id).heard()
+        if recording is None:
             raise refusals.not_recorded()
-        return heard
+        return recording
 
     def drop_sockets(self) -> int:
-        """Cut every socket of every session at once; returns how many there were."""
+        """Cut the socket of every session; returns how many there were."""
         return sum(session.drop_socket() for session in self.sessions.values())
 
     def credits_left(self) -> Decimal:
-        """The balance, with what running sessions have been charged taken off."""
+        """The balance after the charges of running sessions."""
         return self.account.balance
 
     def ledger(self) -> BillingLedger:
@@ -212,7 +212,7 @@ class LiveAvatarService:
         sessions = list(self.sessions.values())
         started = [each for each in sessions if each.started_at is not None]
         open_ = self._open
-        total = len(started) + self._forgotten_started
+        total = len(started) + self._dropped_started
         return BillingLedger(
             minted=self._minted,
             started=total,
@@ -223,7 +223,7 @@ class LiveAvatarService:
         )
 
     async def close(self) -> None:
-        """End whatever runs, at once. Bounded by the bounds of each session's end."""
+        """End all running sessions. Bounded by the bound of a session's end."""
         running = [each for each in self.sessions.values() if each.started_at is not None]
         await asyncio.gather(*(each.end(SessionEndReason.SERVER_ERROR) for each in running))
 
@@ -259,10 +259,10 @@ class LiveAvatarService:
     async def _prepare(
         self, session: SimulatedSession
     ) -> tuple[IssuedAccess, LiveKitAvatar | None, Coroutine[Any, Any, None] | None]:
-        """Room, tokens, the avatar, and its way into the room.
+        """Prepare the room: returns access, the avatar, and the coroutine that joins it.
 
         Raises:
-            RoomUnreachable: the room could not be made.
+            RoomUnreachable: the room could not be created.
         """
         own = session.request.livekit_config
         if own is not None:
@@ -271,9 +271,9 @@ class LiveAvatarService:
             session.room, session.room_kind = session.session_id, "hosted"
             url = self._settings.livekit_url
         room = session.room
-        # Also in a room of the caller's own: clients insist on both tokens, and the avatar's own
-        # token must not come back, or whoever joins with it throws the avatar out. They are good
-        # where the caller's LiveKit is the simulator's.
+        # Also for a room of the caller's own, because clients insist on both tokens. Never the
+        # avatar's token: a client that joined with it would disconnect the avatar. The tokens are
+        # valid if the caller's LiveKit is the simulator's.
         access = IssuedAccess(
             session=session,
             livekit_url=url,
@@ -288,19 +288,19 @@ class LiveAvatarService:
         if own is not None:
             return access, avatar, avatar.join(url, own.livekit_client_token.get_secret_value())
         await self._rooms.create(room)
-        avatar.owns(self._rooms, room)
+        avatar.delete_on_leave(self._rooms, room)
         return access, avatar, avatar.join(url, self._rooms.token(room, HOSTED_IDENTITY))
 
-    def _forget_old_records(self) -> None:
-        """Bound what the sound of ended sessions takes; that of running ones is bounded by each."""
-        room_bytes = self._settings.heard_total_mb * 1_000_000
+    def _drop_old_recordings(self) -> None:
+        """Drop recordings of ended sessions beyond `heard_total_mb`, oldest first."""
+        left_bytes = self._settings.heard_total_mb * 1_000_000
         for session in reversed(self.sessions.values()):
-            if session.record is not None and session.phase is SimulatedPhase.ENDED:
-                room_bytes -= session.record.sound_bytes
-                if room_bytes < 0:
-                    session.record = None
+            if session.recorder is not None and session.phase is SimulatedPhase.ENDED:
+                left_bytes -= session.recorder.sound_bytes
+                if left_bytes < 0:
+                    session.recorder = None
 
-    def _forget_old(self) -> None:
+    def _drop_old_sessions(self) -> None:
         excess = len(self.sessions) - self._settings.sessions_kept
         if excess <= 0:
             return
@@ -308,4 +308,4 @@ class LiveAvatarService:
         old = [each for each in self.sessions.values() if each.phase in idle][:excess]
         for session in old:
             del self.sessions[session.session_id]
-            self._forgotten_started += session.started_at is not None
+            self._dropped_started += session.started_at is not None

@@ -1,8 +1,7 @@
-"""The media server:
+"""The media server: LITE's WebSocket in the server's role.
 
-LITE's WebSocket, in the server's role. Frames in and out; what they mean is the session's part.
-
-A client that does not read is cut off when its queue is full: nothing here waits for it.
+Frames in and out; what commands do is the session's part. A client that does not read is cut when
+its queue is full: nothing here waits for it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from liveavatar_simulator.settings import SimulatorSettings
 from .http_server import printable_host
 
 log = logging.getLogger(__name__)
-# The library's own lines at level DEBUG show request paths, and with them credentials.
+# websockets' DEBUG lines show request paths, and with them credentials.
 _library_log = logging.getLogger(f"{__name__}.websockets")
 _library_log.setLevel(logging.WARNING)
 
@@ -37,13 +36,13 @@ PATH: Final = "/v2-alpha/interactive-avatar/session"
 QUEUE_FRAMES: Final = 1000
 CLOSE_TIMEOUT_S: Final = 2.0
 READ_LIMIT_BYTES: Final = 4 * MAX_FRAME_BYTES
-"""Larger than what the protocol allows, so that a frame over its limit can be answered."""
+"""Above the protocol's limit, so that a frame over that limit can be answered."""
 
 FindSession = Callable[[str], SimulatedSession | None]
 
 
 class MediaSocket:
-    """One client's connection to one session: its `Socket`."""
+    """One client's connection to one session: a `SimulatedSocket`."""
 
     def __init__(
         self, connection: ServerConnection, session: SimulatedSession, settings: SimulatorSettings
@@ -53,22 +52,22 @@ class MediaSocket:
         self._settings = settings
         self._protocol = ServerProtocol(dialect=settings.state_names)
         self._outbox: asyncio.Queue[str] = asyncio.Queue(QUEUE_FRAMES)
-        self._silent = False
+        self._stalled = False
         self.number = 0
 
-    async def run(self, *, connects: bool, falls_silent: bool) -> None:
-        """Serve until the connection is gone.
+    async def run(self, *, connects: bool, stalls: bool) -> None:
+        """Serve until the connection is closed.
 
         Args:
             connects: False: state connected is never reached.
-            falls_silent: nothing is read and nothing sent after state connected.
+            stalls: True: the socket stalls when it has reached state connected.
         """
         name = f"socket-{self._session.session_id[:8]}"
         self._push(self._protocol.enter(SocketPhase.NEW))
         helpers = [asyncio.create_task(self._write(), name=f"{name}-write")]
         if connects:
-            becoming = self._become_connected(falls_silent=falls_silent)
-            helpers.append(asyncio.create_task(becoming, name=f"{name}-connect"))
+            connecting = self._become_connected(stalls=stalls)
+            helpers.append(asyncio.create_task(connecting, name=f"{name}-connect"))
         try:
             await self._read()
         except ConnectionClosed:
@@ -79,20 +78,20 @@ class MediaSocket:
             await asyncio.gather(*helpers, return_exceptions=True)
 
     def send(self, event: ServerEvent) -> None:
-        """Queue an event; before the session is connected nothing but its state is told."""
+        """Queue an event; before state connected, events are dropped."""
         if self._protocol.phase is SocketPhase.CONNECTED:
             self._push(self._protocol.emit(event))
 
     async def close(self, code: int, reason: str = "") -> None:
-        """Tell that the session is over, and close. Bounded."""
-        if self._silent:
+        """Send the final state and close. Bounded."""
+        if self._stalled:
             self.drop()
             return
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 if self._protocol.phase is not SocketPhase.CLOSED:
-                    goodbye = (SocketPhase.CLOSING, SocketPhase.CLOSED)
-                    for frame in dict.fromkeys(self._protocol.enter(each) for each in goodbye):
+                    final = (SocketPhase.CLOSING, SocketPhase.CLOSED)
+                    for frame in dict.fromkeys(self._protocol.enter(each) for each in final):
                         self._push(frame)
                 await self._flush()
                 await self._connection.close(code, reason)
@@ -104,16 +103,16 @@ class MediaSocket:
         self._connection.transport.abort()
 
     @property
-    def silent(self) -> bool:
-        """Whether it has fallen silent."""
-        return self._silent
+    def stalled(self) -> bool:
+        """Whether `stall` was called."""
+        return self._stalled
 
-    def fall_silent(self) -> None:
-        """Read nothing more, not even that the client goes, and send nothing more.
+    def stall(self) -> None:
+        """Stop reading and sending; not even the client's close is noticed.
 
-        What the client still sends stays in the buffers of the operating system.
+        What the client still sends stays in the operating system's buffers.
         """
-        self._silent = True
+        self._stalled = True
         self._connection.transport.pause_reading()
         while not self._outbox.empty():
             self._outbox.get_nowait()
@@ -121,8 +120,8 @@ class MediaSocket:
     async def _read(self) -> None:
         while True:
             frame = await self._connection.recv()
-            if self._silent:
-                # Taking a frame may have made the library read on.
+            if self._stalled:
+                # `recv` may have resumed reading.
                 self._connection.transport.pause_reading()
                 await self._connection.wait_closed()
                 return
@@ -148,16 +147,16 @@ class MediaSocket:
         while not self._outbox.empty():
             await self._connection.send(self._outbox.get_nowait())
 
-    async def _become_connected(self, *, falls_silent: bool) -> None:
+    async def _become_connected(self, *, stalls: bool) -> None:
         await asyncio.sleep(self._settings.connect_delay_s)
-        await self._session.arrived.wait()
+        await self._session.avatar_joined.wait()
         self._push(self._protocol.enter(SocketPhase.CONNECTED))
-        if falls_silent:
+        if stalls:
             await self._flush()
-            self.fall_silent()
+            self.stall()
 
     def _push(self, frame: str) -> None:
-        if self._silent:
+        if self._stalled:
             return
         try:
             self._outbox.put_nowait(frame)
@@ -167,7 +166,7 @@ class MediaSocket:
 
 
 class MediaServer:
-    """Listens for the sockets of all sessions."""
+    """Accepts the sockets of all sessions."""
 
     def __init__(
         self, settings: SimulatorSettings, find: FindSession, faults: Callable[[], Faults]
@@ -179,7 +178,7 @@ class MediaServer:
         self._origin = ""
 
     async def open(self, listener: sockets.socket) -> None:
-        """Serve on a socket that is already bound."""
+        """Serve on a bound socket."""
         host, port = listener.getsockname()[:2]
         self._origin = f"ws://{self._settings.public_host or printable_host(host)}:{port}"
         self._server = await serve(
@@ -194,13 +193,13 @@ class MediaServer:
         )
 
     async def close(self) -> None:
-        """Stop listening and close what is open. Bounded by the sockets' close timeout."""
+        """Stop listening, and close open sockets. Bounded by their close timeout."""
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
 
     def ws_url(self, session: SimulatedSession) -> str:
-        """The session's own URL: whoever has it may speak."""
+        """The session's media URL. It is a credential: a client that has it can speak."""
         return f"{self._origin}{PATH}/{session.session_id}?key={session.socket_key}"
 
     def _session_of(self, request: Request) -> tuple[SimulatedSession | None, HTTPStatus]:
@@ -224,7 +223,7 @@ class MediaServer:
         request = connection.request
         session, _ = self._session_of(request) if request is not None else (None, None)
         if session is None:
-            return  # it ended between the handshake and now
+            return  # the session ended after the handshake
         socket = MediaSocket(connection, session, self._settings)
         replaced = session.attach(socket)
         try:
@@ -233,7 +232,7 @@ class MediaServer:
             faults = self._faults()
             await socket.run(
                 connects=not faults.take("never_connected"),
-                falls_silent=faults.take("black_holes_at_once"),
+                stalls=faults.take("black_holes_at_once"),
             )
         finally:
             session.detach(socket)

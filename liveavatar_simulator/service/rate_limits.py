@@ -1,6 +1,6 @@
 """Rate limits as LiveAvatar documents them: per caller and route, in fixed windows of one second.
 
-The real numbers per route are not known; one number stands for all.
+The limits per route are not known, so one limit applies to all.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _UUID: Final = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}")
 
 @dataclass(frozen=True, slots=True)
 class RateDecision:
-    """Whether a call may go on, and the headers that its reply carries either way."""
+    """Whether a call is allowed, and the headers of its reply."""
 
     allowed: bool
     headers: dict[str, str]
 
 
 class RateLimits:
-    """Counts calls of the present window; forgets the one before."""
+    """Counts the calls of the current window."""
 
     def __init__(self, calls_per_s: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = calls_per_s
@@ -41,15 +41,15 @@ class RateLimits:
             self._window = window
             self._calls.clear()
         route = _UUID.sub("{id}", request.url.path)
-        of = (_caller(request), request.method, route)
-        calls = self._calls[of] = self._calls.get(of, 0) + 1
+        key = (_caller(request), request.method, route)
+        calls = self._calls[key] = self._calls.get(key, 0) + 1
         if calls > self._limit:
             return RateDecision(False, over_limit_headers(self._limit, WINDOW_S))
         return RateDecision(True, _headers(self._limit, self._limit - calls, WINDOW_S))
 
 
 def over_limit_headers(calls_per_s: int, retry_after_s: int) -> dict[str, str]:
-    """What a reply with status 429 carries."""
+    """The headers of a 429."""
     return _headers(calls_per_s, 0, retry_after_s) | {"Retry-After": str(retry_after_s)}
 
 
@@ -62,6 +62,6 @@ def _headers(limit: int, remaining: int, reset_s: int) -> dict[str, str]:
 
 
 def _caller(request: Request) -> str:
-    """The key, else the token, else the address that a call comes from."""
+    """The caller's API key, else its token, else its address."""
     address = request.client.host if request.client else ""
     return request.headers.get("x-api-key") or request.headers.get("authorization") or address

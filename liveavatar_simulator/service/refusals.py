@@ -1,20 +1,20 @@
-"""The ways LiveAvatar says no over REST: status, envelope code and wording in one place.
+"""LiveAvatar's error replies over REST: status, envelope code and message.
 
-Known from the real service: the duration text, concurrency's 403 with code 4003, 4000 as the code
-of bad requests. Everything else here is assumed, and so marked in `docs/simulator.md`.
+Known from LiveAvatar: the duration text, concurrency's 403 with code 4003, and 4000 as the code of
+bad requests. The rest is assumed, and marked so in the simulator's documentation.
 """
 
 from __future__ import annotations
 
 
 class Refusal(Exception):
-    """A request is turned down.
+    """A request is refused.
 
     Attributes:
         status: HTTP status.
         code: the envelope's ``code``.
         message: the envelope's ``message``; never holds a secret.
-        headers: headers of the reply, ``Retry-After`` among them where known.
+        headers: headers of the reply, with ``Retry-After`` where known.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Refusal(Exception):
 
 
 class ReplyLost(Exception):
-    """The request took effect and its reply is never to be sent: the connection is dropped."""
+    """The request took effect, and its reply is dropped with the connection."""
 
 
 def bad_request(message: str) -> Refusal:
@@ -37,7 +37,7 @@ def bad_request(message: str) -> Refusal:
 
 
 def duration_over_plan(asked_s: int, maximum_s: int) -> Refusal:
-    """400: in the real service's words, which clients parse."""
+    """400, with LiveAvatar's text, which clients parse."""
     return bad_request(
         f"max_session_duration ({asked_s}s) exceeds the maximum allowed ({maximum_s}s)"
     )
@@ -49,23 +49,23 @@ def unauthorized(message: str) -> Refusal:
 
 
 def no_credits() -> Refusal:
-    """403: less than one minute's credits are left."""
+    """403: the credits do not pay for another minute."""
     return Refusal(403, 4002, "Insufficient credits to start a session")
 
 
 def concurrency_limit() -> Refusal:
-    """403 with the code that was seen."""
+    """403, with the code that was observed."""
     return Refusal(403, 4003, "Session concurrency limit reached")
 
 
 def not_running() -> Refusal:
-    """400: only a session that runs can be ended or frozen from the service's side."""
+    """400: only a running session can be ended or frozen by the service."""
     return bad_request("Session is not running")
 
 
 def not_recorded() -> Refusal:
-    """404: nothing of what was heard of the session is kept."""
-    return Refusal(404, 4004, "No sound of the session is kept: set record_heard_s")
+    """404: there is no recording of the session."""
+    return Refusal(404, 4004, "The session has no recording: set record_heard_s")
 
 
 def session_not_found() -> Refusal:
@@ -79,10 +79,10 @@ def rate_limited(headers: dict[str, str]) -> Refusal:
 
 
 def injected(status: int) -> Refusal:
-    """A failure that somebody asked for with `Faults`."""
+    """A failure injected by `Faults`."""
     return Refusal(status, status * 10, "Injected by the simulator's faults")
 
 
 def start_failed() -> Refusal:
-    """500: the avatar could not be brought into the room."""
+    """500: the session's room could not be created."""
     return Refusal(500, 5000, "Failed to start session")

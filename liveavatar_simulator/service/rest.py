@@ -1,11 +1,10 @@
 """LiveAvatar's REST routes, and the simulator's own under ``/simulator``.
 
-HTTP only: what a call does is the service's.
-
-Made of FastAPI because LiveAvatar is: 422 and 405 have its shapes without any doing.
+HTTP only; what a call does is `lifecycle`'s part. It uses FastAPI because LiveAvatar does, so that
+422 and 405 have the same shape.
 """
 
-# Without `from __future__ import annotations`: FastAPI could not see the local names in them.
+# Without `from __future__ import annotations`: FastAPI could not resolve local names in them.
 
 import asyncio
 import secrets
@@ -44,14 +43,14 @@ Reply = dict[str, Any]
 
 
 class Callers:
-    """Who is calling: an API key, a session token, or nobody."""
+    """Authenticates calls by API key or session token."""
 
     def __init__(self, settings: SimulatorSettings, service: LiveAvatarService) -> None:
         self._keys = [key.get_secret_value().encode() for key in settings.api_keys]
         self._service = service
 
     def with_key(self, x_api_key: Annotated[str | None, Header()] = None) -> None:
-        """Only a known API key will do.
+        """Require a known API key.
 
         Raises:
             Refusal: 401.
@@ -60,7 +59,7 @@ class Callers:
             raise refusals.unauthorized("A valid X-API-KEY is required")
 
     def with_token(self, authorization: Annotated[str | None, Header()] = None) -> SimulatedSession:
-        """Only a session token will do; the session it is for.
+        """Require a session token; returns its session.
 
         Raises:
             Refusal: 401.
@@ -75,7 +74,7 @@ class Callers:
         x_api_key: Annotated[str | None, Header()] = None,
         authorization: Annotated[str | None, Header()] = None,
     ) -> SimulatedSession | None:
-        """A session token, whose session is returned, or an API key.
+        """Require a session token, whose session is returned, or an API key.
 
         Raises:
             Refusal: 401.
@@ -104,11 +103,11 @@ def create_app(
     ws_url: Callable[[SimulatedSession], str],
     abort: Abort,
 ) -> FastAPI:
-    """The whole REST API.
+    """The REST API as a FastAPI application.
 
     Args:
         ws_url: the media address of a started session.
-        abort: drops the connection of a request without a reply.
+        abort: cuts the connection of a request, without a reply.
     """
     app = FastAPI(title="LiveAvatar simulator", docs_url=None, redoc_url=None)
     _answer_refusals(app, abort)
@@ -136,7 +135,7 @@ def _answer_refusals(app: FastAPI, abort: Abort) -> None:
     @app.exception_handler(ReplyLost)
     async def lose(request: Request, _: ReplyLost) -> Response:
         abort(request)
-        await asyncio.sleep(0)  # let the server see that the connection is gone
+        await asyncio.sleep(0)  # let the server notice that the connection is closed
         return Response(status_code=500)
 
 
@@ -151,14 +150,14 @@ def _limit_rates(app: FastAPI, calls_per_s: int) -> None:
     ) -> Response:
         if not request.url.path.startswith("/v1/") or request.method == "OPTIONS":
             return await call_next(request)
-        verdict = limits.count(request)
-        if not verdict.allowed:
-            refusal = refusals.rate_limited(verdict.headers)
+        decision = limits.count(request)
+        if not decision.allowed:
+            refusal = refusals.rate_limited(decision.headers)
             body = {"code": refusal.code, "data": None, "message": refusal.message}
             return JSONResponse(body, refusal.status, refusal.headers)
         response = await call_next(request)
-        for name, value in verdict.headers.items():
-            response.headers.setdefault(name, value)  # a 429 on demand has its own
+        for name, value in decision.headers.items():
+            response.headers.setdefault(name, value)  # an injected 429 has its own headers
         return response
 
 
@@ -212,10 +211,10 @@ def _add_lifecycle(
 def _named(
     service: LiveAvatarService, caller: SimulatedSession | None, session_id: UUID | None
 ) -> SimulatedSession:
-    """The session that a call is about.
+    """The session that a call names.
 
     Raises:
-        Refusal: none is named, it is unknown, or the token is another session's.
+        Refusal: the call names none, or an unknown one, or the token is another session's.
     """
     if session_id is None:
         if caller is None:
@@ -262,7 +261,7 @@ def _add_listing(app: FastAPI, service: LiveAvatarService, callers: Callers) -> 
         session = service.find(str(session_id))
         if session is None:
             raise refusals.session_not_found()
-        # LITE gets audio, not text.
+        # LITE mode receives audio, not text.
         return envelope({"session_active": session.billing, "transcript_data": []})
 
     @app.delete("/v1/sessions/{session_id}/events", dependencies=with_key)
@@ -299,11 +298,11 @@ def _page(request: Request, rows: list[_Row], page: int, page_size: int) -> Repl
 
 
 def _row(session: SimulatedSession) -> SessionEntrySchema | None:
-    """As the list shows a session; None while it is only minted."""
+    """The session's row in the list; None before it is started."""
     if session.started_at is None:
         return None
     ended_at = session.ended_at
-    # Sandbox rows were seen with duration 0 although video ran.
+    # Observed: sandbox rows have duration 0 although video was streamed.
     duration_s = 0 if session.request.is_sandbox else round(session.lasted_s)
     common = {
         "id": session.session_id,
@@ -346,9 +345,9 @@ def _add_simulator(app: FastAPI, service: LiveAvatarService) -> None:
 
     @app.get("/simulator/sessions/{session_id}/heard.wav")
     async def heard(session_id: UUID) -> Response:
-        heard = service.heard(str(session_id))
-        headers = {"X-Heard-From": heard.began_at.isoformat()}
-        return Response(heard.wav(), media_type="audio/wav", headers=headers)
+        recording = service.heard(str(session_id))
+        headers = {"X-Heard-From": recording.began_at.isoformat()}
+        return Response(recording.wav(), media_type="audio/wav", headers=headers)
 
     @app.post("/simulator/sockets/drop")
     async def drop_sockets() -> dict[str, int]:

@@ -1,5 +1,4 @@
-"""Shapes of the REST API as LiveAvatar's OpenAPI document gives them: requests checked, replies
-built. No behaviour."""
+"""Models of the REST API's requests and replies, after LiveAvatar's OpenAPI document."""
 
 from __future__ import annotations
 
@@ -11,10 +10,10 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SecretStr
 
 SUCCESS_CODE = 1000
-"""Seen in real traffic, though the OpenAPI document's default is 100; the web SDK takes no
+"""Observed in real traffic, though the OpenAPI document's default is 100. The web SDK accepts no
 other."""
 SUCCESS_MESSAGE = "Success"
-"""A string: Pipecat refuses null in the replies of ``/token`` and ``/start``."""
+"""Never null: Pipecat refuses null in the replies of ``/token`` and ``/start``."""
 
 EndReason = Literal[
     "UNKNOWN",
@@ -29,7 +28,7 @@ EndReason = Literal[
     "AGENT_HANG_UP",
     "DISPATCH_FAILED",
 ]
-"""What ``/stop`` takes. The client's own enum is open; the service's is not."""
+"""The reasons that ``/stop`` accepts."""
 
 CreditsNumber = Annotated[Decimal, PlainSerializer(float, return_type=float)]
 
@@ -40,16 +39,16 @@ def envelope(payload: object) -> dict[str, object]:
 
 
 class VideoSettingsSchema(BaseModel):
-    """What the picture should be."""
+    """Quality and codec of the video."""
 
     quality: Literal["very_high", "high", "medium", "low"] = "high"
     encoding: Literal["VP8", "H264"] = "H264"
 
 
 class LiveKitConfigSchema(BaseModel):
-    """A room of the caller's own.
+    """A room on the caller's LiveKit.
 
-    The short form ``{url, token}`` of some pages is a 422, as in reality.
+    The short form ``{url, token}`` of some pages is a 422, as with LiveAvatar.
     """
 
     livekit_url: Annotated[str, Field(min_length=1)]
@@ -59,7 +58,7 @@ class LiveKitConfigSchema(BaseModel):
 
 
 class AgoraConfig(BaseModel):
-    """An Agora channel of the caller's own. Accepted; no avatar comes."""
+    """The caller's Agora channel. Accepted, but no avatar joins it."""
 
     agora_app_id: str
     agora_token: SecretStr
@@ -68,7 +67,7 @@ class AgoraConfig(BaseModel):
 
 
 class ElevenLabsAgentConfig(BaseModel):
-    """Connector."""
+    """Connector: an ElevenLabs agent."""
 
     secret_id: UUID
     agent_id: str
@@ -82,7 +81,7 @@ class RealtimeConfig(BaseModel):
 
 
 class TokenRequestSchema(BaseModel):
-    """Body of ``POST /v1/sessions/token``, LITE only. Unknown keys are tolerated."""
+    """Body of ``POST /v1/sessions/token``, LITE only. Unknown keys are ignored."""
 
     mode: Literal["LITE"] = "LITE"
     avatar_id: UUID
@@ -97,7 +96,7 @@ class TokenRequestSchema(BaseModel):
 
     @property
     def has_connector(self) -> bool:
-        """A connector speaks for the avatar: there is no ``ws_url``."""
+        """Whether a connector provides the speech: then there is no ``ws_url``."""
         return any(
             (
                 self.elevenlabs_agent_config,
@@ -129,7 +128,7 @@ class KeepAliveRequest(BaseModel):
 
 
 class SessionEntrySchema(BaseModel):
-    """A row of the session list. There is no status field, as in reality."""
+    """A row of the session list. It has no status field, as with LiveAvatar."""
 
     id: str
     created_at: datetime
@@ -142,7 +141,7 @@ class SessionEntrySchema(BaseModel):
 
 
 class EndedSessionEntry(SessionEntrySchema):
-    """A row of the history."""
+    """A row of an ended session."""
 
     end_at: datetime
     end_reason: str

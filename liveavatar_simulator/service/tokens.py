@@ -1,7 +1,4 @@
-"""Session tokens:
-
-JWTs with the claims that LiveAvatar's web SDK reads. Signed with a key of this process.
-"""
+"""Session tokens: JWTs with the claims that LiveAvatar's web SDK reads, signed by this process."""
 
 from __future__ import annotations
 
@@ -16,14 +13,14 @@ _ALGORITHM = "HS256"
 
 
 class SessionTokens:
-    """Mints and reads the tokens of one simulator; those of another are strangers."""
+    """Mints and verifies the tokens of one simulator; another one's are invalid."""
 
     def __init__(self, ttl_s: int) -> None:
         self._ttl_s = ttl_s
         self._key = secrets.token_bytes(32)
 
     def mint(self, session: SimulatedSession) -> str:
-        """A token for one session. The web SDK takes it for a FULL one without the mode."""
+        """A token for one session. The web SDK assumes FULL mode without the mode claim."""
         now_s = int(time.time())
         claims = {
             "sub": session.session_id,
@@ -39,7 +36,7 @@ class SessionTokens:
         return jwt.encode(claims, self._key, algorithm=_ALGORITHM)
 
     def session_id(self, token: str) -> str | None:
-        """The session a token is for; None if it is not one of ours, or too old."""
+        """The id of the token's session; None if the token is invalid or expired."""
         try:
             claims = jwt.decode(token, self._key, algorithms=[_ALGORITHM])
         except jwt.InvalidTokenError:

@@ -1,4 +1,4 @@
-"""The command line, as a process: one line when ready, one sentence when not, a clean end."""
+"""The command as a process: one line when ready, one sentence on failure, a clean exit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 async def run(*arguments: str, **environment: str) -> asyncio.subprocess.Process:
-    """Start the simulator without LiveKit on free ports, unless told otherwise."""
+    """Start the simulator on free ports."""
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "liveavatar_simulator", *arguments),
         cwd=ROOT,
@@ -29,14 +29,14 @@ async def run(*arguments: str, **environment: str) -> asyncio.subprocess.Process
 
 
 async def failure_of(process: asyncio.subprocess.Process) -> tuple[int | None, str]:
-    """Exit status and what it said of one that does not start."""
+    """Exit status and stderr of the process, at its end."""
     async with asyncio.timeout(30):
-        _, said = await process.communicate()
-    return process.returncode, said.decode()
+        _, errors = await process.communicate()
+    return process.returncode, errors.decode()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_it_says_where_it_is_and_ends_cleanly_on_a_signal(number: signal.Signals) -> None:
+async def test_it_prints_its_url_and_exits_cleanly_on_a_signal(number: signal.Signals) -> None:
     process = await run("--no-livekit")
     assert process.stdout is not None
     async with asyncio.timeout(30):
@@ -48,34 +48,34 @@ async def test_it_says_where_it_is_and_ends_cleanly_on_a_signal(number: signal.S
     began_s = time.monotonic()
 
     process.send_signal(number)
-    status, said = await failure_of(process)
+    status, errors = await failure_of(process)
 
     assert ledger["open"] == 0
-    assert (status, said) == (0, "")
+    assert (status, errors) == (0, "")
     assert time.monotonic() - began_s < 8
 
 
 async def test_a_port_in_use_is_one_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        status, said = await failure_of(await run("--no-livekit", "--port", str(port)))
+        status, errors = await failure_of(await run("--no-livekit", "--port", str(port)))
 
     assert status == 3
-    assert f"port {port} on 127.0.0.1 is in use" in said
-    assert len(said.splitlines()) == 1
+    assert f"port {port} on 127.0.0.1 is in use" in errors
+    assert len(errors.splitlines()) == 1
 
 
 async def test_no_livekit_is_one_sentence() -> None:
-    status, said = await failure_of(await run("--livekit-url", "ws://127.0.0.1:9"))
+    status, errors = await failure_of(await run("--livekit-url", "ws://127.0.0.1:9"))
 
     assert status == 4
-    assert "LiveKit at ws://127.0.0.1:9 cannot be used" in said
-    assert len(said.splitlines()) == 1
+    assert "LiveKit at ws://127.0.0.1:9 cannot be used" in errors
+    assert len(errors.splitlines()) == 1
 
 
 async def test_a_bad_setting_is_named() -> None:
-    status, said = await failure_of(await run("--no-livekit", SIMULATOR_FPS="many"))
+    status, errors = await failure_of(await run("--no-livekit", SIMULATOR_FPS="many"))
 
     assert status == 2
-    assert "SIMULATOR_FPS" in said
-    assert len(said.splitlines()) == 1
+    assert "SIMULATOR_FPS" in errors
+    assert len(errors.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""What the documentation says is run and compared, so that it stays true."""
+"""The documentation's example runs, and its lists of settings and faults are complete."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ async def test_the_example_runs_as_it_stands() -> None:
     await names["test_my_agent_greets_and_stops"]()
 
 
-def test_every_setting_and_every_fault_is_explained() -> None:
-    explained = set(re.findall(r"`(\w+)`", DOCS))
+def test_every_setting_and_every_fault_is_documented() -> None:
+    documented = set(re.findall(r"`(\w+)`", DOCS))
 
-    assert set(SimulatorSettings.model_fields) <= explained
-    assert set(Faults.model_fields) <= explained
+    assert set(SimulatorSettings.model_fields) <= documented
+    assert set(Faults.model_fields) <= documented
 
 
 def test_the_public_names_are_these() -> None:

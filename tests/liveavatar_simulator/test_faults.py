@@ -1,4 +1,4 @@
-"""What the simulator does wrong on demand, as clients meet it over REST and over sockets."""
+"""Injected faults, as clients observe them over REST and on sockets."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from websockets.exceptions import ConnectionClosed
 from liveavatar_lite.messages import SpeakEnded
 from liveavatar_lite.utterance_book import UtteranceEnded, UtteranceStarted
 from liveavatar_simulator import Faults, Refusal, SimulatedPhase
-from tests.liveavatar_simulator.conftest import (
-    Caller,
+from tests.support.simulator import (
     Simulate,
+    SimulatorCaller,
     connected,
     next_event,
     speak_frame,
     tone,
-    until,
 )
+from tests.support.waiting import until
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
 
 @asynccontextmanager
 async def bare_socket(started: dict[str, Any]) -> AsyncIterator[ClientConnection]:
-    """A connected socket of one's own, without a library's manners."""
+    """A connected socket without a client library: no pings, a short close timeout."""
     async with connect(
         started["ws_url"], compression=None, ping_interval=None, close_timeout=0.2
     ) as socket:
@@ -41,7 +41,7 @@ async def bare_socket(started: dict[str, Any]) -> AsyncIterator[ClientConnection
 
 
 async def frame_types(socket: ClientConnection, *, within_s: float) -> list[str]:
-    """Types of all frames that come in this time."""
+    """The types of all frames within this time."""
     seen: list[str] = []
     try:
         async with asyncio.timeout(within_s):
@@ -51,14 +51,14 @@ async def frame_types(socket: ClientConnection, *, within_s: float) -> list[str]
         return seen
 
 
-async def send_for_ever(socket: ClientConnection, frame: str) -> None:
-    """Send the same frame again and again, as fast as it goes."""
+async def send_forever(socket: ClientConnection, frame: str) -> None:
+    """Send the same frame repeatedly, as fast as possible."""
     while True:
         await socket.send(frame)
 
 
-def played_ms(caller: Caller, started: dict[str, Any]) -> float:
-    """How much the session has played of all it was sent."""
+def played_ms(caller: SimulatorCaller, started: dict[str, Any]) -> float:
+    """How much audio the session has played."""
     return sum(each.played_ms for each in caller.line(started["session_id"]).utterances)
 
 
@@ -66,7 +66,7 @@ def played_ms(caller: Caller, started: dict[str, Any]) -> float:
 
 
 async def test_a_lost_token_reply_leaves_a_minted_session_that_bills_nothing(
-    caller: Caller,
+    caller: SimulatorCaller,
 ) -> None:
     caller.simulator.faults.lost_token_replies = 1
 
@@ -78,7 +78,7 @@ async def test_a_lost_token_reply_leaves_a_minted_session_that_bills_nothing(
     assert (await caller.mint()).status_code == 200
 
 
-async def test_a_lost_stop_reply_leaves_a_session_that_has_ended(caller: Caller) -> None:
+async def test_a_lost_stop_reply_leaves_a_session_that_has_ended(caller: SimulatorCaller) -> None:
     started = await caller.started()
     caller.simulator.faults.lost_stop_replies = 1
 
@@ -90,7 +90,7 @@ async def test_a_lost_stop_reply_leaves_a_session_that_has_ended(caller: Caller)
     assert (await caller.stop(started["session_id"])).status_code == 200
 
 
-async def test_the_list_and_the_single_row_can_fail(caller: Caller) -> None:
+async def test_the_list_and_the_single_row_can_fail(caller: SimulatorCaller) -> None:
     started = await caller.started()
     caller.simulator.faults = Faults(list_failures=2, list_failure_status=502)
 
@@ -102,7 +102,7 @@ async def test_the_list_and_the_single_row_can_fail(caller: Caller) -> None:
 
 
 @pytest.mark.parametrize("calls_per_s", [100, 0])
-async def test_a_rate_limit_on_demand_looks_like_a_real_one_and_nothing_happens(
+async def test_an_injected_rate_limit_looks_like_a_real_one_and_has_no_effect(
     simulate: Simulate, calls_per_s: int
 ) -> None:
     caller = await simulate(calls_per_s=calls_per_s)
@@ -135,25 +135,25 @@ async def test_a_rate_limit_on_demand_looks_like_a_real_one_and_nothing_happens(
     assert (await caller.stop(started["session_id"])).status_code == 200
 
 
-# --- black holes ----------------------------------------------------------------------------------
+# --- stalled sockets ------------------------------------------------------------------------------
 
 
-async def test_a_black_hole_is_silent_and_open_while_the_session_bills_and_sounds_on(
-    caller: Caller,
+async def test_a_stalled_socket_stays_open_while_billing_and_playback_continue(
+    caller: SimulatorCaller,
 ) -> None:
     caller.simulator.faults = Faults(black_holes=1, drop_after_ms=100)
     started = await caller.started()
     async with bare_socket(started) as socket:
         await socket.send(speak_frame(tone(1.0), "u"))
         await until(lambda: caller.simulator.faults.black_holes == 0)
-        heard_before = await frame_types(socket, within_s=0.2)
+        frames_before = await frame_types(socket, within_s=0.2)
 
         await socket.send(json.dumps({"type": "agent.speak_end", "event_id": "u"}))
         pong = asyncio.ensure_future(await socket.ping())
-        heard_after = await frame_types(socket, within_s=1.5)
+        frames_after = await frame_types(socket, within_s=1.5)
 
-        assert "agent.audio_buffer_appended" in heard_before
-        assert (heard_after, pong.done(), socket.close_code) == ([], False, None)
+        assert "agent.audio_buffer_appended" in frames_before
+        assert (frames_after, pong.done(), socket.close_code) == ([], False, None)
         line = caller.line(started["session_id"])
         assert [command.type for command in line.commands] == ["agent.speak"]
         [utterance] = line.utterances
@@ -161,7 +161,7 @@ async def test_a_black_hole_is_silent_and_open_while_the_session_bills_and_sound
         assert caller.simulator.ledger().open == 1
 
 
-async def test_a_newer_socket_takes_over_from_a_black_hole(caller: Caller) -> None:
+async def test_a_newer_socket_takes_over_from_a_stalled_one(caller: SimulatorCaller) -> None:
     caller.simulator.faults = Faults(black_holes=1, drop_after_ms=100)
     started = await caller.started()
     async with bare_socket(started) as older:
@@ -179,7 +179,7 @@ async def test_a_newer_socket_takes_over_from_a_black_hole(caller: Caller) -> No
     assert caller.line(started["session_id"]).utterances[0].outcome == "played"
 
 
-async def test_one_socket_is_one_black_hole(caller: Caller) -> None:
+async def test_a_socket_uses_up_one_stall(caller: SimulatorCaller) -> None:
     caller.simulator.faults = Faults(black_holes=2, drop_after_ms=0)
     started = await caller.started()
     async with bare_socket(started) as socket:
@@ -189,7 +189,7 @@ async def test_one_socket_is_one_black_hole(caller: Caller) -> None:
     assert caller.simulator.faults.black_holes == 1
 
 
-async def test_the_end_of_its_session_aborts_a_black_hole(caller: Caller) -> None:
+async def test_the_end_of_the_session_aborts_a_stalled_socket(caller: SimulatorCaller) -> None:
     caller.simulator.faults = Faults(black_holes=1)
     started = await caller.started()
     async with bare_socket(started) as socket:
@@ -202,19 +202,20 @@ async def test_the_end_of_its_session_aborts_a_black_hole(caller: Caller) -> Non
     assert (stopped.status_code, socket.close_code) == (200, 1006)
 
 
-async def test_a_black_hole_takes_only_what_the_operating_system_buffers(caller: Caller) -> None:
-    """The client's own queue grows and its sending stands still: the simulator's memory does not
-    grow."""
+async def test_a_stalled_socket_takes_only_what_the_operating_system_buffers(
+    caller: SimulatorCaller,
+) -> None:
+    """The client's sending blocks; the simulator's memory does not grow."""
     caller.simulator.faults = Faults(black_holes_at_once=1)
     started = await caller.started()
     async with bare_socket(started) as socket:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(send_for_ever(socket, speak_frame(tone(10), "u")), 3)
+            await asyncio.wait_for(send_forever(socket, speak_frame(tone(10), "u")), 3)
         assert caller.line(started["session_id"]).commands == []
         caller.simulator.drop_sockets()
 
 
-async def test_a_socket_can_be_a_black_hole_from_its_first_moment(caller: Caller) -> None:
+async def test_a_socket_can_stall_when_it_connects(caller: SimulatorCaller) -> None:
     caller.simulator.faults = Faults(black_holes_at_once=1)
     started = await caller.started()
     async with bare_socket(started) as socket:
@@ -229,10 +230,10 @@ async def test_a_socket_can_be_a_black_hole_from_its_first_moment(caller: Caller
     assert [each.event_id for each in caller.line(started["session_id"]).utterances] == ["v"]
 
 
-# --- the service's own doing ----------------------------------------------------------------------
+# --- ended by the service -------------------------------------------------------------------------
 
 
-async def test_a_session_can_be_ended_from_the_other_side(caller: Caller) -> None:
+async def test_a_session_can_be_ended_by_the_service(caller: SimulatorCaller) -> None:
     started = await caller.started()
     async with bare_socket(started) as socket:
         reply = await caller.http.post(
@@ -248,8 +249,8 @@ async def test_a_session_can_be_ended_from_the_other_side(caller: Caller) -> Non
     assert caller.line(started["session_id"]).end_reason == "AVATAR_DELETED"
 
 
-async def test_an_end_from_the_other_side_is_a_server_error_unless_told_otherwise(
-    caller: Caller,
+async def test_an_end_by_the_service_is_a_server_error_by_default(
+    caller: SimulatorCaller,
 ) -> None:
     one, other = await caller.started(), await caller.started()
 
@@ -260,7 +261,9 @@ async def test_an_end_from_the_other_side_is_a_server_error_unless_told_otherwis
         assert caller.line(started["session_id"]).end_reason == "SERVER_ERROR"
 
 
-async def test_only_a_session_that_was_started_can_be_ended_or_frozen(caller: Caller) -> None:
+async def test_only_a_session_that_was_started_can_be_ended_or_frozen(
+    caller: SimulatorCaller,
+) -> None:
     minted = (await caller.mint()).json()["data"]["session_id"]
     ended = (await caller.started())["session_id"]
     await caller.stop(ended)
@@ -283,8 +286,8 @@ async def test_only_a_session_that_was_started_can_be_ended_or_frozen(caller: Ca
         caller.simulator.freeze_session(minted)
 
 
-async def test_a_frozen_session_acknowledges_and_tells_nothing_and_stays_open(
-    caller: Caller,
+async def test_a_frozen_session_sends_no_event_and_stays_open(
+    caller: SimulatorCaller,
 ) -> None:
     started = await caller.started()
     async with bare_socket(started) as socket:
@@ -298,7 +301,7 @@ async def test_a_frozen_session_acknowledges_and_tells_nothing_and_stays_open(
         after = await frame_types(socket, within_s=0.7)
 
         assert (after, socket.close_code) == ([], None)
-        await asyncio.wait_for(await socket.ping(), 5)  # the socket itself is well
+        await asyncio.wait_for(await socket.ping(), 5)  # the socket itself still answers
         line = caller.line(started["session_id"])
         assert [each.outcome for each in line.utterances] == ["cut"]
         assert [each.type for each in line.commands][-1] == "agent.interrupt"
@@ -308,7 +311,7 @@ async def test_a_frozen_session_acknowledges_and_tells_nothing_and_stays_open(
     assert caller.simulator.sessions[started["session_id"]].phase is SimulatedPhase.FROZEN
 
 
-async def test_all_sockets_can_be_cut_at_once(caller: Caller) -> None:
+async def test_all_sockets_can_be_cut(caller: SimulatorCaller) -> None:
     first, second, _ = [await caller.started() for _ in range(3)]
     async with bare_socket(first) as one, bare_socket(second) as other:
         reply = await caller.http.post("/simulator/sockets/drop")

@@ -1,4 +1,4 @@
-"""The ledger, as one who looks for leaks and silences reads it over HTTP."""
+"""The ledger over HTTP: sockets, commands, silences, totals."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from pydantic import TypeAdapter
 
 from liveavatar_lite.utterance_book import UtteranceEnded
 from liveavatar_simulator import BillingLedger, SessionLine
-from tests.liveavatar_simulator.conftest import Caller, Simulate, connected, next_event, tone, until
-from tests.liveavatar_simulator.media.test_recording import sounds
+from tests.support.simulator import Simulate, SimulatorCaller, connected, next_event, sounds, tone
+from tests.support.waiting import until
 
 
-async def ledger_of(caller: Caller) -> BillingLedger:
-    """As it comes over HTTP."""
+async def ledger_of(caller: SimulatorCaller) -> BillingLedger:
+    """The ledger over HTTP."""
     reply = await caller.http.get("/simulator/ledger")
     return TypeAdapter(BillingLedger).validate_json(reply.content)
 
 
-async def line_of(caller: Caller, started: dict[str, Any]) -> SessionLine:
-    """One session of it."""
+async def line_of(caller: SimulatorCaller, started: dict[str, Any]) -> SessionLine:
+    """One session of the ledger over HTTP."""
     sessions = (await ledger_of(caller)).sessions
     return next(each for each in sessions if each.session_id == started["session_id"])
 
 
-async def test_each_command_names_the_socket_that_brought_it(caller: Caller) -> None:
+async def test_each_command_has_the_number_of_its_socket(caller: SimulatorCaller) -> None:
     started = await caller.started()
     async with await connected(started) as first:
         await first.speak(tone(1.0), "u")
@@ -53,7 +53,7 @@ async def test_each_command_names_the_socket_that_brought_it(caller: Caller) -> 
     assert one.closed_at < two.closed_at
 
 
-async def test_a_socket_that_is_open_has_no_end(caller: Caller) -> None:
+async def test_an_open_socket_has_no_closing_time(caller: SimulatorCaller) -> None:
     started = await caller.started()
     async with await connected(started):
         [socket] = (await line_of(caller, started)).sockets
@@ -61,8 +61,7 @@ async def test_a_socket_that_is_open_has_no_end(caller: Caller) -> None:
     assert (socket.number, socket.closed_at) == (1, None)
 
 
-async def test_the_times_of_an_utterance_are_those_of_its_sound(simulate: Simulate) -> None:
-    """What the ledger says of a silence is what the record holds."""
+async def test_an_utterances_times_and_silences_match_the_recording(simulate: Simulate) -> None:
     caller = await simulate(record_heard_s=60, speak_start_latency_s=0.2)
     started = await caller.started()
     async with await connected(started) as connection:
@@ -74,9 +73,10 @@ async def test_the_times_of_an_utterance_are_those_of_its_sound(simulate: Simula
         await next_event(connection, UtteranceEnded)
 
     [line] = (await line_of(caller, started)).utterances
-    heard = caller.simulator.heard(started["session_id"])
+    recording = caller.simulator.heard(started["session_id"])
     first, second = (
-        tuple(heard.began_at + timedelta(seconds=at_s) for at_s in sound) for sound in sounds(heard)
+        tuple(recording.began_at + timedelta(seconds=at_s) for at_s in sound)
+        for sound in sounds(recording)
     )
 
     assert open_.began_at == line.began_at
@@ -91,7 +91,7 @@ async def test_the_times_of_an_utterance_are_those_of_its_sound(simulate: Simula
     assert silence.duration_ms == pytest.approx(rest_ms, abs=11)
 
 
-async def test_what_was_never_heard_has_no_times(caller: Caller) -> None:
+async def test_an_utterance_that_was_never_played_has_no_times(caller: SimulatorCaller) -> None:
     started = await caller.started()
     async with await connected(started) as connection:
         await connection.speak(tone(0.1), "u")  # too little to begin
@@ -102,7 +102,7 @@ async def test_what_was_never_heard_has_no_times(caller: Caller) -> None:
     assert (line.outcome, line.began_at, line.ended_at, line.silences) == ("cut", None, None, [])
 
 
-async def test_the_peak_is_the_most_that_was_ever_billed_at_once(caller: Caller) -> None:
+async def test_peak_open_is_the_largest_number_of_billed_sessions(caller: SimulatorCaller) -> None:
     before = await ledger_of(caller)
     first, second = await caller.started(), await caller.started()
     await caller.stop(first["session_id"])
@@ -116,7 +116,7 @@ async def test_the_peak_is_the_most_that_was_ever_billed_at_once(caller: Caller)
     assert (ledger.started, ledger.open, ledger.peak_open) == (3, 0, 2)
 
 
-async def test_a_frozen_session_is_not_billed_and_does_not_count(caller: Caller) -> None:
+async def test_a_frozen_session_is_not_billed_and_does_not_count(caller: SimulatorCaller) -> None:
     first = await caller.started()
     caller.simulator.freeze_session(first["session_id"])
     await caller.started()

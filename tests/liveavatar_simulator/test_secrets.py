@@ -1,4 +1,4 @@
-"""No secret in what the simulator logs or shows, at the most talkative level."""
+"""No secret in the simulator's logs at level DEBUG, nor in the ledger."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import logging
 
 import pytest
 
-from tests.liveavatar_simulator.conftest import API_KEY, Caller, connected
+from tests.support.simulator import API_KEY, SimulatorCaller, connected
 
 
 async def test_neither_logs_nor_ledger_hold_a_credential(
-    caller: Caller, caplog: pytest.LogCaptureFixture
+    caller: SimulatorCaller, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.DEBUG, logger="liveavatar_simulator")
@@ -29,8 +29,8 @@ async def test_neither_logs_nor_ledger_hold_a_credential(
         "agent's token": started["livekit_agent_token"],
         "LiveKit secret": caller.simulator.settings.livekit_api_secret.get_secret_value(),
     }
-    ours = [record for record in caplog.records if record.name.startswith("liveavatar_simulator")]
-    said = "\n".join([*(record.getMessage() for record in ours), ledger])
-    assert ours, "it says something"
+    own = [record for record in caplog.records if record.name.startswith("liveavatar_simulator")]
+    logged = "\n".join([*(record.getMessage() for record in own), ledger])
+    assert own, "it logs something"
     for name, secret in secrets.items():
-        assert secret not in said, name
+        assert secret not in logged, name

@@ -1,4 +1,4 @@
-"""The avatar in a real LiveKit room, seen and heard by a real subscriber."""
+"""The avatar in a real LiveKit room, received by a real subscriber."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from liveavatar_lite.audio import SAMPLE_RATE_HZ
 from liveavatar_lite.messages import AgentStateUpdated
 from liveavatar_lite.protocol import PoseChanged
 from liveavatar_lite.utterance_book import UtteranceEnded, UtteranceStarted
-from tests.liveavatar_simulator.conftest import Caller, Simulate, connected, next_event, tone, until
+from tests.support.simulator import Simulate, SimulatorCaller, connected, next_event, tone
+from tests.support.waiting import until
 
-HEARD_LEVEL = 500
-"""Mean absolute sample above which something is heard; a tone at 0.3 has about 6,000."""
+AUDIBLE_LEVEL = 500
+"""Mean absolute sample above which audio counts as audible; a tone at 0.3 has about 6,000."""
 
 
 @dataclass
-class Viewer:
-    """A participant that watches and listens."""
+class RoomViewer:
+    """A participant that receives video and audio."""
 
     room: rtc.Room = field(default_factory=rtc.Room)
     pictures: list[tuple[float, bytes]] = field(default_factory=list)
@@ -37,7 +38,7 @@ class Viewer:
     size: tuple[int, int] = (0, 0)
 
     async def watch(self, track: rtc.RemoteTrack) -> None:
-        """Take what one track brings until it ends."""
+        """Receive a track until it ends."""
         if track.kind == rtc.TrackKind.KIND_VIDEO:
             stream = rtc.VideoStream(track, format=rtc.VideoBufferType.I420)
             async for seen in stream:
@@ -49,21 +50,21 @@ class Viewer:
                 samples = np.frombuffer(heard.frame.data, np.int16).astype(np.float64)
                 self.levels.append((time.monotonic(), float(np.abs(samples).mean())))
 
-    def heard_between(self, begin_s: float, end_s: float) -> float:
-        """Mean level of that time."""
+    def level_between(self, begin_s: float, end_s: float) -> float:
+        """The mean level between these times."""
         levels = [level for at_s, level in self.levels if begin_s <= at_s < end_s]
         return float(np.mean(levels)) if levels else 0.0
 
     def hears(self) -> bool:
-        """Whether the last tenth of a second was loud."""
+        """Whether the last 100 ms were audible."""
         now_s = time.monotonic()
-        return self.heard_between(now_s - 0.1, now_s) > HEARD_LEVEL
+        return self.level_between(now_s - 0.1, now_s) > AUDIBLE_LEVEL
 
 
 @contextlib.asynccontextmanager
-async def viewing(url: str, token: str) -> AsyncIterator[Viewer]:
+async def viewing(url: str, token: str) -> AsyncIterator[RoomViewer]:
     """A viewer in the room."""
-    viewer = Viewer()
+    viewer = RoomViewer()
     watching: list[asyncio.Task[None]] = []
 
     def subscribed(
@@ -84,7 +85,7 @@ async def viewing(url: str, token: str) -> AsyncIterator[Viewer]:
 
 
 @pytest.fixture
-def of_livekit(livekit: LiveKitServer) -> dict[str, Any]:
+def with_livekit(livekit: LiveKitServer) -> dict[str, Any]:
     """Settings of a simulator whose avatars join rooms."""
     return {
         "join_rooms": True,
@@ -95,41 +96,41 @@ def of_livekit(livekit: LiveKitServer) -> dict[str, Any]:
 
 
 async def rooms_of(livekit: LiveKitServer) -> dict[str, int]:
-    """Names of the rooms that exist, and how many are in each."""
+    """The rooms that exist, with their number of participants."""
     async with api.LiveKitAPI(livekit.url, livekit.api_key, livekit.api_secret) as admin:
         listed = await admin.room.list_rooms(api.ListRoomsRequest())
     return {room.name: room.num_participants for room in listed.rooms}
 
 
 def own_token(livekit: LiveKitServer, room: str, identity: str) -> str:
-    """A token for a room of one's own."""
+    """A token for a room on the caller's LiveKit."""
     grants = api.VideoGrants(room_join=True, room=room)
     access = api.AccessToken(livekit.api_key, livekit.api_secret)
     return access.with_identity(identity).with_grants(grants).to_jwt()
 
 
-def present(viewer: Viewer) -> list[str]:
-    """Who else is in the room."""
+def others_in_room(viewer: RoomViewer) -> list[str]:
+    """The identities of the other participants."""
     return [each.identity for each in viewer.room.remote_participants.values()]
 
 
-async def test_a_viewer_sees_heygen_move_and_hears_what_was_sent(
-    simulate: Simulate, of_livekit: dict[str, Any]
+async def test_a_viewer_receives_moving_video_and_the_audio_that_was_sent(
+    simulate: Simulate, with_livekit: dict[str, Any]
 ) -> None:
-    caller = await simulate(**of_livekit)
+    caller = await simulate(**with_livekit)
     started = await caller.started(video_settings={"quality": "low", "encoding": "VP8"})
     access = (started["livekit_url"], started["livekit_client_token"])
     async with viewing(*access) as viewer, await connected(started) as connection:
         await until(lambda: len(viewer.pictures) >= 10 and len(viewer.levels) >= 50)
-        assert not viewer.hears(), "an avatar that was given nothing is silent"
+        assert not viewer.hears(), "an avatar without audio is silent"
 
         for loudness in (0.4, 0.05):
             await connection.speak(tone(1.0, loudness=loudness), "u")
         await connection.speak_end("u")
         await next_event(connection, UtteranceEnded)
-        await asyncio.sleep(0.3)  # what is on the way to the viewer
+        await asyncio.sleep(0.3)  # what is still on its way to the viewer
 
-        loud = [(at_s, level) for at_s, level in viewer.levels if level > HEARD_LEVEL]
+        loud = [(at_s, level) for at_s, level in viewer.levels if level > AUDIBLE_LEVEL]
 
     assert viewer.publishers == {"heygen"}
     assert viewer.size == (320, 180)
@@ -137,15 +138,15 @@ async def test_a_viewer_sees_heygen_move_and_hears_what_was_sent(
     first_s, last_s = loud[0][0], loud[-1][0]
     assert last_s - first_s == pytest.approx(2.0, abs=0.4)
     middle_s = (first_s + last_s) / 2
-    first_half = viewer.heard_between(first_s + 0.1, middle_s - 0.2)
-    second_half = viewer.heard_between(middle_s + 0.2, last_s - 0.1)
+    first_half = viewer.level_between(first_s + 0.1, middle_s - 0.2)
+    second_half = viewer.level_between(middle_s + 0.2, last_s - 0.1)
     assert first_half / second_half == pytest.approx(8, rel=0.4), "loudness is what was sent"
 
 
 async def test_the_mouth_moves_with_the_sound(
-    simulate: Simulate, of_livekit: dict[str, Any]
+    simulate: Simulate, with_livekit: dict[str, Any]
 ) -> None:
-    caller = await simulate(**of_livekit)
+    caller = await simulate(**with_livekit)
     started = await caller.started(video_settings={"encoding": "VP8"})
     access = (started["livekit_url"], started["livekit_client_token"])
     async with viewing(*access) as viewer, await connected(started) as connection:
@@ -164,10 +165,10 @@ async def test_the_mouth_moves_with_the_sound(
     assert mouth_luma(quiet) - mouth_luma(loud) > 15, "an open mouth is darker than skin"
 
 
-async def test_an_interrupt_is_heard_at_once(
-    simulate: Simulate, of_livekit: dict[str, Any]
+async def test_an_interrupt_silences_the_room_within_seconds(
+    simulate: Simulate, with_livekit: dict[str, Any]
 ) -> None:
-    caller = await simulate(**of_livekit)
+    caller = await simulate(**with_livekit)
     started = await caller.started(video_settings={"encoding": "VP8"})
     access = (started["livekit_url"], started["livekit_client_token"])
     async with viewing(*access) as viewer, await connected(started) as connection:
@@ -184,10 +185,10 @@ async def test_an_interrupt_is_heard_at_once(
     assert silent_after_s < 1.5
 
 
-async def test_a_stop_takes_the_avatar_out_and_deletes_the_hosted_room(
-    simulate: Simulate, of_livekit: dict[str, Any], livekit: LiveKitServer
+async def test_a_stop_removes_the_avatar_and_deletes_the_hosted_room(
+    simulate: Simulate, with_livekit: dict[str, Any], livekit: LiveKitServer
 ) -> None:
-    caller = await simulate(**of_livekit)
+    caller = await simulate(**with_livekit)
     started = await caller.started()
     room = started["session_id"]
     assert room in await rooms_of(livekit)
@@ -197,10 +198,10 @@ async def test_a_stop_takes_the_avatar_out_and_deletes_the_hosted_room(
     assert room not in await rooms_of(livekit)
 
 
-async def test_the_avatar_joins_a_room_of_ones_own_and_leaves_it_standing(
-    simulate: Simulate, of_livekit: dict[str, Any], livekit: LiveKitServer
+async def test_the_avatar_joins_the_callers_room_and_does_not_delete_it(
+    simulate: Simulate, with_livekit: dict[str, Any], livekit: LiveKitServer
 ) -> None:
-    caller = await simulate(**of_livekit)
+    caller = await simulate(**with_livekit)
     room = f"own-{time.monotonic_ns()}"
 
     async with viewing(livekit.url, own_token(livekit, room, "viewer")) as viewer:
@@ -221,11 +222,11 @@ async def test_the_avatar_joins_a_room_of_ones_own_and_leaves_it_standing(
     assert (line.room, line.room_kind) == (room, "own")
 
 
-async def test_two_sessions_stand_side_by_side_in_a_room_of_ones_own(
-    simulate: Simulate, of_livekit: dict[str, Any], livekit: LiveKitServer
+async def test_two_avatars_share_the_callers_room_during_a_rotation(
+    simulate: Simulate, with_livekit: dict[str, Any], livekit: LiveKitServer
 ) -> None:
-    """One session hands over to the next: the new avatar is there before the old one goes."""
-    caller = await simulate(**of_livekit, record_heard_s=60)
+    """At a rotation the next avatar joins before the first one leaves."""
+    caller = await simulate(**with_livekit, record_heard_s=60)
     room = f"own-{time.monotonic_ns()}"
 
     async def started(identity: str) -> dict[str, Any]:
@@ -246,17 +247,17 @@ async def test_two_sessions_stand_side_by_side_in_a_room_of_ones_own(
             new = await started("avatar-2")
             async with await connected(new) as connection:
                 await until(lambda: viewer.publishers == {"avatar-1", "avatar-2"}, within_s=10)
-                assert viewer.hears(), "the first still speaks"
+                assert viewer.hears(), "the first one still speaks"
 
                 await caller.stop(old["session_id"])
-                await until(lambda: set(present(viewer)) == {"avatar-2"})
+                await until(lambda: set(others_in_room(viewer)) == {"avatar-2"})
                 await until(lambda: not viewer.hears())
                 await connection.speak(tone(1.0), "new")
                 await connection.speak_end("new")
                 await until(viewer.hears)
                 over = await next_event(connection, UtteranceEnded)
 
-        assert present(viewer) == ["avatar-2"]
+        assert others_in_room(viewer) == ["avatar-2"]
         line = caller.line(new["session_id"])
         assert (over.utterance_id, over.interrupted) == ("new", False)
         assert (line.room, line.ended_at, line.sockets_total) == (room, None, 1)
@@ -265,11 +266,11 @@ async def test_two_sessions_stand_side_by_side_in_a_room_of_ones_own(
         assert (ledger.open, ledger.peak_open) == (1, 2)
 
 
-async def test_an_avatar_that_is_frozen_stays_silent_in_its_room_without_a_word(
-    simulate: Simulate, of_livekit: dict[str, Any]
+async def test_a_frozen_avatar_stays_in_its_room_silent_and_without_events(
+    simulate: Simulate, with_livekit: dict[str, Any]
 ) -> None:
-    """A frozen session told that its avatar fell idle: the real one was heard to say nothing."""
-    caller = await simulate(**of_livekit)
+    """A frozen session reported pose idle; LiveAvatar was observed to send no event."""
+    caller = await simulate(**with_livekit)
     started = await caller.started(video_settings={"encoding": "VP8"})
     access = (started["livekit_url"], started["livekit_client_token"])
     async with viewing(*access) as viewer, await connected(started) as connection:
@@ -287,10 +288,10 @@ async def test_an_avatar_that_is_frozen_stays_silent_in_its_room_without_a_word(
     assert caller.simulator.ledger().open == 0
 
 
-async def test_a_session_whose_avatar_cannot_join_its_room_ends_by_itself(
-    simulate: Simulate, of_livekit: dict[str, Any]
+async def test_a_session_ends_when_its_avatar_cannot_join_the_room(
+    simulate: Simulate, with_livekit: dict[str, Any]
 ) -> None:
-    caller = await simulate(**of_livekit, join_timeout_s=1.0)
+    caller = await simulate(**with_livekit, join_timeout_s=1.0)
     nowhere = {
         "livekit_url": "ws://127.0.0.1:9",
         "livekit_room": "r",
@@ -307,10 +308,10 @@ async def test_a_session_whose_avatar_cannot_join_its_room_ends_by_itself(
     assert caller.line(session_id).end_reason == "SERVER_ERROR"
 
 
-async def test_the_end_of_the_simulator_leaves_no_room_behind(
-    simulate: Simulate, of_livekit: dict[str, Any], livekit: LiveKitServer
+async def test_closing_the_simulator_deletes_its_rooms(
+    simulate: Simulate, with_livekit: dict[str, Any], livekit: LiveKitServer
 ) -> None:
-    caller: Caller = await simulate(**of_livekit)
+    caller: SimulatorCaller = await simulate(**with_livekit)
     started = await caller.started()
     async with await connected(started) as connection:
         await connection.start_listening()

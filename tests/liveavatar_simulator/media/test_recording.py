@@ -1,4 +1,4 @@
-"""The record of what was heard: a place in it is a time, silence is kept, memory is bounded."""
+"""Recordings: a position is a time, silence is included, memory is bounded."""
 
 from __future__ import annotations
 
@@ -16,23 +16,16 @@ from liveavatar_lite.audio import BYTES_PER_S, duration_s, size_bytes
 from liveavatar_lite.utterance_book import UtteranceEnded
 from liveavatar_simulator import AudioRecording, Refusal
 from liveavatar_simulator.media.recording import AudioRecorder
-from tests.liveavatar_simulator.conftest import Caller, Simulate, connected, next_event, tone, until
+from tests.support.simulator import Simulate, SimulatorCaller, connected, next_event, sounds, tone
+from tests.support.waiting import until
 
-LOUD = 300
-"""Above what any part of a tone's 10 ms is, and silence is exactly 0."""
 BEGAN_AT = datetime(2026, 10, 1, 12, tzinfo=UTC)
 
 
-def sounds(heard: AudioRecording) -> list[tuple[float, float]]:
-    """Begin and end of every sound, in seconds since the record's begin, to 10 ms."""
-    blocks = np.frombuffer(heard.pcm, "<i2").reshape(-1, 240)
-    loud = np.concatenate([[False], np.abs(blocks).max(axis=1) > LOUD, [False]])
-    edges = np.flatnonzero(np.diff(loud.astype(np.int8)))
-    return [(float(a) / 100, float(b) / 100) for a, b in edges.reshape(-1, 2)]
-
-
-async def say(caller: Caller, started: dict[str, Any], *names: str, seconds: float = 0.5) -> None:
-    """Say these one after the other, each when the one before is over, and a rest between them."""
+async def say(
+    caller: SimulatorCaller, started: dict[str, Any], *names: str, seconds: float = 0.5
+) -> None:
+    """Speak utterances one after the other, each after the end of the one before, with a pause."""
     async with await connected(started) as connection:
         for name in names:
             await connection.speak(tone(seconds), name)
@@ -41,10 +34,10 @@ async def say(caller: Caller, started: dict[str, Any], *names: str, seconds: flo
             await asyncio.sleep(0.3)
 
 
-# --- over REST, with nobody in any room -----------------------------------------------------------
+# --- without an avatar in a room ------------------------------------------------------------------
 
 
-async def test_what_was_said_is_heard_whole_and_in_its_place(simulate: Simulate) -> None:
+async def test_utterances_are_recorded_sample_by_sample_at_their_time(simulate: Simulate) -> None:
     caller = await simulate(record_heard_s=60)
     started = await caller.started()
     await asyncio.sleep(0.4)
@@ -60,7 +53,7 @@ async def test_what_was_said_is_heard_whole_and_in_its_place(simulate: Simulate)
     for begin_s, end_s in (first, second):
         assert end_s - begin_s == pytest.approx(0.5, abs=0.011)
         assert before <= heard.began_at + timedelta(seconds=begin_s) <= after
-    assert second[0] - first[1] >= 0.28, "the rest between them is there"
+    assert second[0] - first[1] >= 0.28, "the pause between them is recorded"
     samples = np.frombuffer(heard.pcm, "<i2")
     said = np.frombuffer(tone(0.5), "<i2")
     for begin_s, _ in (first, second):
@@ -68,7 +61,7 @@ async def test_what_was_said_is_heard_whole_and_in_its_place(simulate: Simulate)
         assert np.array_equal(samples[begin : begin + len(said)], said), "sample by sample"
 
 
-async def test_the_record_comes_as_wav_and_says_when_it_begins(simulate: Simulate) -> None:
+async def test_the_recording_is_served_as_wav_with_its_begin(simulate: Simulate) -> None:
     caller = await simulate(record_heard_s=60)
     started = await caller.started()
     await say(caller, started, "a")
@@ -84,7 +77,7 @@ async def test_the_record_comes_as_wav_and_says_when_it_begins(simulate: Simulat
         assert file.readframes(file.getnframes()) == heard.pcm
 
 
-async def test_the_record_goes_on_in_silence_and_ends_with_the_session(simulate: Simulate) -> None:
+async def test_silence_is_recorded_up_to_the_end_of_the_session(simulate: Simulate) -> None:
     caller = await simulate(record_heard_s=60)
     started = await caller.started()
     session_id = started["session_id"]
@@ -102,7 +95,7 @@ async def test_the_record_goes_on_in_silence_and_ends_with_the_session(simulate:
     assert not any(heard.pcm)
 
 
-async def test_an_interrupted_utterance_is_heard_up_to_its_cut(simulate: Simulate) -> None:
+async def test_an_interrupted_utterance_is_recorded_up_to_the_interrupt(simulate: Simulate) -> None:
     caller = await simulate(record_heard_s=60)
     started = await caller.started()
     async with await connected(started) as connection:
@@ -130,7 +123,7 @@ async def test_only_the_newest_seconds_are_kept(simulate: Simulate) -> None:
     assert heard.began_at >= line.started_at + timedelta(seconds=0.3)
 
 
-async def test_nothing_is_recorded_unless_asked_for(caller: Caller) -> None:
+async def test_nothing_is_recorded_by_default(caller: SimulatorCaller) -> None:
     started = await caller.started()
 
     reply = await caller.http.get(f"/simulator/sessions/{started['session_id']}/heard.wav")
@@ -141,23 +134,25 @@ async def test_nothing_is_recorded_unless_asked_for(caller: Caller) -> None:
         caller.simulator.heard(started["session_id"])
 
 
-async def test_ended_sessions_lose_their_sound_when_it_takes_too_much(simulate: Simulate) -> None:
+async def test_the_oldest_recordings_are_dropped_beyond_the_memory_limit(
+    simulate: Simulate,
+) -> None:
     caller = await simulate(record_heard_s=60, heard_total_mb=1)
     ids = [(await caller.started())["session_id"] for _ in range(3)]
     for session_id in ids:
-        record = caller.simulator.sessions[session_id].record
-        assert record is not None
-        record.add(tone(12))  # 576 kB: one of them is kept of those that ended
+        recorder = caller.simulator.sessions[session_id].recorder
+        assert recorder is not None
+        recorder.add(tone(12))  # 576 kB: one recording of an ended session is kept
     for session_id in ids[:2]:
         await caller.stop(session_id)
 
     await caller.mint()
 
-    kept = [caller.simulator.sessions[each].record is not None for each in ids]
+    kept = [caller.simulator.sessions[each].recorder is not None for each in ids]
     assert kept == [False, True, True]
 
 
-async def test_many_sessions_are_recorded_at_once(simulate: Simulate) -> None:
+async def test_many_sessions_are_recorded_in_parallel(simulate: Simulate) -> None:
     caller = await simulate(record_heard_s=60)
     started = [await caller.started() for _ in range(20)]
 
@@ -191,33 +186,33 @@ async def test_an_avatar_in_a_room_is_recorded_too(
     assert end_s - begin_s == pytest.approx(0.5, abs=0.011)
 
 
-# --- the record itself ----------------------------------------------------------------------------
+# --- the recorder itself --------------------------------------------------------------------------
 
 
 def test_silence_takes_no_memory() -> None:
-    record = AudioRecorder(BEGAN_AT, 3600)
+    recorder = AudioRecorder(BEGAN_AT, 3600)
     for _ in range(100):
-        record.add(bytes(BYTES_PER_S))
+        recorder.add(bytes(BYTES_PER_S))
 
-    assert record.sound_bytes == 0
-    assert record.heard() == AudioRecording(BEGAN_AT, bytes(100 * BYTES_PER_S))
+    assert recorder.sound_bytes == 0
+    assert recorder.recording() == AudioRecording(BEGAN_AT, bytes(100 * BYTES_PER_S))
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_what_is_kept_is_the_end_of_all_that_was_heard(seed: int) -> None:
+def test_the_recorder_keeps_the_end_of_all_audio(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    record = AudioRecorder(BEGAN_AT, 2.0)
+    recorder = AudioRecorder(BEGAN_AT, 2.0)
     everything = b""
     for _ in range(60):
         size = int(rng.integers(0, 30)) * 480
         piece = bytes(size) if rng.random() < 0.5 else rng.bytes(size)
-        record.add(piece)
+        recorder.add(piece)
         everything += piece
 
-        heard = record.heard()
+        heard = recorder.recording()
 
         kept = everything[-size_bytes(2.0) :]
         dropped_s = duration_s(len(everything) - len(kept))
         assert heard.pcm == kept
         assert heard.began_at == BEGAN_AT + timedelta(seconds=dropped_s)
-        assert record.sound_bytes <= len(kept)
+        assert recorder.sound_bytes <= len(kept)

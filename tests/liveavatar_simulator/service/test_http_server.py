@@ -1,4 +1,4 @@
-"""The sockets that the simulator listens on."""
+"""The simulator's listening sockets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The media WebSocket, as `LiteConnection` and bare sockets meet it; limits and money."""
+"""The media WebSocket, with `LiteConnection` and bare sockets; session limits and credits."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from liveavatar_lite.protocol import PoseChanged
 from liveavatar_lite.utterance_book import UtteranceEnded, UtteranceStarted
 from liveavatar_simulator import AtLimit, Correlation, Faults, SpeechSignals
 from liveavatar_simulator.service.credits import pro_rated
-from tests.liveavatar_simulator.conftest import (
-    Caller,
+from tests.support.simulator import (
     Simulate,
+    SimulatorCaller,
     connected,
     events_until,
     next_event,
     tone,
-    until,
 )
+from tests.support.waiting import until
 
 
 async def frames_of(socket: ClientConnection, *, within_s: float = 5.0) -> list[dict[str, Any]]:
@@ -53,7 +53,7 @@ async def frame_of(socket: ClientConnection, kind: str) -> dict[str, Any]:
 # --- speech ---------------------------------------------------------------------------------------
 
 
-async def test_an_utterance_is_acknowledged_begins_and_ends(caller: Caller) -> None:
+async def test_an_utterance_is_acknowledged_begins_and_ends(caller: SimulatorCaller) -> None:
     started = await caller.started()
     async with await connected(started) as connection:
         await connection.speak(tone(0.4), "u")
@@ -76,7 +76,7 @@ async def test_an_utterance_is_acknowledged_begins_and_ends(caller: Caller) -> N
 
 @pytest.mark.parametrize("correlation", list(Correlation))
 @pytest.mark.parametrize("signals", list(SpeechSignals))
-async def test_every_dialect_tells_the_same_story(
+async def test_every_dialect_has_the_same_meaning(
     simulate: Simulate, correlation: Correlation, signals: SpeechSignals
 ) -> None:
     caller = await simulate(correlation=correlation, speech_signals=signals)
@@ -89,12 +89,12 @@ async def test_every_dialect_tells_the_same_story(
     over = seen[-1]
     assert isinstance(over, UtteranceEnded)
     assert (over.utterance_id, over.interrupted) == ("u", False)
-    told_by_speech = any(isinstance(event, SpeakStarted | SpeakEnded) for event in seen)
-    assert told_by_speech == (signals is not SpeechSignals.POSES)
+    by_speech_events = any(isinstance(event, SpeakStarted | SpeakEnded) for event in seen)
+    assert by_speech_events == (signals is not SpeechSignals.POSES)
 
 
-async def test_an_interrupt_cuts_what_is_said_and_the_next_word_is_heard(
-    caller: Caller,
+async def test_an_interrupt_ends_the_utterance_and_the_next_one_plays(
+    caller: SimulatorCaller,
 ) -> None:
     started = await caller.started()
     async with await connected(started) as connection:
@@ -115,7 +115,7 @@ async def test_an_interrupt_cuts_what_is_said_and_the_next_word_is_heard(
     assert heard.outcome == "played"
 
 
-async def test_poses_are_told(caller: Caller) -> None:
+async def test_pose_changes_are_reported(caller: SimulatorCaller) -> None:
     async with await connected(await caller.started()) as connection:
         await connection.start_listening()
         listening = await next_event(connection, AgentStateUpdated)
@@ -141,7 +141,7 @@ async def test_starvation_is_reported(simulate: Simulate) -> None:
 # --- the socket -----------------------------------------------------------------------------------
 
 
-async def test_commands_before_connected_are_dropped_without_a_word(simulate: Simulate) -> None:
+async def test_commands_before_connected_are_dropped_silently(simulate: Simulate) -> None:
     caller = await simulate(connect_delay_s=0.3)
     started = await caller.started()
     async with connect(started["ws_url"], compression=None) as socket:
@@ -166,8 +166,8 @@ async def test_commands_before_connected_are_dropped_without_a_word(simulate: Si
         (json.dumps({"type": "agent.speak", "event_id": "x"}), "invalid base64 audio data"),
     ],
 )
-async def test_nonsense_is_answered_and_the_socket_stays(
-    caller: Caller, frame: str, message: str
+async def test_an_invalid_command_is_answered_and_the_socket_stays_open(
+    caller: SimulatorCaller, frame: str, message: str
 ) -> None:
     async with connect((await caller.started())["ws_url"], compression=None) as socket:
         while json.loads(await socket.recv())["state"] != "connected":
@@ -181,8 +181,8 @@ async def test_nonsense_is_answered_and_the_socket_stays(
     assert message in error["error"]["message"]
 
 
-async def test_a_frame_over_the_limit_is_answered_and_then_the_socket_closed_1009(
-    caller: Caller,
+async def test_a_frame_over_the_limit_is_answered_and_closes_the_socket_with_1009(
+    caller: SimulatorCaller,
 ) -> None:
     async with connect((await caller.started())["ws_url"], compression=None) as socket:
         while json.loads(await socket.recv())["state"] != "connected":
@@ -195,8 +195,8 @@ async def test_a_frame_over_the_limit_is_answered_and_then_the_socket_closed_100
     assert socket.close_code == 1009
 
 
-async def test_only_the_whole_url_opens_the_socket_and_only_while_the_session_lives(
-    caller: Caller,
+async def test_the_socket_opens_with_the_whole_url_and_while_the_session_runs(
+    caller: SimulatorCaller,
 ) -> None:
     started = await caller.started()
     url = started["ws_url"]
@@ -210,7 +210,9 @@ async def test_only_the_whole_url_opens_the_socket_and_only_while_the_session_li
     assert (guessed.value.status, ended.value.status) == (403, 404)
 
 
-async def test_a_newer_socket_replaces_the_older_and_speech_goes_on(caller: Caller) -> None:
+async def test_a_newer_socket_replaces_the_older_one_and_playback_continues(
+    caller: SimulatorCaller,
+) -> None:
     started = await caller.started()
     async with await connected(started) as older:
         await older.speak(tone(1.0), "u")
@@ -228,7 +230,7 @@ async def test_a_newer_socket_replaces_the_older_and_speech_goes_on(caller: Call
     assert caller.line(started["session_id"]).sockets_total == 2
 
 
-async def test_a_stop_says_disconnected_and_closes_with_1000(caller: Caller) -> None:
+async def test_a_stop_sends_disconnected_and_closes_with_1000(caller: SimulatorCaller) -> None:
     started = await caller.started()
     async with connect(started["ws_url"], compression=None) as socket:
         await frame_of(socket, "session.state_updated")
@@ -239,17 +241,19 @@ async def test_a_stop_says_disconnected_and_closes_with_1000(caller: Caller) -> 
     assert socket.close_code == 1000
 
 
-async def test_a_socket_can_be_told_never_to_connect(caller: Caller) -> None:
+async def test_the_fault_never_connected_applies_to_one_socket(caller: SimulatorCaller) -> None:
     caller.simulator.faults = Faults(never_connected=1)
     started = await caller.started()
 
     with pytest.raises(NeverConnected):
         await LiteConnection.open(SecretStr(started["ws_url"]), connected_timeout_s=0.3)
     async with await connected(started):
-        pass  # the next one does
+        pass  # the next one connects
 
 
-async def test_a_socket_can_be_dropped_in_the_middle_of_an_utterance(caller: Caller) -> None:
+async def test_the_fault_dropped_sockets_cuts_a_socket_during_an_utterance(
+    caller: SimulatorCaller,
+) -> None:
     caller.simulator.faults = Faults(dropped_sockets=1, drop_after_ms=100)
     started = await caller.started()
     async with await connected(started) as connection:
@@ -262,7 +266,7 @@ async def test_a_socket_can_be_dropped_in_the_middle_of_an_utterance(caller: Cal
     assert caller.simulator.ledger().open == 1
 
 
-# --- limits and money -----------------------------------------------------------------------------
+# --- limits and credits ---------------------------------------------------------------------------
 
 
 async def test_the_sandbox_closes_at_its_limit_and_costs_nothing(simulate: Simulate) -> None:
@@ -278,7 +282,7 @@ async def test_the_sandbox_closes_at_its_limit_and_costs_nothing(simulate: Simul
     assert (await caller.stop(started["session_id"])).status_code == 200
 
 
-async def test_a_paid_session_freezes_at_its_limit_without_a_word(simulate: Simulate) -> None:
+async def test_a_paid_session_freezes_at_its_limit_without_an_event(simulate: Simulate) -> None:
     caller = await simulate(duration_scale=0.01)
     started = await caller.started(max_session_duration=30)
     async with connect(started["ws_url"], compression=None) as socket:
@@ -292,7 +296,7 @@ async def test_a_paid_session_freezes_at_its_limit_without_a_word(simulate: Simu
     assert caller.line(started["session_id"]).end_reason == "MAX_DURATION_REACHED"
 
 
-async def test_a_paid_session_can_be_told_to_close_at_its_limit(simulate: Simulate) -> None:
+async def test_a_paid_session_closes_at_its_limit_if_set(simulate: Simulate) -> None:
     caller = await simulate(duration_scale=0.01, at_limit=AtLimit.CLOSE)
     started = await caller.started(max_session_duration=30)
     async with connect(started["ws_url"], compression=None) as socket:
@@ -301,7 +305,7 @@ async def test_a_paid_session_can_be_told_to_close_at_its_limit(simulate: Simula
     assert socket.close_code == 1000
 
 
-async def test_an_idle_session_ends_and_a_kept_one_does_not(simulate: Simulate) -> None:
+async def test_an_idle_session_ends_and_one_kept_alive_does_not(simulate: Simulate) -> None:
     caller = await simulate(idle_timeout_s=0.6)
     idle, kept = await caller.started(), await caller.started()
     async with await connected(idle), await connected(kept) as connection:
@@ -313,7 +317,7 @@ async def test_an_idle_session_ends_and_a_kept_one_does_not(simulate: Simulate) 
         assert caller.line(lines[1]).ended_at is None
 
 
-async def test_a_session_that_nobody_is_connected_to_is_reaped(simulate: Simulate) -> None:
+async def test_a_session_without_a_socket_is_reaped(simulate: Simulate) -> None:
     caller = await simulate(zombie_timeout_s=0.3)
     started = await caller.started()
     async with await connected(started):

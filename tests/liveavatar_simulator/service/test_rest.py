@@ -1,4 +1,4 @@
-"""REST as LiveAvatar has it: status codes, envelopes and wording, over HTTP on loopback."""
+"""The REST API: status codes, envelopes and texts as LiveAvatar's, over HTTP on loopback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from liveavatar_simulator import Faults, SimulatedPhase
-from tests.liveavatar_simulator.conftest import OTHER_AVATAR_ID, Caller, Simulate, until
+from tests.support.simulator import OTHER_AVATAR_ID, Simulate, SimulatorCaller
+from tests.support.waiting import until
 
 UNKNOWN_AVATAR_ID = "5a9f1b0e-3c54-4d8a-9b65-1f0c2f6d7a11"
 
@@ -27,7 +28,7 @@ def assert_refused(reply: httpx.Response, status: int, code: int) -> str:
 # --- minting --------------------------------------------------------------------------------------
 
 
-async def test_a_token_comes_with_200_code_1000_and_a_message(caller: Caller) -> None:
+async def test_a_token_comes_with_200_code_1000_and_a_message(caller: SimulatorCaller) -> None:
     reply = await caller.mint()
 
     assert reply.status_code == 200
@@ -37,7 +38,7 @@ async def test_a_token_comes_with_200_code_1000_and_a_message(caller: Caller) ->
     assert set(body["data"]) == {"session_id", "session_token"}
 
 
-async def test_the_token_is_a_jwt_that_the_web_sdk_takes_for_lite(caller: Caller) -> None:
+async def test_the_token_is_a_jwt_with_mode_lite(caller: SimulatorCaller) -> None:
     token = (await caller.mint()).json()["data"]["session_token"]
 
     payload = token.split(".")[1]
@@ -45,7 +46,7 @@ async def test_the_token_is_a_jwt_that_the_web_sdk_takes_for_lite(caller: Caller
     assert claims["start_session_data"]["mode"] == "LITE"
 
 
-async def test_minting_bills_nothing(caller: Caller) -> None:
+async def test_minting_bills_nothing(caller: SimulatorCaller) -> None:
     session_id = (await caller.mint()).json()["data"]["session_id"]
 
     ledger = caller.simulator.ledger()
@@ -55,7 +56,9 @@ async def test_minting_bills_nothing(caller: Caller) -> None:
     assert listed.json() == {"code": 1000, "data": None, "message": "Success"}
 
 
-async def test_a_duration_over_the_sandbox_is_refused_in_the_known_words(caller: Caller) -> None:
+async def test_a_duration_over_the_sandbox_is_refused_in_the_known_words(
+    caller: SimulatorCaller,
+) -> None:
     reply = await caller.mint(is_sandbox=True, max_session_duration=180)
 
     message = assert_refused(reply, 400, 4000)
@@ -76,8 +79,8 @@ async def test_a_duration_over_the_plan_is_refused_with_the_plans_maximum(
 @pytest.mark.parametrize(
     ("sandbox", "avatar_id"), [(True, OTHER_AVATAR_ID), (False, UNKNOWN_AVATAR_ID)]
 )
-async def test_an_avatar_one_may_not_use_is_refused_at_the_token(
-    caller: Caller, sandbox: bool, avatar_id: str
+async def test_an_unknown_avatar_is_refused_at_the_token(
+    caller: SimulatorCaller, sandbox: bool, avatar_id: str
 ) -> None:
     assert_refused(await caller.mint(is_sandbox=sandbox, avatar_id=avatar_id), 400, 4000)
 
@@ -93,7 +96,7 @@ async def test_an_avatar_one_may_not_use_is_refused_at_the_token(
     ],
 )
 async def test_a_body_that_is_not_valid_gets_fastapis_422_without_envelope(
-    caller: Caller, fields: dict[str, Any], place: list[str]
+    caller: SimulatorCaller, fields: dict[str, Any], place: list[str]
 ) -> None:
     reply = await caller.mint(**fields)
 
@@ -102,21 +105,21 @@ async def test_a_body_that_is_not_valid_gets_fastapis_422_without_envelope(
     assert reply.json()["detail"][0]["loc"][: len(place)] == place
 
 
-async def test_a_missing_avatar_reads_field_required(caller: Caller) -> None:
+async def test_a_missing_avatar_reads_field_required(caller: SimulatorCaller) -> None:
     reply = await caller.http.post("/v1/sessions/token", json={"mode": "LITE"})
 
     [problem] = reply.json()["detail"]
     assert (problem["loc"], problem["msg"]) == (["body", "avatar_id"], "Field required")
 
 
-async def test_unknown_keys_are_tolerated(caller: Caller) -> None:
+async def test_unknown_keys_are_ignored(caller: SimulatorCaller) -> None:
     assert (await caller.mint(video_quality="high", voice_id="x")).status_code == 200
 
 
 # --- credentials ----------------------------------------------------------------------------------
 
 
-async def test_a_wrong_key_is_401_even_with_a_bad_body(caller: Caller) -> None:
+async def test_a_wrong_key_is_401_even_with_a_bad_body(caller: SimulatorCaller) -> None:
     reply = await caller.http.post(
         "/v1/sessions/token", json={}, headers={"X-API-KEY": "wrong-key"}
     )
@@ -124,7 +127,7 @@ async def test_a_wrong_key_is_401_even_with_a_bad_body(caller: Caller) -> None:
     assert "wrong-key" not in assert_refused(reply, 401, 4001)
 
 
-async def test_a_bearer_token_may_not_mint_and_a_key_may_not_start(caller: Caller) -> None:
+async def test_a_bearer_token_may_not_mint_and_a_key_may_not_start(caller: SimulatorCaller) -> None:
     token = (await caller.mint()).json()["data"]["session_token"]
     bearer = {"Authorization": f"Bearer {token}", "X-API-KEY": ""}
 
@@ -135,13 +138,13 @@ async def test_a_bearer_token_may_not_mint_and_a_key_may_not_start(caller: Calle
     assert_refused(starting, 401, 4001)
 
 
-async def test_a_token_of_another_simulator_is_a_stranger(simulate: Simulate) -> None:
+async def test_a_token_of_another_simulator_is_invalid(simulate: Simulate) -> None:
     one, other = await simulate(), await simulate()
 
     assert_refused(await other.start(await one.mint()), 401, 4001)
 
 
-async def test_the_web_sdk_may_call_from_a_page(caller: Caller) -> None:
+async def test_the_web_sdk_may_call_from_a_page(caller: SimulatorCaller) -> None:
     origin = "http://localhost:3000"
     preflight = await caller.http.options(
         "/v1/sessions/start",
@@ -162,7 +165,7 @@ async def test_the_web_sdk_may_call_from_a_page(caller: Caller) -> None:
 # --- starting -------------------------------------------------------------------------------------
 
 
-async def test_a_start_is_201_and_returns_all_six_fields(caller: Caller) -> None:
+async def test_a_start_is_201_and_returns_all_six_fields(caller: SimulatorCaller) -> None:
     minted = await caller.mint(max_session_duration=90)
 
     reply = await caller.start(minted)
@@ -182,13 +185,13 @@ async def test_a_start_is_201_and_returns_all_six_fields(caller: Caller) -> None
     assert caller.simulator.ledger().open == 1
 
 
-async def test_a_shorter_limit_does_not_shorten_a_sandbox_session(caller: Caller) -> None:
+async def test_a_shorter_limit_does_not_shorten_a_sandbox_session(caller: SimulatorCaller) -> None:
     started = await caller.started(is_sandbox=True, max_session_duration=30)
 
     assert started["max_session_duration"] == 60
 
 
-async def test_a_connector_gets_no_ws_url(caller: Caller) -> None:
+async def test_a_connector_gets_no_ws_url(caller: SimulatorCaller) -> None:
     config = {"secret_id": str(uuid4()), "agent_id": "a"}
 
     started = await caller.started(elevenlabs_agent_config=config)
@@ -196,9 +199,10 @@ async def test_a_connector_gets_no_ws_url(caller: Caller) -> None:
     assert "ws_url" not in started
 
 
-async def test_the_avatars_own_token_never_comes_back(caller: Caller) -> None:
-    """A client joined the caller's own room with the token of the reply, which was the avatar's:
-    the two threw each other out until the client's media library took the process down.
+async def test_the_avatars_own_token_never_comes_back(caller: SimulatorCaller) -> None:
+    """A client joined the caller's room with the token of the reply, which was the avatar's.
+
+    The two disconnected each other until the client's media library crashed the process.
     """
     own = {"livekit_url": "ws://own", "livekit_room": "r", "livekit_client_token": "avatar.s.own"}
 
@@ -208,7 +212,7 @@ async def test_the_avatars_own_token_never_comes_back(caller: Caller) -> None:
     assert "avatar.s.own" not in json.dumps(started)
 
 
-async def test_a_token_starts_once(caller: Caller) -> None:
+async def test_a_token_starts_once(caller: SimulatorCaller) -> None:
     minted = await caller.mint()
     await caller.start(minted)
 
@@ -244,7 +248,7 @@ async def test_without_credits_only_the_sandbox_starts(simulate: Simulate) -> No
 # --- managing and ending --------------------------------------------------------------------------
 
 
-async def test_a_stop_is_200_again_and_again_and_404_for_the_unknown(caller: Caller) -> None:
+async def test_a_repeated_stop_is_200_and_an_unknown_session_404(caller: SimulatorCaller) -> None:
     started = await caller.started()
 
     for _ in range(2):
@@ -263,7 +267,7 @@ async def test_a_stop_is_200_again_and_again_and_404_for_the_unknown(caller: Cal
     ("content", "reason"), [(b"", "USER_CLOSED"), (b"{}", "UNKNOWN")], ids=["no-body", "no-field"]
 )
 async def test_the_default_reason_depends_on_whether_there_is_a_body(
-    caller: Caller, content: bytes, reason: str
+    caller: SimulatorCaller, content: bytes, reason: str
 ) -> None:
     minted = await caller.mint()
     await caller.start(minted)
@@ -280,13 +284,13 @@ async def test_the_default_reason_depends_on_whether_there_is_a_body(
     assert caller.line(session["session_id"]).end_reason == reason
 
 
-async def test_a_stop_with_a_key_must_name_the_session(caller: Caller) -> None:
+async def test_a_stop_with_a_key_must_name_the_session(caller: SimulatorCaller) -> None:
     reply = await caller.http.post("/v1/sessions/stop", json={})
 
     assert_refused(reply, 400, 4000)
 
 
-async def test_delete_is_405_and_the_session_runs_on(caller: Caller) -> None:
+async def test_delete_is_405_and_the_session_runs_on(caller: SimulatorCaller) -> None:
     started = await caller.started()
 
     reply = await caller.http.delete(f"/v1/sessions/{started['session_id']}")
@@ -295,7 +299,9 @@ async def test_delete_is_405_and_the_session_runs_on(caller: Caller) -> None:
     assert caller.simulator.ledger().open == 1
 
 
-async def test_keep_alive_is_200_while_the_session_runs_and_404_after(caller: Caller) -> None:
+async def test_keep_alive_is_200_while_the_session_runs_and_404_after(
+    caller: SimulatorCaller,
+) -> None:
     started = await caller.started()
     body = {"session_id": started["session_id"]}
 
@@ -307,7 +313,9 @@ async def test_keep_alive_is_200_while_the_session_runs_and_404_after(caller: Ca
     assert_refused(ended, 404, 4004)
 
 
-async def test_the_list_tells_active_from_historic_and_has_no_status(caller: Caller) -> None:
+async def test_the_list_separates_active_from_historic_and_has_no_status(
+    caller: SimulatorCaller,
+) -> None:
     started = [await caller.started() for _ in range(3)]
     await caller.stop(started[0]["session_id"], reason="USER_CLOSED")
 
@@ -325,7 +333,7 @@ async def test_the_list_tells_active_from_historic_and_has_no_status(caller: Cal
     assert "status" not in row
 
 
-async def test_the_list_comes_in_pages_and_wants_a_type(caller: Caller) -> None:
+async def test_the_list_is_paged_and_requires_a_type(caller: SimulatorCaller) -> None:
     for _ in range(3):
         await caller.started()
 
@@ -340,7 +348,7 @@ async def test_the_list_comes_in_pages_and_wants_a_type(caller: Caller) -> None:
 
 
 async def test_credits_are_a_decimal_string_and_the_catalogue_needs_no_key(
-    caller: Caller,
+    caller: SimulatorCaller,
 ) -> None:
     credits_left = await caller.http.get("/v1/users/credits")
     avatars = await caller.http.get("/v1/avatars/public", headers={"X-API-KEY": ""})
@@ -366,7 +374,7 @@ async def test_calls_over_the_limit_are_429_with_the_documented_headers(
 # --- faults ---------------------------------------------------------------------------------------
 
 
-async def test_a_lost_reply_leaves_a_session_that_runs(caller: Caller) -> None:
+async def test_a_lost_reply_leaves_a_session_that_runs(caller: SimulatorCaller) -> None:
     caller.simulator.faults = Faults(lost_start_replies=1)
     minted = await caller.mint()
 
@@ -376,7 +384,7 @@ async def test_a_lost_reply_leaves_a_session_that_runs(caller: Caller) -> None:
     assert caller.simulator.ledger().open == 1
 
 
-async def test_a_caller_who_gives_up_on_a_start_is_billed_all_the_same(caller: Caller) -> None:
+async def test_a_start_that_its_caller_abandoned_is_billed(caller: SimulatorCaller) -> None:
     caller.simulator.faults = Faults(slow_start_s=0.3)
     minted = await caller.mint()
 
@@ -387,7 +395,7 @@ async def test_a_caller_who_gives_up_on_a_start_is_billed_all_the_same(caller: C
     await until(lambda: caller.simulator.ledger().open == 1)
 
 
-async def test_a_stop_during_the_start_wins(caller: Caller) -> None:
+async def test_a_stop_during_the_start_wins(caller: SimulatorCaller) -> None:
     caller.simulator.faults = Faults(slow_start_s=0.3)
     minted = await caller.mint()
     session_id = minted.json()["data"]["session_id"]
@@ -402,7 +410,7 @@ async def test_a_stop_during_the_start_wins(caller: Caller) -> None:
     assert caller.simulator.ledger().open == 0
 
 
-async def test_faults_are_set_over_http_and_used_up(caller: Caller) -> None:
+async def test_counted_faults_are_set_over_http_and_used_up(caller: SimulatorCaller) -> None:
     faults = {"token_failures": 1, "start_failures": 1, "stop_failures": 1}
     reply = await caller.http.post("/simulator/faults", json=faults)
     assert reply.status_code == 200
@@ -417,7 +425,7 @@ async def test_faults_are_set_over_http_and_used_up(caller: Caller) -> None:
     assert (await caller.stop(session_id)).status_code == 200
 
 
-async def test_a_misspelt_fault_is_refused(caller: Caller) -> None:
+async def test_a_misspelt_fault_is_refused(caller: SimulatorCaller) -> None:
     reply = await caller.http.post("/simulator/faults", json={"start_failure": 1})
 
     assert reply.status_code == 422

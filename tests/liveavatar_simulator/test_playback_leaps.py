@@ -1,5 +1,4 @@
-"""A playback that nobody hears passes time in leaps: it must tell the same as one heard block by
-block, and at the same times."""
+"""Playback advanced in leaps has the same events, at the same times, as block by block."""
 
 from __future__ import annotations
 
@@ -23,11 +22,11 @@ LASTS_S = 40.0
 SLACK_S = 0.001
 
 Command = Callable[[SimulatedPlayback, float], object]
-Told = list[tuple[float, tuple[object, ...]]]
-"""When each event was told, and what it said."""
+TimedEvents = list[tuple[float, tuple[object, ...]]]
+"""Time and content of each event."""
 
 
-def said(event: PlaybackEvent) -> tuple[object, ...]:
+def content_of(event: PlaybackEvent) -> tuple[object, ...]:
     if isinstance(event, PoseTaken):
         return PoseTaken, event.previous, event.new
     utterance = event.utterance
@@ -45,7 +44,7 @@ def some_command(rng: np.random.Generator, number: int) -> Command:
             return lambda playback, now_s: playback.append(pcm, name, now_s=now_s)
         case 4:
             last = pcm if rng.random() < 0.3 else None
-            return lambda playback, now_s: playback.seal(name, last, now_s=now_s)
+            return lambda playback, now_s: playback.finish(name, last, now_s=now_s)
         case 5:
             return lambda playback, now_s: playback.interrupt(f"cut-{number}", now_s=now_s)
         case _:
@@ -54,7 +53,7 @@ def some_command(rng: np.random.Generator, number: int) -> Command:
 
 
 def some_script(rng: np.random.Generator) -> list[tuple[float, Command]]:
-    """Commands and their times; some come in the same moment, some after long rests."""
+    """Commands and their times; some at the same time, some after long pauses."""
     script: list[tuple[float, Command]] = []
     now_s = BEGIN_S
     while now_s < BEGIN_S + LASTS_S - 10:
@@ -72,54 +71,53 @@ def some_times(rng: np.random.Generator) -> PlaybackTimes:
     )
 
 
-def advance(playback: SimulatedPlayback, now_s: float, told: Told) -> bytes:
+def advance(playback: SimulatedPlayback, now_s: float, timeline: TimedEvents) -> bytes:
     pcm, events = playback.advance(now_s)
-    told += [(now_s, said(event)) for event in events]
+    timeline += [(now_s, content_of(event)) for event in events]
     return pcm
 
 
 def by_blocks(
     script: list[tuple[float, Command]], times: PlaybackTimes
-) -> tuple[Told, SimulatedPlayback, bytes]:
-    """Heard, with a look at every block: what an avatar in a room does, only oftener.
+) -> tuple[TimedEvents, SimulatedPlayback, bytes]:
+    """Advance block by block, as an avatar in a room does frame by frame.
 
-    And one when an interrupt takes effect: in the middle of a block or after it is a matter of
-    when one looks.
+    Also at the time when an interrupt takes effect, because its event comes with that step.
     """
     playback = SimulatedPlayback(times, now_s=BEGIN_S)
-    told: Told = []
+    events: TimedEvents = []
     heard = bytearray()
     blocks = [BEGIN_S + number * BLOCK_S for number in range(round(LASTS_S / BLOCK_S))]
     effects = [at_s + times.interrupt_delay_s for at_s, _ in script]
     waiting = list(script)
-    for look_s in sorted(blocks + effects):
-        while waiting and waiting[0][0] <= look_s:
+    for step_s in sorted(blocks + effects):
+        while waiting and waiting[0][0] <= step_s:
             at_s, command = waiting.pop(0)
-            heard += advance(playback, at_s, told)
+            heard += advance(playback, at_s, events)
             command(playback, at_s)
-            heard += advance(playback, at_s, told)
-        heard += advance(playback, look_s, told)
-    return told, playback, bytes(heard)
+            heard += advance(playback, at_s, events)
+        heard += advance(playback, step_s, events)
+    return events, playback, bytes(heard)
 
 
 def by_leaps(
     script: list[tuple[float, Command]], times: PlaybackTimes, *, recorded: bool = False
-) -> tuple[Told, SimulatedPlayback, int, bytes]:
-    """Not seen, with a look at each command and when something is due: also the looks' number."""
+) -> tuple[TimedEvents, SimulatedPlayback, int, bytes]:
+    """Advance at each command and when an event is due; also returns the number of steps."""
     playback = SimulatedPlayback(times, now_s=BEGIN_S, audible=recorded)
-    told: Told = []
+    events: TimedEvents = []
     heard = bytearray()
-    looks = 0
+    steps = 0
     for at_s, command in [*script, (BEGIN_S + LASTS_S - BLOCK_S, lambda *_: None)]:
         due_s = playback.due_s()
         while due_s is not None and due_s < at_s:
-            heard += advance(playback, due_s, told)
-            looks += 1
+            heard += advance(playback, due_s, events)
+            steps += 1
             due_s = playback.due_s()
-        heard += advance(playback, at_s, told)
+        heard += advance(playback, at_s, events)
         command(playback, at_s)
-        heard += advance(playback, at_s, told)
-    return told, playback, looks, bytes(heard)
+        heard += advance(playback, at_s, events)
+    return events, playback, steps, bytes(heard)
 
 
 def ends(playback: SimulatedPlayback) -> list[tuple[object, ...]]:
@@ -129,29 +127,31 @@ def ends(playback: SimulatedPlayback) -> list[tuple[object, ...]]:
     ]
 
 
-def rests(playback: SimulatedPlayback) -> list[float]:
-    """When each utterance that is over began, rested and ended, in one list."""
+def times_of(playback: SimulatedPlayback) -> list[float]:
+    """Begin, silences and end of each utterance that is over, in one list."""
     times: list[float] = []
     for each in playback.utterances:
         if each.over and each.began_s is not None:
             times += [each.began_s, each.sounded_until_s]
-            times += [at_s for rest in each.silences for at_s in (rest.begin_s, rest.end_s)]
+            times += [
+                at_s for silence in each.silences for at_s in (silence.begin_s, silence.end_s)
+            ]
     return times
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_leaps_tell_the_same_events_at_the_same_times_as_blocks(seed: int) -> None:
+def test_leaps_have_the_same_events_at_the_same_times_as_blocks(seed: int) -> None:
     rng = np.random.default_rng(seed)
     script, times = some_script(rng), some_times(rng)
 
     heard, reference, _ = by_blocks(script, times)
-    unheard, leaping, _, nothing = by_leaps(script, times)
+    leapt, leaping, _, nothing = by_leaps(script, times)
 
-    assert [what for _, what in unheard] == [what for _, what in heard]
+    assert [what for _, what in leapt] == [what for _, what in heard]
     assert ends(leaping) == ends(reference)
-    assert rests(leaping) == pytest.approx(rests(reference), abs=SLACK_S)
+    assert times_of(leaping) == pytest.approx(times_of(reference), abs=SLACK_S)
     assert nothing == b""
-    assert [at_s for at_s, _ in unheard] == pytest.approx(
+    assert [at_s for at_s, _ in leapt] == pytest.approx(
         [at_s for at_s, _ in heard], abs=BLOCK_S + SLACK_S
     )
 
@@ -169,21 +169,21 @@ def test_leaps_record_the_same_sound_at_the_same_times_as_blocks(seed: int) -> N
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_time_passes_with_few_looks(seed: int) -> None:
-    """Two a told event and a command are plenty; a block has 100 a second."""
+def test_leaps_need_few_steps(seed: int) -> None:
+    """At most two steps per event and command; blocks take 100 a second."""
     rng = np.random.default_rng(seed)
     script, times = some_script(rng), some_times(rng)
 
-    told, _, looks, _ = by_leaps(script, times)
+    events, _, steps, _ = by_leaps(script, times)
 
-    assert looks <= 2 * (len(told) + len(script))
+    assert steps <= 2 * (len(events) + len(script))
 
 
-def test_nothing_is_due_while_nothing_is_said() -> None:
+def test_no_event_is_due_without_speech() -> None:
     assert SimulatedPlayback(PlaybackTimes(), now_s=BEGIN_S).due_s() is None
 
 
-def test_audio_that_nobody_hears_is_not_kept() -> None:
+def test_audio_that_is_only_counted_is_not_kept() -> None:
     playback = SimulatedPlayback(PlaybackTimes(), now_s=BEGIN_S, audible=False)
     utterance = playback.append(bytes(size_bytes(2)), "u", now_s=BEGIN_S)
 

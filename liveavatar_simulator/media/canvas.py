@@ -1,7 +1,7 @@
-"""A small painter: smooth shapes on numpy pictures, and pictures as the planes of video.
+"""Draws anti-aliased shapes with numpy, and composes them into I420 video frames.
 
-Lengths are in units of the frame's height, so that one drawing serves every size. It knows shapes
-and letters; what they make up is the face's part.
+Lengths are in units of the frame's height, so that a drawing scales to every size. Shapes and
+letters only; what they depict is `picture`'s part.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
-"""In practice 32 bits wide: half the memory to walk through."""
+"""float32 in practice: half the memory traffic."""
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Colour: TypeAlias = tuple[float, float, float]
 """Red, green, blue: 0 to 255."""
@@ -59,13 +59,13 @@ _LETTER_HEIGHT: Final = 6.0
 _LETTER_GAP: Final = 1.9
 
 
-class Picture:
-    """A piece of the frame to paint on, with coverage.
+class Canvas:
+    """A part of the frame to draw on: colours with their coverage.
 
     Args:
-        box: left, top, right, bottom in units of the frame's height.
+        box: left, top, right, bottom, in units of the frame's height.
         height_px: the frame's height.
-        tilt_rad: what is painted is turned by this, clockwise, around ``pivot``.
+        tilt_rad: shapes are rotated by this, clockwise, around ``pivot``.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Picture:
     ) -> None:
         left, top, right, bottom = box
         self.height_px = height_px
-        # Whole pairs of pixels: chroma has half of them.
+        # Even numbers of pixels: chroma has half the resolution.
         self.width_px = max(round((right - left) * height_px / 2), 1) * 2
         self.rows_px = max(round((bottom - top) * height_px / 2), 1) * 2
         x = ((np.arange(self.width_px, dtype=np.float32) + 0.5) / height_px + left)[None, :]
@@ -106,21 +106,21 @@ class Picture:
         self.colours[part] += (np.array(colour, np.float32) - self.colours[part]) * mask[..., None]
         self.coverage[part] += (1 - self.coverage[part]) * mask
 
-    def cut_out(self, left_px: int, top_px: int, width_px: int, rows_px: int) -> Picture:
-        """A piece of the picture, to paint on further without touching the whole."""
-        piece = object.__new__(Picture)
+    def cut_out(self, left_px: int, top_px: int, width_px: int, rows_px: int) -> Canvas:
+        """A copy of a part of the canvas, to draw on separately."""
+        piece = object.__new__(Canvas)
         part = np.s_[top_px : top_px + rows_px, left_px : left_px + width_px]
         piece.height_px, piece.width_px, piece.rows_px = self.height_px, width_px, rows_px
         piece.x, piece.y = self.x[part], self.y[part]
         piece.colours, piece.coverage = self.colours[part].copy(), self.coverage[part].copy()
         return piece
 
-    # --- shapes: signed distances, about right near the edge --------------------------------------
+    # --- shapes: signed distances, accurate near the edge - --------------------------------------
 
     def ellipse(
         self, x: float, y: float, half_width: float, half_height: float, power: float = 2.0
     ) -> Floats:
-        """An ellipse; a ``power`` above 2 makes it squarer."""
+        """An ellipse; a ``power`` above 2 makes it more rectangular."""
         across = np.abs((self.x - np.float32(x)) / np.float32(half_width))
         down = np.abs((self.y - np.float32(y)) / np.float32(half_height))
         if power == 2.0:
@@ -131,7 +131,7 @@ class Picture:
         return distance
 
     def box(self, x: float, y: float, half_width: float, half_height: float, r: float) -> Floats:
-        """A rectangle with corners of radius ``r``."""
+        """A rectangle with rounded corners of radius ``r``."""
         across = np.abs(self.x - np.float32(x)) - np.float32(half_width - r)
         down = np.abs(self.y - np.float32(y)) - np.float32(half_height - r)
         outside = np.hypot(np.maximum(across, 0), np.maximum(down, 0))
@@ -139,7 +139,7 @@ class Picture:
         return distance
 
     def stroke(self, points: Points, thickness: float) -> Floats:
-        """A line through the points with round ends."""
+        """A polyline with round ends."""
         nearest = np.full(self.coverage.shape, np.inf, np.float32)
         for (x0, y0), (x1, y1) in pairwise(points):
             along_x, along_y = np.float32(x1 - x0), np.float32(y1 - y0)
@@ -151,7 +151,7 @@ class Picture:
         return nearest - np.float32(thickness / 2)
 
     def text(self, words: str, x: float, y: float, height: float, thickness: float) -> Floats:
-        """Capital letters; their upper left corner is at (x, y)."""
+        """Capital letters, with their upper left corner at (x, y)."""
         scale = height / _LETTER_HEIGHT
         nearest = np.full(self.coverage.shape, np.inf, np.float32)
         for letter in words:
@@ -164,7 +164,7 @@ class Picture:
 
 
 def text_width(words: str, height: float) -> float:
-    """How wide `Picture.text` will be."""
+    """The width of `Canvas.text`."""
     widths = sum(_letter_width(letter) + _LETTER_GAP for letter in words)
     return (widths - _LETTER_GAP) * height / _LETTER_HEIGHT
 
@@ -175,34 +175,34 @@ def _letter_width(letter: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Planes:
-    """A picture as Y, U and V, each premultiplied, and the ground's share in it, 0 to 256.
+    """A canvas as Y, U and V, premultiplied, and its transparency, 0 to 256.
 
-    The shares are None where the picture covers everything.
+    The transparency is None for an opaque canvas.
     """
 
     y: Bytes
     u: Bytes
     v: Bytes
-    through: npt.NDArray[np.uint16] | None
-    through_half: npt.NDArray[np.uint16] | None
+    transparency: npt.NDArray[np.uint16] | None
+    transparency_half: npt.NDArray[np.uint16] | None
 
     @classmethod
-    def of(cls, picture: Picture) -> Planes:
-        """Convert, by BT.601 with video range as WebRTC has it."""
-        red, green, blue = (picture.colours[..., each] / 255 for each in range(3))
-        coverage = picture.coverage
+    def of(cls, canvas: Canvas) -> Planes:
+        """Convert by BT.601, video range, as WebRTC does."""
+        red, green, blue = (canvas.colours[..., each] / 255 for each in range(3))
+        coverage = canvas.coverage
         y = 16 * coverage + 65.481 * red + 128.553 * green + 24.966 * blue
         u = 128 * coverage - 37.797 * red - 74.203 * green + 112.0 * blue
         v = 128 * coverage + 112.0 * red - 93.786 * green - 18.214 * blue
         noise = np.random.default_rng(7).random(y.shape, np.float32) - np.float32(0.5)
-        grain = noise * (coverage > 0)  # without it the soft ground shows bands
+        grain = noise * (coverage > 0)  # dithering, against bands in the background
         opaque = bool(coverage.min() > 0.999)
         return cls(
             _to_bytes(y + grain),
             _to_bytes(_half(u)),
             _to_bytes(_half(v)),
-            None if opaque else _share_through(coverage),
-            None if opaque else _share_through(_half(coverage)),
+            None if opaque else _transparency(coverage),
+            None if opaque else _transparency(_half(coverage)),
         )
 
     @property
@@ -217,7 +217,7 @@ class Planes:
 
 
 class Frame:
-    """One I420 picture that is painted over again and again."""
+    """One I420 frame, reused for every picture."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width = width
@@ -229,43 +229,43 @@ class Frame:
         self.u: Bytes = flat[size : size + size // 4].reshape(height // 2, width // 2)
         self.v: Bytes = flat[size + size // 4 :].reshape(height // 2, width // 2)
 
-    def fill(self, ground: Planes, left: int, top: int) -> None:
-        """Cover the frame with the part of a larger picture that begins there."""
-        self.y[:] = ground.y[top : top + self.height, left : left + self.width]
+    def fill(self, background: Planes, left: int, top: int) -> None:
+        """Cover the frame with a part of a larger background, from (left, top) on."""
+        self.y[:] = background.y[top : top + self.height, left : left + self.width]
         left, top = left // 2, top // 2
         part = np.s_[top : top + self.height // 2, left : left + self.width // 2]
-        self.u[:], self.v[:] = ground.u[part], ground.v[part]
+        self.u[:], self.v[:] = background.u[part], background.v[part]
 
     def tint(self, u: int, v: int) -> None:
-        """Shift all colours a little. The ground's chroma keeps clear of both ends."""
+        """Shift all colours. The background's chroma leaves room at both ends."""
         for plane, shift in ((self.u, u), (self.v, v)):
             if shift:
                 plane += np.uint8(shift % 256)
 
     def put(self, planes: Planes, left: int, top: int) -> None:
-        """Lay a picture over what is there; what stands out is cut off."""
-        _blend(self.y, planes.y, planes.through, left, top)
-        _blend(self.u, planes.u, planes.through_half, left // 2, top // 2)
-        _blend(self.v, planes.v, planes.through_half, left // 2, top // 2)
+        """Blend planes over the frame, clipped to it."""
+        _blend(self.y, planes.y, planes.transparency, left, top)
+        _blend(self.u, planes.u, planes.transparency_half, left // 2, top // 2)
+        _blend(self.v, planes.v, planes.transparency_half, left // 2, top // 2)
 
 
 def _blend(
-    ground: Bytes, layer: Bytes, through: npt.NDArray[np.uint16] | None, left: int, top: int
+    target: Bytes, layer: Bytes, transparency: npt.NDArray[np.uint16] | None, left: int, top: int
 ) -> None:
-    bottom = min(top + layer.shape[0], ground.shape[0])
-    right = min(left + layer.shape[1], ground.shape[1])
+    bottom = min(top + layer.shape[0], target.shape[0])
+    right = min(left + layer.shape[1], target.shape[1])
     first_row, first_column = max(-top, 0), max(-left, 0)
     top, left = max(top, 0), max(left, 0)
     if bottom <= top or right <= left:
         return
-    place = ground[top:bottom, left:right]
+    region = target[top:bottom, left:right]
     part = np.s_[first_row : first_row + bottom - top, first_column : first_column + right - left]
-    if through is None:
-        place[:] = layer[part]
+    if transparency is None:
+        region[:] = layer[part]
         return
-    shown = np.multiply(place, through[part], dtype="<u2")
-    # The upper bytes are the product divided by 256: no pass over the picture for that.
-    np.add(shown.view(np.uint8)[:, 1::2], layer[part], out=place)
+    shown = np.multiply(region, transparency[part], dtype="<u2")
+    # The upper bytes are the product divided by 256, without another pass over the frame.
+    np.add(shown.view(np.uint8)[:, 1::2], layer[part], out=region)
 
 
 def _half(plane: Floats) -> Floats:
@@ -274,7 +274,7 @@ def _half(plane: Floats) -> Floats:
     return halves
 
 
-def _share_through(coverage: Floats) -> npt.NDArray[np.uint16]:
+def _transparency(coverage: Floats) -> npt.NDArray[np.uint16]:
     return np.round(256 * (1 - coverage)).astype(np.uint16)
 
 

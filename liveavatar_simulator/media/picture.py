@@ -1,7 +1,7 @@
-"""The avatar's looks: a friendly drawn face that breathes, blinks, listens and talks.
+"""The avatar's picture: a drawn face that breathes, blinks, listens and talks.
 
-Everything that does not change is drawn once per size and shared; a frame is then a few copies
-(1 to 3 ms at 720p on one core). What is said, and when, is not known here: only how loud it is.
+Everything static is drawn once per size and cached; a frame is then a few copies (1 to 3 ms at 720p
+on one core). Knows the loudness of the speech, not its content.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 
 from liveavatar_lite.messages import AgentState
 
-from .drawing import Colour, Frame, Picture, Planes, text_width
+from .canvas import Canvas, Colour, Frame, Planes, text_width
 
 ASPECT: Final = 16 / 9
 CENTRE_Y: Final = 0.455
-"""Where the middle of the head is, in units of the frame's height."""
+"""The vertical centre of the head, in units of the frame's height."""
 MOUTHS: Final = 9
 BLINKS: Final = 4
 TILTS: Final = 4
@@ -29,12 +29,12 @@ MAX_TILT_RAD: Final = math.radians(5.5)
 TILT_STEP_S: Final = 0.04
 BLINK_EVERY_S: Final = 3.7
 BLINK_S: Final = 0.2
-GROUND_MARGIN: Final = 0.06
-"""How much larger than the frame the ground is, so that it can drift."""
+BACKGROUND_MARGIN: Final = 0.06
+"""How much larger than the frame the background is, so that it can drift."""
 BADGE_HEIGHT: Final = 0.066
 BADGE_LEVELS: Final = 6
 MOUTH_FALL_PER_FRAME: Final = 0.35
-"""A mouth opens at once and closes by this much of the way."""
+"""The mouth opens within one frame, and closes by this share per frame."""
 
 SKIN: Final[Colour] = (244, 200, 170)
 SKIN_SHADE: Final[Colour] = (222, 164, 134)
@@ -61,14 +61,14 @@ _EYE_X: Final = 0.076
 
 @dataclass(frozen=True, slots=True)
 class PoseLook:
-    """How a pose colours the picture."""
+    """How a pose changes the picture."""
 
     label: str
     colour: Colour
     tint_u: int
     tint_v: int
     tilt: int
-    """Steps of the head's lean that are aimed at."""
+    """The tilt of the head to reach, in steps."""
 
 
 LOOKS: Final = {
@@ -78,19 +78,19 @@ LOOKS: Final = {
 }
 
 
-# --- what is drawn once ---------------------------------------------------------------------------
+# --- drawn once per size -------------------------------------------------------------------------
 
 
-def _ground(height_px: int) -> Planes:
-    margin = GROUND_MARGIN
+def _background(height_px: int) -> Planes:
+    margin = BACKGROUND_MARGIN
     box = (-margin, -margin, ASPECT + margin, 1 + margin)
-    picture = Picture(box, height_px)
+    canvas = Canvas(box, height_px)
     top, bottom = np.array((52, 74, 128), np.float32), np.array(NIGHT, np.float32)
-    share = np.clip(picture.y, 0, 1)[..., None]
-    picture.colours[:] = top * (1 - share) + bottom * share
-    picture.coverage[:] = 1
+    share = np.clip(canvas.y, 0, 1)[..., None]
+    canvas.colours[:] = top * (1 - share) + bottom * share
+    canvas.coverage[:] = 1
     middle = ASPECT / 2
-    picture.paint(picture.ellipse(middle, 0.42, 0.42, 0.42), (112, 142, 196), opacity=0.5, blur=0.7)
+    canvas.paint(canvas.ellipse(middle, 0.42, 0.42, 0.42), (112, 142, 196), opacity=0.5, blur=0.7)
     lights: tuple[tuple[float, float, float, Colour], ...] = (
         (0.18, 0.24, 0.11, (120, 170, 220)),
         (0.40, 0.74, 0.07, (150, 130, 220)),
@@ -101,55 +101,55 @@ def _ground(height_px: int) -> Planes:
         (1.22, 0.10, 0.04, (150, 200, 230)),
     )
     for x, y, radius, colour in lights:
-        light = picture.ellipse(x, y, radius, radius)
-        picture.paint(light, colour, opacity=0.16, blur=radius * 0.35)
-    return Planes.of(picture)
+        light = canvas.ellipse(x, y, radius, radius)
+        canvas.paint(light, colour, opacity=0.16, blur=radius * 0.35)
+    return Planes.of(canvas)
 
 
 def _body(height_px: int) -> Planes:
-    picture = Picture(_BODY_BOX, height_px)
-    shoulders = picture.ellipse(0, 0.66, 0.46, 0.33, 2.5)
-    picture.paint(shoulders, SWEATER)
-    shade = np.maximum(shoulders, -picture.ellipse(-0.03, 0.68, 0.43, 0.32, 2.5))
-    picture.paint(shade, SWEATER_SHADE, opacity=0.8, blur=0.02)
-    picture.paint(picture.ellipse(0, 0.335, 0.128, 0.072), SWEATER_SHADE)
-    picture.paint(picture.ellipse(0, 0.328, 0.118, 0.062), SHIRT)
-    neck = picture.box(0, 0.27, 0.072, 0.1, 0.07)
-    picture.paint(neck, SKIN_SHADE)
-    picture.paint(picture.ellipse(0, 0.335, 0.08, 0.046), SKIN_SHADE)
-    shadow = np.maximum(picture.ellipse(0, 0.258, 0.1, 0.046), neck + 0.004)
-    picture.paint(shadow, NECK_SHADOW, opacity=0.75, blur=0.008)
-    return Planes.of(picture)
+    canvas = Canvas(_BODY_BOX, height_px)
+    shoulders = canvas.ellipse(0, 0.66, 0.46, 0.33, 2.5)
+    canvas.paint(shoulders, SWEATER)
+    shade = np.maximum(shoulders, -canvas.ellipse(-0.03, 0.68, 0.43, 0.32, 2.5))
+    canvas.paint(shade, SWEATER_SHADE, opacity=0.8, blur=0.02)
+    canvas.paint(canvas.ellipse(0, 0.335, 0.128, 0.072), SWEATER_SHADE)
+    canvas.paint(canvas.ellipse(0, 0.328, 0.118, 0.062), SHIRT)
+    neck = canvas.box(0, 0.27, 0.072, 0.1, 0.07)
+    canvas.paint(neck, SKIN_SHADE)
+    canvas.paint(canvas.ellipse(0, 0.335, 0.08, 0.046), SKIN_SHADE)
+    shadow = np.maximum(canvas.ellipse(0, 0.258, 0.1, 0.046), neck + 0.004)
+    canvas.paint(shadow, NECK_SHADOW, opacity=0.75, blur=0.008)
+    return Planes.of(canvas)
 
 
-def _head(height_px: int, tilt_rad: float) -> Picture:
-    picture = Picture(_HEAD_BOX, height_px, tilt_rad=tilt_rad, pivot=_PIVOT)
-    picture.paint(picture.ellipse(0, -0.052, 0.232, 0.258, 2.3), HAIR)
-    picture.paint(picture.ellipse(0, 0.09, 0.222, 0.16, 2.8), HAIR)
+def _head(height_px: int, tilt_rad: float) -> Canvas:
+    canvas = Canvas(_HEAD_BOX, height_px, tilt_rad=tilt_rad, pivot=_PIVOT)
+    canvas.paint(canvas.ellipse(0, -0.052, 0.232, 0.258, 2.3), HAIR)
+    canvas.paint(canvas.ellipse(0, 0.09, 0.222, 0.16, 2.8), HAIR)
     for side in (-1, 1):
-        picture.paint(picture.ellipse(side * 0.186, 0.02, 0.03, 0.046), SKIN_SHADE)
-        picture.paint(picture.ellipse(side * 0.188, 0.02, 0.018, 0.03), SKIN)
-    face = picture.ellipse(0, 0.005, 0.186, 0.238, 2.5)
-    picture.paint(face, SKIN)
-    shade = np.maximum(face, -picture.ellipse(-0.012, -0.012, 0.184, 0.236, 2.5))
-    picture.paint(shade, SKIN_SHADE, opacity=0.55, blur=0.02)
+        canvas.paint(canvas.ellipse(side * 0.186, 0.02, 0.03, 0.046), SKIN_SHADE)
+        canvas.paint(canvas.ellipse(side * 0.188, 0.02, 0.018, 0.03), SKIN)
+    face = canvas.ellipse(0, 0.005, 0.186, 0.238, 2.5)
+    canvas.paint(face, SKIN)
+    shade = np.maximum(face, -canvas.ellipse(-0.012, -0.012, 0.184, 0.236, 2.5))
+    canvas.paint(shade, SKIN_SHADE, opacity=0.55, blur=0.02)
     for side in (-1, 1):
-        cheek = picture.ellipse(side * 0.112, 0.082, 0.036, 0.026)
-        picture.paint(cheek, CHEEK, opacity=0.42, blur=0.035)
+        cheek = canvas.ellipse(side * 0.112, 0.082, 0.036, 0.026)
+        canvas.paint(cheek, CHEEK, opacity=0.42, blur=0.035)
     fringe = np.maximum(
-        picture.ellipse(0, -0.07, 0.214, 0.2, 2.3), -picture.ellipse(0.075, 0.085, 0.225, 0.2, 2.2)
+        canvas.ellipse(0, -0.07, 0.214, 0.2, 2.3), -canvas.ellipse(0.075, 0.085, 0.225, 0.2, 2.2)
     )
-    picture.paint(fringe, HAIR)
+    canvas.paint(fringe, HAIR)
     shine = np.maximum(
-        picture.ellipse(-0.02, -0.13, 0.17, 0.14), -picture.ellipse(-0.01, -0.105, 0.18, 0.14)
+        canvas.ellipse(-0.02, -0.13, 0.17, 0.14), -canvas.ellipse(-0.01, -0.105, 0.18, 0.14)
     )
-    picture.paint(shine, HAIR_LIGHT, opacity=0.75, blur=0.014)
+    canvas.paint(shine, HAIR_LIGHT, opacity=0.75, blur=0.014)
     nose = tuple((0.02 * math.sin(a), 0.05 + 0.02 * math.cos(a)) for a in np.linspace(-0.7, 0.9, 7))
-    picture.paint(picture.stroke(nose, 0.0085), SKIN_SHADE)
-    return picture
+    canvas.paint(canvas.stroke(nose, 0.0085), SKIN_SHADE)
+    return canvas
 
 
-def _draw_eyes(picture: Picture, openness: float, raised: float) -> None:
+def _draw_eyes(canvas: Canvas, openness: float, raised: float) -> None:
     for side in (-1, 1):
         x = side * _EYE_X
         lift = 0.014 * raised
@@ -157,55 +157,55 @@ def _draw_eyes(picture: Picture, openness: float, raised: float) -> None:
             (x + 0.036 * each, -0.085 - lift + 0.009 * each**2 + 0.003 * side * each)
             for each in np.linspace(-1, 1, 7)
         )
-        picture.paint(picture.stroke(points, 0.0125), HAIR)
+        canvas.paint(canvas.stroke(points, 0.0125), HAIR)
         if openness < 0.15:
             lid = ((x - 0.034, 0.004), (x - 0.012, 0.013), (x + 0.012, 0.013), (x + 0.034, 0.004))
-            picture.paint(picture.stroke(lid, 0.009), INK)
+            canvas.paint(canvas.stroke(lid, 0.009), INK)
             continue
         half_height = 0.0425 * openness
-        white = picture.ellipse(x, 0.0, 0.037, half_height)
-        picture.paint(picture.ellipse(x, -0.0045, 0.0405, half_height + 0.0035), INK)
-        picture.paint(white, WHITE)
-        picture.paint(np.maximum(white, picture.ellipse(x, 0.002, 0.0275, 0.0275)), IRIS)
-        picture.paint(np.maximum(white, picture.ellipse(x, 0.002, 0.0155, 0.0155)), INK)
-        picture.paint(np.maximum(white, picture.ellipse(x + 0.009, -0.011, 0.0085, 0.0085)), WHITE)
-        glint = np.maximum(white, picture.ellipse(x - 0.009, 0.013, 0.004, 0.004))
-        picture.paint(glint, WHITE, opacity=0.8)
+        white = canvas.ellipse(x, 0.0, 0.037, half_height)
+        canvas.paint(canvas.ellipse(x, -0.0045, 0.0405, half_height + 0.0035), INK)
+        canvas.paint(white, WHITE)
+        canvas.paint(np.maximum(white, canvas.ellipse(x, 0.002, 0.0275, 0.0275)), IRIS)
+        canvas.paint(np.maximum(white, canvas.ellipse(x, 0.002, 0.0155, 0.0155)), INK)
+        canvas.paint(np.maximum(white, canvas.ellipse(x + 0.009, -0.011, 0.0085, 0.0085)), WHITE)
+        glint = np.maximum(white, canvas.ellipse(x - 0.009, 0.013, 0.004, 0.004))
+        canvas.paint(glint, WHITE, opacity=0.8)
 
 
-def _draw_mouth(picture: Picture, openness: float) -> None:
+def _draw_mouth(canvas: Canvas, openness: float) -> None:
     y = 0.128
     if openness < 0.05:
         smile = tuple(
             (x, y + 0.015 * (1 - (x / 0.052) ** 2)) for x in np.linspace(-0.052, 0.052, 9)
         )
-        picture.paint(picture.stroke(smile, 0.0095), ROSE)
+        canvas.paint(canvas.stroke(smile, 0.0095), ROSE)
         return
-    # An open smile: a bowl under a slightly curved lip, as friendly when loud as when soft.
+    # An open smile: a bowl under a slightly curved lip.
     half_width = 0.05 + 0.006 * math.sin(openness * math.pi)
     depth = 0.016 + 0.056 * openness
-    curve = 0.007 * (1 - np.square(picture.x / half_width))
-    bowl = picture.ellipse(0, y, half_width, depth, 2.2)
-    inside = np.maximum(bowl, y + curve - picture.y)
-    picture.paint(inside - 0.007, ROSE)
-    picture.paint(inside, (96, 26, 42))
-    tongue = picture.ellipse(0, y + depth * 1.02, half_width * 0.62, depth * 0.46)
-    picture.paint(np.maximum(inside, tongue), (226, 104, 108))
-    teeth = picture.y - (y + curve + 0.004 + depth * 0.16)
-    picture.paint(np.maximum(inside + 0.0015, teeth), WHITE)
+    curve = 0.007 * (1 - np.square(canvas.x / half_width))
+    bowl = canvas.ellipse(0, y, half_width, depth, 2.2)
+    inside = np.maximum(bowl, y + curve - canvas.y)
+    canvas.paint(inside - 0.007, ROSE)
+    canvas.paint(inside, (96, 26, 42))
+    tongue = canvas.ellipse(0, y + depth * 1.02, half_width * 0.62, depth * 0.46)
+    canvas.paint(np.maximum(inside, tongue), (226, 104, 108))
+    teeth = canvas.y - (y + curve + 0.004 + depth * 0.16)
+    canvas.paint(np.maximum(inside + 0.0015, teeth), WHITE)
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The head at one tilt, and what moves in it: patches that cover what is under them."""
+    """The head at one tilt, and the variants of its eyes and mouth, as opaque patches."""
 
     whole: Planes
     eyes: tuple[Planes, ...]
     mouths: tuple[Planes, ...]
 
 
-def _patch(head: Picture, box: tuple[float, float, float, float]) -> tuple[Picture, int, int]:
-    """A piece of the head to draw on, and where it is in it, in pixels."""
+def _patch(head: Canvas, box: tuple[float, float, float, float]) -> tuple[Canvas, int, int]:
+    """A copy of a part of the head, and its position in the head in pixels."""
     left, top = (round((box[each] - _HEAD_BOX[each]) * head.height_px / 2) * 2 for each in range(2))
     width = round((box[2] - box[0]) * head.height_px / 2) * 2
     height = round((box[3] - box[1]) * head.height_px / 2) * 2
@@ -213,16 +213,16 @@ def _patch(head: Picture, box: tuple[float, float, float, float]) -> tuple[Pictu
 
 
 def _tilted_box(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-    """Room for what the box holds at every tilt."""
+    """A box large enough for the given one at every tilt."""
     reach_x = math.sin(MAX_TILT_RAD) * (_PIVOT[1] - box[1])
     return box[0], box[1] - 0.01, box[2] + reach_x, box[3] + 0.02
 
 
 class Sprites:
-    """All that is drawn once for one size."""
+    """Everything that is drawn once for one size."""
 
     def __init__(self, height_px: int) -> None:
-        self.ground = _ground(height_px)
+        self.background = _background(height_px)
         self.body = _body(height_px)
         self.eyes_at = (0, 0)
         self.mouth_at = (0, 0)
@@ -232,7 +232,7 @@ class Sprites:
             for pose, look in LOOKS.items()
             for level in range(BADGE_LEVELS)
         }
-        self.mark = _mark(height_px)
+        self.watermark = _watermark(height_px)
 
     def _head_at(self, height_px: int, share: float) -> Head:
         head = _head(height_px, MAX_TILT_RAD * share)
@@ -250,54 +250,54 @@ class Sprites:
         return Head(Planes.of(head), tuple(eyes), tuple(mouths))
 
 
-def _badge(height_px: int, look: PoseLook, level: int, talks: bool) -> Planes:
-    """The pill that names the pose, with bars that follow the sound or a lamp that breathes."""
+def _badge(height_px: int, look: PoseLook, level: int, talking: bool) -> Planes:
+    """The badge that names the pose, with bars that follow the audio, or a pulsing lamp."""
     size = 0.021
     words = text_width(look.label, size)
     height = BADGE_HEIGHT
     width = words + height * 1.55
-    picture = Picture((0, 0, width, height), height_px)
+    canvas = Canvas((0, 0, width, height), height_px)
     middle = height / 2
-    picture.paint(picture.box(width / 2, middle, width / 2, middle, middle), NIGHT, opacity=0.66)
+    canvas.paint(canvas.box(width / 2, middle, width / 2, middle, middle), NIGHT, opacity=0.66)
     share = level / (BADGE_LEVELS - 1)
     lamp_x = height * 0.56
-    if talks:
+    if talking:
         for index, weight in enumerate((0.55, 1.0, 0.7)):
-            bar = picture.box(
+            bar = canvas.box(
                 lamp_x + (index - 1) * 0.0095, middle, 0.003, 0.005 + 0.014 * share * weight, 0.003
             )
-            picture.paint(bar, look.colour)
+            canvas.paint(bar, look.colour)
     else:
         radius = 0.008
-        picture.paint(picture.ellipse(lamp_x, middle, radius, radius), look.colour)
+        canvas.paint(canvas.ellipse(lamp_x, middle, radius, radius), look.colour)
         halo = radius + 0.012 * share
-        ring = np.abs(picture.ellipse(lamp_x, middle, halo, halo)) - 0.0012
-        picture.paint(ring, look.colour, opacity=0.7 * (1 - share))
-    letters = picture.text(look.label, height * 1.0, middle - size / 2, size, 0.0036)
-    picture.paint(letters, (236, 240, 248))
-    return Planes.of(picture)
+        ring = np.abs(canvas.ellipse(lamp_x, middle, halo, halo)) - 0.0012
+        canvas.paint(ring, look.colour, opacity=0.7 * (1 - share))
+    letters = canvas.text(look.label, height * 1.0, middle - size / 2, size, 0.0036)
+    canvas.paint(letters, (236, 240, 248))
+    return Planes.of(canvas)
 
 
-def _mark(height_px: int) -> Planes:
-    """Says that this is no real avatar."""
+def _watermark(height_px: int) -> Planes:
+    """The watermark SIMULATOR."""
     size = 0.016
-    picture = Picture((0, 0, text_width("SIMULATOR", size) + 0.02, size + 0.02), height_px)
-    letters = picture.text("SIMULATOR", 0.01, 0.01, size, 0.0028)
-    picture.paint(letters, WHITE, opacity=0.4)
-    return Planes.of(picture)
+    canvas = Canvas((0, 0, text_width("SIMULATOR", size) + 0.02, size + 0.02), height_px)
+    letters = canvas.text("SIMULATOR", 0.01, 0.01, size, 0.0028)
+    canvas.paint(letters, WHITE, opacity=0.4)
+    return Planes.of(canvas)
 
 
 @functools.lru_cache(maxsize=4)
 def sprites(height_px: int) -> Sprites:
-    """Drawn once per size: about a second at 720p."""
+    """The sprites of one size; drawing them takes about a second at 720p."""
     return Sprites(height_px)
 
 
-# --- what is drawn every time ---------------------------------------------------------------------
+# --- drawn for every frame -------------------------------------------------------------------
 
 
-class Face:
-    """One avatar's face. Frames are drawn over each other: use one before asking for the next."""
+class AvatarPicture:
+    """One avatar's picture. Frames share a buffer: use one before drawing the next."""
 
     def __init__(self, height: int) -> None:
         self.height = height // 4 * 4
@@ -309,24 +309,24 @@ class Face:
         self._tint_u = self._tint_v = 0
 
     async def prepare(self) -> None:
-        """Draw what is drawn once, without holding up the event loop."""
+        """Draw the sprites of this size in a thread, so that the event loop is not blocked."""
         await asyncio.to_thread(sprites, self.height)
 
     def draw(self, elapsed_s: float, loudness: float, pose: AgentState) -> Frame:
-        """The face at this moment.
+        """Draw the frame of this moment.
 
         Args:
-            elapsed_s: seconds since the avatar came.
-            loudness: of the sound that is heard with this frame, 0 to 1.
-            pose: what the avatar does.
+            elapsed_s: seconds since the avatar was created.
+            loudness: of the audio that plays with this frame, 0 to 1.
+            pose: the avatar's pose.
         """
         drawn = sprites(self.height)
         look = LOOKS[pose]
         self._move(elapsed_s, loudness, look)
         frame, h = self._frame, self.height
-        margin = GROUND_MARGIN * h
+        margin = BACKGROUND_MARGIN * h
         frame.fill(
-            drawn.ground,
+            drawn.background,
             int(margin + margin * 0.95 * math.sin(elapsed_s * 0.31)),
             int(margin + margin * 0.95 * math.cos(elapsed_s * 0.23)),
         )
@@ -356,7 +356,7 @@ class Face:
         share = self._mouth if pose is AgentState.TALKING else (elapsed_s * 0.6) % 1
         badge = drawn.badges[pose, round(share * (BADGE_LEVELS - 1))]
         self._frame.put(badge, gap, self.height - gap - badge.height)
-        mark = drawn.mark
+        mark = drawn.watermark
         self._frame.put(
             mark,
             self.width - gap - mark.width,
@@ -380,7 +380,7 @@ def _towards(now: int, aim: int) -> int:
 
 
 def _blink(elapsed_s: float) -> int:
-    """Which of the eyes' pictures: 0 is open."""
+    """Index of the eyes' variant: 0 is open."""
     since_s = elapsed_s % BLINK_EVERY_S
     if since_s >= BLINK_S:
         return 0
