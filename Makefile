@@ -11,7 +11,7 @@ help:
 	@echo 'make demo          run the whole system here and watch an avatar session live'
 	@echo '                   ARGS="--once --report FILE", ARGS=--live, AUDIO=speech.wav'
 	@echo 'make test          run every test (ARGS="tests/liveavatar_lite -k pacer" for some)'
-	@echo 'make lint          formatting, lint, types, import rules'
+	@echo 'make lint          formatting, lint, types, import rules, documentation'
 	@echo 'make bench         measure this machine: one table (ARGS="--only encode,start --quick")'
 	@echo 'make chaos         break real processes and check what is billed and heard (half an hour);'
 	@echo '                   ARGS="--rounds N --only FAULT,... --layout all|split --report FILE --seed S"'
@@ -38,6 +38,7 @@ lint: setup
 	@$(PY) -m ruff check --quiet .
 	@$(PY) -m mypy
 	@.venv/bin/lint-imports --no-logo
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet --site-dir .site
 
 format: setup
 	@$(PY) -m ruff format .
@@ -56,6 +57,6 @@ requirements:
 	@sh deploy/local/setup.sh requirements
 
 clean:
-	rm -rf .venv .run .demo .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
+	rm -rf .venv .run .demo .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .site \
 	  dist viewer/static/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="liveavatar-simulator",
         description="A simulated LiveAvatar (LITE mode): REST, WebSocket, avatar, ledger.",
         epilog="Every setting is also an environment variable: SIMULATOR_ and its name in capitals,"
-        " LIVEKIT_API_KEY and LIVEKIT_API_SECRET; see docs/simulator.md."
+        " LIVEKIT_API_KEY and LIVEKIT_API_SECRET; see docs/internals/simulator.md."
         " Exit status: 0 ended by a signal, 2 bad setting, 3 port in use, 4 no LiveKit.",
     )
     parser.add_argument("--host", help="address to listen on (127.0.0.1)")

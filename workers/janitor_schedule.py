@@ -45,7 +45,8 @@ LONGEST_PAUSE_S: Final = 60.0
 LOOK_AGAIN_S: Final = 300.0
 """How soon a schedule that somebody deleted is made again."""
 NOTE: Final = (
-    "ends LiveAvatar sessions and rooms that nobody lives in; made by the worker (docs/janitor.md)"
+    "stops LiveAvatar sessions and deletes rooms whose workflow has closed; made by the worker"
+    " (docs/operate/janitor.md)"
 )
 
 

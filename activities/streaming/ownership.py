@@ -43,7 +43,7 @@ class Lease:
     """An attempt's right to the session, renewed by heartbeats that are waited for.
 
     `activity.heartbeat` only queues one, and the SDK does not tell when the server does not answer:
-    an attempt went on for a minute that way (measured, docs/design.md).
+    an attempt went on for a minute that way (measured, docs/internals/design.md).
     """
 
     def __init__(self, epoch: Epoch, attempt: AsyncActivityHandle) -> None:

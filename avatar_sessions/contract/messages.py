@@ -267,7 +267,7 @@ class RoomAccess(Outgoing):
 
 
 class SpeakerAccess(Outgoing):
-    """What a speaker needs to send live speech to the session's owner (docs/audio.md)."""
+    """What a speaker needs to reach the session's owner (docs/reference/live-protocol.md)."""
 
     ingress_url: str
     """The address of the owner's ingress: ws:// or wss://."""

@@ -185,7 +185,7 @@ FAULTS: Final = (
         name="frozen",
         what="SIGSTOP for 20 s in live speech: silence",
         inject=frozen,
-        # Its connections stay, and are given tasks until those time out: docs/reliability.md.
+        # Its connections stay, and get tasks until those time out: docs/operate/reliability.md.
         bound_ms={Layout.ALL: 18_000, Layout.SPLIT: 12_000},
         layouts=BOTH,
         load=MachineLoad.WAITS,

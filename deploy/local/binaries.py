@@ -1,7 +1,7 @@
 """Where the real servers come from: already running, installed, built by Go from a pin, or fetched.
 
-The order is fixed (docs/design.md, "Real parts"). Builds are cached per version in the user's cache
-folder. This module starts nothing: `stack.py` does.
+The order is fixed. Builds are cached per version in the user's cache folder. This module starts
+nothing: `stack.py` does.
 
 `python -m deploy.local.binaries` makes sure that both servers are there.
 """

@@ -121,7 +121,7 @@ class PageAccess(BaseModel):
     livekit_url: str
     token: str
     generation: int
-    """Whose room it is: LiveAvatar's next session has another one (docs/viewer.md)."""
+    """Whose room it is: LiveAvatar's next session has another one (docs/guide/viewer.md)."""
 
 
 class SaidWords(BaseModel):

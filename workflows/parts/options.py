@@ -2,7 +2,7 @@
 
 Activities without a task queue here run on the workflow's own. Times are tuned to people waiting
 on the other end. Figures named "measured" were taken on a
-real server; see docs/design.md.
+real server; see docs/internals/design.md.
 """
 
 from __future__ import annotations

@@ -333,7 +333,7 @@ class OwnerMonitor:
         """It hands the session over: another one is called, and this one is not asked again.
 
         Called by the workflow, for the server's own retry is a timer, and those are a second late
-        (measured, docs/design.md).
+        (measured, docs/internals/design.md).
         """
         self.mark_unreachable(owner)
         if self._provider.streams_session(owner.provider_session_id):

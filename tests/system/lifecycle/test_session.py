@@ -375,7 +375,7 @@ async def test_opening_is_one_call(platform: Platform) -> None:
 
 
 async def test_plain_json_from_any_sdk_is_enough(platform: Platform) -> None:
-    """No model of ours on the caller's side: names and JSON as docs/contract.md gives them.
+    """No model of ours on the caller's side: names and JSON as in docs/reference/contract.md.
 
     The tenant's search attribute was once set by our own client only.
     """

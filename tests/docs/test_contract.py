@@ -1,4 +1,4 @@
-"""docs/contract.md is what another language's backend goes by: it is run and compared."""
+"""docs/reference/contract.md is what another language's backend goes by: it is run and compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import soundfile
 from pydantic import BaseModel
 from temporalio.client import Client
 
@@ -31,7 +30,7 @@ from deploy.local.binaries import Binary, find_temporal
 from deploy.local.settings import ROOT, LocalSettings
 from deploy.local.stack import TemporalServer
 
-DOC = (ROOT / "docs" / "contract.md").read_text()
+DOC = (ROOT / "docs" / "reference" / "contract.md").read_text()
 COMMAND_TIMEOUT_S = 40.0
 BUILD_TIMEOUT_S = 180.0
 # What these share stands in the table of CommandBase.
@@ -46,12 +45,12 @@ COMMANDS = (
 
 def blocks(mark: str, language: str) -> list[str]:
     """The code blocks under a mark, in order."""
-    return re.findall(rf"<!-- {mark} -->\n```{language}\n(.*?)```", DOC, re.DOTALL)
+    return re.findall(rf"<!-- run: {mark} -->\n```{language}\n(.*?)```", DOC, re.DOTALL)
 
 
 def commands() -> list[str]:
     """Every marked shell command, in order; the page tells one story from start to end."""
-    return [part for block in blocks("run", "bash") for part in block.strip().split("\n\n")]
+    return [part for block in blocks("contract", "bash") for part in block.strip().split("\n\n")]
 
 
 def documented_models() -> list[type[BaseModel]]:
@@ -79,12 +78,10 @@ def temporal_cli() -> Path:
 def environment(
     temporal: TemporalServer, client: Client, clip_folder: Path, temporal_cli: Path
 ) -> Mapping[str, str]:
-    """A terminal beside the stack, with the clip that the page speaks of."""
-    samples, rate = soundfile.read(clip_folder / "short.wav")
-    soundfile.write(clip_folder / "hello.flac", samples, rate)
+    """A terminal beside the stack."""
     return {
         "PATH": f"{temporal_cli.parent}{os.pathsep}{os.environ['PATH']}",
-        "HOME": str(clip_folder),  # nobody's own Temporal configuration
+        "HOME": str(clip_folder),  # hides the developer's own Temporal configuration
         "TEMPORAL_ADDRESS": temporal.address,
         "TEMPORAL_NAMESPACE": client.namespace,
     }
@@ -162,8 +159,10 @@ def test_every_message_is_told_with_exactly_its_fields() -> None:
     assert {model.__name__ for model in public} == {model.__name__ for model in told}
 
 
-def test_the_diagram_has_the_arrows_of_the_code() -> None:
-    drawn = set(re.findall(r"^    (\w+) --> (\w+)", DOC, re.M))
+def test_the_table_of_states_has_the_transitions_of_the_code() -> None:
+    section = DOC.split("\n| from | to |\n", 1)[1].split("\n\n", 1)[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", section, re.M)
+    drawn = {(one, other) for one, others in rows for other in re.findall(r"`([A-Z]+)`", others)}
 
     assert drawn == {(one, other) for one, others in TRANSITIONS.items() for other in others}
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import liveavatar_simulator
+from deploy.local.settings import ROOT
 from liveavatar_simulator import Faults, SimulatorSettings
+from tests.support.markdown import blocks_run_as
 
-DOCS = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text(encoding="utf-8")
+PAGE = ROOT / "docs" / "internals" / "simulator.md"
+DOCS = PAGE.read_text(encoding="utf-8")
 
 
 async def test_the_example_runs_as_it_stands() -> None:
-    [example] = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+    [example] = blocks_run_as("simulator")
     names: dict[str, Any] = {}
-    exec(compile(example, "docs/simulator.md", "exec"), names)  # noqa: S102
+    exec(compile(example, "docs/internals/simulator.md", "exec"), names)  # noqa: S102
 
     await names["test_my_agent_greets_and_stops"]()
 

@@ -1,4 +1,4 @@
-"""The example of docs/lite.md runs as it stands there, against a small LiveAvatar of sockets."""
+"""The example of docs/reference/lite.md runs as printed, against a small LiveAvatar."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import re
 import sys
 import wave
 from pathlib import Path
+from typing import Any
 
 from websockets.asyncio.server import ServerConnection, serve
 
+from deploy.local.settings import ROOT
 from liveavatar_lite import (
     AgentSpeak,
     AgentSpeakEnd,
@@ -20,8 +22,14 @@ from liveavatar_lite import (
     SpeakEnded,
     SpeakStarted,
 )
+from tests.support.markdown import blocks_run_as
 
-EXAMPLE = Path(__file__).parents[2] / "docs" / "lite.md"
+
+def test_a_converter_example_converts() -> None:
+    [program] = blocks_run_as("converter")
+    scope: dict[str, Any] = {}
+    exec(compile(program, "docs/reference/lite.md", "exec"), scope)  # noqa: S102
+    assert len(scope["pcm"]) == 4_800  # 100 ms
 
 
 async def test_the_example_says_a_file_and_stops_the_session(tmp_path: Path) -> None:
@@ -52,9 +60,8 @@ async def test_the_example_says_a_file_and_stops_the_session(tmp_path: Path) -> 
         writer.close()
 
     example = tmp_path / "example.py"
-    found = re.search(r"```python\n(.*?)```", EXAMPLE.read_text(encoding="utf-8"), re.DOTALL)
-    assert found
-    example.write_text(found.group(1), encoding="utf-8")
+    [program] = blocks_run_as("lite")
+    example.write_text(program, encoding="utf-8")
     pcm = bytes(range(256)) * 150
     with wave.open(str(tmp_path / "hello.wav"), "wb") as audio:
         audio.setparams((1, 2, 24_000, 0, "NONE", ""))
@@ -72,7 +79,7 @@ async def test_the_example_says_a_file_and_stops_the_session(tmp_path: Path) -> 
                 "AUDIO": str(tmp_path / "hello.wav"),
                 "LIVEAVATAR_API_KEY": "fake-key-0123456789",
                 "LIVEAVATAR_API_URL": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}",
-                "PYTHONPATH": str(EXAMPLE.parents[1]),
+                "PYTHONPATH": str(ROOT),
             },
             stderr=asyncio.subprocess.PIPE,
         )
