@@ -1,12 +1,7 @@
 """A true-to-life LiveAvatar (LITE mode), for development without an API key, and for tests.
 
-<<<<<<< HEAD
 REST, media WebSocket, an avatar in a real LiveKit room, a billing ledger, injected faults. What is
 assumed about LiveAvatar rather than known is marked in the simulator's documentation.
-=======
-REST, media WebSocket, an avatar in a real LiveKit room, a ledger of what was asked, faults on
-demand. It is no LiveAvatar: docs/internals/simulator.md lists what is assumed, not known.
->>>>>>> 2e7b496 (docs: sort pages by reader and rewrite them)
 """
 
 from .faults import Faults

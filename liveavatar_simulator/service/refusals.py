@@ -1,12 +1,7 @@
 """LiveAvatar's error replies over REST: status, envelope code and message.
 
-<<<<<<< HEAD
 Known from LiveAvatar: the duration text, concurrency's 403 with code 4003, and 4000 as the code of
 bad requests. The rest is assumed, and marked so in the simulator's documentation.
-=======
-Known from the real service: the duration text, concurrency's 403 with code 4003, 4000 as the code
-of bad requests. Everything else here is assumed, and so marked in `docs/internals/simulator.md`.
->>>>>>> 2e7b496 (docs: sort pages by reader and rewrite them)
 """
 
 from __future__ import annotations
