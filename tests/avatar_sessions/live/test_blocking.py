@@ -15,8 +15,8 @@ from avatar_sessions import (
     UtteranceOutcome,
 )
 from liveavatar_lite import BadAudio
-from tests.avatar_sessions.live.test_speech import SECOND, live_to, speech
 from tests.support.fake_ingress import FakeIngress
+from tests.support.live_speech import SECOND, live_to, speech
 from tests.support.waiting import until
 
 

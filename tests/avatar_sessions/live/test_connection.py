@@ -19,8 +19,8 @@ from avatar_sessions import (
     UtteranceOutcome,
 )
 from avatar_sessions.contract.live_dialect import CloseCode
-from tests.avatar_sessions.live.test_speech import SECOND, live_to, speech
 from tests.support.fake_ingress import FakeIngress, FakeOwners
+from tests.support.live_speech import SECOND, live_to, speech
 from tests.support.waiting import until
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from avatar_sessions import (
     AnswerTimedOut,
-    LiveSpeech,
     LiveSpeechClosed,
     LiveSpeechMisused,
     SpeechInterrupted,
@@ -18,21 +17,9 @@ from avatar_sessions import (
 )
 from avatar_sessions.live.utterance import MAX_IN_FLIGHT
 from liveavatar_lite import BadAudio
-from tests.support.fake_ingress import TICKET, FakeIngress, FakeOwners
+from tests.support.fake_ingress import TICKET, FakeIngress
+from tests.support.live_speech import SECOND, live_to, speech
 from tests.support.waiting import until
-
-SECOND = 48_000
-
-
-def speech(seconds: float, seed: int = 1) -> bytes:
-    """Noise: every misplaced sample shows."""
-    samples = np.random.default_rng(seed).integers(-20_000, 20_000, int(seconds * 24_000))
-    return samples.astype("<i2").tobytes()
-
-
-def live_to(ingress: FakeIngress | FakeOwners, **options: object) -> LiveSpeech:
-    owners = ingress if isinstance(ingress, FakeOwners) else FakeOwners(ingress)
-    return LiveSpeech(owners, session_key="k", **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture
