@@ -297,7 +297,10 @@ class IngressConnection:
         for frame in frames:
             waiting = self._connection.transport.get_write_buffer_size()
             if self._unread.full() or waiting > MAX_UNREAD_BYTES:
-                logger.warning("a speaker of %s does not read: cut off", self._session.key)
+                logger.warning(
+                    "a speaker of session %s does not read: its connection is cut",
+                    self._session.key,
+                )
                 self._connection.transport.abort()
                 return
             self._unread.put_nowait(frame)

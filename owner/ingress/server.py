@@ -1,7 +1,7 @@
 """The ingress: a WebSocket server where speakers reach the sessions that this process owns.
 
-One port for all sessions. It lets in by ticket, keeps limits, and hands each connection to a
-`IngressConnection`, which speaks LITE in the server's role. Speech never touches Temporal.
+One port for all sessions. It admits speakers by ticket, enforces limits, and hands each connection
+to an `IngressConnection`. It reads no frames. Speech never passes through Temporal.
 """
 
 from __future__ import annotations
@@ -29,42 +29,42 @@ from owner.registry import SessionRegistry
 from owner.session import OwnedSession
 
 logger = logging.getLogger(__name__)
-# The library's own lines show request paths, and a path may hold a ticket.
+# The library logs request paths, and a path may hold a ticket.
 _library_logger = logging.getLogger(f"{__name__}.websockets")
 _library_logger.setLevel(logging.CRITICAL)
 
 MAX_SPEAKERS: Final = 8
-"""Connections to one session at once."""
+"""Connections to one session at the same time."""
 OPEN_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 2.0
-GOODBYE_S: Final = 5.0
-"""How long all connections may take to end when the process goes."""
+SHUTDOWN_S: Final = 5.0
+"""How long all connections may take to close when the process stops."""
 PING_S: Final = 20.0
 READ_LIMIT_BYTES: Final = 2 * MAX_FRAME_BYTES
-"""Over the protocol's own limit, so that a frame beyond that one can be answered."""
+"""Above the protocol's own limit, so that a frame over that limit can be answered."""
 BEARER: Final = "Bearer "
 
 
 class OwnerUnsupervised(Exception):
-    """Temporal has not answered for a while: whoever speaks goes on, nobody new is let in."""
+    """Temporal has not answered for a while: connected speakers go on, new ones are refused."""
 
 
 @dataclass(frozen=True)
 class IngressSettings:
-    """Where the ingress listens, and whom it lets in."""
+    """Where the ingress listens, and which clients it admits."""
 
     host: str = "127.0.0.1"
     port: int = 0
-    """0: a free one."""
+    """0: any free port."""
     url: str | None = None
-    """The address that speakers are told; None: the one it listens on."""
+    """The address sent to speakers; None: the one it listens on."""
     certificate: Path | None = None
     """Certificate chain, PEM; None: no TLS."""
     private_key: Path | None = None
     origins: tuple[str, ...] = ()
     """Web origins that may connect. Without one, requests from web pages are refused."""
     path_tickets: bool = False
-    """Also take the ticket as the last part of the path, for clients that can only take a URL."""
+    """Also accept the ticket as the last part of the path, for clients that only accept a URL."""
 
 
 class IngressServer:
@@ -79,7 +79,7 @@ class IngressServer:
 
     @property
     def url(self) -> str | None:
-        """What speakers connect to; None while it does not listen."""
+        """The address for speakers; None while it does not listen."""
         return self._url
 
     @contextlib.asynccontextmanager
@@ -87,10 +87,12 @@ class IngressServer:
         """Serve until the end of the block.
 
         Raises:
-            OSError: the address cannot be had, the certificate not be read, or a wildcard address
-                not be told to speakers, since this host has no route.
+            OSError: the address cannot be bound, the certificate cannot be read, or the host is a
+                wildcard and has no route, so that there is no address for speakers.
         """
         settings = self._settings
+        host = reachable_host(settings.host) if settings.url is None else settings.host
+        host = f"[{host}]" if ":" in host else host
         self._server = await serve(
             self._serve,
             settings.host,
@@ -98,7 +100,7 @@ class IngressServer:
             ssl=_tls_context(settings),
             process_request=self._admit,
             select_subprotocol=_live_dialect,
-            compression=None,  # PCM does not compress: it costs 20 times the CPU for nothing
+            compression=None,  # PCM does not compress, at 20 times the CPU
             max_size=READ_LIMIT_BYTES,
             open_timeout=OPEN_TIMEOUT_S,
             close_timeout=CLOSE_TIMEOUT_S,
@@ -109,25 +111,25 @@ class IngressServer:
         )
         port = next(iter(self._server.sockets)).getsockname()[1]
         scheme = "ws" if settings.certificate is None else "wss"
-        host = reachable_host(settings.host) if settings.url is None else settings.host
-        host = f"[{host}]" if ":" in host else host
         self._url = f"{settings.url or f'{scheme}://{host}:{port}'}{PATH}"
-        logger.info("live speech is taken at %s", self._url)
+        logger.info("the ingress listens at %s", self._url)
         try:
             yield
         finally:
             self._url = None
             self._server.close()
             try:
-                await asyncio.wait_for(self._server.wait_closed(), GOODBYE_S)
+                await asyncio.wait_for(self._server.wait_closed(), SHUTDOWN_S)
             except TimeoutError:
-                logger.error("some speakers' connections do not end: left behind")
+                logger.error("some speakers' connections did not close in time")
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Let in whoever has a ticket to a session that is owned here, in that very epoch."""
+        """Admit a client with a ticket to a session that this process owns in the same epoch."""
         origin = request.headers.get("Origin")
         if origin is not None and origin not in self._settings.origins:
-            return connection.respond(HTTPStatus.FORBIDDEN, "this origin is not let in\n")
+            return connection.respond(
+                HTTPStatus.FORBIDDEN, "requests from this origin are refused\n"
+            )
         try:
             session = self._session_of(request)
         except TicketRefused as refusal:
@@ -135,12 +137,12 @@ class IngressServer:
         except OwnerUnsupervised:
             return connection.respond(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                "whether this process still owns the session is not known now: try again\n",
+                "this process cannot confirm now that it owns the session: try again\n",
             )
         except LookupError as refusal:
             return connection.respond(HTTPStatus.GONE, f"{refusal.args[0]}\n")
         except ValueError:
-            return connection.respond(HTTPStatus.NOT_FOUND, "there is nothing here\n")
+            return connection.respond(HTTPStatus.NOT_FOUND, "no such path\n")
         if session.observer_count >= MAX_SPEAKERS:
             text = f"{MAX_SPEAKERS} speakers are connected already\n"
             return connection.respond(HTTPStatus.TOO_MANY_REQUESTS, text)
@@ -161,14 +163,14 @@ class IngressServer:
         if path == PATH:
             authorization = request.headers.get("Authorization", "")
             if not authorization.startswith(BEARER):
-                raise TicketRefused("a ticket is needed: Authorization: Bearer <ticket>")
+                raise TicketRefused("a ticket is required: Authorization: Bearer <ticket>")
             return authorization.removeprefix(BEARER)
         folder, _, ticket = path.rpartition("/")
         if folder != PATH:
             raise ValueError(path)
         if not self._settings.path_tickets:
             raise TicketRefused(
-                "tickets in paths are not taken here (AVATAR_SESSIONS_INGRESS_PATH_TICKETS)"
+                "tickets in paths are disabled (AVATAR_SESSIONS_INGRESS_PATH_TICKETS)"
             )
         return ticket
 
@@ -182,8 +184,8 @@ class IngressServer:
             pass
         except asyncio.CancelledError:
             raise
-        except Exception:  # one speaker's trouble is nobody else's
-            logger.exception("a speaker of %s failed", session.key)
+        except Exception:  # must not end other connections
+            logger.exception("the connection of a speaker of session %s failed", session.key)
             connection.transport.abort()
 
 

@@ -1,7 +1,7 @@
-"""Tickets to the ingress: who may speak in which session, until when.
+"""Tickets to the ingress: permission to speak in one session, for a limited time.
 
-A ticket is a signed note that only the process that wrote it can read back, so nothing has to be
-kept for it: it dies with the process, as its sessions do. No I/O.
+A ticket is signed with a key that only the issuing process has, so that no ticket is stored: it
+becomes invalid with the process, as its sessions do. No I/O.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _DIGEST_BYTES: Final = hashlib.sha256().digest_size
 
 
 class TicketRefused(Exception):
-    """A ticket opens nothing. The text is for whoever brought it, and tells no secret."""
+    """A ticket is not valid. The text is for its bearer and holds no secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What a good ticket says."""
+    """The content of a valid ticket."""
 
     session_key: str
     epoch: Epoch
@@ -46,29 +46,29 @@ class Tickets:
         self._clock = clock
 
     def issue(self, session_key: str, epoch: Epoch) -> tuple[SecretStr, datetime]:
-        """A ticket for one session and one epoch of its owner, and when it expires."""
+        """A ticket for one session and one epoch of its owner, and its time of expiry."""
         expires_at_s = self._clock() + self._ttl_s
-        note = json.dumps([session_key, *epoch, expires_at_s], separators=(",", ":")).encode()
-        ticket = base64.urlsafe_b64encode(self._signature(note) + note).rstrip(b"=").decode()
+        payload = json.dumps([session_key, *epoch, expires_at_s], separators=(",", ":")).encode()
+        ticket = base64.urlsafe_b64encode(self._signature(payload) + payload).rstrip(b"=").decode()
         return SecretStr(ticket), datetime.fromtimestamp(expires_at_s, UTC)
 
     def check(self, ticket: str) -> Ticket:
         """Read a ticket; its signature is compared in constant time.
 
         Raises:
-            TicketRefused: it is not one of this process, or has expired.
+            TicketRefused: this process did not issue it, or it has expired.
         """
         try:
             signed = base64.b64decode(ticket + "=" * (-len(ticket) % 4), b"-_", validate=True)
         except ValueError:
             signed = b""
-        signature, note = signed[:_DIGEST_BYTES], signed[_DIGEST_BYTES:]
-        if not hmac.compare_digest(signature, self._signature(note)):
+        signature, payload = signed[:_DIGEST_BYTES], signed[_DIGEST_BYTES:]
+        if not hmac.compare_digest(signature, self._signature(payload)):
             raise TicketRefused("this ticket was not issued here: attach again")
-        session_key, stream, attempt, expires_at_s = json.loads(note)
+        session_key, stream, attempt, expires_at_s = json.loads(payload)
         if self._clock() >= expires_at_s:
             raise TicketRefused("this ticket has expired: attach again")
         return Ticket(session_key, (stream, attempt))
 
-    def _signature(self, note: bytes) -> bytes:
-        return hmac.digest(self._key, note, "sha256")
+    def _signature(self, payload: bytes) -> bytes:
+        return hmac.digest(self._key, payload, "sha256")

@@ -1,4 +1,4 @@
-"""Live speech from threads: the same promises, waited for instead of awaited."""
+"""Live speech from threads: the same behaviour, with calls that block."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def ingress() -> AsyncIterator[FakeIngress]:
         yield ingress
 
 
-async def test_a_thread_speaks_and_hears_what_became_of_it(ingress: FakeIngress) -> None:
+async def test_a_thread_speaks_and_gets_the_report(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live:
         blocking = live.blocking()
 
@@ -64,7 +64,7 @@ async def test_an_interrupt_from_another_thread_ends_the_block(ingress: FakeIngr
         assert await saying is UtteranceOutcome.INTERRUPTED
 
 
-async def test_an_exception_in_the_thread_interrupts_and_goes_up(ingress: FakeIngress) -> None:
+async def test_an_exception_in_the_thread_interrupts_and_propagates(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live:
         blocking = live.blocking()
         said = []
@@ -106,10 +106,10 @@ async def test_a_call_on_the_loops_own_thread_is_an_error_and_no_deadlock(
             blocking.utterance()
 
 
-def test_a_call_that_arrives_while_the_loop_closes_is_told() -> None:
-    """asyncio takes such a call and never looks at it: the thread waited for ever."""
+def test_a_call_that_arrives_while_the_loop_closes_raises() -> None:
+    """asyncio accepts such a call and never runs it: the thread waited for ever."""
     loop = asyncio.new_event_loop()
-    told: list[BaseException] = []
+    errors: list[BaseException] = []
 
     async def opened() -> BlockingLiveSpeech:
         async with FakeIngress() as ingress, live_to(ingress) as live:
@@ -121,7 +121,7 @@ def test_a_call_that_arrives_while_the_loop_closes_is_told() -> None:
         try:
             blocking.interrupt()  # the loop is neither running nor closed yet
         except LiveSpeechClosed as error:
-            told.append(error)
+            errors.append(error)
 
     thread = threading.Thread(target=call)
     thread.start()
@@ -130,12 +130,12 @@ def test_a_call_that_arrives_while_the_loop_closes_is_told() -> None:
     loop.close()
     thread.join(10)
     assert not thread.is_alive()
-    assert told
+    assert errors
 
 
-def test_a_thread_that_outlives_the_loop_is_told() -> None:
-    """The program ended while a thread still waited for its window."""
-    told: list[BaseException] = []
+def test_a_call_of_a_thread_that_outlives_the_loop_raises() -> None:
+    """The program ended while a thread still waited for room in the window."""
+    errors: list[BaseException] = []
     started = threading.Event()
 
     async def program() -> threading.Thread:
@@ -151,11 +151,11 @@ def test_a_thread_that_outlives_the_loop_is_told() -> None:
                             while True:
                                 one.write(speech(1))
                     except LiveSpeechClosed as error:
-                        told.append(error)
+                        errors.append(error)
                     try:
                         blocking.keep_alive()
                     except LiveSpeechClosed as error:
-                        told.append(error)
+                        errors.append(error)
 
                 thread = threading.Thread(target=say)
                 thread.start()
@@ -166,4 +166,4 @@ def test_a_thread_that_outlives_the_loop_is_told() -> None:
     thread = asyncio.run(program())
     thread.join(10)
     assert not thread.is_alive()
-    assert told
+    assert errors

@@ -1,4 +1,4 @@
-"""Live speech through broken connections, takeovers and ends: the speaker sees a pause, or why."""
+"""Live speech through broken connections, takeovers and ends: a pause, or an error that says why."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def successor() -> AsyncIterator[FakeIngress]:
 
 
 @pytest.mark.parametrize("cut_at", [960, 30_000, 2 * SECOND, 3 * SECOND - 2])
-async def test_a_broken_connection_loses_and_doubles_no_sample(
+async def test_a_broken_connection_loses_and_repeats_no_sample(
     ingress: FakeIngress, cut_at: int
 ) -> None:
     pcm = speech(4)
@@ -60,7 +60,7 @@ async def test_a_broken_connection_loses_and_doubles_no_sample(
 
 
 async def test_many_breaks_at_any_place_lose_nothing(ingress: FakeIngress) -> None:
-    """Also those between a begin and its answer, and before anything was confirmed."""
+    """Also breaks between a begin and its answer, and before anything was confirmed."""
     pcm = speech(6)
 
     async def break_it() -> None:
@@ -83,7 +83,7 @@ async def test_many_breaks_at_any_place_lose_nothing(ingress: FakeIngress) -> No
     assert ingress.connections > 10
 
 
-async def test_what_the_owner_took_and_did_not_confirm_is_not_sent_again(
+async def test_speech_received_and_not_confirmed_is_not_sent_again(
     ingress: FakeIngress,
 ) -> None:
     ingress.sends_on = False
@@ -104,7 +104,7 @@ async def test_what_the_owner_took_and_did_not_confirm_is_not_sent_again(
     assert ingress.pcm("u") == speech(1) + speech(0.5, 2)
 
 
-async def test_a_sealed_utterance_is_sealed_again(ingress: FakeIngress) -> None:
+async def test_a_finished_utterance_is_finished_again(ingress: FakeIngress) -> None:
     ingress.answers = False
 
     async with live_to(ingress) as live:
@@ -120,7 +120,7 @@ async def test_a_sealed_utterance_is_sealed_again(ingress: FakeIngress) -> None:
     assert ingress.pcm("u") == speech(0.5)
 
 
-async def test_an_end_that_was_told_to_a_broken_connection_is_told_again(
+async def test_a_report_lost_with_the_connection_is_sent_again(
     ingress: FakeIngress,
 ) -> None:
     ingress.answers = False
@@ -137,7 +137,7 @@ async def test_an_end_that_was_told_to_a_broken_connection_is_told_again(
     assert ingress.kinds().count("agent.speak_end") == 1
 
 
-async def test_an_interrupt_during_a_break_is_sent_when_the_owner_is_back(
+async def test_an_interrupt_during_a_break_is_sent_on_reconnection(
     ingress: FakeIngress,
 ) -> None:
     ingress.sends_on = False
@@ -155,12 +155,12 @@ async def test_an_interrupt_during_a_break_is_sent_when_the_owner_is_back(
     assert ingress.kinds() == ["live.begin", "live.begin", "agent.interrupt"]
 
 
-async def test_an_interrupt_without_an_answer_does_not_cut_what_was_begun_after_it(
+async def test_an_unanswered_interrupt_does_not_cut_a_later_utterance(
     ingress: FakeIngress,
 ) -> None:
-    """The owner obeyed, and the connection broke before it could say so.
+    """The owner interrupted, and the connection broke before its answer.
 
-    Sent again, the interrupt would cut the next utterance, which is being said by now.
+    Sent again, the interrupt would cut the next utterance, which is playing by now.
     """
     ingress.answers = False
 
@@ -188,7 +188,7 @@ async def test_an_interrupt_without_an_answer_does_not_cut_what_was_begun_after_
     assert ingress.pcm("v") == speech(1)
 
 
-async def test_an_owner_that_never_says_where_to_go_on_is_given_up(
+async def test_a_connection_without_an_answer_to_begin_is_given_up(
     ingress: FakeIngress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("avatar_sessions.live.outbox.ANSWER_TIMEOUT_S", 0.05)
@@ -208,7 +208,7 @@ async def test_an_owner_that_never_says_where_to_go_on_is_given_up(
 # ---------------------------------------------------------------- another owner
 
 
-async def test_a_new_owner_goes_on_from_what_the_last_one_had_sent_on(
+async def test_a_new_owner_resumes_where_the_last_one_had_sent_on(
     ingress: FakeIngress, successor: FakeIngress
 ) -> None:
     pcm = speech(5)
@@ -228,19 +228,19 @@ async def test_a_new_owner_goes_on_from_what_the_last_one_had_sent_on(
             await writing
         report = await one.result()
         epoch = live.epoch
-    heard = successor.speech["u"]
+    resumed = successor.speech["u"]
 
-    assert heard.begin.offset_bytes == SECOND
-    assert heard.begin.text == "Words."
-    assert 300 <= heard.begin.silent_ms < 20_000  # the quick tries alone take so long
-    assert bytes(ingress.pcm("u")[:SECOND]) + bytes(heard.pcm) == pcm
+    assert resumed.begin.offset_bytes == SECOND
+    assert resumed.begin.text == "Words."
+    assert 300 <= resumed.begin.silent_ms < 20_000  # the quick attempts alone take so long
+    assert bytes(ingress.pcm("u")[:SECOND]) + bytes(resumed.pcm) == pcm
     assert report.outcome is UtteranceOutcome.COMPLETED
     assert owners.lost_epochs == [(1, 1)]
     assert epoch == (1, 2)
     assert SessionMoved((1, 2), 1) in [event async for event in events]
 
 
-async def test_an_owner_that_moved_away_is_left_without_a_hint(
+async def test_an_owner_that_says_moved_is_not_reported_as_lost(
     ingress: FakeIngress, successor: FakeIngress
 ) -> None:
     owners = FakeOwners(ingress)
@@ -259,7 +259,7 @@ async def test_an_owner_that_moved_away_is_left_without_a_hint(
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
-async def test_a_ticket_that_is_refused_is_replaced_at_once(
+async def test_a_ticket_that_is_refused_is_replaced(
     ingress: FakeIngress, successor: FakeIngress, status: int
 ) -> None:
     owners = FakeOwners(ingress)
@@ -276,7 +276,7 @@ async def test_a_ticket_that_is_refused_is_replaced_at_once(
     assert len(ingress.tickets) == 2
 
 
-async def test_a_ticket_that_ran_out_is_not_tried_again(ingress: FakeIngress) -> None:
+async def test_an_expired_ticket_is_not_used_again(ingress: FakeIngress) -> None:
     owners = FakeOwners(ingress)
     owners.valid_s = -1
 
@@ -286,7 +286,7 @@ async def test_a_ticket_that_ran_out_is_not_tried_again(ingress: FakeIngress) ->
         assert (owners.lost_epochs, owners.attached) == ([], 2)
 
 
-async def test_where_asked_to_an_utterance_in_flight_is_dropped_at_a_move(
+async def test_resume_drop_loses_the_utterance_in_flight_at_a_move(
     ingress: FakeIngress, successor: FakeIngress
 ) -> None:
     owners = FakeOwners(ingress)
@@ -311,7 +311,7 @@ async def test_where_asked_to_an_utterance_in_flight_is_dropped_at_a_move(
     assert list(successor.speech) == ["v"]
 
 
-async def test_dropping_at_a_move_still_resumes_at_the_same_owner(ingress: FakeIngress) -> None:
+async def test_resume_drop_still_resumes_at_the_same_owner(ingress: FakeIngress) -> None:
     ingress.cuts_after_bytes = SECOND
 
     async with live_to(ingress, resume="drop") as live:
@@ -321,7 +321,7 @@ async def test_dropping_at_a_move_still_resumes_at_the_same_owner(ingress: FakeI
     assert ingress.pcm("u") == speech(2.5)
 
 
-async def test_an_interrupt_reaches_the_new_owner_if_the_last_one_never_had_it(
+async def test_an_unanswered_interrupt_is_sent_to_the_new_owner(
     ingress: FakeIngress, successor: FakeIngress
 ) -> None:
     ingress.answers = False
@@ -347,7 +347,7 @@ async def test_an_interrupt_reaches_the_new_owner_if_the_last_one_never_had_it(
 async def test_an_utterance_cut_at_the_last_owner_is_not_begun_at_the_next(
     ingress: FakeIngress, successor: FakeIngress
 ) -> None:
-    """It was cut there, and its line was lost with the owner: what is known here is told."""
+    """Its report was lost with the owner: the report is made from what the speaker knows."""
     ingress.answers = False
     owners = FakeOwners(ingress)
 
@@ -370,10 +370,10 @@ async def test_an_utterance_cut_at_the_last_owner_is_not_begun_at_the_next(
 # ---------------------------------------------------------------- no owner
 
 
-async def test_while_nobody_can_say_who_the_owner_is_the_last_one_is_tried(
+async def test_while_the_owner_is_unknown_the_last_owner_is_tried(
     ingress: FakeIngress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A break cut off Temporal as well: speech goes on when the owner can be reached again."""
+    """A network break cut off Temporal as well: speech goes on once the owner is reachable."""
     monkeypatch.setattr("avatar_sessions.live.connection.LAST_OWNER_EVERY_S", 0.05)
     owners = FakeOwners(ingress)
 
@@ -391,13 +391,13 @@ async def test_while_nobody_can_say_who_the_owner_is_the_last_one_is_tried(
     assert ingress.pcm("u") == speech(1) + speech(1, 2)
 
 
-async def test_without_live_speech_on_the_workers_entering_says_so() -> None:
+async def test_entering_raises_if_the_workers_take_no_live_speech() -> None:
     with pytest.raises(LiveSpeechUnavailable, match="'k'"):
         async with live_to(FakeOwners(LiveSpeechUnavailable("k"))):
             pass
 
 
-async def test_an_ingress_that_cannot_be_reached_is_told_with_its_reason(
+async def test_an_unreachable_ingress_is_an_error_with_the_reason(
     ingress: FakeIngress,
 ) -> None:
     ingress.refuses = HTTPStatus.FORBIDDEN
@@ -406,7 +406,7 @@ async def test_an_ingress_that_cannot_be_reached_is_told_with_its_reason(
             pass
 
 
-async def test_a_server_that_does_not_speak_the_dialect_is_not_spoken_to(
+async def test_a_server_without_the_dialect_is_sent_no_speech(
     ingress: FakeIngress,
 ) -> None:
     ingress.speaks_the_dialect = False
@@ -418,7 +418,7 @@ async def test_a_server_that_does_not_speak_the_dialect_is_not_spoken_to(
 # ---------------------------------------------------------------- the session's end
 
 
-async def test_the_sessions_end_comes_out_of_write_and_nothing_hangs(ingress: FakeIngress) -> None:
+async def test_the_sessions_end_is_raised_by_write(ingress: FakeIngress) -> None:
     ingress.sends_on = False
     owners = FakeOwners(ingress)
 
@@ -445,7 +445,7 @@ async def test_the_sessions_end_comes_out_of_write_and_nothing_hangs(ingress: Fa
         assert [type(event).__name__ async for event in events][-1] == "SpeechEnded"
 
 
-async def test_an_interrupt_that_waits_is_told_of_the_sessions_end(ingress: FakeIngress) -> None:
+async def test_the_sessions_end_is_raised_by_a_waiting_interrupt(ingress: FakeIngress) -> None:
     ingress.answers = False
     owners = FakeOwners(ingress)
     owners.is_over = SessionOver("k")
@@ -458,7 +458,7 @@ async def test_an_interrupt_that_waits_is_told_of_the_sessions_end(ingress: Fake
             await interrupting
 
 
-async def test_a_liveavatar_session_that_ends_while_ours_goes_on_is_followed(
+async def test_speech_goes_on_after_the_end_of_one_liveavatar_session(
     ingress: FakeIngress, successor: FakeIngress
 ) -> None:
     owners = FakeOwners(ingress)
@@ -472,7 +472,7 @@ async def test_a_liveavatar_session_that_ends_while_ours_goes_on_is_followed(
     assert successor.pcm("u") == speech(0.5)
 
 
-async def test_a_session_that_ended_while_its_owner_was_away_comes_out(
+async def test_a_session_that_ended_without_its_owner_is_over(
     ingress: FakeIngress,
 ) -> None:
     owners = FakeOwners(ingress)
@@ -493,7 +493,7 @@ async def test_a_session_that_ended_while_its_owner_was_away_comes_out(
         assert (await one.result()).outcome is UtteranceOutcome.CANCELLED
 
 
-async def test_an_owner_that_falls_silent_loses_the_utterance_in_the_end(
+async def test_an_utterance_without_reports_is_lost_after_a_while(
     ingress: FakeIngress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("avatar_sessions.live.utterance.NO_REPORT_TIMEOUT_S", 0.1)

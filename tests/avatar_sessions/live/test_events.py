@@ -1,4 +1,4 @@
-"""What a speaker hears of its session, and that not listening costs nothing but the news."""
+"""Events of live speech: their order, and that an unread queue only loses events."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def ingress() -> AsyncIterator[FakeIngress]:
         yield ingress
 
 
-async def test_the_avatars_poses_and_the_flow_of_speech_are_told(ingress: FakeIngress) -> None:
+async def test_readers_get_the_avatars_poses_and_the_state_of_speech(ingress: FakeIngress) -> None:
     ingress.answers = False
     async with live_to(ingress) as live:
         await until(lambda: live.state == "live", 5)
@@ -54,7 +54,7 @@ async def test_the_avatars_poses_and_the_flow_of_speech_are_told(ingress: FakeIn
     ]
 
 
-async def test_every_reader_hears_of_an_interrupt_and_of_the_end_it_makes(
+async def test_every_reader_gets_an_interrupt_and_the_end_it_causes(
     ingress: FakeIngress,
 ) -> None:
     async with live_to(ingress) as live:
@@ -73,7 +73,7 @@ async def test_every_reader_hears_of_an_interrupt_and_of_the_end_it_makes(
         assert ended.utterance.outcome is UtteranceOutcome.INTERRUPTED
 
 
-async def test_a_break_is_told_as_recovering_until_the_owner_is_back(ingress: FakeIngress) -> None:
+async def test_a_break_is_recovering_until_the_owner_is_back(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live:
         await until(lambda: live.state == "live", 5)
         events = live.events()
@@ -82,33 +82,33 @@ async def test_a_break_is_told_as_recovering_until_the_owner_is_back(ingress: Fa
         assert await anext(events) == SpeechStateChanged("live")
 
 
-async def test_a_reader_that_falls_behind_loses_the_oldest_and_knows_how_many() -> None:
+async def test_a_reader_that_falls_behind_loses_and_counts_the_oldest() -> None:
     feed = EventFeed()
     slow = feed.reader()
     for number in range(MAX_UNREAD_EVENTS + 10):
         feed.publish(SpeechInterrupted(None, number))
     feed.close()
 
-    heard = [event async for event in slow]
+    read = [event async for event in slow]
 
     assert slow.dropped == 10
-    assert heard == [SpeechInterrupted(None, number) for number in range(10, 266)]
+    assert read == [SpeechInterrupted(None, number) for number in range(10, 266)]
 
 
-async def test_a_reader_nobody_holds_is_forgotten() -> None:
+async def test_a_reader_without_references_is_forgotten() -> None:
     feed = EventFeed()
     feed.reader()
     gc.collect()
     assert len(feed._readers) == 0
 
 
-async def test_events_asked_for_after_the_end_end_at_once(ingress: FakeIngress) -> None:
+async def test_events_requested_after_the_end_are_empty(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live:
         pass
     assert [event async for event in live.events()] == []
 
 
-async def test_messages_of_another_release_are_passed_over(
+async def test_messages_of_another_release_are_skipped(
     ingress: FakeIngress, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with live_to(ingress) as live:

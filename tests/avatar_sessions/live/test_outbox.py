@@ -90,8 +90,8 @@ class Story:
         self.outbox = Outbox()
         self.owner = ModelOwner(1)
         self.now_s = 0.0
-        self.given: dict[str, bytes] = {}
-        self.said: dict[str, bytes] = {}  # sent on by earlier owners
+        self.written: dict[str, bytes] = {}
+        self.sent_before: dict[str, bytes] = {}  # sent on by earlier owners
         self.utterances: list[OutgoingUtterance] = []
         self.connect()
 
@@ -103,10 +103,10 @@ class Story:
         if one is None:
             one = self.outbox.open(f"u-{len(self.utterances)}", None)
             self.utterances.append(one)
-            self.given[one.id] = b""
+            self.written[one.id] = b""
         pcm = self.chance.randbytes(self.chance.randrange(0, 3_000) & ~1)[: self.outbox.room_bytes]
         self.outbox.write(one, memoryview(pcm))
-        self.given[one.id] += pcm
+        self.written[one.id] += pcm
         if self.chance.random() < 0.2:
             self.outbox.finish(one)
 
@@ -138,8 +138,8 @@ class Story:
         for one in self.utterances:
             if one.report is None and one.id in self.owner.pcm:
                 begun_at = self.owner.offsets[one.id]
-                said = self.said.get(one.id, b"")[:begun_at]
-                self.said[one.id] = said + bytes(
+                said = self.sent_before.get(one.id, b"")[:begun_at]
+                self.sent_before[one.id] = said + bytes(
                     self.owner.pcm[one.id][: one.sent_bytes - begun_at]
                 )
         self.owner = ModelOwner(self.owner.epoch[1] + 1, self.owner.generation)
@@ -150,8 +150,8 @@ class Story:
         for one in self.utterances:
             if one.report is None and one.id in self.owner.pcm:
                 begun_at = self.owner.offsets[one.id]
-                said = self.said.get(one.id, b"")[:begun_at] + bytes(self.owner.pcm[one.id])
-                self.said[one.id] = said[: one.kept_from]
+                said = self.sent_before.get(one.id, b"")[:begun_at] + bytes(self.owner.pcm[one.id])
+                self.sent_before[one.id] = said[: one.kept_from]
         self.owner = ModelOwner(self.owner.epoch[1] + 1, self.owner.generation + 1)
         self.break_off()
 
@@ -166,12 +166,12 @@ class Story:
         # A rotation takes back what was not played, which is more than the window then.
         assert self.outbox.unconfirmed_bytes <= WINDOW or self.owner.generation > 1
         for name, pcm in self.owner.pcm.items():
-            whole = self.given[name]
+            whole = self.written[name]
             offset = self.owner.offsets[name]
             assert whole[offset : offset + len(pcm)] == pcm, "lost, doubled or misplaced"
 
     def settle(self) -> None:
-        """Everything works from here on."""
+        """No more trouble from here on: every utterance ends."""
         if (one := self.outbox.open_utterance) is not None:
             self.outbox.finish(one)
         for _ in range(3_000):
@@ -202,12 +202,12 @@ def test_speech_stays_whole_through_breaks_and_moves(seed: int) -> None:
         assert one.report.outcome is UtteranceOutcome.COMPLETED
         if one.id in story.owner.pcm:
             begun_at = story.owner.offsets[one.id]
-            heard = story.said.get(one.id, b"")[:begun_at] + bytes(story.owner.pcm[one.id])
-            assert heard == story.given[one.id]
+            sent = story.sent_before.get(one.id, b"")[:begun_at] + bytes(story.owner.pcm[one.id])
+            assert sent == story.written[one.id]
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_interrupts_among_breaks_and_moves_end_what_they_cut_and_nothing_else(seed: int) -> None:
+def test_interrupts_among_breaks_and_moves_end_exactly_what_they_cut(seed: int) -> None:
     story = Story(seed)
     steps = [story.speak, story.send, story.answer, story.work]
     cut: set[str] = set()
@@ -234,8 +234,8 @@ def test_interrupts_among_breaks_and_moves_end_what_they_cut_and_nothing_else(se
     assert all(one.answer is not None or not one.is_sent for one in asked)
 
 
-def test_a_gap_in_what_the_owner_has_gives_the_utterance_up() -> None:
-    """An owner that claims less than it confirmed before cannot be given the rest."""
+def test_an_owner_that_lacks_confirmed_speech_loses_the_utterance() -> None:
+    """Speech that was confirmed is not kept: it cannot be sent again."""
     outbox = Outbox()
     outbox.connected((1, 1), WINDOW)
     one = outbox.open("u", None)

@@ -1,4 +1,4 @@
-"""Live speech asks a real session for its owner, and hears of its end."""
+"""Live speech asks a real session for its owner and for its end."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from avatar_sessions.session_owners import SessionOwners
 
 
 async def interrupted_once_talking(live: LiveSpeech) -> SpeechInterrupted:
-    """Interrupt as soon as the avatar is heard."""
+    """Interrupt as soon as the avatar talks."""
     async for event in live.events():
         if isinstance(event, AvatarTalking):
             return await live.interrupt()
-    raise AssertionError("it never talked")
+    raise AssertionError("the avatar never talked")
 
 
-async def test_speech_through_real_workers_is_heard_to_its_end(
+async def test_speech_through_real_workers_is_played_to_its_end(
     sessions: AvatarSessions, key: str, request_: SessionRequest
 ) -> None:
     session = await sessions.start(key, request_)
@@ -54,7 +54,7 @@ async def test_speech_through_real_workers_is_heard_to_its_end(
     assert (report.source, report.text, report.heard_ms) == ("live", "Hello.", 1000)
 
 
-async def test_an_owner_that_is_there_may_be_called_lost(
+async def test_a_live_owner_that_is_reported_as_lost_stays_the_owner(
     sessions: AvatarSessions, key: str, request_: SessionRequest
 ) -> None:
     session = await sessions.start(key, request_)
@@ -69,7 +69,7 @@ async def test_an_owner_that_is_there_may_be_called_lost(
     assert (await session.status()).epoch == status.epoch
 
 
-async def test_the_end_of_a_session_comes_out_of_entering_and_as_the_ending(
+async def test_a_sessions_end_is_raised_on_entering_and_is_its_ending(
     sessions: AvatarSessions, key: str, request_: SessionRequest
 ) -> None:
     session = await sessions.start(key, request_)
@@ -84,7 +84,9 @@ async def test_the_end_of_a_session_comes_out_of_entering_and_as_the_ending(
             pass
 
 
-async def test_a_session_that_never_was_is_not_found(sessions: AvatarSessions, key: str) -> None:
+async def test_a_session_that_was_never_started_is_not_found(
+    sessions: AvatarSessions, key: str
+) -> None:
     session = sessions.get(key)
     assert isinstance(await SessionOwners(session).ending(), SessionNotFound)
     with pytest.raises(SessionNotFound):

@@ -1,4 +1,4 @@
-"""Live speech as its speaker sees it: in order, back-pressured, cut when told to."""
+"""Live speech as its speaker sees it: in order, with back-pressure, cut on request."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ async def test_speech_arrives_in_order_and_to_the_byte(ingress: FakeIngress) -> 
     assert ingress.tickets == [f"Bearer {TICKET}"]
 
 
-async def test_a_great_piece_goes_in_frames_of_a_second_at_most(ingress: FakeIngress) -> None:
+async def test_a_long_piece_is_sent_in_frames_of_a_second_at_most(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live, live.utterance(utterance_id="u") as one:
         await one.write(speech(3.3))
     assert ingress.pcm("u") == speech(3.3)
     assert max(ingress.frames) == SECOND
 
 
-async def test_tiny_pieces_travel_together(ingress: FakeIngress) -> None:
+async def test_tiny_pieces_are_sent_together(ingress: FakeIngress) -> None:
     pcm = speech(0.5)
 
     async with live_to(ingress) as live, live.utterance(utterance_id="u") as one:
@@ -68,7 +68,7 @@ async def test_tiny_pieces_travel_together(ingress: FakeIngress) -> None:
     assert len(ingress.frames) <= 26
 
 
-async def test_a_tiny_piece_does_not_wait_for_more_for_long(ingress: FakeIngress) -> None:
+async def test_a_tiny_piece_waits_only_briefly_for_more(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live, live.utterance(utterance_id="u") as one:
         await one.write(b"\1\0" * 10)
         await until(lambda: ingress.frames == [20], 5)
@@ -88,7 +88,7 @@ async def test_other_rates_and_types_are_converted(ingress: FakeIngress) -> None
     assert ingress.pcm("v") == b"\x4d\0" * 2_400
 
 
-async def test_samples_may_be_cut_anywhere(ingress: FakeIngress) -> None:
+async def test_pieces_may_end_in_the_middle_of_a_sample(ingress: FakeIngress) -> None:
     pcm = speech(0.2)
 
     async with live_to(ingress) as live, live.utterance(utterance_id="u") as one:
@@ -99,7 +99,7 @@ async def test_samples_may_be_cut_anywhere(ingress: FakeIngress) -> None:
     assert ingress.pcm("u") == pcm
 
 
-async def test_audio_that_is_none_is_refused_and_the_utterance_goes_on(
+async def test_bad_audio_is_refused_and_the_utterance_goes_on(
     ingress: FakeIngress,
 ) -> None:
     async with live_to(ingress) as live:
@@ -111,7 +111,7 @@ async def test_audio_that_is_none_is_refused_and_the_utterance_goes_on(
     assert ingress.pcm("u") == speech(0.1)
 
 
-async def test_an_utterance_without_speech_is_sealed_as_well(ingress: FakeIngress) -> None:
+async def test_an_utterance_without_speech_is_finished_as_well(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live:
         async with live.utterance() as one:
             pass
@@ -122,7 +122,7 @@ async def test_an_utterance_without_speech_is_sealed_as_well(ingress: FakeIngres
 
 
 async def test_write_waits_while_the_window_is_full(ingress: FakeIngress) -> None:
-    """The fake itself asserts that no more than the window is ever on its way."""
+    """The fake asserts that no more than the window is ever in flight."""
     ingress.sends_on = False
     pcm = speech(5)
 
@@ -143,7 +143,7 @@ async def test_write_waits_while_the_window_is_full(ingress: FakeIngress) -> Non
     assert ingress.pcm("u") == pcm
 
 
-async def test_all_utterances_on_their_way_share_the_window(ingress: FakeIngress) -> None:
+async def test_all_utterances_in_flight_share_the_window(ingress: FakeIngress) -> None:
     ingress.sends_on = ingress.answers = False
 
     async with live_to(ingress) as live:
@@ -159,7 +159,7 @@ async def test_all_utterances_on_their_way_share_the_window(ingress: FakeIngress
             await writing
 
 
-async def test_an_owner_that_does_not_read_holds_the_speaker_and_nothing_grows(
+async def test_an_owner_that_does_not_read_holds_the_speaker_back(
     ingress: FakeIngress,
 ) -> None:
     ingress.reads = False
@@ -178,7 +178,7 @@ async def test_an_owner_that_does_not_read_holds_the_speaker_and_nothing_grows(
 # ---------------------------------------------------------------- turns
 
 
-async def test_the_next_utterance_waits_until_all_of_the_last_was_given(
+async def test_the_next_utterance_waits_until_the_last_one_is_finished(
     ingress: FakeIngress,
 ) -> None:
     async with live_to(ingress) as live:
@@ -194,11 +194,11 @@ async def test_the_next_utterance_waits_until_all_of_the_last_was_given(
     assert [begin.utterance_id for begin in ingress.begins()] == [
         f"u-{number}" for number in range(4)
     ]
-    assert all(heard.pcm == speech(0.1) * 5 for heard in ingress.speech.values())
+    assert all(one.pcm == speech(0.1) * 5 for one in ingress.speech.values())
 
 
-async def test_entering_waits_while_many_are_on_their_way(ingress: FakeIngress) -> None:
-    """An owner refuses more than it keeps, and their speech would be lost."""
+async def test_entering_waits_while_too_many_are_in_flight(ingress: FakeIngress) -> None:
+    """An owner refuses more utterances than it keeps, and their speech would be lost."""
     ingress.answers = False
     async with live_to(ingress) as live:
         for number in range(MAX_IN_FLIGHT):
@@ -220,7 +220,7 @@ async def test_an_utterance_inside_anothers_block_is_an_error_and_no_deadlock(
                 pass
 
 
-async def test_calls_that_can_never_work_say_so(ingress: FakeIngress) -> None:
+async def test_misuse_is_an_error_that_says_what_to_do(ingress: FakeIngress) -> None:
     with pytest.raises(ValueError, match="sample_rate_hz"):
         live_to(ingress, sample_rate_hz=1)
     live = live_to(ingress)
@@ -250,7 +250,7 @@ async def test_calls_that_can_never_work_say_so(ingress: FakeIngress) -> None:
 # ---------------------------------------------------------------- interrupts
 
 
-async def test_an_interrupt_ends_the_producers_loop_and_tells_what_was_heard(
+async def test_an_interrupt_ends_the_producers_loop_and_returns_what_was_heard(
     ingress: FakeIngress,
 ) -> None:
     written, cuts = 0, []
@@ -271,7 +271,7 @@ async def test_an_interrupt_ends_the_producers_loop_and_tells_what_was_heard(
     assert "agent.speak_end" not in ingress.kinds()
 
 
-async def test_an_interrupt_before_the_first_sample_is_out(ingress: FakeIngress) -> None:
+async def test_an_interrupt_before_the_first_sample_was_sent(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live:
         async with live.utterance() as one:
             await live.interrupt()
@@ -282,7 +282,7 @@ async def test_an_interrupt_before_the_first_sample_is_out(ingress: FakeIngress)
 
 
 async def test_an_interrupt_overtakes_speech_that_waits(ingress: FakeIngress) -> None:
-    """What is in the window has gone out; the rest of a great piece never does."""
+    """Speech in the window was sent already; the rest of a long piece never is."""
     ingress.sends_on = False
 
     async with live_to(ingress) as live:
@@ -316,7 +316,7 @@ async def test_two_interrupts_in_a_row_are_both_answered(ingress: FakeIngress) -
 async def test_an_interrupt_that_comes_too_late_leaves_the_utterance_completed(
     ingress: FakeIngress,
 ) -> None:
-    """The end was reached while the interrupt was on its way: the owner decides, not we."""
+    """The utterance ended while the interrupt was in flight: the owner decides."""
     ingress.answers = False
 
     async with live_to(ingress) as live:
@@ -333,14 +333,14 @@ async def test_an_interrupt_that_comes_too_late_leaves_the_utterance_completed(
     assert cut == SpeechInterrupted(None, 0)
 
 
-async def test_an_interrupt_that_is_not_answered_says_so(ingress: FakeIngress) -> None:
+async def test_an_interrupt_that_is_not_answered_times_out(ingress: FakeIngress) -> None:
     ingress.answers = False
     async with live_to(ingress) as live:
         with pytest.raises(AnswerTimedOut, match="interrupt"):
             await live.interrupt(timeout_s=0.05)
 
 
-async def test_somebody_elses_interrupt_ends_the_block_as_well(ingress: FakeIngress) -> None:
+async def test_another_speakers_interrupt_ends_the_block_as_well(ingress: FakeIngress) -> None:
     async with live_to(ingress) as live:
         async with live.utterance(utterance_id="u") as one:
             await one.write(speech(0.5))
@@ -354,7 +354,9 @@ async def test_somebody_elses_interrupt_ends_the_block_as_well(ingress: FakeIngr
 # ------------------------------------------------------- errors inside the block
 
 
-async def test_an_exception_inside_the_block_interrupts_and_goes_up(ingress: FakeIngress) -> None:
+async def test_an_exception_inside_the_block_interrupts_and_propagates(
+    ingress: FakeIngress,
+) -> None:
     async with live_to(ingress) as live:
         one = live.utterance()
 
@@ -371,7 +373,7 @@ async def test_an_exception_inside_the_block_interrupts_and_goes_up(ingress: Fak
     assert ingress.pcm("next") == speech(0.1)
 
 
-async def test_a_cancel_inside_the_block_interrupts_and_goes_up(ingress: FakeIngress) -> None:
+async def test_a_cancel_inside_the_block_interrupts_and_propagates(ingress: FakeIngress) -> None:
     ingress.sends_on = False
     async with live_to(ingress) as live:
         one = live.utterance(utterance_id="u")
@@ -388,7 +390,7 @@ async def test_a_cancel_inside_the_block_interrupts_and_goes_up(ingress: FakeIng
         assert (await one.result()).outcome is UtteranceOutcome.INTERRUPTED
 
 
-async def test_a_cancel_that_leaves_everything_still_sends_the_interrupt(
+async def test_a_cancel_that_leaves_both_blocks_still_sends_the_interrupt(
     ingress: FakeIngress,
 ) -> None:
     async def say() -> None:
@@ -404,7 +406,7 @@ async def test_a_cancel_that_leaves_everything_still_sends_the_interrupt(
     await until(lambda: ingress.kinds()[-1] == "agent.interrupt", 5)
 
 
-async def test_a_cut_utterance_ends_a_task_group_inside_its_block_quietly(
+async def test_a_cut_utterance_ends_a_task_group_inside_its_block(
     ingress: FakeIngress,
 ) -> None:
     async with live_to(ingress) as live:
@@ -419,7 +421,7 @@ async def test_a_cut_utterance_ends_a_task_group_inside_its_block_quietly(
 # ---------------------------------------------------------------- leaving
 
 
-async def test_leaving_lets_out_what_was_sealed(ingress: FakeIngress) -> None:
+async def test_leaving_sends_finished_utterances(ingress: FakeIngress) -> None:
     ingress.sends_on = False
     async with live_to(ingress) as live, live.utterance(utterance_id="u") as one:
         await one.write(speech(2))
@@ -430,7 +432,7 @@ async def test_leaving_lets_out_what_was_sealed(ingress: FakeIngress) -> None:
     assert report.outcome in (UtteranceOutcome.COMPLETED, UtteranceOutcome.LOST)
 
 
-async def test_a_result_that_nobody_can_tell_any_more_is_lost(ingress: FakeIngress) -> None:
+async def test_a_result_without_the_owners_report_is_lost(ingress: FakeIngress) -> None:
     ingress.answers = False
     async with live_to(ingress) as live, live.utterance("Hello.") as one:
         await one.write(speech(0.5))
@@ -441,7 +443,9 @@ async def test_a_result_that_nobody_can_tell_any_more_is_lost(ingress: FakeIngre
     assert report.failure is not None
 
 
-async def test_leaving_from_beside_an_open_utterance_interrupts_it(ingress: FakeIngress) -> None:
+async def test_leaving_while_another_task_writes_interrupts_its_utterance(
+    ingress: FakeIngress,
+) -> None:
     async with live_to(ingress) as live:
         one = live.utterance(utterance_id="u")
         await one.__aenter__()
