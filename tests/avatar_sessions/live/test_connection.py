@@ -1,4 +1,4 @@
-"""Live speech through broken connections, takeovers and ends: a pause, or an error that says why."""
+"""Live speech through broken connections, takeovers and ends: a pause, or an error."""
 
 from __future__ import annotations
 
