@@ -1,7 +1,7 @@
 # The two commands a new user needs are `make demo` and `make test`; the rest is for changing things.
 # Every target sets up what it needs first. PYTHON=... chooses the interpreter (3.11 or newer).
 
-.PHONY: help demo test bench chaos lint format setup web servers requirements clean
+.PHONY: help demo test bench chaos lint reference format setup web servers requirements clean
 .DEFAULT_GOAL := help
 
 PY := .venv/bin/python
@@ -9,12 +9,13 @@ ARGS ?=
 
 help:
 	@echo 'make demo          run the whole system here and watch an avatar session live'
-	@echo '                   ARGS="--once --report FILE", ARGS=--live, AUDIO=speech.wav'
+	@echo '                   ARGS="--once --report FILE", ARGS=--real, AUDIO=speech.wav'
 	@echo 'make test          run every test (ARGS="tests/liveavatar_lite -k pacer" for some)'
 	@echo 'make lint          formatting, lint, types, import rules, documentation'
 	@echo 'make bench         measure this machine: one table (ARGS="--only encode,start --quick")'
 	@echo 'make chaos         break real processes and check what is billed and heard (half an hour);'
 	@echo '                   ARGS="--rounds N --only FAULT,... --layout all|split --report FILE --seed S"'
+	@echo 'make reference     write the reference pages that come from the code (settings, CLI, errors)'
 	@echo 'make format        let ruff format and fix what it can'
 	@echo 'make setup         only the virtual environment'
 	@echo 'make servers       only Temporal and LiveKit'
@@ -38,7 +39,12 @@ lint: setup
 	@$(PY) -m ruff check --quiet .
 	@$(PY) -m mypy
 	@.venv/bin/lint-imports --no-logo
-	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet --site-dir .site
+	@mkdir -p .run
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --site-dir .site >.run/docs.log 2>&1 \
+	  || { cat .run/docs.log >&2; exit 1; }
+
+reference: setup
+	@$(PY) -m docs.generate
 
 format: setup
 	@$(PY) -m ruff format .

@@ -34,7 +34,7 @@ from workers.settings import WorkerSettings
 
 FOLDER: Final = Path(__file__).parent / "reference"
 WIDTH: Final = 100
-NOTE: Final = "<!-- written by `python -m docs.generate`: change the code's docstrings instead -->"
+NOTE: Final = "<!-- written by `make reference`: change the code's docstrings instead -->"
 
 BOUNDS: Final = {
     "gt": "more than {}",
@@ -61,7 +61,7 @@ def main() -> int:
 def out_of_date() -> list[str]:
     """The generated pages that do not say what the code says."""
     return [
-        f"docs/reference/{name} is out of date: run `python -m docs.generate`"
+        f"docs/reference/{name} is out of date: run `make reference`"
         for name, page in PAGES.items()
         if not (FOLDER / name).exists() or (FOLDER / name).read_text(encoding="utf-8") != page()
     ]

@@ -14,6 +14,7 @@ from tests.support.markdown import code_blocks
 TYPE_CHECK_TIMEOUT_S = 240.0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(TYPE_CHECK_TIMEOUT_S + 10)
 def test_python_blocks_pass_strict_type_checks(tmp_path: Path) -> None:
     """README's first example once failed here: `avatar_id` and an optional `access.agent`.
