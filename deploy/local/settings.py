@@ -20,40 +20,64 @@ CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrom
 
 
 class LocalSettings(BaseSettings):
-    """Field names are the environment variables' names, in lower case."""
+    """Settings of the development stack and the demo.
 
-    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore")
+    The environment variables have the fields' names, in capitals.
+    """
+
+    model_config = SettingsConfigDict(
+        env_ignore_empty=True, extra="ignore", use_attribute_docstrings=True
+    )
 
     # Servers that already run: set, and the stack uses them instead of its own.
     temporal_address: str | None = None
+    """The address of a Temporal server that already runs. None: the stack starts one."""
     temporal_namespace: str = "default"
+    """The Temporal namespace."""
     temporal_ui_url: str | None = None
+    """The address of the Temporal UI. None: the one of the server that the stack starts."""
     livekit_url: str | None = None
+    """The address of a LiveKit server that already runs. None: the stack starts one."""
     livekit_api_key: str | None = None
+    """The API key of the LiveKit server that already runs."""
     livekit_api_secret: SecretStr | None = None
+    """The API secret of the LiveKit server that already runs."""
 
     # The real service, for `make demo ARGS=--real`.
     liveavatar_api_key: SecretStr | None = None
+    """LiveAvatar's API key, for the demo with the real service."""
     liveavatar_api_url: str = "https://api.liveavatar.com"
+    """The base address of LiveAvatar's REST API."""
 
     avatar_sessions_seal_keys: SecretStr | None = None
     """Comma-separated Fernet keys, newest first. None: a new one for each run of the demo."""
 
     # Servers that the stack starts. Zero is not allowed: other programs are told the ports.
     temporal_port: int = Field(default=7233, ge=1, le=65535)
+    """The port of the Temporal server that the stack starts."""
     temporal_ui_port: int = Field(default=8233, ge=1, le=65535)
+    """The port of the Temporal UI that the stack starts."""
     livekit_port: int = Field(default=7880, ge=1, le=65535)
+    """The port of the LiveKit server that the stack starts."""
     simulator_port: int = Field(default=8090, ge=1, le=65535)
+    """The port of the simulator's REST API."""
     simulator_media_port: int = Field(default=8091, ge=1, le=65535)
+    """The port of the simulator's media WebSocket."""
     viewer_port: int = Field(default=8080, ge=1, le=65535)
+    """The port of the viewer."""
 
     audio: Path | None = None
+    """An audio file that the demo plays instead of its own."""
     demo_folder: Path = ROOT / ".demo"
     """Logs, clips and the environment file of a running demo."""
     chromium: Path | None = None
+    """The path of a Chromium or Chrome. None: the first one on PATH."""
     ci: bool = False
+    """Whether this is a CI run: a missing Chromium then fails its tests instead of skipping them."""
     no_color: str | None = None
+    """Any value: no colours in the output."""
     xdg_cache_home: Path | None = None
+    """The user's cache folder, in which built servers are kept. None: the system's default."""
 
     @property
     def cache_folder(self) -> Path:

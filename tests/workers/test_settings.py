@@ -1,4 +1,4 @@
-"""A worker that cannot work says so at its start, and names the variable."""
+"""The worker's settings: what is accepted, and how an unusable variable is named at the start."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from avatar_sessions.seal import Seal
+from avatar_sessions.settings import ClientSettings
+from deploy.local.settings import ROOT
 from workers.settings import InvalidSettings, read_settings
 
 GOOD = {
@@ -63,9 +65,11 @@ def test_several_seal_keys_are_read_newest_first(monkeypatch: pytest.MonkeyPatch
         ("AVATAR_SESSIONS_JANITOR_DRY_RUN", "perhaps"),
         ("LIVEKIT_URL", "ws://127.0.0.1:7880"),  # without key and secret
         ("LIVEKIT_URL", "127.0.0.1:7880"),
+        ("AVATAR_SESSIONS_TASK_QUEUE", ""),
+        ("AVATAR_SESSIONS_LOG_LEVEL", "loud"),
     ],
 )
-def test_what_is_wrong_is_named_and_never_quoted(
+def test_an_unusable_variable_is_named_and_never_quoted(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str | None
 ) -> None:
     if value is None:
@@ -79,6 +83,61 @@ def test_what_is_wrong_is_named_and_never_quoted(
     assert "secret-but-no-key" not in str(caught.value)
 
 
+@pytest.mark.parametrize("level", ["debug", "Info", "WARNING"])
+def test_log_levels_are_accepted_in_any_case(monkeypatch: pytest.MonkeyPatch, level: str) -> None:
+    """`AVATAR_SESSIONS_LOG_LEVEL=info`, as most programs take it, kept the worker from starting."""
+    monkeypatch.setenv("AVATAR_SESSIONS_LOG_LEVEL", level)
+
+    assert read_settings().log_level == level.upper()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
+def test_tls_on_all_interfaces_needs_an_address_that_the_certificate_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str
+) -> None:
+    for name in ("certificate", "private_key"):
+        (tmp_path / name).touch()
+        monkeypatch.setenv(f"AVATAR_SESSIONS_INGRESS_{name.upper()}", str(tmp_path / name))
+    monkeypatch.setenv("AVATAR_SESSIONS_INGRESS_HOST", host)
+
+    with pytest.raises(InvalidSettings, match="AVATAR_SESSIONS_INGRESS_URL"):
+        read_settings()
+
+    monkeypatch.setenv("AVATAR_SESSIONS_INGRESS_URL", "wss://owner-3.example")
+    assert read_settings().ingress_host == host
+
+
+def test_the_task_queue_is_the_same_variable_as_the_clients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The variable existed for clients only: a client that set it found no workers."""
+    assert read_settings().task_queue == ClientSettings().task_queue == "avatar-sessions"
+
+    monkeypatch.setenv("AVATAR_SESSIONS_TASK_QUEUE", "avatars-staging")
+
+    assert read_settings().task_queue == ClientSettings().task_queue == "avatars-staging"
+
+
+def test_a_misspelt_variable_is_logged_with_the_nearest_known_one() -> None:
+    """A warning and no error: during a deploy, older workers meet newer variables."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "workers"],
+        env={
+            **os.environ,
+            "TEMPORAL_ADDRESS": "127.0.0.1:9",
+            "AVATAR_SESSIONS_MAX_SESSION": "7",
+        },
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+
+    assert "did you mean AVATAR_SESSIONS_MAX_SESSIONS?" in ended.stderr
+    assert "Temporal at 127.0.0.1:9 cannot be reached" in ended.stderr
+
+
 def test_the_process_ends_with_one_sentence_and_no_traceback() -> None:
     environment = {
         name: value for name, value in os.environ.items() if name != "LIVEAVATAR_API_KEY"
@@ -86,7 +145,7 @@ def test_the_process_ends_with_one_sentence_and_no_traceback() -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "workers"],
         env=environment,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=50,
@@ -97,11 +156,11 @@ def test_the_process_ends_with_one_sentence_and_no_traceback() -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_an_absent_temporal_is_told_with_its_address() -> None:
+def test_a_temporal_server_that_cannot_be_reached_is_named_with_its_address() -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "workers"],
         env={**os.environ, "TEMPORAL_ADDRESS": "127.0.0.1:9"},
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=55,

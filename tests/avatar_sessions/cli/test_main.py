@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -275,6 +276,21 @@ class TestHowItLeaves:
 
         assert ran.code == 0
         assert all(f"\n  {code} " in ran.out for code in (0, 1, 2, 3, 4, 5, 130))
+
+    async def test_version_is_the_installed_packages(self, cli: Cli) -> None:
+        ran = await cli("--version")
+
+        assert ran == Ran(0, f"avatar-sessions {version('liveavatar-sessions')}\n", "")
+
+    async def test_a_misspelt_variable_is_named_on_standard_error(self, cli: Cli) -> None:
+        """It was ignored without a word, and `attach` said that no key is set."""
+        text = await cli("new-seal-key", AVATAR_SESSIONS_SEAL_KEY="x")
+        document = await cli("new-seal-key", "--json", AVATAR_SESSIONS_SEAL_KEY="x")
+
+        warning = "AVATAR_SESSIONS_SEAL_KEY is set and is not a setting: did you mean"
+        warning += " AVATAR_SESSIONS_SEAL_KEYS?"
+        assert (text.code, text.err) == (0, f"avatar-sessions: {warning}\n")
+        assert json.loads(document.err) == {"warning": warning}
 
     async def test_a_new_seal_key_works(self, cli: Cli) -> None:
         key = SecretStr((await cli("new-seal-key")).out.strip())
