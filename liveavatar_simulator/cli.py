@@ -8,14 +8,12 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Final
 
 from pydantic import ValidationError
 
-from .media.avatar import RoomUnreachable
-from .service.http_server import AddressInUse
 from .settings import DEFAULT_API_KEY, SimulatorSettings
-from .simulator import LiveAvatarSimulator
 
 EXIT_OK: Final = 0
 EXIT_USAGE: Final = 2
@@ -29,7 +27,8 @@ _OVERRIDES: Final = ("host", "port", "media_port", "livekit_url", "max_video_hei
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the simulator; returns the exit status.
 
-    0 after SIGINT or SIGTERM, 2 for a bad setting, 3 for a port in use, 4 without LiveKit.
+    0 after SIGINT or SIGTERM, 2 for a bad setting or a missing extra, 3 for a port in use, 4
+    without LiveKit.
     """
     arguments = _parser().parse_args(argv)
     logging.basicConfig(
@@ -44,6 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = SimulatorSettings(**overrides)
     except ValidationError as error:
         return _fail(_explain(error), EXIT_USAGE)
+    try:
+        import_module(".simulator", __package__)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(str(__package__)):
+            raise
+        return _fail(
+            f"{error.name} is not installed, which the simulator needs: "
+            "pip install 'liveavatar-sessions[simulator]'",
+            EXIT_USAGE,
+        )
     return asyncio.run(_serve(settings))
 
 
@@ -53,7 +62,8 @@ def _parser() -> argparse.ArgumentParser:
         description="A simulated LiveAvatar (LITE mode): REST, WebSocket, avatar, ledger.",
         epilog="Every setting is also an environment variable: SIMULATOR_ and its name in capitals,"
         " LIVEKIT_API_KEY and LIVEKIT_API_SECRET; see docs/internals/simulator.md."
-        " Exit status: 0 ended by a signal, 2 bad setting, 3 port in use, 4 no LiveKit.",
+        " Exit status: 0 ended by a signal, 2 bad setting or missing extra, 3 port in use,"
+        " 4 no LiveKit.",
     )
     parser.add_argument("--host", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, help="port of the REST API (8090; 0: a free one)")
@@ -71,6 +81,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _serve(settings: SimulatorSettings) -> int:
+    # Not at the top: these need the extra `simulator`.
+    from .media.avatar import RoomUnreachable
+    from .service.http_server import AddressInUse
+    from .simulator import LiveAvatarSimulator
+
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -67,6 +67,7 @@ class SimulatorSettings(BaseSettings):
         env_prefix="SIMULATOR_",
         frozen=True,
         extra="forbid",
+        use_attribute_docstrings=True,
         validate_by_name=True,
         validate_by_alias=True,
     )

@@ -73,7 +73,7 @@ class LocalSettings(BaseSettings):
     chromium: Path | None = None
     """The path of a Chromium or Chrome. None: the first one on PATH."""
     ci: bool = False
-    """Whether this is a CI run: a missing Chromium then fails its tests instead of skipping them."""
+    """Whether this is a CI run: a missing Chromium then fails tests instead of skipping them."""
     no_color: str | None = None
     """Any value: no colours in the output."""
     xdg_cache_home: Path | None = None

@@ -79,3 +79,25 @@ async def test_a_bad_setting_is_named() -> None:
     assert status == 2
     assert "SIMULATOR_FPS" in errors
     assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize("missing", ["fastapi", "livekit", "jwt", "uvicorn"])
+async def test_without_its_extra_one_sentence_names_the_extra(missing: str) -> None:
+    """Installed without the extra, the command ended in a traceback of an import."""
+    program = (
+        f"import sys; sys.modules[{missing!r}] = None;"
+        "from liveavatar_simulator.cli import main; sys.exit(main(['--no-livekit']))"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+    status, errors = await failure_of(process)
+
+    assert status == 2
+    assert "pip install 'liveavatar-sessions[simulator]'" in errors
+    assert missing in errors
+    assert len(errors.splitlines()) == 1
