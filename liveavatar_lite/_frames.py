@@ -1,6 +1,6 @@
-"""A client's WebSocket text frame (RFC 6455, 5.2) in one go, for the one message that is large.
+"""Builds a client's WebSocket text frame (RFC 6455, 5.2), for the only large message.
 
-Two copies fewer than `websockets`' own `Frame`. No fragments, no extensions, no reading.
+Makes two copies fewer than `websockets`' own `Frame`. No fragments, no extensions, no parsing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 try:
     from websockets.speedups import apply_mask
-except ImportError:  # a platform without websockets' C code
+except ImportError:  # a platform without websockets' C extension
     from websockets.utils import apply_mask
 
 _FINAL_TEXT: Final = 0x81
@@ -22,7 +22,7 @@ _LARGE: Final = struct.Struct("!BBQ4s")
 
 
 def masked_text(payload: bytes) -> bytes:
-    """The whole frame, masked with a fresh random key: servers must refuse anything else."""
+    """The whole frame, masked with a fresh random key, as servers require."""
     key = os.urandom(4)
     size = len(payload)
     if size > 0xFFFF:

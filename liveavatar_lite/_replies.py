@@ -1,4 +1,4 @@
-"""From a reply of LiveAvatar's REST API to the error it means. Pure: no request is made here."""
+"""Maps replies of LiveAvatar's REST API to errors. Pure: no request is made here."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from .errors import (
 
 MAX_DETAIL_CHARS: Final = 500
 SHORTEST_SECRET_CHARS: Final = 8
-"""Shorter ones are a test's: striking out every ``t`` would help nobody."""
+"""Shorter secrets occur in tests only; striking out every ``t`` would make texts unreadable."""
 CODE_CONCURRENCY: Final = 4003
 _DURATION: Final = re.compile(r"max_session_duration.*maximum allowed \((\d+)\s*s?\)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a response says, the same for every route.
+    """A parsed response, the same for every route.
 
     Attributes:
         data: the envelope's ``data``; None if there is none.
         code: the envelope's ``code``: 1000 in real traffic, 100 in the documents, 4xxx in errors.
-        detail: the service's words, freed of secrets, one line.
-        problems: a 422's list, rendered.
+        detail: the service's message, without secrets, on one line.
+        problems: a 422's problems, one line each.
     """
 
     status: int
@@ -55,7 +55,7 @@ class Reply:
 
     @classmethod
     def read(cls, response: httpx.Response, secrets: Collection[str], now: datetime) -> Reply:
-        """Read a response whose body is complete. ``secrets`` are struck from every text."""
+        """Parse a complete response. ``secrets`` are removed from every text."""
         try:
             body = response.json()
         except (ValueError, RecursionError):
@@ -64,9 +64,9 @@ class Reply:
         if isinstance(body, dict):
             code = body.get("code")
             problems = tuple(_strike(text, secrets) for text in _problems_in(body.get("detail")))
-            detail = "; ".join(problems) or _words_in(body)
+            detail = "; ".join(problems) or _message_in(body)
         else:
-            code, detail = None, _words_outside_json(response)
+            code, detail = None, _message_outside_json(response)
         return cls(
             status=response.status_code,
             data=body.get("data") if isinstance(body, dict) else None,
@@ -78,19 +78,19 @@ class Reply:
 
     @property
     def succeeded(self) -> bool:
-        """Any 2xx: the codes of the documentation and of real traffic differ."""
+        """Any 2xx: the documented envelope codes differ from those in real traffic."""
         return 200 <= self.status < 300
 
 
 def api_error(reply: Reply, call: str) -> ApiError:
-    """The error that an unsuccessful reply means."""
-    told = (reply.status, reply.code, reply.detail, reply.retry_after_s)
+    """The error for an unsuccessful reply."""
+    arguments = (reply.status, reply.code, reply.detail, reply.retry_after_s)
     if reply.status == 422:
-        return InvalidRequest(*told, call=call, problems=reply.problems)
+        return InvalidRequest(*arguments, call=call, problems=reply.problems)
     limit = _DURATION.search(reply.detail) if reply.status == 400 else None
     if limit:
-        return DurationOverPlan(*told, call=call, maximum_s=int(limit.group(1)))
-    return _kind(reply)(*told, call=call)
+        return DurationOverPlan(*arguments, call=call, maximum_s=int(limit.group(1)))
+    return _kind(reply)(*arguments, call=call)
 
 
 def _kind(reply: Reply) -> type[ApiError]:
@@ -102,7 +102,7 @@ def _kind(reply: Reply) -> type[ApiError]:
             return NoCredits
         case 403 if "concurren" in text:
             return ConcurrencyLimit
-        case 403 if "credit" in text:  # its code is not known, so only the words can tell
+        case 403 if "credit" in text:  # its code is not known: decide by the text
             return NoCredits
         case 403 if reply.code == CODE_CONCURRENCY:
             return ConcurrencyLimit
@@ -134,21 +134,21 @@ def _problems_in(detail: object) -> list[str]:
     ]
 
 
-def _words_in(body: Mapping[str, Any]) -> str:
+def _message_in(body: Mapping[str, Any]) -> str:
     """The envelope's message; else ``data[0].message``, or FastAPI's ``detail``."""
     listed = body.get("data")
     first = listed[0] if isinstance(listed, list) and listed else None
-    words = [
+    candidates = [
         body.get("message"),
         first.get("message") if isinstance(first, dict) else None,
         body.get("detail"),
     ]
-    texts = [text for text in words if isinstance(text, str) and text]
+    texts = [text for text in candidates if isinstance(text, str) and text]
     return "; ".join(dict.fromkeys(texts))
 
 
-def _words_outside_json(response: httpx.Response) -> str:
-    """A gateway's page is not worth quoting; a line of plain text may be."""
+def _message_outside_json(response: httpx.Response) -> str:
+    """A plain text body; a gateway's HTML page is not quoted."""
     if response.headers.get("content-type", "").startswith("text/plain"):
         return response.text
     return response.reason_phrase
@@ -162,18 +162,18 @@ def _strike(text: str, secrets: Collection[str]) -> str:
 
 
 def _retry_after_s(response: httpx.Response, now: datetime) -> float | None:
-    """``Retry-After`` as seconds or HTTP date; LiveAvatar's window's rest where a 429 lacks it.
+    """``Retry-After`` as seconds or HTTP date; a 429 without it falls back to the window's reset.
 
-    Every limited reply tells the window's rest, also one that a later try cannot mend.
+    The reset header is ignored on other replies: it is also on refusals that a retry cannot change.
     """
-    told = response.headers.get("retry-after", "")
-    if not told and response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
-        told = response.headers.get("x-ratelimit-reset", "")
+    value = response.headers.get("retry-after", "")
+    if not value and response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+        value = response.headers.get("x-ratelimit-reset", "")
     try:
-        seconds = float(told)
+        seconds = float(value)
     except ValueError:
         try:
-            moment = parsedate_to_datetime(told)
+            moment = parsedate_to_datetime(value)
         except ValueError:
             return None
         if moment.tzinfo is None:

@@ -1,4 +1,4 @@
-"""LITE's audio as arithmetic: sizes, chunks and pace. Pure: every time is an argument, in seconds.
+"""Arithmetic of LITE's audio: sizes, chunks, pacing. Pure: every time is an argument, in seconds.
 
 Converts nothing and plays nothing. Audio is PCM, signed 16-bit little-endian, mono, 24 kHz.
 """
@@ -11,36 +11,36 @@ SAMPLE_RATE_HZ: Final = 24_000
 SAMPLE_BYTES: Final = 2
 BYTES_PER_S: Final = SAMPLE_RATE_HZ * SAMPLE_BYTES
 FIRST_CHUNK_S: Final = 0.4
-"""Small, so that speech begins early: what LiveAvatar's own clients send first."""
+"""Short, so that speech begins early: what LiveAvatar's own clients send first."""
 CHUNK_S: Final = 1.0
-"""What LiveAvatar recommends. Much smaller chunks were heard as noise."""
+"""What LiveAvatar recommends. Much shorter chunks were audible as noise."""
 IDLE_FLUSH_S: Final = 0.2
-"""A rest is sent after so long without more, or the avatar starves on what we hold back."""
+"""After this long without more audio an incomplete chunk is sent, or the avatar would starve."""
 HOLD_S: Final = 0.4
-"""No byte waits longer for its chunk to fill: see `Chunker`."""
+"""The longest that a byte waits for its chunk to fill; see `Chunker`."""
 MAX_LEAD_S: Final = 2.0
-"""How far sending may run ahead of playback: what an interrupt loses at most."""
+"""How far sending may run ahead of playback: the most that an interrupt discards."""
 _INSTANT_S: Final = 1e-6
 
 
 def duration_s(pcm_bytes: int) -> float:
-    """How long that many bytes of PCM play."""
+    """The duration of that many bytes of PCM."""
     return pcm_bytes / BYTES_PER_S
 
 
 def size_bytes(seconds: float) -> int:
-    """How many bytes of PCM play that long, in whole samples."""
+    """The number of bytes of PCM of that duration, in whole samples."""
     return round(seconds * SAMPLE_RATE_HZ) * SAMPLE_BYTES
 
 
 class Chunker:
     """Cuts one utterance's PCM into the chunks to send: a short first one, then longer ones.
 
-    Takes pieces of any size, also such as cut a sample in half; what it returns never does.
+    Takes pieces of any size, which may split a sample; its chunks never do.
 
-    For live speech, `flush` when `flush_due_s` has come: either the producer paused
-    (``idle_flush_s``), or bytes have waited for long enough (``hold_s``). A producer in real time
-    fills a one-second chunk no sooner than the avatar has starved on the first 400 ms.
+    For live speech, call `flush` at `flush_due_s`: the producer has paused (``idle_flush_s``), or
+    bytes have waited long enough (``hold_s``). A real-time producer would fill a one-second chunk
+    only after the avatar has played the first 400 ms and starved.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class Chunker:
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes taken and not returned yet. An odd one that `flush` leaves is half a sample."""
+        """Bytes that no chunk has yet. One that `flush` leaves is half a sample."""
         return len(self._pending)
 
     def push(self, pcm: bytes, now_s: float = 0.0) -> list[bytes]:
-        """Take more PCM; returns the chunks that are full. ``now_s`` matters to `flush_due_s`."""
+        """Add PCM; returns the chunks that are full. ``now_s`` matters to `flush_due_s`."""
         if pcm and not self._pending:
             self._pending_since_s = now_s
         self._last_push_s = now_s
@@ -84,7 +84,7 @@ class Chunker:
         return chunks
 
     def flush(self) -> list[bytes]:
-        """The rest as a chunk, if there is any. Half a sample stays for more to come."""
+        """The incomplete chunk, if there is any. Half a sample stays."""
         whole = len(self._pending) - len(self._pending) % SAMPLE_BYTES
         if not whole:
             return []
@@ -95,18 +95,18 @@ class Chunker:
         return [chunk]
 
     def flush_due_s(self) -> float | None:
-        """When to `flush`, by the clock given to `push`; None while nothing waits."""
+        """When to call `flush`, by the clock of `push`; None while nothing is pending."""
         if len(self._pending) < SAMPLE_BYTES:
             return None
         return min(self._last_push_s + self._idle_flush_s, self._pending_since_s + self._hold_s)
 
 
 class Pacer:
-    """Estimates what the avatar has played of an utterance, and paces sending by it.
+    """Estimates how much of an utterance has been played, and paces sending by it.
 
-    The estimate runs in real time from `start`, stands still while everything sent is played, and
-    never passes what was sent. The service queues without limit and gives no back-pressure, so
-    this is all that keeps an interrupt from losing seconds of speech.
+    The estimate advances in real time from `start`, pauses while everything sent has been played,
+    and never exceeds what was sent. The service queues without limit and gives no back-pressure:
+    without pacing, an interrupt would discard seconds of speech.
     """
 
     def __init__(self, *, max_lead_s: float = MAX_LEAD_S) -> None:
@@ -124,37 +124,37 @@ class Pacer:
         return duration_s(self._sent_bytes)
 
     def start(self, at_s: float) -> None:
-        """Playback begins, or began, at that time.
+        """Set when playback begins or began.
 
-        Call it with an estimate, and again with the truth once the service tells.
+        Call it with an estimate, and again when the service reports the start.
         """
         self._played_s = 0.0
         self._since_s = at_s
 
     def sent(self, pcm_bytes: int, now_s: float | None = None) -> None:
-        """So much more was sent. With ``now_s``, a pause in which nothing was left is counted."""
+        """Count sent bytes. With ``now_s``, a pause without audio to play is taken into account."""
         if now_s is not None:
-            self._stand_still_if_dry(now_s)
+            self._pause_if_dry(now_s)
         self._sent_bytes += pcm_bytes
 
     def heard_s(self, now_s: float) -> float:
-        """Seconds of the utterance played by now, as far as the clock tells."""
+        """Estimated seconds of the utterance played by now."""
         if self._since_s is None:
             return 0.0
         return min(self.sent_s, self._played_s + max(0.0, now_s - self._since_s))
 
     def lead_s(self, now_s: float) -> float:
-        """Seconds of speech that were sent and are not played yet."""
+        """Seconds of speech sent and not played yet."""
         return self.sent_s - self.heard_s(now_s)
 
     def wait_s(self, now_s: float, next_bytes: int) -> float:
-        """How long to wait before sending the next chunk; 0 for now.
+        """How long to wait before sending the next chunk; 0: send now.
 
-        With it, no more than ``max_lead_s`` would be ahead of what is played. A chunk longer than
-        that waits until all before it is played. Ask again after the wait: playback may not have
-        begun when it was thought to.
+        After sending it, at most ``max_lead_s`` is ahead of playback. A longer chunk waits until
+        everything before it is played. Call again after the wait: playback may have begun later
+        than estimated.
         """
-        self._stand_still_if_dry(now_s)
+        self._pause_if_dry(now_s)
         lead_s = self.lead_s(now_s)
         excess_s = min(lead_s, lead_s + duration_s(next_bytes) - self._max_lead_s)
         if excess_s <= _INSTANT_S:
@@ -162,7 +162,7 @@ class Pacer:
         until_start_s = max(0.0, self._since_s - now_s) if self._since_s is not None else 0.0
         return until_start_s + excess_s
 
-    def _stand_still_if_dry(self, now_s: float) -> None:
+    def _pause_if_dry(self, now_s: float) -> None:
         if self._since_s is not None and now_s > self._since_s and not self.lead_s(now_s) > 0:
             self._played_s = self.sent_s
             self._since_s = now_s

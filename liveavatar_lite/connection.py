@@ -1,7 +1,7 @@
 """The media WebSocket of one session: `protocol`'s client role on a real socket.
 
-Reads always, sends what it is told, tells what it hears, and ends in bounded time. It does not
-reconnect, pace or cut audio: `audio` has the arithmetic, and when to try again is the caller's.
+Reads continuously, sends commands, yields events, and closes in bounded time. It does not
+reconnect, pace or split audio: `audio` has the arithmetic, and retries are the caller's.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from .messages import MAX_FRAME_BYTES, AudioBufferAppended, AudioBufferCommitted
 from .protocol import CLOSE_ABNORMAL, CLOSE_NORMAL, ClientProtocol, Event, SessionPhase
 
 PING_INTERVAL_S: Final = 20.0
-"""Pings keep middleboxes awake. A missing pong never ends the connection: LiveAvatar's media
-servers stall pongs under load, and clients that believed them killed good sessions (1011)."""
+"""Pings keep the connection open in middleboxes. A missing pong never ends it: LiveAvatar's media
+servers delay pongs under load, and clients that relied on them ended good sessions (1011)."""
 DEAD_AFTER_S: Final = 5.0
-"""Chunks sent and nothing at all back for so long: the socket is dead, whatever TCP says."""
+"""Without any frame for this long after a chunk, the socket is dead, whatever TCP reports."""
 WATCH_INTERVAL_S: Final = 0.5
-FAREWELL_S: Final = 3.0
-"""How long a socket may stay open after the service called the session closed."""
+CLOSED_GRACE_S: Final = 3.0
+"""How long a socket may stay open after the service has reported the session closed."""
 SEND_TIMEOUT_S: Final = 10.0
 WRITE_LIMIT_BYTES: Final = 32_768
-"""Commands wait while more than this is left that the kernel did not take: half a second."""
+"""Commands wait while more than this is buffered in user space: half a second of speech."""
 MAX_UNREAD_EVENTS: Final = 256
 CLOSE_TIMEOUT_S: Final = 3.0
 
 
 class _WithoutFrames(logging.LoggerAdapter[logging.Logger]):
-    """websockets' log without its DEBUG level, which shows the URL (a secret) and the audio."""
+    """websockets' logger without level DEBUG, which shows the URL (a secret) and the audio."""
 
     def isEnabledFor(self, level: int) -> bool:
         return level > logging.DEBUG and super().isEnabledFor(level)
@@ -60,14 +60,14 @@ _WIRE_LOGGER: Final = _WithoutFrames(logging.getLogger(f"{__name__}.wire"), {})
 
 
 class LiteConnection:
-    """One open, connected media WebSocket. Made by `open`; an async context manager that closes.
+    """One connected media WebSocket, made by `open`; an async context manager that closes it.
 
-    Commands may be given from several tasks; they go out in the order of the calls. They raise
-    `ConnectionClosed` after our own `close`, `ConnectionLost` once the other side ended it, and
-    what `ClientProtocol` raises for commands that make no sense.
+    Commands may be called from several tasks; they are sent in the order of the calls. They raise
+    `ConnectionClosed` after `close`, `ConnectionLost` after the other side ended the connection,
+    and the errors of `ClientProtocol` for illegal commands.
 
     Attributes:
-        last_heard_s: when the last frame came, by ``time.monotonic``.
+        last_heard_s: when the last frame arrived, by ``time.monotonic``.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class LiteConnection:
         max_unread_events: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Not for use: call `open`, which also waits until the session is connected."""
+        """Internal: call `open`, which also waits until the session is connected."""
         self.last_heard_s = clock()
         self._socket = socket
         self._clock = clock
@@ -86,10 +86,10 @@ class LiteConnection:
         self._protocol = ClientProtocol()
         self._unread: deque[Event] = deque()
         self._max_unread_events = max_unread_events
-        self._news = asyncio.Event()  # set on each event and at the end
-        self._was_connected = False  # the phase was CONNECTED once, whatever came since
-        # Set once, by our close or by a failure that we found; the other side's end is the
-        # protocol's close_code alone.
+        self._changed = asyncio.Event()  # set by each event and at the end
+        self._was_connected = False  # the phase has been CONNECTED
+        # Set once, by `close` or by a failure detected here. If the other side ended the
+        # connection, only the protocol's close_code is set.
         self._failure: ConnectionFailed | None = None
         self._reader = asyncio.create_task(self._read(), name="lite-reader")
         self._watchdog = asyncio.create_task(self._watch(), name="lite-watchdog")
@@ -105,21 +105,22 @@ class LiteConnection:
         dead_after_s: float = DEAD_AFTER_S,
         max_unread_events: int = MAX_UNREAD_EVENTS,
     ) -> Self:
-        """Open the socket and wait until the service calls the session connected.
+        """Open the socket and wait until the service reports the session connected.
 
-        Before that the service drops commands silently, so there is no connection to hand out.
+        Before that the service drops commands silently.
 
         Args:
-            ws_url: from `StartedSession`. Whoever has it can speak; it is never logged.
+            ws_url: from `StartedSession`. It is a credential, and never logged.
             open_timeout_s: for TCP, TLS and the WebSocket handshake.
             connected_timeout_s: from then until ``connected``.
-            ssl: for ``wss``, where the system's certificates are not the right ones.
-            dead_after_s: silence after a chunk that ends the connection with `ConnectionDead`.
+            ssl: for ``wss``, where the system's certificates do not apply.
+            dead_after_s: silence after a chunk, after which the connection fails with
+                `ConnectionDead`.
             max_unread_events: how far a reader of `events` may fall behind.
 
         Raises:
             ConnectionRefused: the handshake was answered with an HTTP error.
-            NeverConnected: anything else that kept the session from becoming connected.
+            NeverConnected: the session did not become connected for another reason.
         """
         socket = await _open_socket(ws_url, open_timeout_s, ssl)
         connection = cls(socket, dead_after_s=dead_after_s, max_unread_events=max_unread_events)
@@ -148,47 +149,47 @@ class LiteConnection:
 
     @property
     def phase(self) -> SessionPhase:
-        """Where the session stands."""
+        """The phase of the session."""
         return self._protocol.phase
 
     @property
     def pose(self) -> str | None:
-        """The avatar's pose (`AgentState`, or a new name); None until the first sign of it."""
+        """The avatar's pose (`AgentState`, or an unknown name); None before the first report."""
         return self._protocol.pose
 
     @property
     def open_utterance(self) -> str | None:
-        """The utterance that takes audio now, if there is one."""
+        """The utterance that takes audio now, if any."""
         return self._protocol.open_utterance
 
     @property
     def chunks_sent(self) -> int:
-        """How many chunks were sent on this connection."""
+        """The number of chunks sent on this connection."""
         return self._protocol.chunks_sent
 
     @property
     def chunks_acked(self) -> int:
-        """How many chunks of this connection the service has acknowledged; in order."""
+        """The number of those chunks that the service has acknowledged, in order."""
         return self._protocol.chunks_acked
 
     @property
     def close_code(self) -> int | None:
-        """How the connection ended; None while it has not.
+        """The WebSocket close code; None while the connection is open.
 
-        1000 for our own `close` and for the service's orderly one; 1006 where there was no closing
-        handshake, or where we gave up on a socket that looked open.
+        1000 after `close` and after the service's orderly close; 1006 without a closing handshake,
+        or if the connection was given up although the socket looked open.
         """
         return self._protocol.close_code
 
     @property
     def close_reason(self) -> str:
-        """The other side's words at the end, often empty."""
+        """The other side's close reason, often empty."""
         return self._protocol.close_reason
 
     # --- commands -------------------------------------------------------------------------
 
     async def speak(self, pcm: bytes, utterance_id: str) -> None:
-        """Send a chunk of PCM: s16le mono 24 kHz. Waits where the network does (back-pressure).
+        """Send a chunk of PCM: s16le mono 24 kHz. Waits while the network stalls (back-pressure).
 
         Raises:
             BadAudio, FrameTooLarge, IllegalTransition, ProtocolViolation: see `ClientProtocol`.
@@ -197,19 +198,19 @@ class LiteConnection:
         await self._send(self._protocol.speak(pcm, utterance_id))
 
     async def speak_end(self, utterance_id: str) -> None:
-        """Seal the utterance: the avatar plays what it has and rests."""
+        """End the utterance's input: the avatar plays what it has, then rests."""
         self._check_usable()
         await self._send(self._protocol.speak_end(utterance_id))
 
     def adopt(self, utterance_id: str) -> None:
-        """Go on with an utterance of an earlier connection; see `ClientProtocol.adopt`."""
+        """Continue an utterance of an earlier connection; see `ClientProtocol.adopt`."""
         self._check_usable()
         self._protocol.adopt(utterance_id)
 
     async def interrupt(self, event_id: str | None = None) -> str:
-        """Cut everything sent so far; returns the interrupt's id.
+        """Interrupt everything sent so far; returns the interrupt's id.
 
-        Stop your own sending first: a chunk sent after it opens a new utterance.
+        Stop sending first: a chunk sent afterwards opens a new utterance.
         """
         self._check_usable()
         event_id = event_id or str(uuid4())
@@ -234,33 +235,35 @@ class LiteConnection:
     # --- events ---------------------------------------------------------------------------
 
     async def events(self) -> AsyncIterator[Event]:
-        """What the service says, until the connection is closed, by whomever.
+        """The service's events, until the connection is closed by either side.
 
-        The acknowledgements of chunks and of speak_end are left out: the protocol consumes them.
-        For one reader; it must keep up, or the connection fails rather than grow or stall.
+        Acknowledgements of chunks and of speak_end are left out: the protocol consumes them. For
+        one reader, which must keep up: beyond ``max_unread_events`` the connection fails.
 
         Raises:
-            ConnectionDead: chunks were sent, and nothing came back.
-            EventsUnread: more than ``max_unread_events`` had not been read.
+            ConnectionDead: chunks were sent, and no frame came back.
+            EventsUnread: more than ``max_unread_events`` were not read.
         """
         while True:
             while self._unread:
                 yield self._unread.popleft()
             if self.close_code is not None:
                 break
-            self._news.clear()
-            await self._news.wait()
+            self._changed.clear()
+            await self._changed.wait()
         if self._failure is not None and not isinstance(self._failure, ConnectionClosed):
             raise self._failure
 
     # --- the end --------------------------------------------------------------------------
 
     async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Close the socket; done within ``timeout_s`` and a moment. May be called again.
+        """Close the socket within ``timeout_s``. Safe to repeat.
 
-        Does not stop the session: it stays billed until ``stop_session``.
+        Does not stop the session: billing continues until ``stop_session``.
         """
-        self._end(CLOSE_NORMAL, "closed by us", ConnectionClosed("the connection was closed"))
+        self._end(
+            CLOSE_NORMAL, "closed by the client", ConnectionClosed("the connection was closed")
+        )
         self._watchdog.cancel()
         try:
             async with asyncio.timeout(timeout_s):
@@ -274,7 +277,7 @@ class LiteConnection:
             await asyncio.wait({self._reader, self._watchdog})
         for task in (self._reader, self._watchdog):
             if not task.cancelled():
-                task.result()  # a fault of our own, which must not be lost
+                task.result()  # a bug of this package must not be lost
 
     # --- inside ---------------------------------------------------------------------------
 
@@ -282,8 +285,8 @@ class LiteConnection:
         try:
             async with asyncio.timeout(timeout_s):
                 while not self._was_connected and self.close_code is None:
-                    self._news.clear()
-                    await self._news.wait()
+                    self._changed.clear()
+                    await self._changed.wait()
         except TimeoutError:
             raise NeverConnected(
                 f"the socket opened, but the session is {self.phase.name} after {timeout_s:g} s"
@@ -292,15 +295,15 @@ class LiteConnection:
             raise NeverConnected(
                 f"the session ended before it was connected (close code {self.close_code})"
             )
-        # One that has ended since is handed out too: its events and close code say how.
+        # A connection that has ended since is returned too: its events and close code say how.
 
     def _check_usable(self) -> None:
         if self._failure is not None:
             raise self._failure
 
     async def _send(self, frame: bytes) -> None:
-        # What websockets' own send does, without its contexts and our timeout: they cost more than
-        # a chunk's encoding and masking together, and hardly ever is there anything to wait for.
+        # What websockets' own send does, without its contexts and without a timeout. They cost more
+        # than encoding and masking a chunk, and there is rarely anything to wait for.
         written = self._write(frame)
         if written and self._socket.transport.get_write_buffer_size() <= WRITE_LIMIT_BYTES:
             return
@@ -309,7 +312,7 @@ class LiteConnection:
                 if written:
                     await self._socket.drain()
                 else:
-                    await self._socket.send(frame, text=True)  # tells how the socket ended
+                    await self._socket.send(frame, text=True)  # raises how the socket ended
         except TimeoutError:
             self._fail(ConnectionDead(SEND_TIMEOUT_S))
         except (ws_errors.ConnectionClosed, OSError):
@@ -320,10 +323,10 @@ class LiteConnection:
         raise ConnectionLost(self.close_code or CLOSE_ABNORMAL, self.close_reason)
 
     def _write(self, frame: bytes) -> bool:
-        """Hand the frame to the transport, whole and at once; False where the socket is closing.
+        """Write the whole frame to the transport; False if the socket is closing.
 
-        Nothing of websockets' can be in the middle of a frame: it writes in whole ones too, and
-        only we send messages, none of them in fragments.
+        websockets cannot be in the middle of a frame: it also writes whole frames, and only this
+        class sends messages, never in fragments.
         """
         transport = self._socket.transport
         if self._socket.state is not State.OPEN or transport.is_closing():
@@ -332,7 +335,7 @@ class LiteConnection:
         return True
 
     async def _read(self) -> None:
-        """Read until the socket ends. Runs from the first moment, so that no event is missed."""
+        """Read until the socket ends. Starts in the constructor, so that no event is missed."""
         try:
             while True:
                 frame = await self._socket.recv(decode=False)
@@ -342,8 +345,8 @@ class LiteConnection:
                 self._was_connected |= self.phase is SessionPhase.CONNECTED
         except ws_errors.ConnectionClosed as error:
             if error.rcvd is not None:
-                self.last_heard_s = self._clock()  # a goodbye is a word, too
-        finally:  # also after a fault of our own, or `events` would wait for ever
+                self.last_heard_s = self._clock()  # a close frame counts, too
+        finally:  # also after a bug, or `events` would wait forever
             self._note_the_end()
 
     def _keep(self, event: Event) -> None:
@@ -353,10 +356,10 @@ class LiteConnection:
             self._fail(EventsUnread(f"{len(self._unread)} events wait: iterate events()"))
             return
         self._unread.append(event)
-        self._news.set()
+        self._changed.set()
 
     async def _watch(self) -> None:
-        """Find out about a socket that is dead, or that outlives its session."""
+        """Detect a dead socket, and close one that outlives its session."""
         closed_since_s: float | None = None
         while self.close_code is None:
             await asyncio.sleep(min(WATCH_INTERVAL_S, self._dead_after_s / 4))
@@ -366,35 +369,35 @@ class LiteConnection:
                 self._fail(ConnectionDead(silent_s))
             if self.phase is SessionPhase.CLOSED:
                 closed_since_s = now_s if closed_since_s is None else closed_since_s
-                if now_s - closed_since_s >= FAREWELL_S:
-                    await self._socket.close()  # the reader notes it
+                if now_s - closed_since_s >= CLOSED_GRACE_S:
+                    await self._socket.close()  # `_read` notes the end
 
     def _note_the_end(self) -> None:
-        """The socket is closed; websockets knows how."""
+        """Take over from websockets how the socket was closed."""
         code, reason = self._socket.close_code, self._socket.close_reason
         self._end(CLOSE_ABNORMAL if code is None else code, reason or "")
 
     def _fail(self, failure: ConnectionFailed) -> None:
-        """Give up on a socket that looks open, without waiting for it."""
+        """Fail the connection and abort its socket, without a closing handshake."""
         self._end(CLOSE_ABNORMAL, str(failure), failure)
         self._socket.transport.abort()
 
     def _end(self, code: int, reason: str, failure: ConnectionFailed | None = None) -> None:
-        """Fix how the connection ended: the first to know counts."""
+        """Record how the connection ended; only the first report counts."""
         if isinstance(failure, ConnectionClosed) and self._failure is None:
-            self._failure = failure  # after our close, that is the better answer to commands
+            self._failure = failure  # after `close`, the better error for commands
         if self.close_code is None:
             self._failure = failure
             self._protocol.closed(code, reason)
-        self._news.set()
+        self._changed.set()
 
 
 async def _open_socket(
     ws_url: SecretStr, open_timeout_s: float, ssl: tls.SSLContext | None
 ) -> ClientConnection:
-    """The one place where websockets' opening errors become ours.
+    """Open the socket, and map websockets' errors to this package's.
 
-    Most of their texts can hold the URL, which is a secret: they are neither quoted nor chained.
+    Their texts can hold the URL, which is a secret: they are neither quoted nor chained.
     """
     failure: ConnectionFailed
     # An explicit None would forbid wss.
@@ -402,7 +405,7 @@ async def _open_socket(
     try:
         return await connect(
             ws_url.get_secret_value(),
-            compression=None,  # base64 PCM does not compress: 20 times the CPU for nothing
+            compression=None,  # base64 PCM hardly compresses, at 20 times the CPU
             open_timeout=open_timeout_s,
             ping_interval=PING_INTERVAL_S,
             ping_timeout=None,

@@ -1,6 +1,4 @@
-"""Everything that can go wrong in LITE mode, as one tree.
-
-It holds no policy: who retries, and when, is the caller's business.
+"""The errors of LITE mode, as one tree. They hold no policy: retries are the caller's decision.
 
 LiteError
 ├── ApiError                    LiveAvatar's REST API answered with something other than success
@@ -8,38 +6,37 @@ LiteError
 │   │   ├── DurationOverPlan    max_session_duration is above what plan or sandbox allows
 │   │   └── SandboxAvatar       this avatar cannot be used in the sandbox
 │   ├── Unauthorized            401: the API key or session token is missing, wrong or misplaced
-│   ├── Forbidden               403: the key is good, but this is not allowed to it
-│   │   ├── ConcurrencyLimit    too many sessions are open at once; room appears when one ends
+│   ├── Forbidden               403: the key is valid, but does not allow this
+│   │   ├── ConcurrencyLimit    too many sessions are open; retry when one has ended
 │   │   └── NoCredits           the balance does not pay for another minute
 │   ├── NotFound                404: no such session or avatar
 │   ├── InvalidRequest          422: a field is missing or malformed; `problems` names each
 │   ├── RateLimited             429: too many calls in this second; see `retry_after_s`
 │   ├── ServerError             5xx: LiveAvatar itself failed
-│   └── UnexpectedResponse      none of the above, or success without what it must carry
-├── TransportFailed             no answer was had
+│   └── UnexpectedResponse      none of the above, or a success without its data
+├── TransportFailed             no reply was received
 │   ├── ServiceUnreachable      the request was never sent
-│   └── OutcomeUnknown          the request was sent, or may have been, and the reply never came
+│   └── OutcomeUnknown          the request was sent, or may have been, and no reply came
 ├── ProtocolViolation           a WebSocket message that the LITE protocol does not allow
 │   ├── NotConnectedYet         a command before connected, which the service drops silently
-│   ├── IllegalTransition       a state was to follow one that it cannot follow
+│   ├── IllegalTransition       a state cannot follow the current one
 │   ├── FrameTooLarge           a message of a megabyte or more
-│   └── BadAudio                audio that is empty, cuts a sample in half, or is not base64
+│   └── BadAudio                audio that is empty, splits a sample, or is not base64
 └── ConnectionFailed            the media WebSocket cannot be used
     ├── NeverConnected          the session did not become connected in time
     ├── ConnectionRefused       the media server answered the WebSocket handshake with a refusal
-    ├── ConnectionLost          it was connected and the other side, or the network, ended it
-    ├── ConnectionDead          it looks open, audio was sent, and nothing at all came back
+    ├── ConnectionLost          it was connected, and the other side or the network ended it
+    ├── ConnectionDead          it looks open, audio was sent, and no frame came back
     ├── EventsUnread            its events were not read, and their queue is full
-    └── ConnectionClosed        it was used after our own close
+    └── ConnectionClosed        it was used after `close`
 
-Every error carries two answers:
+Every error has two attributes:
 
 ``retryable``
     The same call, unchanged, can succeed later.
 ``maybe_billed``
-    The failed call may have started a session, and with it billing: stop it by its id before
-    starting another. Only ``start_session`` can set it; the same failure of any other call
-    leaves it false.
+    The failed call may have started a session, and billing: stop it by its id before starting
+    another. Only ``start_session`` sets it.
 """
 
 from __future__ import annotations
@@ -48,13 +45,13 @@ from collections.abc import Sequence
 
 
 class LiteError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base class of this package's errors."""
 
     retryable: bool = False
     maybe_billed: bool = False
 
     def mark_as_start(self) -> None:
-        """Note that ``start_session`` failed so: matters where that leaves the outcome open."""
+        """Mark this as a failure of ``start_session``; overridden where the outcome is open."""
 
 
 class _OutcomeOpen(LiteError):
@@ -77,7 +74,7 @@ class ApiError(LiteError):
     Attributes:
         status: HTTP status.
         code: LiveAvatar's own code from the envelope (4xxx), if there was one.
-        detail: the service's own words, without secrets, at most some hundred characters.
+        detail: the service's message, without secrets, at most some hundred characters.
         retry_after_s: seconds to wait, if the reply said so (``Retry-After``).
         call: method and path, such as ``POST /v1/sessions/token``.
     """
@@ -112,7 +109,7 @@ class ApiError(LiteError):
 
 
 class BadRequest(ApiError):
-    """400: the request can never work as it stands, for instance an avatar this key may not use."""
+    """400: the request can never work as it stands, for instance an unknown avatar."""
 
 
 class DurationOverPlan(BadRequest):
@@ -150,13 +147,13 @@ class Unauthorized(ApiError):
 
 
 class Forbidden(ApiError):
-    """403: the credential is good, but this is not allowed to it."""
+    """403: the credential is valid, but does not allow this."""
 
 
 class ConcurrencyLimit(Forbidden):
-    """403 with code 4003: too many sessions are open at once.
+    """403 with code 4003: too many sessions are open.
 
-    A stopped session gives its room back in a second or so.
+    A stopped session stops counting after about a second.
     """
 
     retryable = True
@@ -202,11 +199,11 @@ class RateLimited(ApiError):
 
 
 class ServerError(_OutcomeOpen, ApiError):
-    """5xx: LiveAvatar itself failed; it does not say whether the call took effect."""
+    """5xx: LiveAvatar itself failed. Whether the call took effect is not known."""
 
 
 class UnexpectedResponse(_OutcomeOpen, ApiError):
-    """An answer that is none of the above, or a success that lacks what it must carry."""
+    """A reply that is none of the above, or a success without the data that it must have."""
 
     retryable = False
 
@@ -215,7 +212,7 @@ class UnexpectedResponse(_OutcomeOpen, ApiError):
 
 
 class TransportFailed(LiteError):
-    """No answer was had from the REST API."""
+    """No reply was received from the REST API."""
 
 
 class ServiceUnreachable(TransportFailed):
@@ -225,7 +222,7 @@ class ServiceUnreachable(TransportFailed):
 
 
 class OutcomeUnknown(_OutcomeOpen, TransportFailed):
-    """The request was sent, or may have been, and the reply never came: a start may be billed."""
+    """The request was sent, or may have been, and no reply came: a start may be billed."""
 
 
 # --- WebSocket protocol ---------------------------------------------------------------
@@ -246,12 +243,12 @@ class ProtocolViolation(LiteError):
 class NotConnectedYet(ProtocolViolation):
     """A command was given before the session was connected.
 
-    The service drops such commands without a word.
+    The service drops such commands silently.
     """
 
 
 class IllegalTransition(ProtocolViolation):
-    """A state was to follow one that it cannot follow; the text names both."""
+    """A state cannot follow the current one; the text names both."""
 
 
 class FrameTooLarge(ProtocolViolation):
@@ -272,7 +269,7 @@ class FrameTooLarge(ProtocolViolation):
 
 
 class BadAudio(ProtocolViolation):
-    """Audio that is empty, cuts a 16-bit sample in half, is not base64, or holds NaN."""
+    """Audio that is empty, splits a 16-bit sample, is not base64, or holds NaN."""
 
 
 # --- WebSocket connection -------------------------------------------------------------
@@ -292,8 +289,8 @@ class ConnectionRefused(ConnectionFailed):
     """The media server answered the WebSocket handshake with a refusal.
 
     Attributes:
-        status: HTTP status of the refusal. 5xx and 429 are worth another try; 4xx says that the
-            session is gone.
+        status: HTTP status of the refusal. 5xx and 429 are retryable; 4xx means that the session
+            has ended.
     """
 
     def __init__(self, status: int) -> None:
@@ -303,11 +300,11 @@ class ConnectionRefused(ConnectionFailed):
 
 
 class ConnectionLost(ConnectionFailed):
-    """The socket was connected and the other side, or the network, ended it.
+    """The socket was connected, and the other side or the network ended it.
 
     Attributes:
         code: WebSocket close code; 1006 when there was no closing handshake.
-        reason: the other side's words, often empty.
+        reason: the other side's close reason, often empty.
     """
 
     retryable = True
@@ -321,7 +318,7 @@ class ConnectionLost(ConnectionFailed):
 
 
 class ConnectionDead(ConnectionFailed):
-    """The socket looks open, audio was sent, and nothing at all came back.
+    """The socket looks open, audio was sent, and no frame came back.
 
     Attributes:
         silent_s: seconds of silence since the first unanswered chunk.
@@ -341,4 +338,4 @@ class EventsUnread(ConnectionFailed):
 
 
 class ConnectionClosed(ConnectionFailed):
-    """The connection was used after our own close."""
+    """The connection was used after `close`."""

@@ -1,7 +1,6 @@
 """The messages of the LITE WebSocket: one table, both directions, both event dialects.
 
-Encodes and decodes; keeps no state, opens no socket and knows nothing of order. That is
-`protocol`'s part.
+Encodes and decodes; keeps no state, opens no socket. The order of messages is `protocol`'s part.
 
 Frames are JSON objects with a ``type``. Commands are encoded to UTF-8 bytes (to be sent as a
 *text* frame), because the only large message, ``agent.speak``, is made from a byte template;
@@ -25,14 +24,14 @@ from .errors import BadAudio, ProtocolViolation
 MAX_FRAME_BYTES: Final = 1_000_000
 """A whole JSON frame must be smaller.
 
-Sources differ on what the limit counts; this is the safest reading.
+Sources differ on what the limit counts; this is the strictest reading.
 """
 
 
 class ProviderState(StrEnum):
     """States that ``session.state_updated`` may name.
 
-    The documentation has had two sets of names; both are met.
+    The documentation has had two sets of names; both occur.
     """
 
     NEW = "new"
@@ -64,7 +63,7 @@ class AgentSpeak:
 
 @dataclass(frozen=True, slots=True)
 class AgentSpeakEnd:
-    """Seal the utterance, optionally with a last piece of PCM.
+    """End the utterance's input, optionally with a last piece of PCM.
 
     Without it the avatar never rests.
     """
@@ -75,7 +74,7 @@ class AgentSpeakEnd:
 
 @dataclass(frozen=True, slots=True)
 class AgentInterrupt:
-    """Drop queued audio and pending video, seal the utterance, go idle."""
+    """Drop queued audio and pending video, end the utterance, go idle."""
 
     event_id: str | None = None
 
@@ -103,9 +102,9 @@ class SessionKeepAlive:
 
 @dataclass(frozen=True, slots=True)
 class AgentStart:
-    """Undocumented: two clients send it, nobody needs it.
+    """Undocumented, sent by two clients, without effect.
 
-    Understood by the server role, never sent by ours.
+    The server role accepts it; the client role never sends it.
     """
 
     encoding: str | None = None
@@ -129,9 +128,9 @@ Command: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class SessionStateUpdated:
-    """The session behind the socket moved on.
+    """The session behind the socket changed its state.
 
-    ``state`` is one of `ProviderState`, or a name not known yet.
+    ``state`` is one of `ProviderState`, or an unknown name.
     """
 
     state: str
@@ -141,7 +140,7 @@ class SessionStateUpdated:
 class AgentStateUpdated:
     """The avatar's pose changed: the primary sign of speech since September 2026.
 
-    `AgentState`, or a new name.
+    The states are `AgentState`, or unknown names.
     """
 
     previous_state: str | None
@@ -152,12 +151,11 @@ class AgentStateUpdated:
 
 @dataclass(frozen=True, slots=True)
 class _SpeechEvent:
-    """Fields shared by whatever is said about an utterance.
+    """Fields of all events about an utterance.
 
-    ``event_id`` is the server's own; ``source_event_id`` names the command that caused it,
-    where given. ``task_id`` is
-    ``task.id`` on the wire. ``utterance_id`` never travels: the client role fills it in once it
-    knows which is meant.
+    ``event_id`` is the server's; ``source_event_id`` names the command that caused the event, where
+    given. ``task_id`` is ``task.id`` on the wire. ``utterance_id`` is not on the wire: the client
+    role sets it when it has identified the utterance.
     """
 
     event_id: str | None = None
@@ -168,20 +166,20 @@ class _SpeechEvent:
 
 @dataclass(frozen=True, slots=True)
 class AudioBufferAppended(_SpeechEvent):
-    """One ``agent.speak`` was taken."""
+    """One ``agent.speak`` was accepted."""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioBufferCommitted(_SpeechEvent):
-    """``agent.speak_end`` was taken.
+    """``agent.speak_end`` was accepted.
 
-    Not the end of playback: it may come while the avatar still talks.
+    Not the end of playback: it may arrive while the avatar still talks.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class AudioBufferCleared(_SpeechEvent):
-    """``agent.interrupt`` was taken; ``source_event_id`` is the interrupt's id."""
+    """``agent.interrupt`` was accepted; ``source_event_id`` is the interrupt's id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,12 +194,12 @@ class SpeakEnded(_SpeechEvent):
 
 @dataclass(frozen=True, slots=True)
 class SpeakInterrupted(_SpeechEvent):
-    """Playback of an utterance was cut."""
+    """Playback of an utterance was interrupted."""
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorReported:
-    """The server objects.
+    """The server reports an error.
 
     ``type``: ``invalid_request_error``, ``server_error``, ``video_starvation`` (audio too slow).
     """
@@ -215,7 +213,7 @@ class ErrorReported:
 
 @dataclass(frozen=True, slots=True)
 class WarningReported:
-    """The server warns; nothing has failed."""
+    """The server reports a warning; nothing has failed."""
 
     type: str
     message: str
@@ -224,7 +222,7 @@ class WarningReported:
 
 @dataclass(frozen=True, slots=True)
 class IdleStarted:
-    """Undocumented, seen live: the avatar idles, also while the buffer is dry for a moment."""
+    """Undocumented, observed: the avatar idles, also while its buffer is empty for a moment."""
 
     event_id: str | None = None
     task_id: str | None = None
@@ -232,7 +230,7 @@ class IdleStarted:
 
 @dataclass(frozen=True, slots=True)
 class IdleEnded:
-    """Undocumented, seen live: the counterpart of `IdleStarted`."""
+    """Undocumented, observed: the counterpart of `IdleStarted`."""
 
     event_id: str | None = None
     task_id: str | None = None
@@ -240,9 +238,9 @@ class IdleEnded:
 
 @dataclass(frozen=True, slots=True)
 class UnknownEvent:
-    """Anything else, kept whole.
+    """Any other event, with all its fields.
 
-    An unreadable frame has an empty type and its beginning under ``frame``.
+    For an invalid frame, the type is empty and ``frame`` holds its beginning.
     """
 
     type: str
@@ -293,15 +291,15 @@ EVENTS: Final[Mapping[str, type[ServerEvent]]] = {
     "agent.idle_started": IdleStarted,
     "agent.idle_ended": IdleEnded,
 }
-# Where a field stands in the frame, if not at its top under its own name. None: it does not travel.
-_PLACES: Final[Mapping[tuple[type, str], tuple[str, ...] | None]] = {
+# The path of a field in the frame, if not at the top under its own name. None: not on the wire.
+_PATHS: Final[Mapping[tuple[type, str], tuple[str, ...] | None]] = {
     (ErrorReported, "type"): ("error", "type"),
     (ErrorReported, "message"): ("error", "message"),
     (ErrorReported, "source_event_id"): ("error", "event_id"),
     (WarningReported, "type"): ("warning", "type"),
     (WarningReported, "message"): ("warning", "message"),
 }
-_PLACES_OF_NAME: Final[Mapping[str, tuple[str, ...] | None]] = {
+_PATHS_OF_NAME: Final[Mapping[str, tuple[str, ...] | None]] = {
     "task_id": ("task", "id"),
     "utterance_id": None,
 }
@@ -311,7 +309,7 @@ def _layout(message: type) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Pairs of attribute name and path in the frame."""
     pairs = []
     for each in fields(message):
-        path = _PLACES.get((message, each.name), _PLACES_OF_NAME.get(each.name, (each.name,)))
+        path = _PATHS.get((message, each.name), _PATHS_OF_NAME.get(each.name, (each.name,)))
         if path is not None:
             pairs.append((each.name, path))
     return tuple(pairs)
@@ -330,19 +328,19 @@ _SPEAK_END: Final = b'"}'
 
 @lru_cache(maxsize=1024)
 def _speak_head(event_id: str | None) -> bytes:
-    """The frame up to its audio. Kept: an utterance's chunks share one id."""
+    """The frame up to its audio; cached, because an utterance's chunks share one id."""
     return b"".join((_SPEAK_BEGIN, json.dumps(event_id).encode(), _SPEAK_AUDIO))
 
 
 def speak_frame_bytes(pcm_bytes: int, event_id: str | None) -> int:
-    """Size of the ``agent.speak`` frame that ``pcm_bytes`` of PCM make, without making it."""
+    """The size of the ``agent.speak`` frame for ``pcm_bytes`` of PCM, without encoding it."""
     return len(_speak_head(event_id)) + 4 * ((pcm_bytes + 2) // 3) + len(_SPEAK_END)
 
 
 def encode_speak(pcm: bytes, event_id: str | None) -> bytes:
     """The hot path: one ``agent.speak`` frame from a byte template.
 
-    Base64 needs no JSON escaping, so the audio never goes through ``json.dumps``: 1 us instead of
+    Base64 needs no JSON escaping, so the audio is not passed to ``json.dumps``: 1 us instead of
     110 us for a second of speech (`bench`).
     """
     return b"".join((_speak_head(event_id), pybase64.b64encode(pcm), _SPEAK_END))
@@ -368,7 +366,7 @@ def encode_command(command: Command) -> bytes:
 def encode_event(event: ServerEvent) -> str:
     """The event's frame.
 
-    Missing ids are null, as the service sends them; an object with nothing in it is left out.
+    Missing ids are null, as the service sends them; empty objects are left out.
     """
     if isinstance(event, UnknownEvent):
         return _compact({"type": event.type, **event.fields})
@@ -390,7 +388,7 @@ def _compact(frame: Mapping[str, Any]) -> str:
 
 
 def decode_event(frame: str | bytes) -> ServerEvent:
-    """Read a frame from the server, leniently: what is not understood becomes `UnknownEvent`.
+    """Decode a server's frame leniently: an unknown or invalid one becomes `UnknownEvent`.
 
     Fields are taken from the top of the object, or from an object under ``payload`` where the
     top has none.
@@ -435,7 +433,7 @@ def _text_at(frame: Mapping[str, Any], path: tuple[str, ...]) -> str | None:
 
 
 def decode_command(frame: str | bytes) -> Command:
-    """Read a frame from a client, strictly, as LiveAvatar does.
+    """Decode a client's frame strictly, as LiveAvatar does.
 
     Raises:
         BadAudio: ``audio`` is missing, not text, or not base64.
@@ -476,14 +474,14 @@ def decode_command(frame: str | bytes) -> Command:
 _PLAIN_SPEAK: Final = re.compile(
     rb'\{"type": ?"agent\.speak", ?(?:"event_id": ?(?:"([\w.:-]*)"|null), ?)?"audio": ?"'
 )
-"""How ``agent.speak`` begins, as `encode_speak` and ``json.dumps`` write it, with a plain id."""
+"""How ``agent.speak`` begins as `encode_speak` and ``json.dumps`` write it, with a plain id."""
 
 
 def _decode_plain_speak(frame: str | bytes) -> AgentSpeak | None:
-    """``agent.speak`` as nearly every client writes it; None for all else, also if it is wrong.
+    """``agent.speak`` as nearly every client writes it; None for other frames.
 
-    A seventh of the time that ``json.loads`` needs to look through a second of speech for a quote:
-    strict base64 has none, nor a backslash, so that what decodes is exactly what JSON would give.
+    Takes a seventh of the time of ``json.loads``, which scans a second of speech for quotes. Strict
+    base64 has neither quotes nor backslashes, so the result is exactly what JSON would give.
     """
     if isinstance(frame, str):
         if not frame.isascii():

@@ -1,7 +1,7 @@
-"""The shapes of LiveAvatar's REST API as LITE mode uses it: what is sent, what comes back.
+"""Models of LiveAvatar's REST API, as LITE mode uses it.
 
-Models only; `rest` does the talking. Replies ignore fields they do not know, and enums that the
-service extends parse what they have not met: a new end reason must not break a clean-up.
+Models only; `rest` sends the requests. Replies ignore unknown fields, and enums accept unknown
+values: a new end reason must not break cleanup.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 WAYNE_AVATAR_ID: Final = "dd73ea75-1218-4ef3-92ce-606d5f7fbc0a"
-"""The avatar of the sandbox; the only one it accepts for sessions."""
+"""Wayne, the only avatar that the sandbox accepts."""
 SANDBOX_MAX_DURATION_S: Final = 60
-"""A sandbox session ends after about a minute; asking for more is refused."""
+"""A sandbox session ends after about a minute; a longer maximum is refused."""
 
 
-def _utc_unless_told(moment: datetime) -> datetime:
+def _utc_by_default(moment: datetime) -> datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
-Moment = Annotated[datetime, AfterValidator(_utc_unless_told)]
-"""An aware datetime; the service's are taken for UTC where they name no zone."""
+Moment = Annotated[datetime, AfterValidator(_utc_by_default)]
+"""An aware datetime; without a zone it is taken as UTC."""
 
 
 class OpenStrEnum(StrEnum):
-    """A string enum that the service may extend: an unknown value becomes a member of its own."""
+    """A string enum that the service may extend: an unknown value becomes a new member."""
 
     @classmethod
     def _missing_(cls, value: object) -> Self | None:
@@ -40,7 +40,7 @@ class OpenStrEnum(StrEnum):
 
 
 class VideoQuality(OpenStrEnum):
-    """1080p, 720p, 480p, 360p; more pixels cost more latency."""
+    """1080p, 720p, 480p, 360p; a higher one has more latency."""
 
     VERY_HIGH = "very_high"
     HIGH = "high"
@@ -56,7 +56,7 @@ class VideoEncoding(OpenStrEnum):
 
 
 class SessionEndReason(OpenStrEnum):
-    """Why a session ended: told by the service, or given to ``stop_session``."""
+    """Why a session ended: reported by the service, or passed to ``stop_session``."""
 
     UNKNOWN = "UNKNOWN"
     USER_DISCONNECTED = "USER_DISCONNECTED"
@@ -72,41 +72,41 @@ class SessionEndReason(OpenStrEnum):
 
 
 class StopOutcome(StrEnum):
-    """Both mean that the session is not running any more."""
+    """The outcome of a stop; either way the session is not running."""
 
     STOPPED = "stopped"
-    """The service took the stop (also for a session that had just ended)."""
+    """The service accepted the stop (also for a session that had just ended)."""
     ALREADY_GONE = "already_gone"
-    """The service knows no such session, or no longer."""
+    """The service does not know the session, or no longer."""
 
 
 class _Sent(BaseModel):
-    """What we send: misspelt fields are errors, which do not show the values."""
+    """Base of requests: misspelt fields are errors, which do not show the values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class _Received(BaseModel):
-    """What we receive: unknown fields are ignored, and no error shows the values."""
+    """Base of replies: unknown fields are ignored, and errors do not show the values."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
 
 class VideoSettings(_Sent):
-    """How the avatar is filmed; the service's defaults are high and H264."""
+    """Quality and codec of the avatar's video; the service's defaults are high and H264."""
 
     quality: VideoQuality = VideoQuality.HIGH
     encoding: VideoEncoding = VideoEncoding.H264
 
 
 class LiveKitConfig(_Sent):
-    """A room of one's own for the avatar to join. LiveAvatar's cloud must be able to reach it.
+    """A room on your own LiveKit, which LiveAvatar's cloud must be able to reach.
 
     Attributes:
         livekit_url: address of the LiveKit server, ``wss://...``.
         livekit_room: name of the room.
         livekit_client_token: the *avatar's* token, which you mint: roomJoin, room, canPublish, and
-            better also canSubscribe and canPublishData. Its identity is what the avatar is called.
+            preferably canSubscribe and canPublishData. Its identity becomes the avatar's.
     """
 
     livekit_url: str
@@ -115,14 +115,14 @@ class LiveKitConfig(_Sent):
 
 
 class TokenRequest(_Sent):
-    """What to mint a session token for. The token carries all of it; starting takes no more.
+    """The configuration of a session, fixed when its token is minted.
 
     Attributes:
-        avatar_id: a uuid.
+        avatar_id: a UUID.
         is_sandbox: free, about a minute, the avatar Wayne only.
         video_settings: None for the service's defaults.
-        max_session_duration: seconds; None for the plan's maximum, more than which is refused.
-        livekit_config: a room of one's own; None lets LiveAvatar make one.
+        max_session_duration: seconds, at most the plan's maximum; None: the plan's maximum.
+        livekit_config: a room on your own LiveKit; None: LiveAvatar hosts one.
     """
 
     mode: Literal["LITE"] = "LITE"
@@ -134,7 +134,7 @@ class TokenRequest(_Sent):
 
 
 class MintedToken(_Received):
-    """A session that exists by name, is not started and not billed."""
+    """A session that was minted, not started, and is not billed."""
 
     session_id: str
     session_token: SecretStr
@@ -144,11 +144,11 @@ class StartedSession(_Received):
     """A session that runs and is billed.
 
     Attributes:
-        livekit_url: where the room is; may be missing in a room of one's own, like both tokens.
-        livekit_client_token: a viewer's; the one secret that may go to that viewer's browser.
-        livekit_agent_token: a voice agent's.
+        livekit_url: the room's LiveKit server. It and both tokens may be missing for your own room.
+        livekit_client_token: a viewer's token; the only secret for that viewer's browser.
+        livekit_agent_token: a voice agent's token.
         max_session_duration: the limit in force, seconds.
-        ws_url: the media WebSocket. Possession is the credential: whoever has it can speak.
+        ws_url: the media WebSocket. It is a credential: a client that has it can speak.
     """
 
     session_id: str
@@ -160,10 +160,10 @@ class StartedSession(_Received):
 
 
 class SessionEntry(_Received):
-    """A session in the service's books. Ended means: `end_at` or `end_reason` is there.
+    """A session's entry in the service's list. An ended one has `end_at` or `end_reason`.
 
     Attributes:
-        duration: seconds; sandbox sessions were seen with 0.
+        duration: seconds; observed 0 for sandbox sessions.
         credits_consumed: one a minute in LITE mode, pro rata.
     """
 
@@ -180,12 +180,12 @@ class SessionEntry(_Received):
 
     @property
     def ended(self) -> bool:
-        """There is no status field; this is how an ended session is recognised."""
+        """Whether the session has ended; there is no status field."""
         return self.end_at is not None or self.end_reason is not None
 
 
 class SessionPage(_Received):
-    """One page of sessions. `next` and `previous` are addresses, None at the ends."""
+    """One page of sessions. `next` and `previous` are URLs, None at the ends."""
 
     count: int
     next: str | None = None

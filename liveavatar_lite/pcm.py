@@ -1,8 +1,8 @@
-"""PCM of any usual shape turned into LITE's own: signed 16-bit little-endian, mono, 24 kHz.
+"""Converts PCM of any usual format to LITE's: signed 16-bit little-endian, mono, 24 kHz.
 
-Works on a stream, piece by piece, without clicks where pieces meet. Decodes no files, and neither
-cuts into chunks nor paces: see `audio`. numpy and soxr are imported with the first piece that
-needs them, for they take more time than all of this package.
+Converts a stream piece by piece, without clicks between pieces. Decodes no files; chunks and
+pacing are in `audio`. numpy and soxr are imported when first needed, because their import takes
+longer than this package's.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PcmInput: TypeAlias = "bytes | bytearray | memoryview | np.ndarray[Any, Any]"
-"""Audio as `PcmConverter` takes it."""
+"""Audio that `PcmConverter` accepts."""
 
 MIN_SAMPLE_RATE_HZ: Final = 8_000
 MAX_SAMPLE_RATE_HZ: Final = 192_000
 MAX_CHANNELS: Final = 8
 _FULL_SCALE: Final = 32_768.0
-"""What 1.0 is in 16 bits, so that 16-bit samples pass unchanged; 1.0 itself becomes 32,767."""
+"""1.0 in 16 bits, so that 16-bit samples pass unchanged; 1.0 itself becomes 32,767."""
 
 
 class PcmConverter:
-    """Turns one stream of audio into PCM for LITE: signed 16-bit little-endian, mono, 24 kHz.
+    """Converts a stream of audio to LITE's PCM: signed 16-bit little-endian, mono, 24 kHz.
 
-    Feed it pieces of any size with `convert`, and take the last milliseconds with `finish`. It
-    serves one stream after another, and one thread at a time.
+    Pass pieces of any size to `convert`, and get the last milliseconds from `finish`. It can be
+    used for one stream after another, by one thread at a time.
 
     Args:
-        sample_rate_hz: samples a second and channel of what comes in, 8,000 to 192,000.
-        channels: 1 to 8; they are averaged.
+        sample_rate_hz: of the input, 8,000 to 192,000.
+        channels: of the input, 1 to 8; they are averaged.
 
     Raises:
         ValueError: the rate or the number of channels is outside these.
@@ -52,16 +52,16 @@ class PcmConverter:
         self._sample_rate_hz = sample_rate_hz
         self._channels = channels
         self._frame_bytes = channels * SAMPLE_BYTES
-        self._is_lites_own = sample_rate_hz == SAMPLE_RATE_HZ and channels == 1
-        # The beginning of a frame whose other bytes have not come yet.
+        self._needs_no_conversion = sample_rate_hz == SAMPLE_RATE_HZ and channels == 1
+        # The beginning of an incomplete frame.
         self._part = b""
-        # Made with a stream's first samples; None between streams, and where the rate is right.
+        # Created with a stream's first samples; None between streams, and at 24 kHz.
         self._resampler: soxr.ResampleStream | None = None
 
     def convert(self, pcm: PcmInput) -> bytes:
-        """Return what is ready of the stream with this piece added: whole samples, maybe none.
+        """Add a piece, and return the samples that are ready, maybe none.
 
-        When resampling, the last 40 to 100 ms stay inside until more comes, or `finish`.
+        When resampling, the last 40 to 100 ms are returned later, or by `finish`.
 
         Args:
             pcm: bytes, bytearray and memoryview (of any format) are taken as signed 16-bit
@@ -79,10 +79,9 @@ class PcmConverter:
         return self._convert_array(pcm)
 
     def finish(self) -> bytes:
-        """Return the rest of the stream, and be ready for another one.
+        """Return the rest of the stream; the next piece begins another stream.
 
-        Bytes of a frame that was never completed are dropped. To abandon a stream, call it and
-        ignore what it returns.
+        An incomplete frame is dropped. To abandon a stream, ignore the result.
         """
         resampler, self._resampler, self._part = self._resampler, None, b""
         if resampler is None:
@@ -99,7 +98,7 @@ class PcmConverter:
             whole, self._part = whole[:-rest], whole[-rest:]
         else:
             self._part = b""
-        if self._is_lites_own or not whole:
+        if self._needs_no_conversion or not whole:
             return whole
         import numpy as np
 

@@ -1,7 +1,7 @@
-"""LITE's WebSocket protocol without a socket: frames in, events out; commands in, frames out.
+"""LITE's WebSocket protocol, sans-I/O: frames in, events out; commands in, frames out.
 
-Two roles. `ClientProtocol` is what talks to LiveAvatar; `ServerProtocol` is what LiveAvatar does
-(the simulator, the live audio ingress). Neither opens a connection, waits, or asks a clock: time is
+Two roles: `ClientProtocol` talks to LiveAvatar; `ServerProtocol` is LiveAvatar's side, for the
+simulator and the live audio ingress. Neither opens a connection, waits, or reads a clock: time is
 an argument, in seconds of any monotonic clock.
 """
 
@@ -62,18 +62,18 @@ def _new_id() -> str:
 
 
 class SessionPhase(IntEnum):
-    """How far the session behind the socket has come. It only moves forward."""
+    """The phase of the session behind the socket. It only moves forward."""
 
     NEW = 0
-    """The socket is open or about to be; the service has said nothing."""
+    """The socket is open or opening; the service has reported no state."""
     CONNECTING = 1
-    """The service is at work: avatar and room are not ready. Commands would be dropped."""
+    """Avatar and room are not ready. Commands would be dropped."""
     CONNECTED = 2
-    """Ready: the only phase in which commands count."""
+    """Ready: the only phase in which commands are accepted."""
     CLOSING = 3
     """The session is ending; the socket may still carry events."""
     CLOSED = 4
-    """The session has ended, or the socket is gone."""
+    """The session has ended, or the socket was closed."""
 
 
 LEGAL_TRANSITIONS: Final[Mapping[SessionPhase, frozenset[SessionPhase]]] = {
@@ -91,7 +91,7 @@ _PHASE_OF_STATE: Final[Mapping[str, SessionPhase]] = {
 
 
 class StateDialect(Enum):
-    """The two sets of names that LiveAvatar's documentation has given to session states."""
+    """The two sets of names for session states in LiveAvatar's documentation."""
 
     NEW_CONNECTED_DISCONNECTED = "new/connected/disconnected"
     CONNECTING_CONNECTED_CLOSING_CLOSED = "connecting/connected/closing/closed"
@@ -117,13 +117,13 @@ _STATE_OF_PHASE: Final[Mapping[StateDialect, Mapping[SessionPhase, ProviderState
 
 @dataclass(frozen=True, slots=True)
 class PoseChanged:
-    """The avatar's pose is now this one (`AgentState`, or a new name). Once a change."""
+    """The avatar's new pose (`AgentState`, or an unknown name). Reported once per change."""
 
     state: str
 
 
 Event: TypeAlias = ServerEvent | UtteranceStarted | UtteranceEnded | PoseChanged
-"""What the client role yields: every message of the server, and what it means."""
+"""The client role's events: every message of the server, and the facts derived from it."""
 
 
 class ClientProtocol:
@@ -135,14 +135,14 @@ class ClientProtocol:
     - `ConnectionLost` once it is closing or closed.
 
     Attributes:
-        phase: where the session stands; `CONNECTED` opens the gate for commands.
-        pose: the avatar's pose, None until the first sign of it.
+        phase: the session's phase; commands are legal in `CONNECTED` only.
+        pose: the avatar's pose, None before the first report.
         close_code: set by `closed`, None before.
         close_reason: set by `closed`, empty before.
-        chunks_sent: ``agent.speak`` frames made so far.
-        chunks_acked: those the service acknowledged.
-        backward_states: session states that would have moved `phase` backwards, and were ignored: a
-            late ``connecting`` must not end a session that works.
+        chunks_sent: the number of ``agent.speak`` frames made.
+        chunks_acked: the number of those that the service has acknowledged.
+        backward_states: session states that would have moved `phase` backwards. They are ignored: a
+            late ``connecting`` must not end a working session.
     """
 
     def __init__(self, *, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
@@ -156,25 +156,25 @@ class ClientProtocol:
         self._max_frame_bytes = max_frame_bytes
         self._book = UtteranceBook()
         self._resting_pose: str = AgentState.IDLE
-        # Poses are taken from agent.state_updated once it was seen, from speak_* before.
-        self._service_tells_pose = False
-        # Chunks since the last frame from the service, and since when that silence counts.
-        self._chunks_unheard = 0
+        # Poses come from agent.state_updated once one was received, from speak_* before.
+        self._service_reports_pose = False
+        # Chunks since the last frame from the service, and the begin of that silence.
+        self._chunks_unanswered = 0
         self._silent_since_s: float | None = None
-        # False once the avatar talked although no chunk had been acknowledged: see silent_s.
+        # False if the avatar talked before any chunk was acknowledged: see silent_s.
         self._acks_expected = True
 
     # --- commands -------------------------------------------------------------------------
 
     def speak(self, pcm: bytes, utterance_id: str) -> bytes:
-        """Append PCM to the utterance, which this opens if it is new.
+        """Append PCM to the utterance; opens it if it is new.
 
         Raises:
             BadAudio: no bytes, or an odd number of them.
-            FrameTooLarge: more than some 700 kB of PCM; a second is 48 kB.
-            IllegalTransition: the utterance was ended or interrupted: what is sent now would be
-                spoken as a new one.
-            ProtocolViolation: another utterance is still open.
+            FrameTooLarge: more than about 700 kB of PCM; a second is 48 kB.
+            IllegalTransition: the utterance was ended or interrupted: more audio would be spoken as
+                a new one.
+            ProtocolViolation: another utterance is open.
         """
         self._check_connected("agent.speak")
         check_pcm(pcm, utterance_id)
@@ -184,40 +184,41 @@ class ClientProtocol:
         self._book.check_open(utterance_id)
         self._book.sent_audio(utterance_id, len(pcm))
         self.chunks_sent += 1
-        self._chunks_unheard += 1
+        self._chunks_unanswered += 1
         return encode_speak(pcm, utterance_id)
 
     def speak_end(self, utterance_id: str) -> bytes:
-        """Seal the utterance. Without this the avatar waits for more and never rests.
+        """End the utterance's input. Without it the avatar waits for more and never rests.
 
         Raises:
-            IllegalTransition: it was never opened, or is sealed already (an interrupt seals too).
+            IllegalTransition: it was never opened, or was ended or interrupted.
         """
         self._check_connected("agent.speak_end")
-        self._book.seal(utterance_id)
+        self._book.end(utterance_id)
         return encode_command(AgentSpeakEnd(utterance_id))
 
     def adopt(self, utterance_id: str) -> None:
-        """Go on with an utterance that an earlier connection of this session left unfinished.
+        """Continue an utterance that an earlier connection of this session left unfinished.
 
-        The service still has it: open, or playing. After this it takes audio and an end here, and
-        events about it are recognised. Sealed ones are sealed again: adopt in their order.
+        The service still has it, open or playing. Afterwards it takes audio and an end here, and
+        its events are recognised. Adopt utterances in their order, and end again those that were
+        ended.
 
         Raises:
-            ProtocolViolation: another utterance is open here.
+            ProtocolViolation: another utterance is open on this connection.
         """
         self._check_connected("adopting an utterance")
         self._book.check_open(utterance_id)
         self._book.adopt(utterance_id)
 
     def interrupt(self, event_id: str | None = None) -> bytes:
-        """Cut everything said and queued so far. Legal when nothing plays."""
+        """Interrupt everything sent so far. Legal when nothing plays."""
         self._check_connected("agent.interrupt")
         self._book.cut(event_id)
         return encode_command(AgentInterrupt(event_id))
 
     def start_listening(self) -> bytes:
-        """Take the attentive pose; while talking, the service takes it afterwards."""
+        """Take the attentive pose; while talking, the avatar takes it afterwards."""
         self._check_connected("agent.start_listening")
         self._resting_pose = AgentState.LISTENING
         return encode_command(AgentStartListening(_new_id()))
@@ -229,7 +230,7 @@ class ClientProtocol:
         return encode_command(AgentStopListening(_new_id()))
 
     def keep_alive(self) -> bytes:
-        """Extend the service's idle window. No answer is documented."""
+        """Extend the service's idle window. No reply is documented."""
         self._check_connected("session.keep_alive")
         return encode_command(SessionKeepAlive(_new_id()))
 
@@ -238,14 +239,14 @@ class ClientProtocol:
         """The utterance that takes audio now: begun by `speak`, neither ended nor interrupted."""
         return self._book.open_utterance
 
-    # --- what comes back ------------------------------------------------------------------
+    # --- frames received -----------------------------------------------------------------
 
     def receive(self, frame: str | bytes, now_s: float) -> list[Event]:
-        """Read one frame. The first event is the message itself; what it means follows.
+        """Read one frame. Returns its message, followed by the facts derived from it.
 
-        Never raises: what is not understood is an `UnknownEvent`.
+        Never raises: an unknown or invalid message is an `UnknownEvent`.
         """
-        self._chunks_unheard = 0
+        self._chunks_unanswered = 0
         self._silent_since_s = None
         event = decode_event(frame)
         match event:
@@ -271,13 +272,13 @@ class ClientProtocol:
                 return [event]
 
     def silent_s(self, now_s: float) -> float:
-        """Seconds for which chunks were sent and nothing at all came back; 0 if all is well.
+        """Seconds without any frame since a chunk was sent; 0 if every chunk was answered.
 
-        Counted from the first call after the chunk, so ask often (the connection does, twice a
-        second). A service that speaks without ever acknowledging chunks (documented once) is not
-        held to it: with that one, silence while talking says nothing.
+        Counted from the first call after the chunk, so call it often (the connection does, twice a
+        second). A service that talks without acknowledging chunks (documented once) is
+        exempt: its silence while talking is normal.
         """
-        if not self._chunks_unheard or not self._acks_expected:
+        if not self._chunks_unanswered or not self._acks_expected:
             return 0.0
         if self.phase > SessionPhase.CONNECTED:
             return 0.0
@@ -286,7 +287,7 @@ class ClientProtocol:
         return now_s - self._silent_since_s
 
     def closed(self, code: int, reason: str = "") -> None:
-        """The socket is gone. The first report counts."""
+        """The socket was closed. Only the first report counts."""
         if self.close_code is None:
             self.close_code, self.close_reason = code, reason
         self.phase = SessionPhase.CLOSED
@@ -302,7 +303,9 @@ class ClientProtocol:
         if self.phase > SessionPhase.CONNECTED:
             if self.close_code is not None:
                 raise ConnectionLost(self.close_code, self.close_reason)
-            raise ConnectionLost(CLOSE_NORMAL, f"the service says that it is {self.phase.name}")
+            raise ConnectionLost(
+                CLOSE_NORMAL, f"the service reported the session {self.phase.name}"
+            )
 
     def _session_is(self, state: str) -> None:
         phase = _PHASE_OF_STATE.get(state, self.phase)
@@ -312,9 +315,9 @@ class ClientProtocol:
             self.backward_states += 1
 
     def _agent_is(self, state: str, now_s: float) -> list[Event]:
-        self._service_tells_pose = True
+        self._service_reports_pose = True
         if state == self.pose:
-            return []  # told twice, or told by speak_* before
+            return []  # reported twice, or by speak_* before
         changes: list[Change] = []
         if state == AgentState.TALKING:
             changes = self._book.pose_talking(now_s)
@@ -351,29 +354,29 @@ class ClientProtocol:
                 cut = isinstance(event, SpeakInterrupted)
                 utterance_id, changes = self._book.speak_ended(*ids, now_s, interrupted=cut)
                 pose = self._resting_pose if self.pose == AgentState.TALKING else None
-        if pose is None or self._service_tells_pose:
+        if pose is None or self._service_reports_pose:
             return utterance_id, list(changes)
         return utterance_id, [*self._pose_is(pose), *changes]
 
 
 class ServerProtocol:
-    """The side that LiveAvatar is: takes commands, answers nonsense, emits events.
+    """LiveAvatar's side: accepts commands, answers invalid ones, emits events.
 
-    After each `receive`, send what `replies_to_send` returns; if `close_code` is set then, close
+    After each `receive`, send the frames of `replies_to_send`; then, if `close_code` is set, close
     with it.
 
     Args:
         dialect: names of the session states on the wire.
-        reject_odd_audio: answer audio that cuts a sample in half with an error. What LiveAvatar
-            does with it is not known.
+        reject_odd_audio: answer audio that splits a sample with an error. What LiveAvatar does with
+            it is not known.
         max_frame_bytes: a larger frame is answered with an error, and the connection closed.
         new_id: makes the ids of error replies.
 
     Attributes:
-        phase: where the session stands, moved by emitting `SessionStateUpdated`.
-        close_code: set when the connection must be closed, once replies are sent; None before.
-        dropped_commands: frames that came while the session was not connected. LiveAvatar drops
-            them without an answer, and so does this.
+        phase: the session's phase, set by `enter` or by emitting `SessionStateUpdated`.
+        close_code: set when the connection must be closed, after replies are sent; None before.
+        dropped_commands: frames received while the session was not connected. Like LiveAvatar,
+            this drops them without a reply.
         rejected_commands: frames that were answered with an error.
     """
 
@@ -396,8 +399,8 @@ class ServerProtocol:
         self._replies: list[str] = []
 
     def receive(self, frame: str | bytes) -> list[Command]:
-        """Read one frame: the command in it, or none if it was dropped or refused. Never raises."""
-        frame_bytes = len(frame)  # a str of JSON made by anybody's encoder is ASCII, or nearly
+        """Read one frame; returns its command, or none if dropped or refused. Never raises."""
+        frame_bytes = len(frame)  # JSON text from the usual encoders is ASCII, or nearly
         if frame_bytes > self._max_frame_bytes:
             self._refuse(FrameTooLarge(frame_bytes, self._max_frame_bytes))
             self.close_code = CLOSE_TOO_LARGE
@@ -415,18 +418,18 @@ class ServerProtocol:
         return [command]
 
     def replies_to_send(self) -> list[str]:
-        """Error frames that are due, oldest first. Each is returned once."""
+        """Pending error frames, oldest first. Each is returned once."""
         replies, self._replies = self._replies, []
         return replies
 
     def emit(self, event: ServerEvent) -> str:
         """The frame for an event.
 
-        A `SessionStateUpdated` (any dialect's name) moves `phase` and goes out in this connection's
-        dialect. The same state twice is legal, as on the real service.
+        A `SessionStateUpdated` (with either dialect's name) moves `phase` and is encoded in this
+        connection's dialect. The same state twice is legal, as with LiveAvatar.
 
         Raises:
-            IllegalTransition: the session state would go backwards, or is not one we know.
+            IllegalTransition: the session state would go backwards, or is unknown.
         """
         if not isinstance(event, SessionStateUpdated):
             return encode_event(event)
@@ -436,7 +439,7 @@ class ServerProtocol:
         return self.enter(phase)
 
     def enter(self, phase: SessionPhase) -> str:
-        """Move to a phase; returns the ``session.state_updated`` frame that says so.
+        """Move to a phase; returns its ``session.state_updated`` frame.
 
         Raises:
             IllegalTransition: backwards.
@@ -460,7 +463,7 @@ class ServerProtocol:
 def check_pcm(pcm: bytes, event_id: str | None = None) -> None:
     """Raise `BadAudio` unless these are whole 16-bit samples, at least one.
 
-    Checked here because the service does not: wrong audio is garbled or silent, without an error.
+    The service does not check: invalid audio is garbled or silent there, without an error.
     """
     if not pcm:
         raise BadAudio("no audio", event_id=event_id)

@@ -1,7 +1,7 @@
 """LiveAvatar's REST API, as far as LITE mode needs it, over httpx.
 
-One method a route, one request a call: nothing is retried in here, for only the caller knows
-whether a second try may bill twice. Errors are those of `errors`; none carries a secret.
+One method per route, one request per call. Nothing is retried here, because only the caller knows
+whether a retry may bill twice. Errors are those of `errors`, and hold no secrets.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from .models import (
 
 DEFAULT_BASE_URL: Final = "https://api.liveavatar.com"
 MAX_PAGES: Final = 1_000
-"""Where `LiveAvatar.iter_sessions` stops, should the service never say that a page is the last."""
+"""Where `LiveAvatar.iter_sessions` stops, should the service never return a last page."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _Kind = Literal["active", "historic"]
-# Raised before a byte of the request was sent. Whatever else goes wrong in httpx, something may
-# have reached the service.
+# Raised before a byte of the request was sent. After any other error of httpx, the request may have
+# reached the service.
 _NEVER_SENT: Final = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -53,19 +53,18 @@ _NEVER_SENT: Final = (
 
 
 class LiveAvatar:
-    """LiveAvatar's sessions, with an API key.
+    """A client of LiveAvatar's sessions API.
 
     Use it as an async context manager, or call `aclose`. Every call is bounded by
     ``call_timeout_s`` as a whole, and raises errors of the `LiteError` tree.
 
     Args:
-        api_key: LiveAvatar's own key; HeyGen's do not work here. It never leaves this object but
-            as the header ``X-API-KEY``.
-        base_url: another address for a simulator or a staging environment.
-        connect_timeout_s: until the connection (or a free one) is had.
-        reply_timeout_s: until the service says something.
-        call_timeout_s: for a whole call, whatever trickles in.
-        transport: httpx's seam for tests and special networks.
+        api_key: a LiveAvatar key; HeyGen's do not work. It is sent only as header ``X-API-KEY``.
+        base_url: another address, for a simulator or a staging environment.
+        connect_timeout_s: limit for opening a connection, or getting a free one.
+        reply_timeout_s: limit for the service to send something.
+        call_timeout_s: limit for a whole call.
+        transport: httpx's transport, for tests and special networks.
 
     Raises:
         ValueError: the key is empty or cannot stand in a header, or the address is not http(s).
@@ -108,21 +107,21 @@ class LiveAvatar:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections. May be called twice; calls after it are an error."""
+        """Close the connections. Safe to repeat; calls afterwards are errors."""
         await self._http.aclose()
 
     # --- sessions -------------------------------------------------------------------------
 
     async def create_token(self, request: TokenRequest) -> MintedToken:
-        """Mint a session: it gets an id and a token, but does not run and is not billed.
+        """Mint a session: it gets an id and a token, is not started and not billed.
 
         Raises:
-            DurationOverPlan, SandboxAvatar, BadRequest, InvalidRequest: it can never work so.
-            Unauthorized: the API key.
+            DurationOverPlan, SandboxAvatar, BadRequest, InvalidRequest: the request can never work.
+            Unauthorized: the API key is wrong.
         """
         body = request.model_dump(mode="json", exclude_none=True)
         secrets = []
-        if request.livekit_config is not None:  # pydantic masks it: here it must stand in clear
+        if request.livekit_config is not None:  # model_dump masks it, and the service needs it
             token = request.livekit_config.livekit_client_token.get_secret_value()
             body["livekit_config"]["livekit_client_token"] = token
             secrets.append(token)
@@ -132,12 +131,12 @@ class LiveAvatar:
     async def start_session(self, session_token: SecretStr) -> StartedSession:
         """Start a minted session. Billing begins here.
 
-        Where `maybe_billed` is set on an error, stop the session by the id it was minted with
-        before starting another: the reply was lost or unreadable, and it may be running.
+        If an error has `maybe_billed`, stop the session by its id before starting another: the
+        reply was lost or invalid, and the session may be running.
 
         Raises:
-            ConcurrencyLimit, NoCredits: not now, or not on this account.
-            OutcomeUnknown, ServerError, UnexpectedResponse: maybe billed.
+            ConcurrencyLimit, NoCredits: the account does not allow it now.
+            OutcomeUnknown, ServerError, UnexpectedResponse: the session may be billed.
         """
         call = "POST /v1/sessions/start"
         try:
@@ -150,7 +149,7 @@ class LiveAvatar:
     async def stop_session(
         self, session_id: str, reason: SessionEndReason = SessionEndReason.USER_CLOSED
     ) -> StopOutcome:
-        """Stop a session by its id. Safe to repeat; a session that is gone counts as stopped."""
+        """Stop a session by its id. Safe to repeat; an unknown session counts as stopped."""
         body = {"session_id": session_id, "reason": str(reason)}
         try:
             await self._call("POST", "/v1/sessions/stop", body=body)
@@ -162,7 +161,7 @@ class LiveAvatar:
         """Extend the idle window of five minutes, as ``session.keep_alive`` on the socket does.
 
         Raises:
-            NotFound: the session is not running any more.
+            NotFound: the session is not running.
         """
         await self._call("POST", "/v1/sessions/keep-alive", body={"session_id": session_id})
 
@@ -175,8 +174,8 @@ class LiveAvatar:
         return _parse(SessionPage, reply, "GET /v1/sessions")
 
     async def iter_sessions(self, kind: _Kind = "active") -> AsyncIterator[SessionEntry]:
-        """All sessions, page by page. Those that start or end meanwhile may be missed or seen."""
-        seen: set[str] = set()  # an entry moves to the next page when a new one comes before it
+        """All sessions, page by page. Those that start or end meanwhile may be included or not."""
+        seen: set[str] = set()  # a new session moves entries to the next page
         for page in range(1, MAX_PAGES + 1):
             sessions = await self.list_sessions(kind, page=page)
             for entry in sessions.results:
@@ -187,7 +186,7 @@ class LiveAvatar:
                 return
 
     async def get_session(self, session_id: str) -> SessionEntry | None:
-        """The session's entry, running or ended; None if the service knows none."""
+        """The session's entry, running or ended; None if the service does not know it."""
         path = f"/v1/sessions/{quote(session_id, safe='')}"
         try:
             reply = await self._call("GET", path)
@@ -196,17 +195,17 @@ class LiveAvatar:
         return None if reply.data is None else _parse(SessionEntry, reply, f"GET {path}")
 
     async def credits_left(self) -> Decimal:
-        """The account's balance. Also the cheapest way to see whether a key is good."""
+        """The account's balance. Also the cheapest check of an API key."""
         call = "GET /v1/users/credits"
         reply = await self._call("GET", "/v1/users/credits")
-        told = reply.data.get("credits_left") if isinstance(reply.data, dict) else None
+        value = reply.data.get("credits_left") if isinstance(reply.data, dict) else None
         try:
-            balance = Decimal(str(told))
+            balance = Decimal(str(value))
         except InvalidOperation:
             balance = Decimal("nan")
         if not balance.is_finite():
             raise UnexpectedResponse(
-                reply.status, reply.code, "the reply names no credits_left", call=call
+                reply.status, reply.code, "the reply has no credits_left", call=call
             )
         return balance
 
@@ -222,26 +221,26 @@ class LiveAvatar:
         bearer: SecretStr | None = None,
         secrets: list[str] | None = None,
     ) -> Reply:
-        """Send one request and read its reply; anything but 2xx is raised."""
+        """Send one request and read its reply; raises for anything but 2xx."""
         call = f"{method} {path}"
         key = self._api_key.get_secret_value()
-        unsayable = [key, *(secrets or ())]
+        secret_texts = [key, *(secrets or ())]
         headers = {"X-API-KEY": key}
         if bearer is not None:
             token = _fit_for_header(bearer, "the session token").get_secret_value()
-            unsayable.append(token)
+            secret_texts.append(token)
             headers = {"Authorization": f"Bearer {token}"}
         request = self._http.build_request(
             method, path, json=body, params=parameters, headers=headers
         )
         response = await self._send(request, call)
-        reply = Reply.read(response, unsayable, datetime.now(UTC))
+        reply = Reply.read(response, secret_texts, datetime.now(UTC))
         if not reply.succeeded:
             raise api_error(reply, call)
         return reply
 
     async def _send(self, request: httpx.Request, call: str) -> httpx.Response:
-        """The one place where httpx's errors become ours."""
+        """Send a request, and map httpx's errors to this package's."""
         try:
             async with asyncio.timeout(self._call_timeout_s):
                 return await self._http.send(request)
@@ -262,7 +261,7 @@ def _name(error: Exception) -> str:
 
 
 def _parse(model: type[_Model], reply: Reply, call: str) -> _Model:
-    """The reply's data as a model. What is wrong with it is told without its values."""
+    """The reply's data as a model. The error names what is wrong, without the values."""
     try:
         return model.model_validate(reply.data)
     except ValidationError as error:
@@ -274,11 +273,11 @@ def _parse(model: type[_Model], reply: Reply, call: str) -> _Model:
 
 
 def _fit_for_header(secret: SecretStr, name: str) -> SecretStr:
-    """Refuse here what h11 would refuse later, quoting it: an illegal header value."""
+    """Refuse an illegal header value here: h11 would refuse it later, and quote it."""
     text = secret.get_secret_value()
     if not text or not text.isascii() or not text.isprintable() or text != text.strip():
         raise ValueError(
-            f"{name} is empty, or holds blanks at its ends or characters that no header may hold"
+            f"{name} is empty, begins or ends with a blank, or has characters illegal in a header"
         )
     return secret
 

@@ -1,4 +1,4 @@
-"""Chunks and pace: sums that must hold for every way in which audio can come."""
+"""Chunks and pacing: invariants that hold however the audio arrives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def random_pcm(rng: np.random.Generator, pcm_bytes: int) -> bytes:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_chunks_are_the_audio_whatever_the_pieces(seed: int) -> None:
+def test_chunks_add_up_to_the_audio_whatever_the_pieces(seed: int) -> None:
     rng = np.random.default_rng(seed)
     pcm = random_pcm(rng, 2 * int(rng.integers(0, 200_000)))
     chunker, chunks, position = Chunker(), list[bytes](), 0
@@ -61,7 +61,7 @@ def test_half_a_sample_waits_for_its_other_half() -> None:
     assert chunker.flush() == [b"\x03\x04"]
 
 
-def test_a_rest_is_due_after_a_pause_of_the_producer() -> None:
+def test_a_flush_is_due_after_a_pause_of_the_producer() -> None:
     chunker = Chunker()
     assert chunker.flush_due_s() is None
 
@@ -72,11 +72,11 @@ def test_a_rest_is_due_after_a_pause_of_the_producer() -> None:
     assert chunker.flush_due_s() is None
 
 
-def test_a_producer_in_real_time_never_starves_the_avatar() -> None:
-    """Live speech in 20 ms pieces fills a second's chunk no sooner than in a second.
+def test_a_real_time_producer_never_starves_the_avatar() -> None:
+    """Live speech in pieces of 20 ms fills a one-second chunk only after a second.
 
-    With the first 400 ms playing 200 ms after they were sent, the next audio must be there
-    400 ms later: waiting for a full chunk would leave the avatar silent for half a second.
+    The first 400 ms start to play 200 ms after they were sent, so the next audio must arrive 400 ms
+    later: waiting for a full chunk would leave the avatar silent for half a second.
     """
     chunker, sent = Chunker(), list[tuple[float, int]]()
     piece_s, pieces = 0.02, 250
@@ -96,13 +96,13 @@ def test_a_producer_in_real_time_never_starves_the_avatar() -> None:
     assert min(chunk_bytes for _, chunk_bytes in sent) >= FIRST_BYTES * 0.9
 
 
-def test_a_chunker_refuses_lengths_that_make_no_sense() -> None:
+def test_a_chunker_refuses_inconsistent_lengths() -> None:
     with pytest.raises(ValueError, match="first_chunk_s=2"):
         Chunker(first_chunk_s=2.0, chunk_s=1.0)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_sending_never_runs_further_ahead_than_allowed(seed: int) -> None:
+def test_sending_never_exceeds_the_maximum_lead(seed: int) -> None:
     rng = np.random.default_rng(seed)
     max_lead_s = float(rng.uniform(1.0, 4.0))
     pacer, now_s = Pacer(max_lead_s=max_lead_s), float(rng.uniform(0, 1e6))
@@ -126,7 +126,7 @@ def test_sending_never_runs_further_ahead_than_allowed(seed: int) -> None:
         now_s += float(rng.exponential(0.2))
 
 
-def test_what_was_heard_is_never_more_than_what_was_sent() -> None:
+def test_heard_never_exceeds_sent() -> None:
     pacer = Pacer()
     pacer.sent(BYTES_PER_S)
     assert pacer.heard_s(5.0) == 0.0
@@ -138,7 +138,7 @@ def test_what_was_heard_is_never_more_than_what_was_sent() -> None:
     assert pacer.heard_s(99.0) == 1.0
 
 
-def test_the_true_start_corrects_the_estimated_one() -> None:
+def test_the_reported_start_corrects_the_estimated_one() -> None:
     pacer = Pacer()
     pacer.sent(BYTES_PER_S)
 
@@ -148,7 +148,7 @@ def test_the_true_start_corrects_the_estimated_one() -> None:
     assert pacer.heard_s(11.0) == pytest.approx(0.3)
 
 
-def test_playback_stands_still_while_nothing_is_left() -> None:
+def test_the_estimate_pauses_while_nothing_is_left() -> None:
     pacer = Pacer()
     pacer.sent(BYTES_PER_S)
     pacer.start(10.0)
@@ -158,7 +158,7 @@ def test_playback_stands_still_while_nothing_is_left() -> None:
     assert pacer.heard_s(15.5) == pytest.approx(1.5)
 
 
-def test_a_chunk_longer_than_the_lead_waits_until_all_before_it_is_played() -> None:
+def test_a_chunk_longer_than_the_lead_waits_for_everything_before_it() -> None:
     pacer = Pacer(max_lead_s=0.5)
     assert pacer.wait_s(10.0, BYTES_PER_S) == 0.0
 
@@ -169,7 +169,7 @@ def test_a_chunk_longer_than_the_lead_waits_until_all_before_it_is_played() -> N
     assert pacer.wait_s(11.0, BYTES_PER_S) == 0.0
 
 
-def test_before_playback_begins_the_wait_reaches_into_it() -> None:
+def test_a_wait_before_playback_includes_the_time_until_it_begins() -> None:
     pacer = Pacer(max_lead_s=1.0)
     pacer.sent(BYTES_PER_S)
 
@@ -178,6 +178,6 @@ def test_before_playback_begins_the_wait_reaches_into_it() -> None:
     assert pacer.wait_s(10.0, BYTES_PER_S // 2) == pytest.approx(0.7)
 
 
-def test_a_pacer_refuses_a_lead_of_nothing() -> None:
+def test_a_pacer_refuses_a_lead_of_zero() -> None:
     with pytest.raises(ValueError, match="max_lead_s"):
         Pacer(max_lead_s=0.0)

@@ -70,7 +70,7 @@ async def read(connection: LiteConnection, last: type[Event]) -> list[Event]:
 # --- opening --------------------------------------------------------------------------------
 
 
-async def test_it_opens_once_the_session_is_connected_not_before() -> None:
+async def test_open_returns_when_the_session_is_connected() -> None:
     may_connect = asyncio.Event()
 
     async def slow(media: Media) -> None:
@@ -88,16 +88,16 @@ async def test_it_opens_once_the_session_is_connected_not_before() -> None:
             assert connection.phase is SessionPhase.CONNECTED
 
 
-async def test_a_session_that_is_connected_at_once_is_not_missed() -> None:
-    """A reader that attaches late misses `connected` and waits for ever, as a client of the
-    service once did; it then dropped the gate, and with it the first words of each session."""
+async def test_a_session_that_is_already_connected_is_not_missed() -> None:
+    """A reader that attaches late misses `connected` and waits forever, as one client did; it then
+    stopped waiting for `connected`, and lost the first words of each session."""
     async with media_server(obedient) as ws_url:
         for _ in range(10):
             async with await LiteConnection.open(ws_url, connected_timeout_s=2):
                 pass
 
 
-async def test_a_session_that_never_connects_is_given_up_and_its_socket_closed() -> None:
+async def test_open_times_out_and_closes_the_socket_of_a_session_that_never_connects() -> None:
     closed = asyncio.Event()
 
     async def never(media: Media) -> None:
@@ -113,7 +113,7 @@ async def test_a_session_that_never_connects_is_given_up_and_its_socket_closed()
     assert failure.value.retryable
 
 
-async def test_a_socket_that_closes_before_connected_never_connected() -> None:
+async def test_a_socket_that_closes_before_connected_raises_never_connected() -> None:
     async def leave(media: Media) -> None:
         await media.socket.close(1011, "no avatar")
 
@@ -131,7 +131,7 @@ async def test_a_socket_that_closes_before_connected_never_connected() -> None:
         (HTTPStatus.SERVICE_UNAVAILABLE, True),
     ],
 )
-async def test_a_refused_handshake_tells_its_status(status: HTTPStatus, retryable: bool) -> None:
+async def test_a_refused_handshake_has_its_status(status: HTTPStatus, retryable: bool) -> None:
     def refuse(socket: ServerConnection, request: Request) -> Response:
         return socket.respond(status, "no\n")
 
@@ -143,7 +143,7 @@ async def test_a_refused_handshake_tells_its_status(status: HTTPStatus, retryabl
     assert failure.value.retryable is retryable
 
 
-async def test_a_server_that_takes_the_connection_and_says_nothing_is_given_up() -> None:
+async def test_open_times_out_at_a_server_that_never_answers_the_handshake() -> None:
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
@@ -206,10 +206,10 @@ async def test_a_certificate_is_checked_against_the_given_context(tmp_path: Path
             await connection.speak(CHUNK, "u-1")
 
 
-# --- talking --------------------------------------------------------------------------------
+# --- commands and events ------------------------------------------------------------------------
 
 
-async def test_an_utterance_is_sent_and_heard_to_its_end() -> None:
+async def test_an_utterance_is_sent_and_its_playback_reported() -> None:
     sides = list[Media]()
 
     async def keep(media: Media) -> None:
@@ -252,7 +252,7 @@ async def test_every_command_reaches_the_service() -> None:
     assert sides[0].commands[-1] == AgentInterrupt(cut)
 
 
-async def test_an_interrupt_tells_the_end_of_what_it_cut() -> None:
+async def test_an_interrupt_reports_the_end_of_its_utterance() -> None:
     async with media_server(obedient) as ws_url, await LiteConnection.open(ws_url) as connection:
         await connection.speak(CHUNK, "u-1")
         await connection.interrupt("cut-1")
@@ -262,7 +262,7 @@ async def test_an_interrupt_tells_the_end_of_what_it_cut() -> None:
     assert events[-1] == UtteranceEnded("u-1", interrupted=True)
 
 
-async def test_commands_of_many_tasks_go_out_whole_and_in_order() -> None:
+async def test_commands_of_many_tasks_are_sent_whole_and_in_order() -> None:
     sides = list[Media]()
 
     async def keep(media: Media) -> None:
@@ -279,7 +279,7 @@ async def test_commands_of_many_tasks_go_out_whole_and_in_order() -> None:
     assert [each.audio for each in sides[0].commands if isinstance(each, AgentSpeak)] == chunks
 
 
-async def test_bad_audio_is_refused_and_the_connection_goes_on() -> None:
+async def test_bad_audio_is_refused_and_the_connection_stays_usable() -> None:
     async with media_server(obedient) as ws_url, await LiteConnection.open(ws_url) as connection:
         with pytest.raises(BadAudio):
             await connection.speak(b"\0", "u-1")
@@ -287,7 +287,7 @@ async def test_bad_audio_is_refused_and_the_connection_goes_on() -> None:
         await connection.speak(CHUNK, "u-1")
 
 
-async def test_when_it_last_heard_moves_with_every_frame() -> None:
+async def test_last_heard_s_is_set_by_every_frame() -> None:
     async with media_server(obedient) as ws_url, await LiteConnection.open(ws_url) as connection:
         before_s = connection.last_heard_s
         assert before_s <= time.monotonic()
@@ -297,11 +297,11 @@ async def test_when_it_last_heard_moves_with_every_frame() -> None:
         await until(lambda: connection.last_heard_s > before_s)
 
 
-# --- ending ---------------------------------------------------------------------------------
+# --- closing --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1000, ""), (1011, "overload")])
-async def test_the_events_end_when_the_service_closes_and_the_code_is_kept(
+async def test_events_end_when_the_service_closes_and_the_close_code_is_kept(
     code: int, reason: str
 ) -> None:
     async def leave(media: Media) -> None:
@@ -320,10 +320,10 @@ async def test_the_events_end_when_the_service_closes_and_the_code_is_kept(
         assert (failure.value.code, failure.value.reason) == (code, reason)
 
 
-async def test_a_socket_that_outlives_its_session_is_closed_by_us(
+async def test_a_socket_that_outlives_its_session_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("liveavatar_lite.connection.FAREWELL_S", 0.1)
+    monkeypatch.setattr("liveavatar_lite.connection.CLOSED_GRACE_S", 0.1)
 
     async def linger(media: Media) -> None:
         await media.connect()
@@ -337,9 +337,9 @@ async def test_a_socket_that_outlives_its_session_is_closed_by_us(
         assert connection.close_code == 1000
 
 
-async def test_a_session_that_ends_right_after_it_connected_is_told_as_ended() -> None:
-    """`connected` and the close came in one read: the opening called it never connected, and a
-    session that the service had ended in order (1000) was taken for one to try again."""
+async def test_a_session_that_ends_right_after_connected_is_reported_as_ended() -> None:
+    """`connected` and the close came in one read: `open` raised NeverConnected, and a session that
+    the service had ended orderly (1000) was retried."""
 
     async def brief(media: Media) -> None:
         await media.connect()
@@ -351,7 +351,7 @@ async def test_a_session_that_ends_right_after_it_connected_is_told_as_ended() -
         assert connection.close_code == 1000
 
 
-async def test_a_connection_cut_without_a_word_has_code_1006() -> None:
+async def test_a_connection_cut_without_a_close_has_code_1006() -> None:
     async def vanish(media: Media) -> None:
         await media.connect()
         media.socket.transport.abort()
@@ -366,7 +366,7 @@ async def test_a_connection_cut_without_a_word_has_code_1006() -> None:
             await connection.speak(CHUNK, "u-1")
 
 
-async def test_our_own_close_ends_the_events_quietly_and_may_be_repeated() -> None:
+async def test_close_ends_the_events_without_an_error_and_may_be_repeated() -> None:
     async with media_server(obedient) as ws_url:
         connection = await LiteConnection.open(ws_url)
         reading = asyncio.create_task(read_all(connection), name="reading")
@@ -384,7 +384,7 @@ async def read_all(connection: LiteConnection) -> list[Event]:
     return [event async for event in connection.events()]
 
 
-async def test_closing_is_bounded_when_the_other_side_never_answers() -> None:
+async def test_close_is_bounded_when_the_other_side_never_answers() -> None:
     async with deaf_server() as ws_url:
         connection = await LiteConnection.open(ws_url)
         began_s = time.monotonic()
@@ -396,8 +396,8 @@ async def test_closing_is_bounded_when_the_other_side_never_answers() -> None:
         assert not leftover & {"lite-reader", "lite-watchdog"}
 
 
-async def test_a_socket_that_swallows_speech_is_found_dead() -> None:
-    """TCP was up and pings would have been answered late or never; only acks tell."""
+async def test_a_socket_without_acks_is_detected_as_dead() -> None:
+    """TCP stays up, and pings may be answered late or never: only missing acks show it."""
 
     async def swallow(media: Media) -> None:
         await media.connect()
@@ -418,8 +418,8 @@ async def test_a_socket_that_swallows_speech_is_found_dead() -> None:
             await connection.speak(CHUNK, "u-1")
 
 
-async def test_a_sender_held_by_a_stalled_network_is_freed_by_the_watchdog() -> None:
-    async def speak_for_ever(connection: LiteConnection) -> None:
+async def test_a_sender_that_waits_for_a_stalled_network_fails_by_the_watchdog() -> None:
+    async def speak_forever(connection: LiteConnection) -> None:
         while True:
             await connection.speak(bytes(600_000), "u-1")
 
@@ -428,10 +428,10 @@ async def test_a_sender_held_by_a_stalled_network_is_freed_by_the_watchdog() -> 
         await LiteConnection.open(ws_url, dead_after_s=0.4) as connection,
     ):
         with pytest.raises(ConnectionDead):
-            await asyncio.wait_for(speak_for_ever(connection), 8)
+            await asyncio.wait_for(speak_forever(connection), 8)
 
 
-async def test_silence_without_speech_is_no_death() -> None:
+async def test_silence_without_speech_is_not_dead() -> None:
     async with (
         media_server(obedient) as ws_url,
         await LiteConnection.open(ws_url, dead_after_s=0.1) as connection,
@@ -448,7 +448,7 @@ async def test_silence_without_speech_is_no_death() -> None:
         await reading
 
 
-async def test_events_that_nobody_reads_fail_the_connection_rather_than_grow() -> None:
+async def test_unread_events_fail_the_connection_rather_than_grow() -> None:
     async def chatter(media: Media) -> None:
         await media.connect()
         while True:
@@ -467,7 +467,7 @@ async def test_events_that_nobody_reads_fail_the_connection_rather_than_grow() -
             await connection.keep_alive()
 
 
-async def test_acks_alone_do_not_fill_the_queue_of_who_never_reads() -> None:
+async def test_acks_do_not_fill_the_queue_of_unread_events() -> None:
     async with (
         media_server(obedient) as ws_url,
         await LiteConnection.open(ws_url, max_unread_events=10) as connection,

@@ -1,4 +1,4 @@
-"""The error tree: its shape is what people catch by."""
+"""The error tree: callers rely on its shape."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def tree(kind: type[LiteError]) -> Iterator[type[LiteError]]:
 
 
 def drawn() -> dict[str, str | None]:
-    """Each error in the module's picture, with its parent there."""
+    """Each error in the tree of the module's docstring, with its parent there."""
     parents: dict[str, str | None] = {"LiteError": None}
     above = ["LiteError"]
     for line in (errors.__doc__ or "").splitlines():
@@ -30,11 +30,11 @@ def drawn() -> dict[str, str | None]:
     return parents
 
 
-def test_the_picture_at_the_top_of_the_module_is_the_tree() -> None:
-    picture = drawn()
+def test_the_tree_in_the_modules_docstring_is_complete() -> None:
+    tree_in_docstring = drawn()
 
-    assert set(picture) == {"LiteError"} | {kind.__name__ for kind in tree(LiteError)}
-    for name, parent in picture.items():
+    assert set(tree_in_docstring) == {"LiteError"} | {kind.__name__ for kind in tree(LiteError)}
+    for name, parent in tree_in_docstring.items():
         kind = getattr(errors, name)
         assert parent is None or issubclass(kind, getattr(errors, parent))
 
@@ -42,7 +42,7 @@ def test_the_picture_at_the_top_of_the_module_is_the_tree() -> None:
 @pytest.mark.parametrize("kind", sorted(set(tree(LiteError)), key=str))
 def test_every_error_says_when_it_is_raised(kind: type[LiteError]) -> None:
     assert kind.__doc__
-    assert "__doc__" in vars(kind), "its own words, not its parent's"
+    assert "__doc__" in vars(kind), "its own docstring, not its parent's"
     assert isinstance(kind.retryable, bool)
     assert isinstance(kind.maybe_billed, bool)
 

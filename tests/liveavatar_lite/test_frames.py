@@ -1,4 +1,4 @@
-"""Our frames, read by websockets' own parser in a server's role."""
+"""Frames of this package, parsed by websockets in a server's role."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from liveavatar_lite._frames import masked_text
 
 
 def read(octets: bytes) -> Frame:
-    """The one frame in there, as a server understands it."""
+    """Parse the frame as a server does."""
     reader = StreamReader()
     reader.feed_data(octets)
     reader.feed_eof()
@@ -32,8 +32,8 @@ def test_a_server_reads_what_was_written_at_every_width_of_the_length(size: int)
     assert (frame.rsv1, frame.rsv2, frame.rsv3) == (False, False, False)
 
 
-def test_each_frame_has_a_key_of_its_own() -> None:
-    """RFC 6455, 5.3: fresh and not to be guessed. A constant one would pass every server."""
+def test_each_frame_has_a_fresh_mask() -> None:
+    """RFC 6455, 5.3: unpredictable. Servers would accept a constant one, too."""
     keys = {masked_text(b"{}")[2:6] for _ in range(100)}
 
     assert len(keys) == 100

@@ -1,4 +1,4 @@
-"""The message table: what stands on the wire, byte for byte where it matters."""
+"""The message table: the JSON on the wire, byte for byte where it matters."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ COMMANDS: list[Command] = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=repr)
-def test_a_command_survives_the_wire(command: Command) -> None:
+def test_a_command_survives_encoding_and_decoding(command: Command) -> None:
     assert decode_command(encode_command(command)) == command
 
 
 @pytest.mark.parametrize("kind", sorted(EVENTS))
-def test_every_event_survives_the_wire(kind: str) -> None:
+def test_every_event_survives_encoding_and_decoding(kind: str) -> None:
     event = decode_event(json.dumps({"type": kind, "event_id": "e", "task": {"id": "t"}}))
 
     assert not isinstance(event, UnknownEvent)
@@ -72,12 +72,12 @@ def test_a_chunk_on_the_wire_is_plain_json_with_base64_audio() -> None:
 
 
 @pytest.mark.parametrize("pcm_bytes", [0, 1, 2, 3, 4, 19_200, 48_000])
-def test_the_size_of_a_chunks_frame_is_known_without_making_it(pcm_bytes: int) -> None:
+def test_the_size_of_a_chunks_frame_is_known_without_encoding_it(pcm_bytes: int) -> None:
     assert speak_frame_bytes(pcm_bytes, "é-1") == len(encode_speak(bytes(pcm_bytes), "é-1"))
 
 
-def test_audio_stays_out_of_reprs_and_so_out_of_logs() -> None:
-    assert repr(AgentSpeak(b"\x01\x02" * 24_000, "u")) == "Speak(event_id='u')"
+def test_reprs_do_not_show_audio() -> None:
+    assert repr(AgentSpeak(b"\x01\x02" * 24_000, "u")) == "AgentSpeak(event_id='u')"
 
 
 def test_the_task_of_a_speech_event_is_read_from_its_object() -> None:
@@ -86,7 +86,7 @@ def test_the_task_of_a_speech_event_is_read_from_its_object() -> None:
     assert decode_event(frame) == SpeakEnded(event_id="s-1", task_id="t")
 
 
-def test_fields_may_sit_under_a_payload_object() -> None:
+def test_fields_may_be_in_a_payload_object() -> None:
     frame = (
         '{"type":"agent.audio_buffer_appended","event_id":"top",'
         '"payload":{"source_event_id":"u-1","event_id":"below","task":{"id":"t-1"}}}'
@@ -131,9 +131,7 @@ def test_missing_ids_are_null_and_an_absent_task_is_absent() -> None:
         ("[" * 100_000, UnknownEvent("", {"frame": "[" * 200})),
     ],
 )
-def test_no_frame_of_the_service_can_break_the_reader(
-    frame: str | bytes, expected: ServerEvent
-) -> None:
+def test_no_frame_of_the_service_raises(frame: str | bytes, expected: ServerEvent) -> None:
     assert decode_event(frame) == expected
 
 
@@ -153,14 +151,14 @@ def test_no_frame_of_the_service_can_break_the_reader(
         ('{"type":"agent.speak_end","audio":"@"}', BadAudio, "invalid base64 audio data"),
     ],
 )
-def test_a_client_is_told_what_is_wrong_with_its_message(
+def test_an_invalid_command_is_refused_with_the_reason(
     frame: str | bytes, error: type[ProtocolViolation], text: str
 ) -> None:
     with pytest.raises(error, match=text):
         decode_command(frame)
 
 
-def test_the_refusal_of_a_command_knows_the_commands_id() -> None:
+def test_the_refusal_of_a_command_has_its_id() -> None:
     with pytest.raises(BadAudio) as refusal:
         decode_command('{"type":"agent.speak","audio":"@","event_id":"u-7"}')
 

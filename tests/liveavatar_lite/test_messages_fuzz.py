@@ -1,4 +1,4 @@
-"""Speech is decoded by a short cut where it can be: nobody may be able to tell."""
+"""`agent.speak` is decoded without json where possible, with the same result."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ IDS: tuple[Any, ...] = (
 
 
 def outcome(frame: str | bytes) -> object:
-    """The command, or the refusal and its words."""
+    """The command, or the refusal and its text."""
     try:
         return decode_command(frame)
     except ProtocolViolation as refusal:
@@ -66,10 +66,10 @@ def outcome(frame: str | bytes) -> object:
 
 
 def by_json_alone(frame: str | bytes) -> object:
-    """What the frame means with a member in front that keeps the short cut from matching.
+    """The outcome with a member in front that keeps the fast path from matching.
 
-    A member more changes nothing: unknown ones are ignored. Where there is no object to put it
-    in, the short cut does not apply anyway.
+    Unknown members are ignored. Where there is no object to add it to, the fast path does not
+    apply.
     """
     mark: Any = "{" if isinstance(frame, str) else b"{"
     member: Any = '{"unknown":0,' if isinstance(frame, str) else b'{"unknown":0,'
@@ -78,8 +78,8 @@ def by_json_alone(frame: str | bytes) -> object:
     return outcome(member + frame[1:])
 
 
-def written(rng: np.random.Generator) -> str:
-    """An agent.speak frame as some client might write it."""
+def random_frame(rng: np.random.Generator) -> str:
+    """An agent.speak frame as some client might encode it."""
     pcm = rng.bytes(int(rng.integers(0, 40)))
     message: dict[str, Any] = {"type": "agent.speak"}
     if rng.random() < 0.8:
@@ -93,8 +93,8 @@ def written(rng: np.random.Generator) -> str:
     return json.dumps(message, separators=compact, ensure_ascii=rng.random() < 0.5)
 
 
-def spoilt(frame: str, rng: np.random.Generator) -> str:
-    """The same with a few pieces put in, doubled, or taken out."""
+def mutated(frame: str, rng: np.random.Generator) -> str:
+    """The frame with a few pieces inserted, doubled or removed."""
     for _ in range(int(rng.integers(1, 4))):
         begin = int(rng.integers(len(frame) + 1))
         end = min(len(frame), begin + int(rng.integers(0, 6)))
@@ -104,20 +104,20 @@ def spoilt(frame: str, rng: np.random.Generator) -> str:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_speech_means_what_json_makes_of_it_however_it_is_written_or_broken(seed: int) -> None:
+def test_the_fast_path_and_json_agree_on_valid_and_mutated_frames(seed: int) -> None:
     rng = np.random.default_rng(seed)
     for _ in range(1000):
-        frame = written(rng) if rng.random() < 0.2 else spoilt(written(rng), rng)
+        frame = random_frame(rng) if rng.random() < 0.2 else mutated(random_frame(rng), rng)
 
         assert outcome(frame) == by_json_alone(frame), frame
         octets = frame.encode(errors="surrogatepass")
         assert outcome(octets) == by_json_alone(octets), frame
 
 
-def test_the_short_cut_takes_what_our_client_and_the_fields_usual_one_write(
+def test_the_fast_path_takes_frames_of_this_client_and_of_json_dumps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Or the fuzzing above compares a thing with itself."""
+    """Otherwise the fuzz test compares json with itself."""
     pcm = bytes(range(250))
     audio = base64.b64encode(pcm).decode()
     usual = json.dumps({"type": "agent.speak", "event_id": "u-1", "audio": audio})

@@ -1,4 +1,4 @@
-"""Conversion to LITE's PCM: any usual shape in, no clicks, nothing lost, nothing invented."""
+"""Conversion to LITE's PCM: every usual format, no clicks, no lost or added samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RATES_HZ = (8_000, 16_000, 22_050, 44_100, 48_000)
 
 
 def speech(rate_hz: int, seconds: float = 1.0) -> NDArray[np.float32]:
-    """Something with low and high tones and no symmetry, full scale 0.8."""
+    """Low and high tones without symmetry, peak 0.8."""
     t = np.arange(int(rate_hz * seconds)) / rate_hz
     wave = np.sin(2 * np.pi * 211 * t) + 0.6 * np.sin(2 * np.pi * 3_301 * t + 1) * (t % 0.1 < 0.05)
     return (0.5 * wave).astype(np.float32)
@@ -47,25 +47,25 @@ def converted(converter: PcmConverter, pieces: Iterator[bytes] | list[bytes]) ->
 
 @pytest.mark.parametrize("rate_hz", RATES_HZ)
 @pytest.mark.parametrize("seed", range(3))
-def test_pieces_of_any_size_sound_as_the_whole(rate_hz: int, seed: int) -> None:
-    """A resampler that starts anew with each piece clicks at each border."""
+def test_pieces_of_any_size_convert_as_the_whole(rate_hz: int, seed: int) -> None:
+    """A resampler that restarts with each piece clicks between pieces."""
     source = as_int16(speech(rate_hz))
     whole = soxr.resample(source.astype(np.float32) / 32_768, rate_hz, SAMPLE_RATE_HZ)
     pieces = cut(source.tobytes(), np.random.default_rng(seed))
-    ours = samples_of(converted(PcmConverter(rate_hz), pieces))
-    assert len(ours) == len(whole) == SAMPLE_RATE_HZ
-    assert np.abs(ours - whole * 32_768).max() <= 1
+    converted_samples = samples_of(converted(PcmConverter(rate_hz), pieces))
+    assert len(converted_samples) == len(whole) == SAMPLE_RATE_HZ
+    assert np.abs(converted_samples - whole * 32_768).max() <= 1
 
 
 @pytest.mark.parametrize("rate_hz", RATES_HZ)
-def test_single_samples_sound_as_the_whole(rate_hz: int) -> None:
+def test_single_samples_convert_as_the_whole(rate_hz: int) -> None:
     source = speech(rate_hz, 0.2)
     whole = soxr.resample(source, rate_hz, SAMPLE_RATE_HZ)
     converter = PcmConverter(rate_hz)
     pcm = b"".join(converter.convert(source[i : i + 1]) for i in range(len(source)))
-    ours = samples_of(pcm + converter.finish())
-    assert len(ours) == len(whole)
-    assert np.abs(ours - whole * 32_768).max() <= 1
+    converted_samples = samples_of(pcm + converter.finish())
+    assert len(converted_samples) == len(whole)
+    assert np.abs(converted_samples - whole * 32_768).max() <= 1
 
 
 @pytest.mark.parametrize("rate_hz", [11_025, 32_000, 96_000, 192_000])
@@ -77,14 +77,14 @@ def test_other_rates_keep_length_and_pitch(rate_hz: int) -> None:
     assert spectrum.argmax() == 440
 
 
-def test_lites_own_pcm_passes_untouched() -> None:
+def test_pcm_in_lites_format_is_returned_unchanged() -> None:
     pcm = as_int16(speech(SAMPLE_RATE_HZ)).tobytes()
     converter = PcmConverter()
     assert converter.convert(pcm) is pcm
     assert converter.finish() == b""
 
 
-def test_bytes_that_change_later_do_not_change_what_was_converted() -> None:
+def test_the_result_does_not_share_the_callers_buffer() -> None:
     buffer = bytearray(b"\1\2\3\4")
     pcm = PcmConverter().convert(buffer)
     buffer[0] = 9
@@ -100,7 +100,7 @@ def test_every_16_bit_value_survives() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 8])
-def test_a_frame_cut_anywhere_is_joined(channels: int) -> None:
+def test_a_frame_split_anywhere_is_joined(channels: int) -> None:
     frames = np.random.default_rng(1).integers(-9_999, 9_999, (500, channels)).astype("<i2")
     whole = PcmConverter(channels=channels).convert(frames)
     pieces = cut(frames.tobytes(), np.random.default_rng(2))
@@ -114,7 +114,7 @@ def test_channels_are_averaged() -> None:
 
 
 @pytest.mark.parametrize("rate_hz", [16_000, 24_000])
-def test_each_kind_of_input_sounds_the_same(rate_hz: int) -> None:
+def test_each_type_of_input_converts_the_same(rate_hz: int) -> None:
     ints = as_int16(np.stack([speech(rate_hz), 0.3 * speech(rate_hz)], axis=1))
     little = ints.tobytes()
     inputs: list[Any] = [
@@ -140,7 +140,7 @@ def test_each_kind_of_input_sounds_the_same(rate_hz: int) -> None:
     assert len(outputs.pop()) == 2 * SAMPLE_RATE_HZ
 
 
-def test_a_memoryview_with_gaps_is_its_own_bytes() -> None:
+def test_a_strided_memoryview_is_converted_by_its_elements() -> None:
     every_other = memoryview(b"\1\0\2\0\3\0\4\0").cast("h")[::2]
     assert PcmConverter().convert(every_other) == b"\1\0\3\0"
 
@@ -151,18 +151,18 @@ def test_floats_beyond_full_scale_are_clipped_not_wrapped() -> None:
 
 
 def test_a_loud_square_does_not_wrap_when_resampled() -> None:
-    """The resampler overshoots at edges: beyond 16 bits that was a loud crack."""
+    """The resampler overshoots at edges: wrapped in 16 bits, that was a loud crack."""
     square = np.where(np.arange(16_000) % 160 < 80, 32_767, -32_768).astype("<i2")
-    ours = samples_of(converted(PcmConverter(16_000), [square.tobytes()]))
-    middle = (np.arange(len(ours)) * 2 // 3) % 80  # where in its half wave a sample lies
+    converted_samples = samples_of(converted(PcmConverter(16_000), [square.tobytes()]))
+    middle = (np.arange(len(converted_samples)) * 2 // 3) % 80  # position in the half wave
     steady = (middle > 20) & (middle < 60)
-    high = (np.arange(len(ours)) * 2 // 3) % 160 < 80
-    assert (ours[steady & high] > 30_000).all()
-    assert (ours[steady & ~high] < -30_000).all()
+    high = (np.arange(len(converted_samples)) * 2 // 3) % 160 < 80
+    assert (converted_samples[steady & high] > 30_000).all()
+    assert (converted_samples[steady & ~high] < -30_000).all()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_is_refused_and_the_stream_goes_on(bad: float) -> None:
+def test_nan_and_infinity_are_refused_and_the_stream_can_continue(bad: float) -> None:
     source = speech(16_000)
     poisoned = source[:1_000].copy()
     poisoned[[3, 70]] = bad
@@ -175,15 +175,15 @@ def test_what_is_no_number_is_refused_and_the_stream_goes_on(bad: float) -> None
     assert pcm == untroubled.convert(source) + untroubled.finish()
 
 
-def test_finish_makes_ready_for_another_stream() -> None:
+def test_after_finish_another_stream_can_be_converted() -> None:
     converter = PcmConverter(44_100, 2)
     pcm = as_int16(np.stack([speech(44_100)] * 2, axis=1)).tobytes()
-    first = converted(converter, [pcm, b"\1\2\3"])  # the last three bytes are no frame
+    first = converted(converter, [pcm, b"\1\2\3"])  # the last three bytes are an incomplete frame
     assert len(first) == 2 * SAMPLE_RATE_HZ
     assert converted(converter, [pcm]) == first
 
 
-def test_nothing_is_nothing() -> None:
+def test_empty_input_gives_empty_output() -> None:
     for converter in (PcmConverter(), PcmConverter(16_000, 2)):
         assert converter.convert(b"") == b""
         assert converter.convert(np.empty(0)) == b""
@@ -209,7 +209,7 @@ def test_other_arrays_are_refused(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("other", [None, "text", [1, 2], 5])
-def test_what_is_no_audio_is_refused(other: Any) -> None:
+def test_other_types_are_refused(other: Any) -> None:
     with pytest.raises(TypeError, match="numpy array"):
         PcmConverter().convert(other)
 
@@ -220,7 +220,7 @@ def test_an_array_that_is_not_whole_frames_is_refused(shape: tuple[int, ...]) ->
         PcmConverter(channels=2).convert(np.zeros(shape, dtype=np.int16))
 
 
-def test_an_array_in_the_middle_of_a_frame_is_refused_and_the_frame_can_be_completed() -> None:
+def test_an_array_within_a_frame_is_refused_and_the_frame_can_be_completed() -> None:
     converter = PcmConverter(channels=2)
     assert converter.convert(b"\1\0\1") == b""
     with pytest.raises(BadAudio, match="3 bytes of a frame"):
@@ -229,7 +229,7 @@ def test_an_array_in_the_middle_of_a_frame_is_refused_and_the_frame_can_be_compl
 
 
 def test_importing_the_package_does_not_import_numpy() -> None:
-    """numpy and soxr take longer to import than all else that a REST call needs."""
+    """numpy and soxr take longer to import than everything else that a REST call needs."""
     code = "import sys, liveavatar_lite; print({'numpy', 'soxr'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

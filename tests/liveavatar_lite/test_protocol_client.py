@@ -1,4 +1,4 @@
-"""The client role: one story for every dialect in which the service may tell it."""
+"""The client role: the same facts in every dialect of the service."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ LISTENING = AgentStateUpdated("talking", "listening")
 
 def connected() -> ClientProtocol:
     client = ClientProtocol()
-    hear(client, SessionStateUpdated("connected"))
+    receive(client, SessionStateUpdated("connected"))
     return client
 
 
-def hear(client: ClientProtocol, *events: ServerEvent, now_s: float = 0.0) -> list[Event]:
-    """What the events mean, without the events themselves."""
+def receive(client: ClientProtocol, *events: ServerEvent, now_s: float = 0.0) -> list[Event]:
+    """The facts derived from the events, without the events themselves."""
     meant: list[Event] = []
     for event in events:
         meant += client.receive(encode_event(event), now_s)[1:]
@@ -70,12 +70,12 @@ def say(client: ClientProtocol, utterance_id: str, seconds: int = 1) -> None:
         ["new", "connecting", "warming-up", "connected", "closed"],
     ],
 )
-def test_the_session_goes_through_its_phases_in_either_dialect(states: list[str]) -> None:
+def test_the_session_passes_its_phases_in_either_dialect(states: list[str]) -> None:
     client = ClientProtocol()
     phases = []
 
     for state in states:
-        hear(client, SessionStateUpdated(state))
+        receive(client, SessionStateUpdated(state))
         phases.append(client.phase)
 
     assert SessionPhase.CONNECTED in phases
@@ -84,10 +84,10 @@ def test_the_session_goes_through_its_phases_in_either_dialect(states: list[str]
 
 
 @pytest.mark.parametrize("state", [None, "new", "connecting"])
-def test_commands_are_refused_before_the_service_would_hear_them(state: str | None) -> None:
+def test_commands_are_refused_before_connected(state: str | None) -> None:
     client = ClientProtocol()
     if state:
-        hear(client, SessionStateUpdated(state))
+        receive(client, SessionStateUpdated(state))
 
     commands: list[Callable[[], bytes]] = [
         lambda: client.speak(SECOND, "u"),
@@ -105,23 +105,23 @@ def test_commands_are_refused_before_the_service_would_hear_them(state: str | No
 @pytest.mark.parametrize("state", ["closing", "closed", "disconnected"])
 def test_commands_are_refused_once_the_session_ends(state: str) -> None:
     client = connected()
-    hear(client, SessionStateUpdated(state))
+    receive(client, SessionStateUpdated(state))
 
     with pytest.raises(ConnectionLost):
         client.keep_alive()
 
 
-def test_a_late_connecting_does_not_end_a_session_that_works() -> None:
+def test_a_late_connecting_does_not_end_a_working_session() -> None:
     client = connected()
 
-    hear(client, SessionStateUpdated("connecting"), SessionStateUpdated("connected"))
+    receive(client, SessionStateUpdated("connecting"), SessionStateUpdated("connected"))
 
     assert client.phase is SessionPhase.CONNECTED
     assert client.backward_states == 1
     client.keep_alive()
 
 
-def test_the_first_report_of_the_sockets_end_counts() -> None:
+def test_only_the_first_close_counts() -> None:
     client = connected()
 
     client.closed(1011, "overload")
@@ -132,7 +132,7 @@ def test_the_first_report_of_the_sockets_end_counts() -> None:
         client.keep_alive()
 
 
-# --- what is sent ---------------------------------------------------------------------------
+# --- commands -------------------------------------------------------------------------------
 
 
 def test_an_utterance_has_one_id_from_its_first_chunk_to_its_end() -> None:
@@ -144,12 +144,12 @@ def test_an_utterance_has_one_id_from_its_first_chunk_to_its_end() -> None:
 
 
 @pytest.mark.parametrize("pcm", [b"", b"\0", bytes(47_999)])
-def test_audio_that_is_not_whole_samples_is_refused_here(pcm: bytes) -> None:
+def test_audio_that_is_not_whole_samples_is_refused(pcm: bytes) -> None:
     with pytest.raises(BadAudio):
         connected().speak(pcm, "u")
 
 
-def test_a_frame_stays_under_a_megabyte() -> None:
+def test_a_frame_of_a_megabyte_is_refused() -> None:
     client = connected()
 
     assert len(client.speak(bytes(749_900), "u")) < 1_000_000
@@ -160,18 +160,18 @@ def test_a_frame_stays_under_a_megabyte() -> None:
     assert client.chunks_sent == 1
 
 
-def test_a_chunk_after_the_end_is_refused_or_it_would_be_spoken_as_a_new_utterance() -> None:
+def test_a_chunk_after_the_end_or_an_interrupt_is_refused() -> None:
     client = connected()
     say(client, "ended")
     client.speak(SECOND, "cut")
     client.interrupt("i")
 
     for utterance_id in ("ended", "cut"):
-        with pytest.raises(IllegalTransition, match="from sealed to open"):
+        with pytest.raises(IllegalTransition, match="from ended to open"):
             client.speak(SECOND, utterance_id)
 
 
-def test_two_utterances_cannot_be_open_at_once_for_the_service_would_mix_them() -> None:
+def test_a_second_open_utterance_is_refused() -> None:
     client = connected()
     client.speak(SECOND, "a")
     assert client.open_utterance == "a"
@@ -184,17 +184,17 @@ def test_two_utterances_cannot_be_open_at_once_for_the_service_would_mix_them() 
     client.speak(SECOND, "b")
 
 
-@pytest.mark.parametrize(("opened", "state"), [(False, "unopened"), (True, "sealed")])
+@pytest.mark.parametrize(("opened", "state"), [(False, "unopened"), (True, "ended")])
 def test_only_an_open_utterance_can_be_ended(opened: bool, state: str) -> None:
     client = connected()
     if opened:
         say(client, "u")
 
-    with pytest.raises(IllegalTransition, match=f"from {state} to sealed"):
+    with pytest.raises(IllegalTransition, match=f"from {state} to ended"):
         client.speak_end("u")
 
 
-# --- one story in every dialect -------------------------------------------------------------
+# --- the same facts in every dialect -------------------------------------------------------------
 
 BOTH: list[ServerEvent] = [
     AudioBufferAppended("s-1", "u", "t-1"),
@@ -223,11 +223,11 @@ DIALECTS: dict[str, list[ServerEvent]] = {
 
 
 @pytest.mark.parametrize("events", DIALECTS.values(), ids=DIALECTS.keys())
-def test_each_fact_is_told_exactly_once_in_every_dialect(events: list[ServerEvent]) -> None:
+def test_each_fact_is_reported_exactly_once_in_every_dialect(events: list[ServerEvent]) -> None:
     client = connected()
     say(client, "u")
 
-    meant = hear(client, *events)
+    meant = receive(client, *events)
 
     assert sorted(meant, key=repr) == [
         PoseChanged("idle"),
@@ -238,7 +238,7 @@ def test_each_fact_is_told_exactly_once_in_every_dialect(events: list[ServerEven
     assert meant.index(UtteranceStarted("u")) < meant.index(UtteranceEnded("u", False))
 
 
-def test_raw_events_carry_the_utterance_they_are_about() -> None:
+def test_events_have_the_id_of_their_utterance() -> None:
     client = connected()
     say(client, "u")
 
@@ -248,7 +248,7 @@ def test_raw_events_carry_the_utterance_they_are_about() -> None:
 
 
 @pytest.mark.parametrize("dialect", ["source", "task", "task of the session", "none"])
-def test_utterances_in_a_row_are_told_apart(dialect: str) -> None:
+def test_consecutive_utterances_are_distinguished(dialect: str) -> None:
     client = connected()
     say(client, "a")
     say(client, "b")
@@ -260,7 +260,7 @@ def test_utterances_in_a_row_are_told_apart(dialect: str) -> None:
     }
     ids = dialects[dialect]
 
-    meant = hear(
+    meant = receive(
         client,
         *(AudioBufferAppended("s", *ids[each]) for each in "ab"),
         *(AudioBufferCommitted("s", *ids[each]) for each in "ab"),
@@ -278,12 +278,12 @@ def test_utterances_in_a_row_are_told_apart(dialect: str) -> None:
     ]
 
 
-def test_one_talk_over_two_utterances_ends_both_where_states_are_all_there_is() -> None:
+def test_one_talking_phase_over_two_utterances_ends_both_without_speak_events() -> None:
     client = connected()
     say(client, "a", seconds=1)
     say(client, "b", seconds=2)
 
-    meant = [*hear(client, TALKING, now_s=10.0), *hear(client, IDLE, now_s=13.1)]
+    meant = [*receive(client, TALKING, now_s=10.0), *receive(client, IDLE, now_s=13.1)]
 
     assert meant == [
         PoseChanged("talking"),
@@ -295,24 +295,24 @@ def test_one_talk_over_two_utterances_ends_both_where_states_are_all_there_is() 
     ]
 
 
-def test_a_rest_between_two_utterances_ends_only_the_first() -> None:
+def test_a_pause_between_two_utterances_ends_only_the_first() -> None:
     client = connected()
     say(client, "a", seconds=1)
     say(client, "b", seconds=2)
 
-    hear(client, TALKING, now_s=10.0)
-    meant = hear(client, IDLE, now_s=11.1)
+    receive(client, TALKING, now_s=10.0)
+    meant = receive(client, IDLE, now_s=11.1)
 
     assert meant == [PoseChanged("idle"), UtteranceEnded("a", interrupted=False)]
-    assert UtteranceStarted("b") in hear(client, TALKING, now_s=11.3)
+    assert UtteranceStarted("b") in receive(client, TALKING, now_s=11.3)
 
 
-def test_the_next_ones_start_ends_one_whose_end_was_never_told() -> None:
+def test_the_next_start_ends_an_utterance_whose_end_was_not_reported() -> None:
     client = connected()
     say(client, "a")
     say(client, "b")
 
-    meant = hear(client, SpeakStarted("s", "a"), SpeakStarted("s", "b"), SpeakEnded("s", "a"))
+    meant = receive(client, SpeakStarted("s", "a"), SpeakStarted("s", "b"), SpeakEnded("s", "a"))
 
     assert [event for event in meant if not isinstance(event, PoseChanged)] == [
         UtteranceStarted("a"),
@@ -321,16 +321,16 @@ def test_the_next_ones_start_ends_one_whose_end_was_never_told() -> None:
     ]
 
 
-def test_a_pause_because_we_feed_too_slowly_is_not_the_end() -> None:
+def test_a_pause_without_audio_does_not_end_an_open_utterance() -> None:
     client = connected()
     client.speak(SECOND, "u")
 
-    meant = hear(client, TALKING, IDLE)
+    meant = receive(client, TALKING, IDLE)
     client.speak(SECOND, "u")
-    meant += hear(client, TALKING)
+    meant += receive(client, TALKING)
     client.speak_end("u")
     assert UtteranceEnded("u", interrupted=False) not in meant
-    meant += hear(client, AudioBufferCommitted("s", "u"), IDLE)
+    meant += receive(client, AudioBufferCommitted("s", "u"), IDLE)
 
     assert [event for event in meant if not isinstance(event, PoseChanged)] == [
         UtteranceStarted("u"),
@@ -338,14 +338,16 @@ def test_a_pause_because_we_feed_too_slowly_is_not_the_end() -> None:
     ]
 
 
-def test_an_utterance_that_ran_dry_is_over_when_its_end_is_taken() -> None:
-    """No state changes any more once the avatar rests, so the ack is the last word."""
+def test_an_utterance_that_ran_dry_is_over_when_its_end_is_acknowledged() -> None:
+    """Once the avatar rests no state changes, so the ack is the last event."""
     client = connected()
     client.speak(SECOND, "u")
-    hear(client, TALKING, IDLE)
+    receive(client, TALKING, IDLE)
     client.speak_end("u")
 
-    assert hear(client, AudioBufferCommitted("s", "u")) == [UtteranceEnded("u", interrupted=False)]
+    assert receive(client, AudioBufferCommitted("s", "u")) == [
+        UtteranceEnded("u", interrupted=False)
+    ]
 
 
 # --- interrupts -----------------------------------------------------------------------------
@@ -362,42 +364,42 @@ def test_an_utterance_that_ran_dry_is_over_when_its_end_is_taken() -> None:
         [AudioBufferCleared("s", "cut"), SpeakEnded("s", "u"), SpeakEnded("late")],
     ],
 )
-def test_an_interrupted_utterance_is_over_once_however_it_is_told(
+def test_an_interrupted_utterance_ends_once_in_every_dialect(
     answers: list[ServerEvent],
 ) -> None:
     client = connected()
     client.speak(SECOND, "u")
-    hear(client, SpeakStarted("s", "u"), TALKING)
+    receive(client, SpeakStarted("s", "u"), TALKING)
     client.interrupt("cut")
 
-    meant = hear(client, *answers)
+    meant = receive(client, *answers)
 
     assert [event for event in meant if isinstance(event, UtteranceEnded)] == [
         UtteranceEnded("u", interrupted=True)
     ]
 
 
-def test_an_interrupt_also_ends_what_had_not_begun() -> None:
+def test_an_interrupt_also_ends_utterances_that_had_not_begun() -> None:
     client = connected()
     say(client, "a")
     say(client, "b")
-    hear(client, SpeakStarted("s", "a"))
+    receive(client, SpeakStarted("s", "a"))
     client.interrupt("cut")
 
-    meant = hear(client, AudioBufferCleared("s", "cut"))
+    meant = receive(client, AudioBufferCleared("s", "cut"))
 
     assert meant == [UtteranceEnded("a", interrupted=True), UtteranceEnded("b", interrupted=True)]
 
 
-def test_a_late_end_of_what_was_cut_does_not_touch_what_is_said_next() -> None:
+def test_a_late_end_of_an_interrupted_utterance_does_not_end_the_next() -> None:
     client = connected()
     client.speak(SECOND, "a")
-    hear(client, SpeakStarted("s", "a"), TALKING)
+    receive(client, SpeakStarted("s", "a"), TALKING)
     client.interrupt("cut")
     say(client, "b")
 
-    meant = hear(client, AudioBufferCleared("s", "cut"), IDLE, SpeakEnded("s", "a"))
-    meant += hear(client, TALKING, SpeakStarted("s", "b"), SpeakEnded("s", "a"))
+    meant = receive(client, AudioBufferCleared("s", "cut"), IDLE, SpeakEnded("s", "a"))
+    meant += receive(client, TALKING, SpeakStarted("s", "b"), SpeakEnded("s", "a"))
 
     assert [event for event in meant if not isinstance(event, PoseChanged)] == [
         UtteranceEnded("a", interrupted=True),
@@ -405,32 +407,32 @@ def test_a_late_end_of_what_was_cut_does_not_touch_what_is_said_next() -> None:
     ]
 
 
-def test_an_interrupt_while_nothing_plays_is_legal_and_tells_nothing() -> None:
+def test_an_interrupt_while_nothing_plays_reports_nothing() -> None:
     client = connected()
     client.interrupt("cut")
 
-    assert hear(client, AudioBufferCleared("s", "cut")) == []
+    assert receive(client, AudioBufferCleared("s", "cut")) == []
 
 
 # --- poses and errors -----------------------------------------------------------------------
 
 
-def test_after_speech_a_listener_listens_where_the_service_tells_no_poses() -> None:
+def test_the_pose_after_speech_is_listening_without_pose_events() -> None:
     client = connected()
     client.start_listening()
     say(client, "u")
 
-    meant = hear(client, SpeakStarted("s", "u"), SpeakEnded("s", "u"))
+    meant = receive(client, SpeakStarted("s", "u"), SpeakEnded("s", "u"))
 
     assert PoseChanged("listening") in meant
     assert client.pose == "listening"
 
 
-def test_the_services_word_on_poses_goes_before_ours() -> None:
+def test_reported_poses_replace_derived_ones() -> None:
     client = connected()
     say(client, "u")
 
-    meant = hear(client, TALKING, SpeakStarted("s", "u"), SpeakEnded("s", "u"), LISTENING)
+    meant = receive(client, TALKING, SpeakStarted("s", "u"), SpeakEnded("s", "u"), LISTENING)
 
     assert [event for event in meant if isinstance(event, PoseChanged)] == [
         PoseChanged("talking"),
@@ -438,21 +440,21 @@ def test_the_services_word_on_poses_goes_before_ours() -> None:
     ]
 
 
-def test_an_error_names_the_utterance_it_is_about() -> None:
+def test_an_error_has_the_id_of_its_utterance() -> None:
     client = connected()
     client.speak(SECOND, "u")
 
     error = ErrorReported("video_starvation", "audio too slow", source_event_id="u")
 
-    (heard,) = client.receive(encode_event(error), 0.0)
-    assert isinstance(heard, ErrorReported)
-    assert heard.utterance_id == "u"
+    (event,) = client.receive(encode_event(error), 0.0)
+    assert isinstance(event, ErrorReported)
+    assert event.utterance_id == "u"
 
 
 # --- the watchdog ---------------------------------------------------------------------------
 
 
-def test_silence_counts_from_a_chunk_until_anything_at_all_comes_back() -> None:
+def test_silence_counts_from_a_chunk_to_the_next_frame() -> None:
     client = connected()
     assert client.silent_s(100.0) == 0.0
 
@@ -460,14 +462,14 @@ def test_silence_counts_from_a_chunk_until_anything_at_all_comes_back() -> None:
     assert client.silent_s(100.5) == 0.0
     assert client.silent_s(104.0) == 3.5
 
-    hear(client, AudioBufferAppended("s", "u"), now_s=104.1)
+    receive(client, AudioBufferAppended("s", "u"), now_s=104.1)
     assert client.silent_s(200.0) == 0.0
 
 
-def test_a_long_rest_is_not_silence() -> None:
+def test_a_long_pause_is_not_silence() -> None:
     client = connected()
     say(client, "u")
-    hear(client, *BOTH, now_s=1.0)
+    receive(client, *BOTH, now_s=1.0)
 
     client.keep_alive()
     client.start_listening()
@@ -475,24 +477,24 @@ def test_a_long_rest_is_not_silence() -> None:
     assert client.silent_s(1_000.0) == client.silent_s(2_000.0) == 0.0
 
 
-def test_a_service_that_never_acknowledges_chunks_is_not_called_dead_while_it_talks() -> None:
-    """The oldest description of the events knows no acks: there, ten seconds of speech are sent
-    without a word back between its start and its end."""
+def test_a_service_without_acks_is_not_dead_while_it_talks() -> None:
+    """The oldest documentation has no acks: ten seconds of speech have no event between start and
+    end."""
     client = connected()
     client.speak(SECOND, "u")
-    hear(client, SpeakStarted("u"))
+    receive(client, SpeakStarted("u"))
 
     client.speak(SECOND, "u")
 
     assert client.silent_s(10.0) == client.silent_s(20.0) == 0.0
 
 
-def test_an_hour_of_speech_is_not_remembered_for_ever() -> None:
+def test_memory_is_bounded_over_an_hour_of_speech() -> None:
     client = connected()
 
     for number in range(1_000):
         say(client, f"u-{number}")
-        hear(
+        receive(
             client,
             AudioBufferAppended("s", f"u-{number}", f"t-{number}"),
             SpeakStarted("s", f"u-{number}"),
@@ -502,12 +504,12 @@ def test_an_hour_of_speech_is_not_remembered_for_ever() -> None:
     book = client._book
     assert len(book._all) < 100
     assert len(book._tasks) < 100
-    assert not book._live
+    assert not book._unfinished
 
 
-def test_time_in_which_the_avatar_had_run_dry_is_not_the_next_utterances() -> None:
-    """A service without speak_* events rested after a pause inside an utterance; the one that had
-    just been sent was taken to have been said in that pause, and was over before it was heard."""
+def test_time_without_audio_does_not_count_for_the_next_utterance() -> None:
+    """A service without speak_* events left `talking` after a pause within an utterance; the next
+    one, just sent, was taken as played in that pause, and was over before it was played."""
     protocol = connected()
     protocol.speak(bytes(12_000), "first")  # a quarter of a second
     acked = {"type": "agent.audio_buffer_appended", "event_id": "e"}
@@ -525,7 +527,7 @@ def test_time_in_which_the_avatar_had_run_dry_is_not_the_next_utterances() -> No
     )
 
 
-def test_an_utterance_of_an_earlier_connection_is_gone_on_with() -> None:
+def test_an_adopted_utterance_takes_audio_and_its_end() -> None:
     protocol = connected()
     protocol.adopt("before")
     assert protocol.open_utterance == "before"

@@ -1,4 +1,4 @@
-"""Whatever order events come in, the client role never breaks and never tells a fact twice."""
+"""In any order of events, the client role never raises and reports each fact once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SPEECH = (
 
 
 def command(client: ClientProtocol, rng: np.random.Generator, utterance_id: str) -> None:
-    with suppress(ProtocolViolation):  # refused before it is sent: nothing has happened
+    with suppress(ProtocolViolation):  # refused before it is sent
         match int(rng.integers(5)):
             case 0 | 1:
                 client.speak(bytes(2 * int(rng.integers(1, 48_000))), utterance_id)
@@ -49,7 +49,7 @@ def command(client: ClientProtocol, rng: np.random.Generator, utterance_id: str)
                 client.start_listening()
 
 
-def chatter(rng: np.random.Generator, ids: list[str | None]) -> str:
+def random_event(rng: np.random.Generator, ids: list[str | None]) -> str:
     def pick() -> str | None:
         return ids[int(rng.integers(len(ids)))]
 
@@ -59,19 +59,19 @@ def chatter(rng: np.random.Generator, ids: list[str | None]) -> str:
     return encode_event(SPEECH[int(rng.integers(len(SPEECH)))](pick(), pick(), pick()))
 
 
-def places(
+def positions(
     events: list[Event], kind: type[UtteranceStarted | UtteranceEnded], name: str
 ) -> list[int]:
-    """Where that fact about that utterance was told."""
+    """The positions of that fact about that utterance."""
     return [
-        place
-        for place, event in enumerate(events)
+        position
+        for position, event in enumerate(events)
         if isinstance(event, kind) and event.utterance_id == name
     ]
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_no_order_of_events_breaks_the_client_or_makes_it_repeat_itself(seed: int) -> None:
+def test_the_client_never_raises_and_reports_each_fact_once(seed: int) -> None:
     rng = np.random.default_rng(seed)
     client = ClientProtocol()
     client.receive(encode_event(SessionStateUpdated("connected")), 0.0)
@@ -83,11 +83,11 @@ def test_no_order_of_events_breaks_the_client_or_makes_it_repeat_itself(seed: in
         if rng.random() < 0.4:
             command(client, rng, names[int(rng.integers(len(names)))])
         else:
-            meant += client.receive(chatter(rng, ids), step * 0.1)[1:]
+            meant += client.receive(random_event(rng, ids), step * 0.1)[1:]
 
     for name in names:
-        started = places(meant, UtteranceStarted, name)
-        over = places(meant, UtteranceEnded, name)
+        started = positions(meant, UtteranceStarted, name)
+        over = positions(meant, UtteranceEnded, name)
         assert len(started) <= 1
         assert len(over) <= 1
         assert not (started and over) or started < over

@@ -1,4 +1,4 @@
-"""The server role: what LiveAvatar does with commands, good and bad."""
+"""The server role: valid and invalid commands, session phases."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def connected(*, reject_odd_audio: bool = False) -> ServerProtocol:
     return server
 
 
-def test_commands_before_connected_are_dropped_without_a_word() -> None:
+def test_commands_before_connected_are_dropped_silently() -> None:
     server = ServerProtocol()
 
     assert server.receive(CHUNK) == []
@@ -42,11 +42,11 @@ def test_commands_before_connected_are_dropped_without_a_word() -> None:
 
 
 @pytest.mark.parametrize("frame", [CHUNK, CHUNK.decode()], ids=["bytes", "str"])
-def test_a_command_comes_out_as_it_was_given(frame: str | bytes) -> None:
+def test_a_command_is_decoded(frame: str | bytes) -> None:
     assert connected().receive(frame) == [AgentSpeak(b"\0\0", "u-1")]
 
 
-def test_the_undocumented_start_is_taken_and_means_nothing() -> None:
+def test_the_undocumented_start_is_accepted() -> None:
     server = connected()
 
     commands = server.receive(
@@ -70,7 +70,7 @@ def test_the_undocumented_start_is_taken_and_means_nothing() -> None:
         ),
     ],
 )
-def test_nonsense_is_answered_with_an_error_that_names_the_command(
+def test_an_invalid_command_is_answered_with_an_error_that_names_it(
     frame: str, message: str, event_id: str | None
 ) -> None:
     server = connected()
@@ -84,10 +84,10 @@ def test_nonsense_is_answered_with_an_error_that_names_the_command(
     assert json.loads(reply) == {"type": "error", "error": error, "event_id": "s-1"}
     assert server.replies_to_send() == []
     assert server.close_code is None
-    assert server.receive(CHUNK), "the session goes on"
+    assert server.receive(CHUNK), "later commands are accepted"
 
 
-def test_half_a_sample_is_refused_only_if_asked() -> None:
+def test_a_split_sample_is_refused_only_if_configured() -> None:
     odd = encode_command(AgentSpeak(b"\0\0\0", "u"))
 
     assert connected().receive(odd) == [AgentSpeak(b"\0\0\0", "u")]
@@ -97,7 +97,7 @@ def test_half_a_sample_is_refused_only_if_asked() -> None:
     assert strict.receive(encode_command(SessionKeepAlive("k"))) == [SessionKeepAlive("k")]
 
 
-def test_a_frame_over_a_megabyte_is_answered_and_ends_the_connection() -> None:
+def test_a_frame_over_a_megabyte_is_answered_and_closes_the_connection() -> None:
     server = connected()
 
     assert server.receive("x" * 1_000_001) == []
@@ -144,7 +144,7 @@ def test_a_session_never_goes_backwards(earlier: SessionPhase, later: SessionPha
             server.enter(later)
 
 
-def test_a_state_that_nobody_knows_is_not_emitted() -> None:
+def test_an_unknown_state_is_not_emitted() -> None:
     with pytest.raises(IllegalTransition, match="from NEW to 'warming'"):
         ServerProtocol().emit(SessionStateUpdated("warming"))
 
@@ -157,7 +157,7 @@ def test_commands_after_the_end_are_dropped() -> None:
     assert server.dropped_commands == 1
 
 
-def test_events_are_emitted_whatever_the_phase() -> None:
+def test_events_are_emitted_in_every_phase() -> None:
     frame = ServerProtocol().emit(AudioBufferAppended("s", "u", "t"))
 
     assert json.loads(frame) == {

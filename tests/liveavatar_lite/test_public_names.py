@@ -1,4 +1,4 @@
-"""What people may import: a name that appears or vanishes here is a decision, not an accident."""
+"""The exported names: adding or removing one is a decision, not an accident."""
 
 from __future__ import annotations
 
@@ -104,10 +104,10 @@ PUBLIC = [
 ]
 
 
-def test_these_are_the_public_names() -> None:
+def test_the_exported_names_are_these() -> None:
     assert sorted(liveavatar_lite.__all__) == PUBLIC
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_exported_name_exists() -> None:
     for name in PUBLIC:
         assert getattr(liveavatar_lite, name) is not None

@@ -1,4 +1,4 @@
-"""The REST client: what is sent, and which error each reply means. Over httpx's own test seam."""
+"""The REST client: requests, and the error for each reply. With httpx's mock transport."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def envelope(data: object, *, code: int = 1000, message: str | None = "ok") -> d
     return {"code": code, "data": data, "message": message}
 
 
-class Service:
+class ScriptedService:
     """Answers each request with the next reply, and keeps the requests."""
 
     def __init__(self, *replies: httpx.Response | Callable[[httpx.Request], httpx.Response]):
@@ -72,11 +72,11 @@ class Service:
         return json.loads(self.requests[number].content)
 
 
-# --- what is sent ---------------------------------------------------------------------------
+# --- requests -------------------------------------------------------------------------------
 
 
 async def test_a_token_is_minted_with_the_key_and_the_whole_configuration() -> None:
-    service = Service(httpx.Response(200, json=envelope(MINTED)))
+    service = ScriptedService(httpx.Response(200, json=envelope(MINTED)))
     request = TokenRequest(
         avatar_id=WAYNE_AVATAR_ID,
         video_settings=VideoSettings(quality=VideoQuality.LOW, encoding=VideoEncoding.VP8),
@@ -111,7 +111,7 @@ async def test_a_token_is_minted_with_the_key_and_the_whole_configuration() -> N
     assert minted.session_token.get_secret_value() == SESSION_TOKEN
 
 
-async def test_a_start_carries_the_sessions_token_and_never_the_key() -> None:
+async def test_a_start_sends_the_sessions_token_and_not_the_key() -> None:
     started = {
         "session_id": "s-1",
         "livekit_url": "wss://livekit.example",
@@ -120,7 +120,7 @@ async def test_a_start_carries_the_sessions_token_and_never_the_key() -> None:
         "max_session_duration": 60,
         "ws_url": "wss://media.example/secret",
     }
-    service = Service(httpx.Response(201, json=envelope(started)))
+    service = ScriptedService(httpx.Response(201, json=envelope(started)))
 
     async with service.client() as liveavatar:
         session = await liveavatar.start_session(SecretStr(SESSION_TOKEN))
@@ -135,15 +135,15 @@ async def test_a_start_carries_the_sessions_token_and_never_the_key() -> None:
 
 
 @pytest.mark.parametrize("code", [100, 1000])
-async def test_any_2xx_with_data_is_success_whatever_its_code(code: int) -> None:
-    service = Service(httpx.Response(201, json=envelope(MINTED, code=code, message=None)))
+async def test_any_2xx_with_data_is_success(code: int) -> None:
+    service = ScriptedService(httpx.Response(201, json=envelope(MINTED, code=code, message=None)))
 
     async with service.client() as liveavatar:
         assert (await liveavatar.create_token(REQUEST)).session_id == "s-1"
 
 
-async def test_in_a_room_of_ones_own_the_reply_may_name_no_room() -> None:
-    service = Service(
+async def test_a_start_in_your_own_room_may_return_no_room() -> None:
+    service = ScriptedService(
         httpx.Response(201, json=envelope({"session_id": "s-1", "ws_url": "wss://x"}))
     )
 
@@ -160,7 +160,7 @@ async def test_in_a_room_of_ones_own_the_reply_may_name_no_room() -> None:
 async def test_a_stop_succeeds_if_the_session_is_not_running(
     status: int, outcome: StopOutcome
 ) -> None:
-    service = Service(httpx.Response(status, json=envelope(None)))
+    service = ScriptedService(httpx.Response(status, json=envelope(None)))
 
     async with service.client() as liveavatar:
         assert await liveavatar.stop_session("s-1") is outcome
@@ -169,7 +169,7 @@ async def test_a_stop_succeeds_if_the_session_is_not_running(
 
 
 async def test_keep_alive_names_the_session() -> None:
-    service = Service(httpx.Response(200, json=envelope(None)))
+    service = ScriptedService(httpx.Response(200, json=envelope(None)))
 
     async with service.client() as liveavatar:
         await liveavatar.keep_alive("s-1")
@@ -193,9 +193,9 @@ def entry(session_id: str, **more: object) -> dict[str, object]:
 
 
 async def test_sessions_are_listed_over_all_pages_each_once() -> None:
-    """A session that starts while we page pushes the last entry of a page onto the next."""
+    """A session that starts during paging moves the last entry of a page to the next page."""
     pages = [["a", "b"], ["b", "c"]]
-    service = Service(
+    service = ScriptedService(
         *(
             httpx.Response(
                 200,
@@ -222,9 +222,9 @@ async def test_sessions_are_listed_over_all_pages_each_once() -> None:
     ]
 
 
-async def test_an_entry_tells_whether_and_why_a_session_ended() -> None:
+async def test_an_entry_has_whether_and_why_the_session_ended() -> None:
     ended = entry("s-1", end_at="2026-10-01T12:01:00Z", end_reason="A_REASON_OF_TOMORROW")
-    service = Service(
+    service = ScriptedService(
         httpx.Response(200, json=envelope(ended)), httpx.Response(200, json=envelope(entry("s-2")))
     )
 
@@ -242,7 +242,7 @@ async def test_an_entry_tells_whether_and_why_a_session_ended() -> None:
 
 @pytest.mark.parametrize("reply", [httpx.Response(404), httpx.Response(200, json=envelope(None))])
 async def test_an_unknown_session_has_no_entry(reply: httpx.Response) -> None:
-    service = Service(reply)
+    service = ScriptedService(reply)
 
     async with service.client() as liveavatar:
         assert await liveavatar.get_session("../other") is None
@@ -251,25 +251,25 @@ async def test_an_unknown_session_has_no_entry(reply: httpx.Response) -> None:
 
 
 async def test_credits_are_exact() -> None:
-    service = Service(httpx.Response(200, json=envelope({"credits_left": "149.10"})))
+    service = ScriptedService(httpx.Response(200, json=envelope({"credits_left": "149.10"})))
 
     async with service.client() as liveavatar:
         assert await liveavatar.credits_left() == Decimal("149.10")
 
 
 @pytest.mark.parametrize("balance", [{}, {"credits_left": None}, {"credits_left": "NaN"}, []])
-async def test_a_balance_that_is_no_number_is_said_so(balance: object) -> None:
-    service = Service(httpx.Response(200, json=envelope(balance)))
+async def test_an_invalid_balance_raises(balance: object) -> None:
+    service = ScriptedService(httpx.Response(200, json=envelope(balance)))
 
     async with service.client() as liveavatar:
         with pytest.raises(UnexpectedResponse, match="credits_left"):
             await liveavatar.credits_left()
 
 
-# --- which error a reply means --------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------
 
-Told = dict[str, object]
-MAPPING: list[tuple[int, Told | str, type[ApiError]]] = [
+Body = dict[str, object]
+MAPPING: list[tuple[int, Body | str, type[ApiError]]] = [
     (400, {"code": 4000, "message": "Bad request: no such avatar"}, BadRequest),
     (400, {"code": 4000, "message": "Avatar is not supported in sandbox mode"}, SandboxAvatar),
     (
@@ -298,11 +298,11 @@ MAPPING: list[tuple[int, Told | str, type[ApiError]]] = [
 
 
 @pytest.mark.parametrize(("status", "body", "kind"), MAPPING)
-async def test_each_reply_means_one_error(
-    status: int, body: Told | str, kind: type[ApiError]
+async def test_each_reply_maps_to_one_error(
+    status: int, body: Body | str, kind: type[ApiError]
 ) -> None:
     content = body if isinstance(body, str) else json.dumps(body)
-    service = Service(httpx.Response(status, content=content))
+    service = ScriptedService(httpx.Response(status, content=content))
 
     async with service.client() as liveavatar:
         with pytest.raises(ApiError) as raised:
@@ -311,7 +311,7 @@ async def test_each_reply_means_one_error(
     error = raised.value
     assert type(error) is kind
     assert error.status == status
-    assert not error.maybe_billed, "minting bills nobody"
+    assert not error.maybe_billed, "minting is not billed"
     if isinstance(body, dict):
         assert error.code == body.get("code")
         message = body.get("message")
@@ -321,7 +321,7 @@ async def test_each_reply_means_one_error(
 
 async def test_the_allowed_duration_is_read_from_the_refusal() -> None:
     text = "max_session_duration (7200s) exceeds the maximum allowed (1200s)"
-    service = Service(httpx.Response(400, json=envelope(None, code=4000, message=text)))
+    service = ScriptedService(httpx.Response(400, json=envelope(None, code=4000, message=text)))
 
     async with service.client() as liveavatar:
         with pytest.raises(DurationOverPlan, match="Ask for at most 1200 s") as refusal:
@@ -340,7 +340,7 @@ async def test_a_422_names_every_field_and_shows_no_value() -> None:
             "input": ROOM_TOKEN,
         },
     ]
-    service = Service(httpx.Response(422, json={"detail": detail}))
+    service = ScriptedService(httpx.Response(422, json={"detail": detail}))
     room = LiveKitConfig(
         livekit_url="wss://x", livekit_room="r", livekit_client_token=SecretStr(ROOM_TOKEN)
     )
@@ -355,9 +355,9 @@ async def test_a_422_names_every_field_and_shows_no_value() -> None:
     )
 
 
-async def test_a_message_is_also_found_in_a_list_of_data() -> None:
+async def test_the_message_may_be_in_a_list_of_data() -> None:
     body = {"code": 4000, "data": [{"message": "avatar expired"}], "message": None}
-    service = Service(httpx.Response(400, json=body))
+    service = ScriptedService(httpx.Response(400, json=body))
 
     async with service.client() as liveavatar:
         with pytest.raises(BadRequest, match="avatar expired"):
@@ -378,7 +378,7 @@ async def test_a_message_is_also_found_in_a_list_of_data() -> None:
 async def test_retry_after_is_kept_in_seconds(
     headers: dict[str, str], expected_s: float | None
 ) -> None:
-    service = Service(httpx.Response(429, headers=headers, json=envelope(None)))
+    service = ScriptedService(httpx.Response(429, headers=headers, json=envelope(None)))
 
     async with service.client() as liveavatar:
         with pytest.raises(RateLimited) as refusal:
@@ -388,9 +388,11 @@ async def test_retry_after_is_kept_in_seconds(
     assert refusal.value.retryable
 
 
-async def test_a_refusal_for_good_does_not_ask_to_be_retried() -> None:
-    """An unknown avatar (400) said "retry after 1 s": the reset of the window, not an advice."""
-    service = Service(httpx.Response(400, headers={"X-RateLimit-Reset": "1"}, json=envelope(None)))
+async def test_a_permanent_refusal_has_no_retry_after() -> None:
+    """An unknown avatar (400) said "retry after 1 s": that was the rate limit window's reset."""
+    service = ScriptedService(
+        httpx.Response(400, headers={"X-RateLimit-Reset": "1"}, json=envelope(None))
+    )
 
     async with service.client() as liveavatar:
         with pytest.raises(BadRequest) as refusal:
@@ -401,7 +403,7 @@ async def test_a_refusal_for_good_does_not_ask_to_be_retried() -> None:
 
 async def test_retry_after_may_be_a_date() -> None:
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
-    service = Service(httpx.Response(503, headers={"Retry-After": later}))
+    service = ScriptedService(httpx.Response(503, headers={"Retry-After": later}))
 
     async with service.client() as liveavatar:
         with pytest.raises(ServerError) as refusal:
@@ -410,7 +412,7 @@ async def test_retry_after_may_be_a_date() -> None:
     assert refusal.value.retry_after_s == pytest.approx(30, abs=3)
 
 
-# --- may it be retried, may it be billed ----------------------------------------------------
+# --- retryable and maybe_billed --------------------------------------------------------------
 
 
 def broken(error: type[httpx.TransportError]) -> Callable[[httpx.Request], httpx.Response]:
@@ -435,10 +437,10 @@ def broken(error: type[httpx.TransportError]) -> Callable[[httpx.Request], httpx
         (httpx.RemoteProtocolError, OutcomeUnknown),
     ],
 )
-async def test_a_failed_start_says_whether_it_may_be_billed(
+async def test_a_failed_start_has_maybe_billed_if_it_may_have_arrived(
     error: type[httpx.TransportError], kind: type[LiteError]
 ) -> None:
-    service = Service(broken(error))
+    service = ScriptedService(broken(error))
 
     async with service.client() as liveavatar:
         with pytest.raises(kind) as failure:
@@ -462,10 +464,10 @@ async def test_a_failed_start_says_whether_it_may_be_billed(
         (httpx.Response(429), False),
     ],
 )
-async def test_a_refused_start_is_not_billed_an_unclear_one_may_be(
+async def test_a_refused_start_is_not_billed_and_one_with_open_outcome_may_be(
     reply: httpx.Response, maybe_billed: bool
 ) -> None:
-    service = Service(reply)
+    service = ScriptedService(reply)
 
     async with service.client() as liveavatar:
         with pytest.raises(ApiError) as failure:
@@ -475,8 +477,8 @@ async def test_a_refused_start_is_not_billed_an_unclear_one_may_be(
     assert not (failure.value.retryable and maybe_billed)
 
 
-async def test_what_cannot_bill_may_be_retried_after_a_lost_reply() -> None:
-    service = Service(broken(httpx.ReadTimeout), httpx.Response(502))
+async def test_a_stop_is_retryable_after_a_lost_reply() -> None:
+    service = ScriptedService(broken(httpx.ReadTimeout), httpx.Response(502))
 
     async with service.client() as liveavatar:
         for _ in range(2):
@@ -489,14 +491,14 @@ async def test_what_cannot_bill_may_be_retried_after_a_lost_reply() -> None:
 # --- secrets --------------------------------------------------------------------------------
 
 
-async def test_no_secret_stands_in_any_error_repr_or_log(
+async def test_no_secret_is_in_errors_reprs_or_logs(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("DEBUG")
-    parrot = f"bad credential {API_KEY} / {SESSION_TOKEN}"
-    service = Service(
-        *(httpx.Response(401, json=envelope(None, message=parrot)) for _ in range(2)),
-        httpx.Response(500, text=parrot, headers={"content-type": "text/plain"}),
+    echo = f"bad credential {API_KEY} / {SESSION_TOKEN}"
+    service = ScriptedService(
+        *(httpx.Response(401, json=envelope(None, message=echo)) for _ in range(2)),
+        httpx.Response(500, text=echo, headers={"content-type": "text/plain"}),
         httpx.Response(200, json=envelope({"session_id": 7, "session_token": {"x": API_KEY}})),
         broken(httpx.ReadTimeout),
     )
@@ -522,16 +524,16 @@ async def test_no_secret_stands_in_any_error_repr_or_log(
 
 
 @pytest.mark.parametrize("key", ["", "two\nlines-0123", " blank-0123", "clé-0123456"])
-def test_a_key_that_no_header_can_hold_is_refused_without_being_shown(key: str) -> None:
+def test_a_key_that_no_header_can_have_is_refused_without_being_shown(key: str) -> None:
     """h11 would refuse the newline of a key read from a file with an error that quotes the key."""
-    with pytest.raises(ValueError, match="the API key is empty, or holds") as refusal:
+    with pytest.raises(ValueError, match="the API key is empty, begins or ends") as refusal:
         LiveAvatar(SecretStr(key))
 
     assert not key or key not in str(refusal.value)
 
 
 @pytest.mark.parametrize("address", ["", "api.liveavatar.com", "ftp://x", "http://", "http://x:y"])
-def test_an_address_that_is_none_is_refused_at_once(address: str) -> None:
+def test_an_invalid_address_is_refused_by_the_constructor(address: str) -> None:
     with pytest.raises(ValueError, match="give something like https://"):
         LiveAvatar(SecretStr(API_KEY), base_url=address)
 

@@ -1,4 +1,4 @@
-"""The REST client on a real network: what a lost connection, a lost reply and silence mean."""
+"""The REST client over real sockets: refused connections, lost replies, timeouts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOKEN = SecretStr("fake-session-token-0123456789")
 
 @asynccontextmanager
 async def service(handler: Handler) -> AsyncIterator[str]:
-    """A TCP server that treats each connection so; yields its address."""
+    """A TCP server that runs the handler for each connection; yields its address."""
     tasks = set[asyncio.Task[None]]()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -59,7 +59,7 @@ async def read_request(reader: asyncio.StreamReader) -> bytes:
     return await reader.readuntil(b"\r\n\r\n")
 
 
-async def test_nobody_listens_so_nothing_was_sent_or_billed(unused_tcp_port: int) -> None:
+async def test_a_refused_connection_is_not_billed(unused_tcp_port: int) -> None:
     async with client(f"http://127.0.0.1:{unused_tcp_port}") as liveavatar:
         with pytest.raises(ServiceUnreachable, match="LIVEAVATAR_API_URL") as failure:
             await liveavatar.start_session(TOKEN)
@@ -81,10 +81,10 @@ async def test_a_lost_reply_to_a_start_may_be_billed() -> None:
 
     assert failure.value.maybe_billed
     assert not failure.value.retryable
-    assert len(seen) == 1, "a start is never repeated in here"
+    assert len(seen) == 1, "a start is never retried here"
 
 
-async def test_a_service_that_says_nothing_is_not_waited_for_for_ever() -> None:
+async def test_a_silent_service_times_out() -> None:
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(30)
 
@@ -96,7 +96,7 @@ async def test_a_service_that_says_nothing_is_not_waited_for_for_ever() -> None:
     assert time.monotonic() - began_s < 5
 
 
-async def test_a_reply_that_trickles_is_bounded_as_a_whole() -> None:
+async def test_a_slow_reply_is_bounded_as_a_whole() -> None:
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")
@@ -113,7 +113,7 @@ async def test_a_reply_that_trickles_is_bounded_as_a_whole() -> None:
     assert time.monotonic() - began_s < 5
 
 
-async def test_a_reply_cut_in_the_middle_is_no_reply() -> None:
+async def test_a_truncated_reply_counts_as_lost() -> None:
     async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
         writer.write(b'HTTP/1.1 201 Created\r\ncontent-length: 500\r\n\r\n{"code":1000,')

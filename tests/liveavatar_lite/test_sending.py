@@ -1,7 +1,7 @@
-"""Commands on their way to the socket: whole, in order, and held where the network holds them.
+"""Commands are sent whole and in order, with back-pressure.
 
-The connection writes to the transport itself, so each promise is kept on both event loops that
-the workers may run on, with TLS and without.
+The connection writes to the transport itself, so each test runs on both event loops that workers
+use, with TLS and without.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.support.waiting import until
 SECOND = 48_000
 LONG_S = 60.0
 MORE_THAN_THE_KERNEL_TAKES = 1000
-"""Seconds of speech; the two sockets of a connection take some 10 MB."""
+"""Seconds of speech; the two sockets of a connection buffer about 10 MB."""
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 Contexts = tuple[tls.SSLContext, tls.SSLContext]
@@ -39,7 +39,7 @@ Contexts = tuple[tls.SSLContext, tls.SSLContext]
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a scenario on an event loop of that kind."""
+    """Runs a scenario on this event loop."""
     factory = asyncio.new_event_loop if request.param == "asyncio" else uvloop.new_event_loop
 
     def run_it(scenario: Coroutine[Any, Any, None]) -> None:
@@ -56,7 +56,7 @@ def contexts(request: pytest.FixtureRequest, tmp_path: Path) -> Contexts | None:
 
 
 class Valve:
-    """A media server that reads only while it is open."""
+    """A media server whose reading can be paused."""
 
     def __init__(self) -> None:
         self.side: Media | None = None
@@ -101,10 +101,10 @@ def chunk(number: int) -> bytes:
     return number.to_bytes(2, "little") * (SECOND // 2)
 
 
-async def speak_until_held(connection: LiteConnection) -> asyncio.Task[None]:
-    """Speaks on and on; returns once the network takes no more and the speaker waits.
+async def speak_until_blocked(connection: LiteConnection) -> asyncio.Task[None]:
+    """Start speaking; returns when the network takes no more and the speaker waits.
 
-    A speaker that never had to wait is done in the end.
+    Without back-pressure the task would be done.
     """
     sent = 0
 
@@ -122,7 +122,7 @@ async def speak_until_held(connection: LiteConnection) -> asyncio.Task[None]:
     return speaking
 
 
-def test_speech_and_commands_of_many_tasks_arrive_whole_and_in_order_after_a_stall(
+def test_commands_of_many_tasks_arrive_whole_and_in_order_after_a_stall(
     run: Run, contexts: Contexts | None
 ) -> None:
     async def scenario() -> None:
@@ -134,7 +134,7 @@ def test_speech_and_commands_of_many_tasks_arrive_whole_and_in_order_after_a_sta
                     if number % 10 == 0:
                         group.create_task(connection.keep_alive())
                 group.create_task(connection.speak_end("u"))
-                await asyncio.sleep(0)  # all have been called, none was read
+                await asyncio.sleep(0)  # all calls were made, none was read
                 valve.open()
             await until(lambda: len(valve.commands) == 111)
 
@@ -146,13 +146,13 @@ def test_speech_and_commands_of_many_tasks_arrive_whole_and_in_order_after_a_sta
     run(scenario())
 
 
-def test_who_speaks_waits_where_the_network_does_and_goes_on_with_it(
+def test_a_speaker_waits_for_a_stalled_network_and_continues_with_it(
     run: Run, contexts: Contexts | None
 ) -> None:
     async def scenario() -> None:
         async with connected(contexts) as (connection, valve):
             valve.close()
-            speaking = await speak_until_held(connection)
+            speaking = await speak_until_blocked(connection)
             assert not speaking.done()
 
             valve.open()
@@ -167,13 +167,11 @@ def test_who_speaks_waits_where_the_network_does_and_goes_on_with_it(
     run(scenario())
 
 
-def test_what_waits_in_memory_for_a_stalled_network_is_bounded(
-    run: Run, contexts: Contexts | None
-) -> None:
+def test_the_memory_for_a_stalled_network_is_bounded(run: Run, contexts: Contexts | None) -> None:
     async def scenario() -> None:
         async with connected(contexts) as (connection, valve):
             valve.close()
-            speaking = await speak_until_held(connection)
+            speaking = await speak_until_blocked(connection)
 
             waiting_bytes = connection._socket.transport.get_write_buffer_size()
             speaking.cancel()
@@ -184,7 +182,7 @@ def test_what_waits_in_memory_for_a_stalled_network_is_bounded(
     run(scenario())
 
 
-def test_a_command_that_does_not_get_through_in_time_ends_the_connection(
+def test_a_command_that_times_out_ends_the_connection(
     run: Run, contexts: Contexts | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("liveavatar_lite.connection.SEND_TIMEOUT_S", 0.5)
@@ -192,7 +190,7 @@ def test_a_command_that_does_not_get_through_in_time_ends_the_connection(
     async def scenario() -> None:
         async with connected(contexts) as (connection, valve):
             valve.close()
-            speaking = await speak_until_held(connection)
+            speaking = await speak_until_blocked(connection)
 
             with pytest.raises(ConnectionDead) as failure:
                 await asyncio.wait_for(speaking, 10)
@@ -205,13 +203,13 @@ def test_a_command_that_does_not_get_through_in_time_ends_the_connection(
     run(scenario())
 
 
-def test_a_command_held_by_the_network_hears_of_the_end(
+def test_a_waiting_command_raises_when_the_connection_ends(
     run: Run, contexts: Contexts | None
 ) -> None:
     async def scenario() -> None:
         async with connected(contexts) as (connection, valve):
             valve.close()
-            speaking = await speak_until_held(connection)
+            speaking = await speak_until_blocked(connection)
 
             valve.vanish()
 
@@ -222,9 +220,7 @@ def test_a_command_held_by_the_network_hears_of_the_end(
     run(scenario())
 
 
-def test_a_short_command_goes_out_although_nothing_follows_it(
-    run: Run, contexts: Contexts | None
-) -> None:
+def test_a_short_command_is_sent_without_delay(run: Run, contexts: Contexts | None) -> None:
     async def scenario() -> None:
         async with connected(contexts) as (connection, valve):
             await connection.interrupt("cut")
