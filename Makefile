@@ -1,7 +1,7 @@
 # The two commands a new user needs are `make demo` and `make test`; the rest is for changing things.
 # Every target sets up what it needs first. PYTHON=... chooses the interpreter (3.11 or newer).
 
-.PHONY: help demo test bench chaos lint reference format setup web servers requirements clean
+.PHONY: help demo test test-lowest test-pythons bench chaos lint reference format setup web servers requirements clean
 .DEFAULT_GOAL := help
 
 PY := .venv/bin/python
@@ -11,6 +11,8 @@ help:
 	@echo 'make demo          run the whole system here and watch an avatar session live'
 	@echo '                   ARGS="--once --report FILE", ARGS=--real, AUDIO=speech.wav'
 	@echo 'make test          run every test (ARGS="tests/liveavatar_lite -k pacer" for some)'
+	@echo 'make test-lowest   the tests without servers, with the lowest versions pyproject.toml admits'
+	@echo 'make test-pythons  the same with the pinned versions, on each Python found (PYTHONS="a b")'
 	@echo 'make lint          formatting, lint, types, import rules, documentation'
 	@echo 'make bench         measure this machine: one table (ARGS="--only encode,start --quick")'
 	@echo 'make chaos         break real processes and check what is billed and heard (half an hour);'
@@ -27,6 +29,12 @@ demo: setup web
 
 test: setup web servers
 	@$(PY) -m pytest $(ARGS)
+
+test-lowest:
+	@sh deploy/test-versions.sh lowest
+
+test-pythons:
+	@sh deploy/test-versions.sh pythons
 
 bench: setup servers
 	@$(PY) -m bench $(ARGS)

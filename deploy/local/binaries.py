@@ -91,6 +91,12 @@ LIVEKIT = GoServer(
 )
 
 
+def needed_go() -> str:
+    """The oldest Go that builds both servers: README and the errors name this one."""
+    versions = (TEMPORAL.go_version, LIVEKIT.go_version)
+    return max(versions, key=lambda version: [int(part) for part in version.split(".")])
+
+
 @dataclass(frozen=True, slots=True)
 class RunningServer:
     """The server runs already, at `address`; it is used and never stopped."""
@@ -139,7 +145,7 @@ def find_livekit(settings: LocalSettings, out: TextIO) -> LiveKitSource:
     if found is None:
         raise ServerUnavailable(
             "LiveKit is needed: install it "
-            f"({LIVEKIT.install_hint}), or install Go {LIVEKIT.go_version} or newer "
+            f"({LIVEKIT.install_hint}), or install Go {needed_go()} or newer "
             "(https://go.dev/doc/install) and it is built here, or set LIVEKIT_URL, "
             "LIVEKIT_API_KEY and LIVEKIT_API_SECRET to one that runs."
         )

@@ -24,7 +24,14 @@ from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError
 
 from avatar_sessions.contract.names import SEARCH_ATTRIBUTES
-from deploy.local.binaries import TEMPORAL, Binary, RunningServer, SdkDownload, TemporalSource
+from deploy.local.binaries import (
+    TEMPORAL,
+    Binary,
+    RunningServer,
+    SdkDownload,
+    TemporalSource,
+    needed_go,
+)
 from deploy.local.errors import ServerUnavailable
 from deploy.local.ports import LOOPBACK
 from deploy.local.processes import Child, ChildSpec, Supervisor
@@ -226,7 +233,7 @@ async def _start_from_sdk(
     except RuntimeError as error:
         raise ServerUnavailable(
             f"Temporal could not be downloaded ({str(error).splitlines()[0]}): install it "
-            f"({TEMPORAL.install_hint}), or install Go {TEMPORAL.go_version} or newer "
+            f"({TEMPORAL.install_hint}), or install Go {needed_go()} or newer "
             "(https://go.dev/doc/install) and it is built here."
         ) from error
     await supervisor.enter(environment)

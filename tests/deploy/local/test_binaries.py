@@ -27,6 +27,7 @@ from deploy.local.binaries import (
     build,
     find_livekit,
     find_temporal,
+    needed_go,
 )
 from deploy.local.errors import BuildFailed, ServerUnavailable
 from deploy.local.settings import ROOT, LocalSettings
@@ -79,6 +80,13 @@ def test_the_pins_of_both_servers_are_readable() -> None:
     assert TEMPORAL.version.startswith("v")
     assert LIVEKIT.version.startswith("v")
     assert TEMPORAL.go_version >= "1.26"
+
+
+def test_readme_and_errors_name_one_version_of_go() -> None:
+    """README said 1.21, one error 1.26 and another 1.26.4: Temporal needs the newest of them."""
+    assert needed_go() == max(TEMPORAL.go_version, LIVEKIT.go_version)
+    for page in ("README.md", "docs/guide/demo.md"):
+        assert f"Go {needed_go()} or newer" in (ROOT / page).read_text()
 
 
 def test_a_running_server_is_preferred() -> None:
