@@ -10,7 +10,8 @@ import sys
 from typing import NoReturn
 
 from avatar_sessions.settings import unknown_variables
-from workers.process import CannotStart, run
+from workers.errors import CannotStart
+from workers.process import run
 from workers.settings import InvalidSettings, read_settings
 from workers.wiring import Role
 

@@ -19,9 +19,9 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError
 
-from workers.errors import CannotStart as CannotStart
+from workers.errors import CannotStart
 from workers.janitor_schedule import maintained_schedule
-from workers.search_attributes import ensure_search_attributes as ensure_search_attributes
+from workers.search_attributes import ensure_search_attributes
 from workers.settings import WorkerSettings
 from workers.telemetry import metering, tracing
 from workers.wiring import Role, WorkerSet, liveavatar_for, worker_set_for

@@ -10,11 +10,8 @@ import numpy as np
 import pytest
 import pytest_asyncio
 import soundfile
-from google.protobuf.duration_pb2 import Duration
 from pydantic import SecretStr
-from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 
 from avatar_sessions import AvatarSessions, Seal, SessionRequest
 from deploy.local.stack import LiveKitServer, TemporalServer
@@ -22,7 +19,7 @@ from liveavatar_lite import WAYNE_AVATAR_ID, LiveAvatar
 from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
 from liveavatar_simulator.faults import Faults
 from tests.support.secret_scan import remember
-from workers.process import ensure_search_attributes, running_worker_set
+from workers.process import running_worker_set
 from workers.settings import WorkerSettings
 from workers.wiring import Role, worker_set_for
 
@@ -33,23 +30,6 @@ SHORT_MS, LONG_MS = 200, 30_000
 def wanted(**fields: object) -> SessionRequest:
     """A request for the sandbox's avatar."""
     return SessionRequest.model_validate({"avatar_id": WAYNE_AVATAR_ID, "sandbox": True, **fields})
-
-
-async def new_namespace(temporal: TemporalServer, prefix: str) -> Client:
-    """A client of a fresh namespace: its task queues are nobody else's."""
-    namespace = f"{prefix}-{uuid4().hex[:8]}"
-    client = await temporal.client()
-    await client.workflow_service.register_namespace(
-        RegisterNamespaceRequest(
-            namespace=namespace,
-            workflow_execution_retention_period=Duration(seconds=24 * 3600),
-        )
-    )
-    client = await Client.connect(
-        temporal.address, namespace=namespace, data_converter=pydantic_data_converter
-    )
-    await ensure_search_attributes(client)
-    return client
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +95,7 @@ async def client(
     clip_folder: Path,
 ) -> AsyncIterator[Client]:
     """A Temporal client of this folder's namespace, with real workers in it."""
-    client = await new_namespace(temporal, "client")
+    client = await temporal.new_namespace("client")
     settings = WorkerSettings.model_validate(
         {
             "LIVEAVATAR_API_KEY": API_KEY,

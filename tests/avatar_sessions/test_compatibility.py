@@ -23,7 +23,8 @@ from avatar_sessions import (
 )
 from avatar_sessions.contract.names import SESSIONS_TASK_QUEUE
 from deploy.local.stack import TemporalServer
-from tests.avatar_sessions.conftest import new_namespace, wanted
+from tests.avatar_sessions.conftest import wanted
+from tests.support.namespaces import new_namespace
 from tests.support.other_release import OtherRelease
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -24,58 +23,19 @@ from avatar_sessions import (
 )
 from avatar_sessions.settings import ClientSettings
 from deploy.local.ports import free_port
+from deploy.local.relay import TcpRelay
 from deploy.local.stack import TemporalServer
-from tests.avatar_sessions.conftest import new_namespace
+from tests.support.namespaces import new_namespace
 
 FAKE_API_KEY = "not-a-real-temporal-key"
 
 
-class CutWire:
-    """A TCP relay to the Temporal server that can be cut and mended."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._target = (host, port)
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._server: asyncio.Server | None = None
-        self.port = free_port()
-
-    async def mend(self) -> None:
-        self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
-
-    async def cut(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        for writer in tuple(self._writers):
-            writer.transport.abort()
-        self._server = None
-
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(*self._target)
-        self._writers |= {writer, back}
-        try:
-            await asyncio.gather(self._copy(reader, back), self._copy(there, writer))
-        finally:
-            self._writers -= {writer, back}
-            writer.close()
-            back.close()
-
-    @staticmethod
-    async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
-            while received := await reader.read(65536):
-                writer.write(received)
-                await writer.drain()
-        writer.close()
-
-
 @pytest_asyncio.fixture
-async def wire(temporal: TemporalServer) -> AsyncIterator[CutWire]:
-    """A wire to Temporal, whole to begin with."""
+async def relay(temporal: TemporalServer) -> AsyncIterator[TcpRelay]:
+    """A relay to Temporal that passes everything to begin with."""
     host, _, port = temporal.address.partition(":")
-    wire = CutWire(host, int(port))
-    await wire.mend()
-    yield wire
-    await wire.cut()
+    async with TcpRelay(host, int(port)).listening() as relay:
+        yield relay
 
 
 async def test_an_address_where_nobody_answers_is_named_with_what_to_do() -> None:
@@ -142,10 +102,10 @@ async def test_without_workers_a_session_is_accepted_and_answers_name_what_is_mi
 
 
 async def test_a_short_outage_costs_nobody_an_answer(
-    wire: CutWire, client: Client, seal: Seal, key: str, request_: SessionRequest
+    relay: TcpRelay, client: Client, seal: Seal, key: str, request_: SessionRequest
 ) -> None:
     sessions = await AvatarSessions.connect(
-        target_host=f"127.0.0.1:{wire.port}",
+        target_host=f"127.0.0.1:{relay.port}",
         namespace=client.namespace,
         settings=ClientSettings(),
         seal_keys=[],
@@ -156,9 +116,8 @@ async def test_a_short_outage_costs_nobody_an_answer(
         while (await session.status()).speaking is None:
             await asyncio.sleep(0.02)
 
-    await wire.cut()
-    await asyncio.sleep(1.0)  # the outage
-    await wire.mend()
+    with relay.refusing():
+        await asyncio.sleep(1.0)
     await AvatarSessions(client, seal).get(key).interrupt()
 
     assert (await speech).outcome is UtteranceOutcome.INTERRUPTED

@@ -17,7 +17,8 @@ from avatar_sessions import AvatarSessions, Clip, Session, SessionRequest
 from deploy.local.stack import LiveKitServer
 from liveavatar_lite import WAYNE_AVATAR_ID
 from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
-from workers.process import ensure_search_attributes, running_worker_set
+from workers.process import running_worker_set
+from workers.search_attributes import ensure_search_attributes
 from workers.settings import WorkerSettings
 from workers.wiring import Role, liveavatar_for, worker_set_for
 

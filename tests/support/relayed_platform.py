@@ -14,11 +14,12 @@ from temporalio.api.sdk.v1 import WorkflowMetadata
 
 from avatar_sessions import AvatarSessions, Session, SessionReport, SessionState, SessionStatus
 from avatar_sessions.seal import Seal
-from deploy.local.stack import LiveKitServer, TemporalServer
+from deploy.local.livekit import LiveKitServer
+from deploy.local.relay import TcpRelay
+from deploy.local.temporal import TemporalServer
 from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
 from liveavatar_simulator.faults import Faults
 from liveavatar_simulator.ledger import SessionLine
-from tests.support.gate import TcpGate
 from tests.support.platform import API_KEY, Platform, new_key, running_workers, wayne
 from workers.settings import WorkerSettings
 
@@ -30,8 +31,8 @@ WITHIN_S = 1.0
 class RelayedPlatform(Platform):
     """A platform whose LiveAvatar and LiveKit can be held up."""
 
-    liveavatar: TcpGate
-    livekit: TcpGate
+    liveavatar: TcpRelay
+    livekit: TcpRelay
 
     @property
     def faults(self) -> Faults:
@@ -78,8 +79,8 @@ async def relayed_platform(
     )
     async with contextlib.AsyncExitStack() as stack:
         simulator = await stack.enter_async_context(LiveAvatarSimulator(mine))
-        before_liveavatar = await stack.enter_async_context(_gate(simulator.url))
-        before_livekit = await stack.enter_async_context(_gate(livekit.url))
+        before_liveavatar = await stack.enter_async_context(_relay(simulator.url))
+        before_livekit = await stack.enter_async_context(_relay(livekit.url))
         settings = settings.model_copy(
             update={
                 "liveavatar_api_url": f"http://127.0.0.1:{before_liveavatar.port}",
@@ -100,11 +101,11 @@ async def relayed_platform(
         )
 
 
-def _gate(url: str) -> contextlib.AbstractAsyncContextManager[TcpGate]:
+def _relay(url: str) -> contextlib.AbstractAsyncContextManager[TcpRelay]:
     parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None
-    return TcpGate(parts.hostname, parts.port).standing()
+    return TcpRelay(parts.hostname, parts.port).listening()
 
 
 async def until_status(

@@ -3,65 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from avatar_sessions import Session
-from deploy.local.settings import ROOT
-from deploy.local.stack import LiveKitServer, TemporalServer
+from deploy.local.livekit import LiveKitServer
+from deploy.local.processes import Child, Supervisor
+from deploy.local.simulator import LiveAvatarEndpoint
+from deploy.local.temporal import TemporalServer
+from deploy.local.worker import start_worker, worker_settings
 from tests.support.platform import Platform
 from workers.settings import WorkerSettings
 from workers.wiring import Role
 
 
-@contextmanager
-def worker_process(
+@asynccontextmanager
+async def worker_process(
     platform: Platform, temporal: TemporalServer, livekit: LiveKitServer, role: Role, log: Path
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A real worker process; killed at the end if it still runs."""
-    settings: WorkerSettings = platform.settings
-    environment = {
-        **os.environ,
-        "TEMPORAL_ADDRESS": temporal.address,
-        "TEMPORAL_NAMESPACE": platform.client.namespace,
-        "LIVEAVATAR_API_KEY": settings.liveavatar_api_key.get_secret_value(),
-        "LIVEAVATAR_API_URL": settings.liveavatar_api_url,
-        "LIVEKIT_URL": livekit.url,
-        "LIVEKIT_API_KEY": livekit.api_key,
-        "LIVEKIT_API_SECRET": livekit.api_secret,
-        "AVATAR_SESSIONS_SEAL_KEYS": settings.seal_keys[0].get_secret_value(),
-        "AVATAR_SESSIONS_CLIP_FOLDER": str(platform.clip_folder),
-    }
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "workers", "--role", role],
-            env=environment,
-            cwd=ROOT,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait(timeout=20)
+) -> AsyncIterator[Child]:
+    """A worker process that is ready; killed at the end if it still runs."""
+    settings = worker_settings(
+        LiveAvatarEndpoint(
+            platform.settings.liveavatar_api_url, platform.settings.liveavatar_api_key
+        ),
+        livekit,
+        platform.settings.seal_keys[0],
+        AVATAR_SESSIONS_CLIP_FOLDER=str(platform.clip_folder),
+    )
+    there = replace(temporal, namespace=platform.client.namespace)
+    async with killable_worker(role, settings, there, log) as child:
+        yield child
 
 
-def wait_for_exit(process: subprocess.Popen[bytes]) -> int:
-    return process.wait(timeout=30)
-
-
-async def until_worker_ready(log: Path) -> None:
-    give_up = time.monotonic() + 30
-    while b"worker ready" not in log.read_bytes():
-        assert time.monotonic() < give_up
-        await asyncio.sleep(0.1)
+@asynccontextmanager
+async def killable_worker(
+    role: Role, settings: WorkerSettings, temporal: TemporalServer, log: Path
+) -> AsyncIterator[Child]:
+    """As `worker_process`, with settings of its own."""
+    async with Supervisor(log.parent) as supervisor:
+        yield await start_worker(supervisor, role, settings, temporal, name=log.stem, needed=False)
+        supervisor.kill_at_once()
 
 
 async def until_later_owner(session: Session, beyond: tuple[int, int], within_s: float) -> None:

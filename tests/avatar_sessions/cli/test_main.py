@@ -22,7 +22,7 @@ from deploy.local.settings import ROOT
 from deploy.local.stack import TemporalServer
 from liveavatar_lite import WAYNE_AVATAR_ID
 from liveavatar_simulator import LiveAvatarSimulator
-from tests.avatar_sessions.conftest import new_namespace
+from tests.support.namespaces import new_namespace
 
 UNKNOWN_AVATAR = "99999999-9999-4999-8999-999999999999"
 WITHIN_S = 30.0

@@ -29,7 +29,7 @@ from tests.support.relayed_platform import (
     until_status,
 )
 from tests.support.waiting import until
-from tests.support.worker_process import until_worker_ready, wait_for_exit, worker_process
+from tests.support.worker_process import worker_process
 from workers.settings import WorkerSettings
 from workers.wiring import Role
 from workflows.parts import alerts, options
@@ -130,26 +130,22 @@ async def test_a_worker_killed_while_it_stops_is_followed_by_another(
 ) -> None:
     """It cost 15 s, the whole time that a stop may take."""
     logs = [run_folder / f"stop-kill-{number}.log" for number in range(3)]
-    with (
+    async with (
         worker_process(relayed_workerless, temporal, livekit, Role.STREAMS, logs[0]),
         worker_process(relayed_workerless, temporal, livekit, Role.SESSIONS, logs[1]) as first,
     ):
-        await until_worker_ready(logs[0])
-        await until_worker_ready(logs[1])
         session = await live(relayed_workerless)
-        with (
-            relayed_workerless.liveavatar.hold(STOP, times=1) as hold,
-            worker_process(relayed_workerless, temporal, livekit, Role.SESSIONS, logs[2]),
-        ):
-            # The second one takes no task before the first has this one: it begins too late.
+        with relayed_workerless.liveavatar.hold(STOP, times=1) as hold:
             await session.cancel()
-            await hold.reached()
-            await until_worker_ready(logs[2])
-            first.send_signal(signal.SIGKILL)
-            killed_s = time.monotonic()
-            await asyncio.to_thread(wait_for_exit, first)
-            report = await session.report(timeout_s=60)
-            print(f"report {time.monotonic() - killed_s:.2f} s after the kill")
+            await hold.reached()  # the first worker has the task: the next one starts only now
+            async with worker_process(
+                relayed_workerless, temporal, livekit, Role.SESSIONS, logs[2]
+            ):
+                first.send_signal(signal.SIGKILL)
+                killed_s = time.monotonic()
+                await first.wait(30)
+                report = await session.report(timeout_s=60)
+                print(f"report {time.monotonic() - killed_s:.2f} s after the kill")
     assert report.end_reason is EndReason.CANCELLED
     assert report.cleanup.provider_stopped
     assert_books_agree(relayed_workerless, report)
@@ -271,7 +267,7 @@ async def test_a_room_that_cannot_be_cleaned_is_an_alert_until_it_is(
 ) -> None:
     session = await live(relayed, room=OwnRoom().model_dump())
     room = (await session.attach()).room
-    with relayed.livekit.cut():
+    with relayed.livekit.refusing():
         ending = asyncio.create_task(session.end(timeout_s=100))
         await until_status(session, lambda status: status.alert == NOT_CLEAN)
         assert await alert_attribute(relayed, session) == NOT_CLEAN
@@ -314,15 +310,15 @@ async def test_a_session_that_ended_by_itself_is_billed_until_then(
 ) -> None:
     """Nobody of ours was there to see it: it was reported as billed until our own stop."""
     logs = [run_folder / f"early-end-{number}.log" for number in range(2)]
-    with worker_process(relayed_workerless, temporal, livekit, Role.SESSIONS, logs[0]):
-        with worker_process(relayed_workerless, temporal, livekit, Role.STREAMS, logs[1]) as owner:
-            await until_worker_ready(logs[0])
-            await until_worker_ready(logs[1])
+    async with worker_process(relayed_workerless, temporal, livekit, Role.SESSIONS, logs[0]):
+        async with worker_process(
+            relayed_workerless, temporal, livekit, Role.STREAMS, logs[1]
+        ) as owner:
             session = await live(relayed_workerless)
             provider_id = (await session.status()).provider_session_id
             assert provider_id is not None
             owner.send_signal(signal.SIGKILL)
-            await asyncio.to_thread(wait_for_exit, owner)
+            await owner.wait(30)
         async with LiveAvatar(
             relayed_workerless.settings.liveavatar_api_key,
             base_url=relayed_workerless.settings.liveavatar_api_url,

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 
 from avatar_sessions import End, EndReason, Session, SessionState
-from deploy.local.stack import LiveKitServer, TemporalServer
+from deploy.local.livekit import LiveKitServer
+from deploy.local.relay import RelayMode, TcpRelay
+from deploy.local.temporal import TemporalServer
 from liveavatar_simulator.faults import Faults
-from tests.support.gate import TcpGate
 from tests.support.platform import history_length
 from tests.support.relayed_platform import (
     RelayedPlatform,
@@ -30,7 +31,7 @@ from tests.support.relayed_platform import (
     until_status,
 )
 from tests.support.waiting import until
-from tests.support.worker_process import until_worker_ready, wait_for_exit, worker_process
+from tests.support.worker_process import worker_process
 from workers.wiring import Role
 from workflows.parts import options
 
@@ -123,7 +124,7 @@ async def test_a_worker_killed_under_start_is_noticed_in_seconds(
 ) -> None:
     """It cost 25 s, the whole time that a start may take."""
     relayed_workerless.faults.slow_start_s = 2.0
-    with (
+    async with (
         worker_process(
             relayed_workerless, temporal, livekit, Role.ALL, run_folder / "start-kill-1.log"
         ) as first,
@@ -131,17 +132,15 @@ async def test_a_worker_killed_under_start_is_noticed_in_seconds(
             relayed_workerless, temporal, livekit, Role.STREAMS, run_folder / "start-kill-s.log"
         ),
     ):
-        await until_worker_ready(run_folder / "start-kill-1.log")
         session = await relayed_workerless.begin(start_timeout_s=100)
         with relayed_workerless.liveavatar.hold(START, reply=True, times=1) as hold:
             await hold.reached()
             relayed_workerless.faults.slow_start_s = 0.0
             log = run_folder / "start-kill-2.log"
-            with worker_process(relayed_workerless, temporal, livekit, Role.SESSIONS, log):
-                await until_worker_ready(log)
+            async with worker_process(relayed_workerless, temporal, livekit, Role.SESSIONS, log):
                 killed_s = time.monotonic()
                 first.send_signal(signal.SIGKILL)
-                await asyncio.to_thread(wait_for_exit, first)
+                await first.wait(30)
                 lost = relayed_workerless.simulator.ledger().sessions[0]
                 await until(
                     lambda: relayed_workerless.line(lost.session_id).ended_at is not None,
@@ -168,31 +167,27 @@ async def test_a_start_that_lands_after_its_stop_is_stopped_by_the_worker_that_s
     that billed until the other one was over."""
     first_log, second_log = run_folder / "late-1.log", run_folder / "late-2.log"
     host, _, port = temporal.address.partition(":")
-    async with TcpGate(host, int(port)).standing() as gate:
-        apart = dataclasses.replace(temporal, address=f"127.0.0.1:{gate.port}")
-        with (
-            worker_process(relayed_workerless, apart, livekit, Role.ALL, first_log),
-            relayed_workerless.liveavatar.hold(START, times=1) as hold,
-        ):
-            await until_worker_ready(first_log)
-            session = await relayed_workerless.begin(start_timeout_s=100)
-            await hold.reached()
-            late = relayed_workerless.simulator.ledger().sessions[0].session_id
-            with (
-                worker_process(relayed_workerless, temporal, livekit, Role.ALL, second_log),
-                gate.cut(),
-            ):
-                await until_worker_ready(second_log)
-                await session.attach(timeout_s=60)
-                hold.opened.set()
-                await until(lambda: relayed_workerless.line(late).started_at is not None)
-                await asyncio.sleep(2)
-                assert relayed_workerless.simulator.ledger().open == 2, "nobody can know better yet"
-                gate.closed = False
-                back_s = time.monotonic()
-                await until(lambda: relayed_workerless.line(late).ended_at is not None)
-                took_s = time.monotonic() - back_s
-                report = await session.end()
+    async with TcpRelay(host, int(port)).listening() as relay:
+        apart = dataclasses.replace(temporal, address=f"127.0.0.1:{relay.port}")
+        async with worker_process(relayed_workerless, apart, livekit, Role.ALL, first_log):
+            with relayed_workerless.liveavatar.hold(START, times=1) as hold:
+                session = await relayed_workerless.begin(start_timeout_s=100)
+                await hold.reached()
+                late = relayed_workerless.simulator.ledger().sessions[0].session_id
+                relay.set_mode(RelayMode.REFUSE)
+                async with worker_process(
+                    relayed_workerless, temporal, livekit, Role.ALL, second_log
+                ):
+                    await session.attach(timeout_s=60)
+                    hold.opened.set()
+                    await until(lambda: relayed_workerless.line(late).started_at is not None)
+                    await asyncio.sleep(2)
+                    assert relayed_workerless.simulator.ledger().open == 2, "not yet known"
+                    relay.set_mode(RelayMode.PASS)
+                    back_s = time.monotonic()
+                    await until(lambda: relayed_workerless.line(late).ended_at is not None)
+                    took_s = time.monotonic() - back_s
+                    report = await session.end()
     assert "given this attempt up" in first_log.read_text()
     print(f"stopped {took_s:.2f} s after its worker saw Temporal again")
     assert relayed_workerless.simulator.ledger().open == 0

@@ -24,7 +24,7 @@ from tests.support.generations import (
 from tests.support.platform import LONG, SHORT, Platform, new_key, wayne
 from tests.support.speech import speak_live
 from tests.support.waiting import until
-from tests.support.worker_process import until_worker_ready, wait_for_exit, worker_process
+from tests.support.worker_process import worker_process
 from workers.wiring import Role
 
 
@@ -40,27 +40,25 @@ async def test_an_owner_replaced_during_a_rotation_does_not_keep_the_session(
     the next one's, which was refused as stale. Nobody took commands any more, and after three
     minutes the session was given up."""
     logs = {name: run_folder / f"rotate-{name}.log" for name in ("sessions", "first", "second")}
-    async with own_platform_without_workers(
-        temporal, livekit, platform, seal_key, plan_max_duration_s=24
-    ) as brief:
-        with (
-            worker_process(brief, temporal, livekit, Role.SESSIONS, logs["sessions"]),
-            worker_process(brief, temporal, livekit, Role.STREAMS, logs["first"]) as first,
-        ):
-            await until_worker_ready(logs["sessions"])
-            wish = wayne(sandbox=False, max_duration_s=600, command_ttl_s=60)
-            session = await brief.sessions.start(new_key(), wish)
-            await session.attach()
-            with worker_process(brief, temporal, livekit, Role.STREAMS, logs["second"]):
-                await until_worker_ready(logs["second"])
-                await until(lambda: last_session_age_s(brief) > 10)
-                speaking = asyncio.create_task(session.speak(LONG))
-                await until(lambda: sum(one.sockets_open for one in ledger_lines(brief)) == 2)
-                first.send_signal(signal.SIGKILL)
-                await asyncio.to_thread(wait_for_exit, first)
-                line = await asyncio.wait_for(speaking, 60)
-                again = await asyncio.wait_for(session.speak(SHORT), 40)
-                report = await session.end()
+    async with (
+        own_platform_without_workers(
+            temporal, livekit, platform, seal_key, plan_max_duration_s=24
+        ) as brief,
+        worker_process(brief, temporal, livekit, Role.SESSIONS, logs["sessions"]),
+        worker_process(brief, temporal, livekit, Role.STREAMS, logs["first"]) as first,
+    ):
+        wish = wayne(sandbox=False, max_duration_s=600, command_ttl_s=60)
+        session = await brief.sessions.start(new_key(), wish)
+        await session.attach()
+        async with worker_process(brief, temporal, livekit, Role.STREAMS, logs["second"]):
+            await until(lambda: last_session_age_s(brief) > 10)
+            speaking = asyncio.create_task(session.speak(LONG))
+            await until(lambda: sum(one.sockets_open for one in ledger_lines(brief)) == 2)
+            first.send_signal(signal.SIGKILL)
+            await first.wait(30)
+            line = await asyncio.wait_for(speaking, 60)
+            again = await asyncio.wait_for(session.speak(SHORT), 40)
+            report = await session.end()
     assert line.outcome is again.outcome is UtteranceOutcome.COMPLETED
     assert len(report.generations) == 2, "another rotation would have helped it out"
     assert_nothing_left(brief, report)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,59 +17,39 @@ from avatar_sessions.contract import names
 from avatar_sessions.contract.janitor import Decision, JanitorFinding
 from avatar_sessions.contract.messages import OwnRoom
 from avatar_sessions.seal import Seal
-from deploy.local.settings import ROOT
-from deploy.local.stack import LiveKitServer, TemporalServer
+from deploy.local.livekit import LiveKitServer
+from deploy.local.processes import Child
+from deploy.local.simulator import LiveAvatarEndpoint
+from deploy.local.temporal import TemporalServer
+from deploy.local.worker import worker_settings
 from liveavatar_simulator import LiveAvatarSimulator
 from tests.support.janitor_platform import JanitorEnvironment, livekit_at
 from tests.support.platform import new_key, simulator_settings, wayne
 from tests.support.secret_scan import kinds_in
 from tests.support.waiting import until
+from tests.support.worker_process import killable_worker
 from workers.wiring import Role
 
 PROMISED_S = 60.0
 
 
-@contextmanager
 def worker_process(
     environment: JanitorEnvironment,
     temporal: TemporalServer,
     api_url: str,
     role: Role,
     log: Path,
-    **settings: str,
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A real worker process; killed at the end if it still runs."""
-    known = environment.settings
-    variables = {
-        **os.environ,
-        "TEMPORAL_ADDRESS": temporal.address,
-        "TEMPORAL_NAMESPACE": environment.client.namespace,
-        "LIVEAVATAR_API_KEY": known.liveavatar_api_key.get_secret_value(),
-        "LIVEAVATAR_API_URL": api_url,
-        "LIVEKIT_URL": environment.livekit.url,
-        "LIVEKIT_API_KEY": environment.livekit.api_key,
-        "LIVEKIT_API_SECRET": environment.livekit.api_secret,
-        "AVATAR_SESSIONS_SEAL_KEYS": known.seal_keys[0].get_secret_value(),
-        **settings,
-    }
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "workers", "--role", role],
-            env=variables,
-            cwd=ROOT,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait(timeout=20)
-
-
-async def ready(*logs: Path) -> None:
-    await until(lambda: all(b"worker ready" in log.read_bytes() for log in logs), 40)
+    **variables: str,
+) -> AbstractAsyncContextManager[Child]:
+    """A worker process that is ready; killed at the end if it still runs."""
+    settings = worker_settings(
+        LiveAvatarEndpoint(api_url, environment.settings.liveavatar_api_key),
+        environment.livekit,
+        environment.settings.seal_keys[0],
+        **variables,
+    )
+    there = replace(temporal, namespace=environment.client.namespace)
+    return killable_worker(role, settings, there, log)
 
 
 async def findings(environment: JanitorEnvironment) -> list[JanitorFinding]:
@@ -119,7 +96,7 @@ async def test_terminated_and_killed_at_once_is_stopped_in_time(
     room = f"room-{new_key()}"
     async with LiveAvatarSimulator(simulator_settings(livekit)) as liveavatar:
         url = liveavatar.url
-        with (
+        async with (
             worker_process(environment, temporal, url, Role.SESSIONS, logs[0]) as first,
             worker_process(environment, temporal, url, Role.STREAMS, logs[1]) as second,
             worker_process(
@@ -131,7 +108,6 @@ async def test_terminated_and_killed_at_once_is_stopped_in_time(
                 AVATAR_SESSIONS_JANITOR_INTERVAL_S="5",
             ) as janitor,
         ):
-            await ready(*logs)
             session = await sessions.start(
                 new_key(), wayne(sandbox=False, room=OwnRoom(name=room).model_dump())
             )
@@ -160,9 +136,9 @@ async def test_terminated_and_killed_at_once_is_stopped_in_time(
             await until(lambda: not liveavatar.sessions[other_id].billing, PROMISED_S)
             rounds = await findings_with(environment, other_id)
             janitor.send_signal(signal.SIGTERM)
-            await until(lambda: janitor.poll() is not None, 40)
+            status = await janitor.wait(40)
     print(f"stopped {took_s:.1f} s after it was terminated")
-    assert janitor.returncode == 0
+    assert status == 0
     assert "Traceback" not in logs[2].read_text()
     acted = [
         (line.provider_session_id, line.decision)

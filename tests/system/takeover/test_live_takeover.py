@@ -11,14 +11,13 @@ import pytest
 
 from avatar_sessions import LiveSpeech, SessionMoved
 from avatar_sessions.contract.states import Pose, UtteranceOutcome
-from deploy.local.stack import LiveKitServer, TemporalServer
-from tests.support.gate import TcpGate
+from deploy.local.livekit import LiveKitServer
+from deploy.local.relay import RelayMode, TcpRelay
+from deploy.local.temporal import TemporalServer
 from tests.support.platform import Platform, new_key, wayne
 from tests.support.speech import speak_live
 from tests.support.worker_process import (
     heard_by_liveavatar_ms,
-    until_worker_ready,
-    wait_for_exit,
     worker_process,
 )
 from workers.wiring import Role
@@ -30,25 +29,24 @@ async def test_an_utterance_goes_on_when_its_owner_is_killed(
 ) -> None:
     """kill -9 in mid-utterance: the speaker's hint brings the next owner, which goes on with it."""
     folder = run_folder
-    with worker_process(
+    async with worker_process(
         workerless, temporal, livekit, Role.SESSIONS, folder / "live-kill-sessions.log"
     ):
         first_log, second_log = folder / "live-kill-1.log", folder / "live-kill-2.log"
-        with worker_process(workerless, temporal, livekit, Role.STREAMS, first_log) as first:
-            await until_worker_ready(first_log)
-            await until_worker_ready(folder / "live-kill-sessions.log")
+        async with worker_process(workerless, temporal, livekit, Role.STREAMS, first_log) as first:
             session = await workerless.sessions.start(new_key(), wayne(sandbox=False))
-            async with session.live() as live:
-                with worker_process(workerless, temporal, livekit, Role.STREAMS, second_log):
-                    await until_worker_ready(second_log)
-                    saying = asyncio.create_task(speak_live(live, 9))
-                    await asyncio.sleep(3)
-                    first.send_signal(signal.SIGKILL)
-                    await asyncio.to_thread(wait_for_exit, first)
-                    line = await saying
-                    status = await session.status()
-                    heard_ms = await heard_by_liveavatar_ms(workerless, session)
-                    report = await session.end()
+            async with (
+                session.live() as live,
+                worker_process(workerless, temporal, livekit, Role.STREAMS, second_log),
+            ):
+                saying = asyncio.create_task(speak_live(live, 9))
+                await asyncio.sleep(3)
+                first.send_signal(signal.SIGKILL)
+                await first.wait(30)
+                line = await saying
+                status = await session.status()
+                heard_ms = await heard_by_liveavatar_ms(workerless, session)
+                report = await session.end()
     assert (line.outcome, line.heard_ms, line.received_ms) == (
         UtteranceOutcome.COMPLETED,
         9000,
@@ -68,25 +66,24 @@ async def test_an_utterance_goes_on_without_a_gap_when_its_owner_drains(
     """A deploy in mid-utterance: what LiveAvatar has buffered covers the way to the next owner."""
     folder = run_folder
     first_log, second_log = folder / "live-drain-1.log", folder / "live-drain-2.log"
-    with (
+    async with (
         worker_process(
             workerless, temporal, livekit, Role.SESSIONS, folder / "live-drain-sessions.log"
         ),
         worker_process(workerless, temporal, livekit, Role.STREAMS, first_log) as first,
     ):
-        await until_worker_ready(first_log)
-        await until_worker_ready(folder / "live-drain-sessions.log")
         session = await workerless.sessions.start(new_key(), wayne(sandbox=False))
-        async with session.live() as live:
-            with worker_process(workerless, temporal, livekit, Role.STREAMS, second_log):
-                await until_worker_ready(second_log)
-                saying = asyncio.create_task(speak_live(live, 8))
-                await asyncio.sleep(3)
-                first.send_signal(signal.SIGTERM)
-                line = await saying
-                heard_ms = await heard_by_liveavatar_ms(workerless, session)
-                assert await asyncio.to_thread(wait_for_exit, first) == 0
-                report = await session.end()
+        async with (
+            session.live() as live,
+            worker_process(workerless, temporal, livekit, Role.STREAMS, second_log),
+        ):
+            saying = asyncio.create_task(speak_live(live, 8))
+            await asyncio.sleep(3)
+            first.send_signal(signal.SIGTERM)
+            line = await saying
+            heard_ms = await heard_by_liveavatar_ms(workerless, session)
+            assert await first.wait(30) == 0
+            report = await session.end()
     assert (line.outcome, line.heard_ms) == (UtteranceOutcome.COMPLETED, 8000)
     assert heard_ms == pytest.approx(8000, abs=20)
     assert report.takeovers == 1
@@ -122,23 +119,21 @@ async def test_waiting_for_an_owner_costs_little_history(
     the speaker's request and the workflow's question go round at once: hundreds of events."""
     folder = run_folder
     first_log, second_log = folder / "live-wait-1.log", folder / "live-wait-2.log"
-    with (
+    async with (
         worker_process(
             workerless, temporal, livekit, Role.SESSIONS, folder / "live-wait-sessions.log"
         ),
         worker_process(workerless, temporal, livekit, Role.STREAMS, first_log) as first,
     ):
-        await until_worker_ready(first_log)
-        await until_worker_ready(folder / "live-wait-sessions.log")
         session = await workerless.sessions.start(new_key(), wayne(sandbox=False))
         handle = workerless.client.get_workflow_handle(session.workflow_id)
         async with session.live() as live:
             before = len((await handle.fetch_history()).events)
             first.send_signal(signal.SIGTERM)
-            await asyncio.to_thread(wait_for_exit, first)
+            await first.wait(30)
             await asyncio.sleep(4)
             waited = len((await handle.fetch_history()).events) - before
-            with worker_process(workerless, temporal, livekit, Role.STREAMS, second_log):
+            async with worker_process(workerless, temporal, livekit, Role.STREAMS, second_log):
                 line = await speak_live(live, 2)
                 await session.end()
     assert line.outcome is UtteranceOutcome.COMPLETED
@@ -154,23 +149,18 @@ async def test_a_speaker_leaves_an_owner_that_is_cut_off(
     folder = run_folder
     first_log, second_log = folder / "cut-off-1.log", folder / "cut-off-2.log"
     host, _, port = temporal.address.partition(":")
-    async with TcpGate(host, int(port)).standing() as gate:
-        beyond = replace(temporal, address=f"127.0.0.1:{gate.port}")
-        with (
+    async with TcpRelay(host, int(port)).listening() as relay:
+        beyond = replace(temporal, address=f"127.0.0.1:{relay.port}")
+        async with (
             worker_process(
                 workerless, temporal, livekit, Role.SESSIONS, folder / "cut-off-sessions.log"
             ),
             worker_process(workerless, beyond, livekit, Role.STREAMS, first_log),
         ):
-            await until_worker_ready(first_log)
-            await until_worker_ready(folder / "cut-off-sessions.log")
             session = await workerless.sessions.start(new_key(), wayne(sandbox=False))
             async with session.live() as live:
-                with (
-                    worker_process(workerless, temporal, livekit, Role.STREAMS, second_log),
-                    gate.cut(),
-                ):
-                    await until_worker_ready(second_log)
+                relay.set_mode(RelayMode.REFUSE)
+                async with worker_process(workerless, temporal, livekit, Role.STREAMS, second_log):
                     saying = asyncio.create_task(speak_live(live, 12))
                     await asyncio.sleep(3)
                     await session.set_pose(Pose.LISTENING)  # finds nobody there

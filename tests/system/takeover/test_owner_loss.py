@@ -19,7 +19,7 @@ from deploy.local.stack import LiveKitServer, TemporalServer
 from tests.support.generations import ledger_lines, own_platform
 from tests.support.platform import SHORT, Platform, new_key, wayne
 from tests.support.relayed_platform import until_status
-from tests.support.worker_process import until_worker_ready, wait_for_exit, worker_process
+from tests.support.worker_process import worker_process
 from workers.wiring import Role
 from workflows.parts import options
 
@@ -31,13 +31,14 @@ async def test_an_end_does_not_wait_for_an_owner_that_is_dead(
     """Two cancels in one step are one: the end waited ten seconds more for the dead owner's
     stream, which it had meant to cancel after five."""
     sessions_log, streams_log = run_folder / "dead-sessions.log", run_folder / "dead-streams.log"
-    with worker_process(workerless, temporal, livekit, Role.SESSIONS, sessions_log):
-        with worker_process(workerless, temporal, livekit, Role.STREAMS, streams_log) as owner:
-            await until_worker_ready(sessions_log)
+    async with worker_process(workerless, temporal, livekit, Role.SESSIONS, sessions_log):
+        async with worker_process(
+            workerless, temporal, livekit, Role.STREAMS, streams_log
+        ) as owner:
             session = await workerless.sessions.start(new_key(), wayne(sandbox=False))
             await session.attach()
             owner.send_signal(signal.SIGKILL)
-            await asyncio.to_thread(wait_for_exit, owner)
+            await owner.wait(30)
         began_s = time.monotonic()
         report = await session.end()
         took_s = time.monotonic() - began_s
@@ -76,11 +77,10 @@ async def test_a_cancel_that_meets_a_question_to_the_owner_is_cleaned_up_after(
     """Before it calls a session idle, the workflow asks the owner. A cancel in that moment failed
     the question and, with it, the workflow: without its cleanup, and without a report."""
     sessions_log, streams_log = run_folder / "idle-sessions.log", run_folder / "idle-streams.log"
-    with (
+    async with (
         worker_process(workerless, temporal, livekit, Role.SESSIONS, sessions_log),
         worker_process(workerless, temporal, livekit, Role.STREAMS, streams_log) as owner,
     ):
-        await until_worker_ready(sessions_log)
         session = await workerless.sessions.start(new_key(), wayne(sandbox=False, idle_timeout_s=3))
         await session.attach()
         owner.send_signal(signal.SIGSTOP)  # the question takes as long as it may

@@ -16,8 +16,6 @@ from tests.support.platform import LONG, SHORT, Platform, new_key, wayne
 from tests.support.worker_process import (
     heard_by_liveavatar_ms,
     until_later_owner,
-    until_worker_ready,
-    wait_for_exit,
     worker_process,
 )
 from workers.wiring import Role
@@ -27,13 +25,12 @@ async def test_a_clip_goes_on_where_a_killed_owner_left_it(
     workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> None:
     """kill -9 in the middle of a sentence: the next owner says the rest."""
-    with worker_process(
+    async with worker_process(
         workerless, temporal, livekit, Role.SESSIONS, run_folder / "kill-sessions.log"
     ):
-        with worker_process(
+        async with worker_process(
             workerless, temporal, livekit, Role.STREAMS, run_folder / "kill-first.log"
         ) as first:
-            await until_worker_ready(run_folder / "kill-sessions.log")
             session = await workerless.sessions.start(
                 new_key(), wayne(sandbox=False, command_ttl_s=60)
             )
@@ -41,8 +38,8 @@ async def test_a_clip_goes_on_where_a_killed_owner_left_it(
             speaking = asyncio.create_task(session.speak(LONG))
             await asyncio.sleep(3.5)
             first.send_signal(signal.SIGKILL)
-            await asyncio.to_thread(wait_for_exit, first)
-        with worker_process(
+            await first.wait(30)
+        async with worker_process(
             workerless, temporal, livekit, Role.STREAMS, run_folder / "kill-second.log"
         ):
             line = await speaking
@@ -62,11 +59,12 @@ async def test_a_clip_can_be_dropped_with_its_owner(
 ) -> None:
     """``resume="drop"``: what was being said is lost, with how much was heard; the rest follows."""
     folder = run_folder
-    with worker_process(workerless, temporal, livekit, Role.SESSIONS, folder / "drop-sessions.log"):
-        with worker_process(
+    async with worker_process(
+        workerless, temporal, livekit, Role.SESSIONS, folder / "drop-sessions.log"
+    ):
+        async with worker_process(
             workerless, temporal, livekit, Role.STREAMS, folder / "drop-first.log"
         ) as first:
-            await until_worker_ready(folder / "drop-sessions.log")
             session = await workerless.sessions.start(
                 new_key(), wayne(sandbox=False, command_ttl_s=60, resume="drop")
             )
@@ -74,8 +72,8 @@ async def test_a_clip_can_be_dropped_with_its_owner(
             speaking = asyncio.create_task(session.speak(LONG))
             await asyncio.sleep(2.5)
             first.send_signal(signal.SIGKILL)
-            await asyncio.to_thread(wait_for_exit, first)
-        with worker_process(
+            await first.wait(30)
+        async with worker_process(
             workerless, temporal, livekit, Role.STREAMS, folder / "drop-second.log"
         ):
             line = await speaking
@@ -91,7 +89,7 @@ async def test_a_drained_owner_leaves_its_clip_to_the_next(
 ) -> None:
     """A deploy in the middle of a clip: nothing of it is lost, and nothing said twice."""
     folder = run_folder
-    with (
+    async with (
         worker_process(
             workerless, temporal, livekit, Role.SESSIONS, folder / "clip-drain-sessions.log"
         ),
@@ -99,19 +97,17 @@ async def test_a_drained_owner_leaves_its_clip_to_the_next(
             workerless, temporal, livekit, Role.STREAMS, folder / "clip-drain-1.log"
         ) as first,
     ):
-        await until_worker_ready(folder / "clip-drain-sessions.log")
         session = await workerless.sessions.start(new_key(), wayne(sandbox=False))
         await session.attach()
-        with worker_process(
+        async with worker_process(
             workerless, temporal, livekit, Role.STREAMS, folder / "clip-drain-2.log"
         ):
-            await until_worker_ready(folder / "clip-drain-2.log")
             speaking = asyncio.create_task(session.speak(LONG))
             await asyncio.sleep(3)
             first.send_signal(signal.SIGTERM)
             line = await speaking
             heard_ms = await heard_by_liveavatar_ms(workerless, session)
-            assert await asyncio.to_thread(wait_for_exit, first) == 0
+            assert await first.wait(30) == 0
             report = await session.end()
     assert (line.outcome, line.heard_ms) == (UtteranceOutcome.COMPLETED, 12000)
     assert heard_ms == pytest.approx(12000, abs=20)
@@ -122,7 +118,7 @@ async def test_a_drained_owner_hands_its_session_over(
     workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> None:
     """SIGTERM, as a deploy sends it: another process takes over well before any timeout."""
-    with (
+    async with (
         worker_process(
             workerless, temporal, livekit, Role.SESSIONS, run_folder / "drain-sessions.log"
         ),
@@ -130,16 +126,14 @@ async def test_a_drained_owner_hands_its_session_over(
             workerless, temporal, livekit, Role.STREAMS, run_folder / "drain-first.log"
         ) as first,
     ):
-        await until_worker_ready(run_folder / "drain-sessions.log")
         session = await workerless.sessions.start(new_key(), wayne(sandbox=False, command_ttl_s=60))
         await session.attach()
-        with worker_process(
+        async with worker_process(
             workerless, temporal, livekit, Role.STREAMS, run_folder / "drain-second.log"
         ):
-            await until_worker_ready(run_folder / "drain-second.log")
             first.send_signal(signal.SIGTERM)
             await until_later_owner(session, beyond=(1, 1), within_s=14)
-            assert await asyncio.to_thread(wait_for_exit, first) == 0
+            assert await first.wait(30) == 0
             assert (await session.speak(SHORT)).outcome is UtteranceOutcome.COMPLETED
             report = await session.end()
     assert report.takeovers == 1
@@ -155,19 +149,20 @@ async def test_a_start_whose_worker_died_is_stopped_and_another_generation_opens
     and the report called that "not billed" while the first start's session went on billing."""
     workerless.simulator.faults.slow_start_s = 4.0
     try:
-        with worker_process(
+        async with worker_process(
             workerless, temporal, livekit, Role.ALL, run_folder / "start-first.log"
         ) as first:
-            await until_worker_ready(run_folder / "start-first.log")
             session = await workerless.sessions.start(
                 new_key(), wayne(sandbox=False, start_timeout_s=120)
             )
             await until_starting(workerless)
             first.send_signal(signal.SIGKILL)
-            await asyncio.to_thread(wait_for_exit, first)
+            await first.wait(30)
     finally:
         workerless.simulator.faults.slow_start_s = 0.0
-    with worker_process(workerless, temporal, livekit, Role.ALL, run_folder / "start-second.log"):
+    async with worker_process(
+        workerless, temporal, livekit, Role.ALL, run_folder / "start-second.log"
+    ):
         await session.attach(timeout_s=100)
         report = await session.end()
     assert report.end_reason is EndReason.REQUESTED
@@ -191,14 +186,13 @@ async def test_an_owner_that_drains_stops_what_nobody_else_will(
 ) -> None:
     """Terminated, and the worker stopped before its next heartbeat: the session stayed open."""
     log = run_folder / "drain-terminated.log"
-    with worker_process(workerless, temporal, livekit, Role.ALL, log) as only:
-        await until_worker_ready(log)
+    async with worker_process(workerless, temporal, livekit, Role.ALL, log) as only:
         session = await workerless.sessions.start(new_key(), wayne(sandbox=False))
         await session.attach()
         provider_id = (await session.status()).provider_session_id
         await workerless.client.get_workflow_handle(session.workflow_id).terminate("test")
         only.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(wait_for_exit, only) == 0
+        assert await only.wait(30) == 0
     lines = workerless.simulator.ledger().sessions
     line = next(one for one in lines if str(one.session_id) == provider_id)
     assert line.ended_at is not None
