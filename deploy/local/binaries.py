@@ -1,9 +1,9 @@
-"""Where the real servers come from: already running, installed, built by Go from a pin, or fetched.
+"""Where the real servers come from: running, installed, built by Go from a pin, or downloaded.
 
 The order is fixed. Builds are cached per version in the user's cache folder. This module starts
-nothing: `stack.py` does.
+no server.
 
-`python -m deploy.local.binaries` makes sure that both servers are there.
+`python -m deploy.local.binaries` finds or builds both servers.
 """
 
 from __future__ import annotations
@@ -99,14 +99,14 @@ def needed_go() -> str:
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """The server runs already, at `address`; it is used and never stopped."""
+    """The server runs already, at `address`; the stack uses it and never stops it."""
 
     address: str
 
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """The server's program is at `path`; `origin` says in a few words where it came from."""
+    """The server's program is at `path`; `origin` says where it came from."""
 
     path: Path
     origin: str
@@ -114,7 +114,7 @@ class Binary:
 
 @dataclass(frozen=True, slots=True)
 class SdkDownload:
-    """Temporal's SDK fetches the dev server when it is started; needs internet access."""
+    """Temporal's SDK downloads the dev server when it is started; needs internet access."""
 
 
 TemporalSource = RunningServer | Binary | SdkDownload
@@ -122,7 +122,7 @@ LiveKitSource = RunningServer | Binary
 
 
 def find_temporal(settings: LocalSettings, out: TextIO) -> TemporalSource:
-    """Say where Temporal comes from; build it first if that is where. Progress goes to `out`.
+    """Find Temporal; build it if it must be built. Progress goes to `out`.
 
     Raises:
         BuildFailed: Go is there, but the build failed.
@@ -133,7 +133,7 @@ def find_temporal(settings: LocalSettings, out: TextIO) -> TemporalSource:
 
 
 def find_livekit(settings: LocalSettings, out: TextIO) -> LiveKitSource:
-    """Say where LiveKit comes from; build it first if that is where. Progress goes to `out`.
+    """Find LiveKit; build it if it must be built. Progress goes to `out`.
 
     Raises:
         BuildFailed: Go is there, but the build failed.
@@ -170,8 +170,8 @@ def _built(server: GoServer, settings: LocalSettings, out: TextIO) -> Binary | N
 def build(server: GoServer, go: Path, cache: Path, out: TextIO) -> Path:
     """Build a server into `cache` unless it is there, and return its path.
 
-    The program appears under its name only when it is complete: it is written beside it and
-    renamed. A lock lets a second build of the same server wait for the first.
+    The program is written under another name and renamed when it is complete. A second build of
+    the same server waits for the first.
 
     Raises:
         BuildFailed: with the compiler's last lines.
@@ -182,7 +182,7 @@ def build(server: GoServer, go: Path, cache: Path, out: TextIO) -> Path:
         with _locked(binary.parent / "lock", progress):
             if binary.exists():
                 return binary
-            for stale in binary.parent.glob("*.partial"):  # left by a build that was killed
+            for stale in binary.parent.glob("*.partial"):  # of a build that was killed
                 stale.unlink()
             partial = binary.with_name(f"{server.binary}.partial")
             try:
@@ -223,7 +223,7 @@ class _GoOutput:
         self._compiled = 0
 
     def on_list_line(self, line: str | None) -> None:
-        """A line of `go list -deps`: a module being fetched, or a package that is needed."""
+        """A line of `go list -deps`: a module being downloaded, or a package that is needed."""
         if line is not None and line.startswith("go: downloading"):
             self._fetched += 1
         elif line is not None and " " not in line:
@@ -238,7 +238,7 @@ class _GoOutput:
 
 
 def _compile(server: GoServer, go: Path, output: Path, progress: ProgressLine) -> None:
-    """Fetch the sources, count the packages, compile. Two commands, so that progress has a goal."""
+    """Download the sources, count the packages, compile. Two commands, to know the total."""
     shown = _GoOutput(progress)
     # Named explicitly, so that GOFLAGS in the environment cannot change the result.
     flags = ["-mod=readonly", "-trimpath", "-buildvcs=false"]
@@ -248,7 +248,7 @@ def _compile(server: GoServer, go: Path, output: Path, progress: ProgressLine) -
 
 
 def _go_environment() -> Mapping[str, str]:
-    # No C compiler needed; and a workspace file above the checkout must not take part.
+    # No C compiler is needed; a workspace file above the checkout must not apply.
     return {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"}
 
 
@@ -259,7 +259,7 @@ def _run_go(
     progress: ProgressLine,
     on_line: Callable[[str | None], None],
 ) -> None:
-    """Run one go command in the server's module and end it whatever happens.
+    """Run one go command in the server's module; it never outlives this call.
 
     `on_line` gets each line of output, and None every half second without one.
     """
@@ -317,7 +317,7 @@ def _read_lines(stream: TextIO, lines: queue.SimpleQueue[str | None]) -> None:
 
 
 def _why_go_failed(server: GoServer, go: Path, last_lines: list[str]) -> str:
-    """One sentence for what the compiler said: too old and may not fetch, no network, or other."""
+    """One sentence for the compiler's output: Go too old, no network, disk full, or other."""
     said = "\n".join(last_lines)
     instead = f"or install {server.title} itself: {server.install_hint}."
     if re.search(r"GOTOOLCHAIN=local|invalid go version|requires go ", said):
@@ -337,11 +337,11 @@ def _why_go_failed(server: GoServer, go: Path, last_lines: list[str]) -> str:
         )
     if "no space left on device" in said:
         return f"the disk is full: building {server.title} needs about 4 GB for Go's own caches."
-    return f"building {server.title} {server.version} failed: mend what Go says, {instead}"
+    return f"building {server.title} {server.version} failed: repair what Go reports, {instead}"
 
 
 def interrupt_on_sigterm() -> None:
-    """Let SIGTERM unwind the program as Ctrl-C does, so that a build in progress is tidied up."""
+    """Let SIGTERM unwind the program as Ctrl-C does, so that a build in progress is removed."""
 
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
@@ -350,7 +350,7 @@ def interrupt_on_sigterm() -> None:
 
 
 def main() -> int:
-    """Get both servers, and say where they are."""
+    """Find or build both servers, and print where they are."""
     interrupt_on_sigterm()
     out = sys.stderr
     try:
@@ -365,7 +365,7 @@ def main() -> int:
         sys.stderr.write(f"error: {error.sentence}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted: nothing half-made is left\n")
+        sys.stderr.write("interrupted: no incomplete build is left\n")
         return 130
     return 0
 
@@ -378,7 +378,7 @@ def describe(source: TemporalSource | LiveKitSource) -> str:
         case Binary(path, origin):
             return f"{path} ({origin})"
         case SdkDownload():
-            return "will be fetched by Temporal's SDK"
+            return "will be downloaded by Temporal's SDK"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Words on a terminal: a line that rewrites itself while something takes long, and styles.
+"""Output to a terminal: a progress line that rewrites itself, and ANSI styles.
 
-Knows nothing of what is being told. Not a logger: logs go to files.
+Not a logger: logs go to files.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TextIO
 
-# Without a terminal (CI logs) a rewriting line would be noise: one line this often instead.
+# Without a terminal (CI logs) a new line this often, instead of one that rewrites itself.
 PLAIN_INTERVAL_S = 15.0
 TTY_INTERVAL_S = 0.1
 
 
 class Style:
-    """ANSI styles; plain text where colours are unwanted (no terminal, or no-color.org)."""
+    """ANSI styles; plain text without a terminal or with NO_COLOR (no-color.org)."""
 
     def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled
@@ -43,9 +43,9 @@ class Style:
 
 
 class ProgressLine:
-    """One line that says how a long step is doing.
+    """One line with the progress of a long step.
 
-    On a terminal it rewrites itself; elsewhere it is printed at most every 15 s.
+    On a terminal it rewrites itself; elsewhere a line is printed at most every 15 s.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class ProgressLine:
         self.clear()
 
     def update(self, text: str) -> None:
-        """Show `text` behind the label, unless the line was rewritten a moment ago."""
+        """Show `text` after the label, unless the line was rewritten just before."""
         now = self._clock()
         if now - self._shown_at < (TTY_INTERVAL_S if self._tty else PLAIN_INTERVAL_S):
             return
@@ -89,7 +89,7 @@ class ProgressLine:
         self._stream.flush()
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Erase the line."""
         if self._tty:
             self._stream.write("\r\x1b[K")
             self._stream.flush()

@@ -1,11 +1,11 @@
-"""What can go wrong while the local stack comes up, each with a sentence that says what to do.
+"""Errors of the local stack; the message of each says what to do.
 
 LocalError                 shown to the user as one sentence, never as a traceback
 ├── ServerUnavailable      a server is neither running, installed nor buildable here
-├── BuildFailed            the compiler said no; carries its last lines
-├── PortInUse              somebody else listens where we want to
+├── BuildFailed            the compiler failed; carries its last lines
+├── PortInUse              another process listens on a port that the stack needs
 ├── ProcessDied            a child ended by itself; carries its last lines
-└── NotReady               a child runs but did not become ready in time
+└── StartTimeout           a child runs but did not become ready in time
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 class LocalError(Exception):
-    """Something about this machine or this stack; `detail` holds lines worth showing below it."""
+    """An error of this machine or this stack; `detail` holds lines to show with the sentence."""
 
     def __init__(self, sentence: str, detail: Sequence[str] = ()) -> None:
         super().__init__(sentence)
@@ -36,7 +36,7 @@ class PortInUse(LocalError):
 
 
 class ProcessDied(LocalError):
-    """A child ended although nobody asked it to."""
+    """A child ended by itself."""
 
     def __init__(self, name: str, status: int, last_lines: Sequence[str], log: Path) -> None:
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
@@ -46,7 +46,7 @@ class ProcessDied(LocalError):
 
 
 class StartTimeout(LocalError):
-    """A child runs but did not become ready within its bound."""
+    """A child runs but did not become ready within its time limit."""
 
     def __init__(self, name: str, waited_s: float, last_lines: Sequence[str], log: Path) -> None:
         super().__init__(

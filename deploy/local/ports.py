@@ -46,6 +46,11 @@ class PortRange:
         self._ports = self._each_once()
         self._guard = threading.Lock()
 
+    def close(self) -> None:
+        """Let other processes have the ports."""
+        for file in self._files:
+            file.close()
+
     def take(self, kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
         """The next port that no socket of `kind` is bound to.
 

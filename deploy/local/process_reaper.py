@@ -1,4 +1,4 @@
-"""Ends a supervisor's children when the supervisor cannot: after `kill -9`, or a crash of Python.
+"""Ends the children of a supervisor that was killed: after `kill -9`, or a crash of Python.
 
 A program of its own, started by `Supervisor` in its own session with a pipe as standard input.
 The supervisor writes "+<process group>" for every child it starts and "-<process group>" for every
@@ -24,13 +24,13 @@ def _alive(group: int) -> bool:
         os.killpg(group, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's by now: the number was reused
+    except PermissionError:  # the number was reused by a process of another user
         return False
     return True
 
 
 def main() -> None:
-    """Read the list until the pipe closes, then end whoever is left."""
+    """Read the list until the pipe closes, then end the groups that are left."""
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     groups: list[int] = []

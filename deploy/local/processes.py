@@ -122,7 +122,7 @@ class Child:
         self.state = state
 
     def last_lines(self, count: int = LAST_LINES) -> list[str]:
-        """The end of its log. The log is a plain file, so this works after any kind of death."""
+        """The end of the log. The log is a plain file, so this works however the child ended."""
         with self.log.open("rb") as log:
             log.seek(0, os.SEEK_END)
             log.seek(max(0, log.tell() - _TAIL_BYTES))
@@ -200,7 +200,7 @@ class Supervisor:
             await self._contexts.aclose()
 
     def log_of(self, name: str) -> Path:
-        """Where the child of this name writes to."""
+        """The log file of the child of this name."""
         return self.logs / f"{name.lower().replace(' ', '-')}.log"
 
     async def enter(self, context: AbstractAsyncContextManager[T]) -> T:
@@ -246,18 +246,18 @@ class Supervisor:
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            # Also when we are cancelled: the work tidies up before the children go.
+            # Also when this call is cancelled: the work finishes before the children end.
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task})
         if self._first_death.done():
             if not task.cancelled():
-                task.exception()  # whatever the work said, the death is the cause
+                task.exception()  # the death is the cause of whatever the work raised
             raise self._first_death.result()
         return task.result()
 
     def kill_at_once(self) -> None:
-        """Spend no more time on ending politely: for an impatient second Ctrl-C."""
+        """End children by SIGKILL from now on, without waiting after SIGTERM."""
         self._kill_at_once.set()
 
     async def end(self, child: Child) -> None:
@@ -265,11 +265,11 @@ class Supervisor:
         if child.state is not ChildState.ENDED:
             if child.state is not ChildState.ENDING:
                 child.move(ChildState.ENDING)
-            await self._end_politely(child)
+            await self._end_in_order(child)
         await self._watches[child]
 
     async def end_all(self) -> None:
-        """End every child, the youngest first. A cancel meanwhile makes it quick, not partial."""
+        """End every child, the youngest first. A cancel kills the rest, and still ends all."""
         ending = asyncio.create_task(self._end_all(), name="end all children")
         cancelled = False
         while not ending.done():
@@ -293,19 +293,21 @@ class Supervisor:
         if self._first_death is not None:
             self._first_death.cancel()
 
-    async def _end_politely(self, child: Child) -> None:
+    async def _end_in_order(self, child: Child) -> None:
         child.signal_group(signal.SIGTERM)
         watch = self._watches[child]
-        hurry = asyncio.create_task(self._kill_at_once.wait(), name=f"hurry {child.spec.name}")
+        kill_now = asyncio.create_task(
+            self._kill_at_once.wait(), name=f"kill now {child.spec.name}"
+        )
         try:
             await asyncio.wait(
-                {watch, hurry},
+                {watch, kill_now},
                 timeout=child.spec.stop_within_s,
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:
-            hurry.cancel()
-        # Also after a polite end: what the child itself started may still be there.
+            kill_now.cancel()
+        # Also after an exit in order: processes that the child started may still run.
         child.signal_group(signal.SIGKILL)
 
     async def _until_ready(self, child: Child) -> None:
@@ -343,7 +345,7 @@ class Supervisor:
         assert self._first_death is not None
         if child.spec.needed and not self._first_death.done():
             self._first_death.set_result(death)
-        # One that never was ready is told by `start`; one that is done may go.
+        # `start` raises for a child that never was ready; a child may end with status 0.
         lost = not child.spec.needed and before is ChildState.READY and status != 0
         if lost and self._on_loss is not None:
             self._on_loss(death)

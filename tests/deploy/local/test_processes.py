@@ -1,14 +1,16 @@
-"""Children are watched while they live, and none outlives its parent."""
+"""Children are watched while they run, get a clean environment, and never outlive their parent."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +34,7 @@ GONE_WITHIN_S = 15.0
 
 
 def spec(name: str, program: str, stop_within_s: float = 5.0) -> ChildSpec:
-    """A child that counts as ready at once."""
+    """A child whose probe succeeds immediately."""
 
     async def ready(_: Child) -> bool:
         return True
@@ -67,7 +69,7 @@ async def first_line(child: Child) -> str:
     return child.last_lines()[0]
 
 
-async def test_a_child_is_ready_when_its_probe_says_so(tmp_path: Path) -> None:
+async def test_a_child_is_ready_when_its_probe_succeeds(tmp_path: Path) -> None:
     port = free_port()
     server = (
         f"import socket, time; s = socket.create_server(('{LOOPBACK}', {port})); time.sleep(60)"
@@ -90,7 +92,9 @@ async def test_a_child_is_ready_when_its_probe_says_so(tmp_path: Path) -> None:
     assert not alive(child.pid)
 
 
-async def test_a_child_that_dies_on_its_way_up_is_told_with_its_last_lines(tmp_path: Path) -> None:
+async def test_the_error_of_a_child_that_dies_too_early_has_its_last_lines(
+    tmp_path: Path,
+) -> None:
     crasher = ChildSpec(name="crasher", argv=[sys.executable, "-c", CRASHER], ready=never)
 
     async with Supervisor(tmp_path) as supervisor:
@@ -102,7 +106,7 @@ async def test_a_child_that_dies_on_its_way_up_is_told_with_its_last_lines(tmp_p
     assert str(tmp_path / "crasher.log") in str(caught.value)
 
 
-async def test_a_child_that_never_gets_ready_is_given_up_in_bounded_time(tmp_path: Path) -> None:
+async def test_waiting_for_a_child_that_never_gets_ready_is_bounded(tmp_path: Path) -> None:
     slow = ChildSpec(
         name="slow", argv=[sys.executable, "-c", SLEEPER], ready=never, ready_within_s=0.3
     )
@@ -116,13 +120,13 @@ async def test_a_child_that_never_gets_ready_is_given_up_in_bounded_time(tmp_pat
 async def test_a_childs_death_cancels_the_guarded_work_and_is_raised_in_its_place(
     tmp_path: Path,
 ) -> None:
-    tidied = asyncio.Event()
+    cleaned_up = asyncio.Event()
 
     async def work() -> None:
         try:
             await asyncio.sleep(60)
         finally:
-            tidied.set()
+            cleaned_up.set()
 
     async with Supervisor(tmp_path) as supervisor:
         child = await supervisor.start(spec("victim", SLEEPER))
@@ -134,10 +138,10 @@ async def test_a_childs_death_cancels_the_guarded_work_and_is_raised_in_its_plac
         with pytest.raises(ProcessDied, match=r"victim ended by itself \(signal 9\)"):
             await guarded
 
-    assert tidied.is_set()
+    assert cleaned_up.is_set()
 
 
-async def test_a_child_that_is_not_needed_may_fail_and_is_told(tmp_path: Path) -> None:
+async def test_a_child_that_is_not_needed_may_fail_and_is_reported(tmp_path: Path) -> None:
     losses: list[ProcessDied] = []
 
     async with Supervisor(tmp_path, on_loss=losses.append) as supervisor:
@@ -155,7 +159,7 @@ async def test_a_child_that_is_not_needed_may_fail_and_is_told(tmp_path: Path) -
     assert (loss.name, loss.status) == ("guest", -signal.SIGKILL)
 
 
-async def test_a_child_that_is_not_needed_may_go_when_it_is_done(tmp_path: Path) -> None:
+async def test_a_child_that_is_not_needed_may_end_with_status_0(tmp_path: Path) -> None:
     losses: list[ProcessDied] = []
 
     async with Supervisor(tmp_path, on_loss=losses.append) as supervisor:
@@ -166,7 +170,7 @@ async def test_a_child_that_is_not_needed_may_go_when_it_is_done(tmp_path: Path)
     assert losses == []
 
 
-async def test_a_child_that_is_not_needed_and_does_not_come_up_is_told_to_who_started_it(
+async def test_start_raises_for_a_child_that_is_not_needed_and_does_not_start(
     tmp_path: Path,
 ) -> None:
     losses: list[ProcessDied] = []
@@ -179,7 +183,7 @@ async def test_a_child_that_is_not_needed_and_does_not_come_up_is_told_to_who_st
     assert losses == []
 
 
-async def test_guarded_work_returns_its_result_when_every_child_lives(tmp_path: Path) -> None:
+async def test_guarded_work_returns_its_result_when_every_child_runs(tmp_path: Path) -> None:
     async def work() -> int:
         return 42
 
@@ -212,7 +216,7 @@ async def test_children_end_in_reverse_order(tmp_path: Path) -> None:
     assert order.read_text() == "cba"
 
 
-async def test_a_child_deaf_to_sigterm_is_killed_after_its_bound(tmp_path: Path) -> None:
+async def test_a_child_that_ignores_sigterm_is_killed_after_its_time_limit(tmp_path: Path) -> None:
     async with Supervisor(tmp_path) as supervisor:
         child = await supervisor.start(spec("stubborn", STUBBORN, stop_within_s=0.3))
         await first_line(child)
@@ -222,7 +226,7 @@ async def test_a_child_deaf_to_sigterm_is_killed_after_its_bound(tmp_path: Path)
     assert child.process.returncode == -signal.SIGKILL
 
 
-async def test_what_a_child_started_goes_with_it(tmp_path: Path) -> None:
+async def test_processes_that_a_child_started_end_with_it(tmp_path: Path) -> None:
     async with Supervisor(tmp_path) as supervisor:
         child = await supervisor.start(spec("grandparent", GRANDPARENT))
         grandchild = int(await first_line(child))
@@ -231,8 +235,8 @@ async def test_what_a_child_started_goes_with_it(tmp_path: Path) -> None:
     await until(lambda: not alive(grandchild))
 
 
-async def test_a_second_cancel_while_ending_makes_it_quick_not_partial(tmp_path: Path) -> None:
-    """Ctrl-C pressed twice must not leave a server behind that holds its port."""
+async def test_a_second_cancel_while_ending_kills_every_child(tmp_path: Path) -> None:
+    """After a second Ctrl-C a server was left running and held its port."""
     children: list[Child] = []
 
     async def run() -> None:
@@ -256,7 +260,7 @@ async def test_a_second_cancel_while_ending_makes_it_quick_not_partial(tmp_path:
 async def test_children_are_gone_when_their_parent_is_killed_outright(
     tmp_path: Path, sign: signal.Signals
 ) -> None:
-    """SIGTERM too: a parent without a handler for it gets no chance to tidy up either."""
+    """SIGTERM too: a parent without a handler for it cannot end its children either."""
     program = (
         "import asyncio, pathlib, sys\n"
         "from deploy.local.processes import ChildSpec, Supervisor\n"
@@ -294,3 +298,39 @@ async def test_an_illegal_change_of_state_names_both_states(tmp_path: Path) -> N
 
         with pytest.raises(RuntimeError, match="ready to starting is illegal"):
             child.move(ChildState.STARTING)
+
+
+async def test_a_child_does_not_inherit_variables_meant_for_other_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """livekit-server reads LIVEKIT_PORT: exported for `make demo`, it broke `make test`."""
+    for name in ("LIVEKIT_PORT", "TEMPORAL_API_KEY", "AVATAR_SESSIONS_MAX_SESSIONS"):
+        monkeypatch.setenv(name, "garbage")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    program = f"import json, os; print(json.dumps(dict(os.environ)), flush=True); {SLEEPER}"
+
+    async with Supervisor(tmp_path) as supervisor:
+        child = await supervisor.start(replace(spec("x", program), env={"TEMPORAL_ADDRESS": "a:1"}))
+        environment = json.loads(await first_line(child))
+
+    assert "garbage" not in environment.values()
+    assert environment["TEMPORAL_ADDRESS"] == "a:1"
+    assert environment["XDG_CACHE_HOME"] == str(tmp_path)
+    assert environment["PATH"] == os.environ["PATH"]
+
+
+async def test_a_context_that_the_supervisor_entered_is_left_after_its_children(
+    tmp_path: Path,
+) -> None:
+    left_while_running: list[bool] = []
+
+    @contextlib.asynccontextmanager
+    async def context() -> AsyncIterator[None]:
+        yield
+        left_while_running.append(alive(child.pid))
+
+    async with Supervisor(tmp_path) as supervisor:
+        await supervisor.enter(context())
+        child = await supervisor.start(spec("sleeper", SLEEPER))
+
+    assert left_while_running == [False]
