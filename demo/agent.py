@@ -15,12 +15,11 @@ READY_WITHIN_S: Final = 30.0
 
 
 async def echo_agent(supervisor: Supervisor, stack: LocalStack, session_key: str) -> None:
-    """Start an agent for a live session, and wait until it hears the room.
+    """Start an agent for a live session, and wait until it listens to the room.
 
-    The stack does not need it: a session is the demo's, an agent is a guest in its room. When it
-    fails, the session can still be watched, commanded, and given another agent; ending it would
-    take away what somebody is looking at, and the log that tells why. So its death is told (by the
-    supervisor's `on_loss`), and nothing else.
+    The session does not depend on its agent: without one it can still be watched and commanded, and
+    another agent can join. So when the agent fails, the demo shows it (the supervisor's `on_loss`)
+    and the session goes on.
 
     Raises:
         ProcessDied, StartTimeout: it did not start.

@@ -1,6 +1,6 @@
-"""The demo's main job: one session, opened, made to speak, interrupted, posed, ended.
+"""The script of the demo: a session is started, speaks, is interrupted, posed and ended.
 
-What a backend would do, in its words; printing is `screen.py`'s, servers are `stack.py`'s.
+The same calls as in a backend. `screen.py` prints, `program.py` starts and ends the servers.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ IDLE_TIMEOUT_S = 4 * 3600.0
 
 @dataclass(slots=True)
 class Measured:
-    """What the demo saw from outside."""
+    """What the demo measured as a viewer and a client."""
 
     first_audio_ms: int | None = None
-    """From asking for speech until a viewer hears it."""
+    """From requesting speech until a viewer hears it."""
     interrupt_ms: int | None = None
-    """From asking for the interrupt until it was on the wire."""
+    """From requesting the interrupt until it was on the wire."""
     viewer_url: str = ""
     temporal_url: str = ""
 
@@ -83,26 +83,26 @@ class Conversation:
 
     @property
     def session(self) -> Session:
-        """The session, once it has been asked for."""
+        """The session, after `start`."""
         assert self._session is not None, "start() comes first"
         return self._session
 
     @property
     def started(self) -> bool:
-        """Whether there is a session that has to be ended."""
+        """Whether there is a session that must be ended."""
         return self._session is not None
 
     async def start(self) -> None:
-        """Ask for the session by signal-with-start, and say where it can be watched."""
-        live = not self._stack.liveavatar.simulated
+        """Request the session by signal-with-start, and show where it can be watched."""
+        real = not self._stack.liveavatar.simulated
         request = SessionRequest(
             avatar_id=WAYNE_AVATAR_ID,
-            sandbox=live,
+            sandbox=real,
             idle_timeout_s=IDLE_TIMEOUT_S,
             # LiveAvatar's cloud cannot reach a LiveKit on this machine: there it hosts the room.
-            room=None if live else OwnRoom(),
+            room=None if real else OwnRoom(),
         )
-        # Known before it is asked for: whatever happens to the answer, it will be ended.
+        # Set before the request: a session whose reply is lost must be ended too.
         self._session = self._sessions.get(self.key)
         self._session = await self._sessions.start(
             self.key, request, first=SetPose(pose=Pose.LISTENING, command_id="attentive")
@@ -123,10 +123,10 @@ class Conversation:
             self._screen.step(f"pose: {pose}", str(result.outcome))
             await asyncio.sleep(POSE_FOR_S)
 
-    async def over(self) -> None:
-        """Wait until the session is over by itself: a deadline, or another terminal's `end`."""
+    async def wait_until_over(self) -> None:
+        """Wait until the session ends by itself: a deadline, or `end` from another terminal."""
         while True:
-            # Only the report ends this wait; a server that is away for a while does not.
+            # Only the report ends this wait; a server that does not answer for a while does not.
             with contextlib.suppress(NoAnswer):
                 await self.session.report()
                 return
@@ -135,7 +135,7 @@ class Conversation:
         """End the session, wait for its clean-up, return its report.
 
         Raises:
-            AvatarSessionsError: no report could be had.
+            AvatarSessionsError: there is no report.
         """
         self._screen.step("ending")
         return await self.session.end(timeout_s=END_WITHIN_S)
@@ -145,9 +145,9 @@ class Conversation:
         await self._leave.aclose()
 
     async def stop_billing(self) -> None:
-        """The last resort, when nothing of ours is left that could end the session: ask LiveAvatar.
+        """Stop the session at LiveAvatar directly, for when no workflow or worker can end it.
 
-        Does nothing for the simulator, which goes with the stack.
+        Does nothing for the simulator, which ends with the stack.
         """
         provider = self._stack.liveavatar
         if provider.simulated or self._provider_session_id is None:
@@ -158,14 +158,14 @@ class Conversation:
                 LiveAvatar(provider.api_key, base_url=provider.url) as liveavatar,
             ):
                 await liveavatar.stop_session(self._provider_session_id)
-                self._screen.say("LiveAvatar was asked to stop the session directly.")
+                self._screen.say("The session was stopped at LiveAvatar directly.")
 
     async def _join(self) -> None:
-        asked_at = time.monotonic()
+        requested_at = time.monotonic()
         access = await self.session.attach("demo-measuring")
-        self._screen.step("live", f"attached after {_ms_since(asked_at)} ms")
+        self._screen.step("live", f"attached after {_ms_since(requested_at)} ms")
         self._provider_session_id = (await self.session.status()).provider_session_id
-        # Where LiveAvatar hosts the room there is one viewer's identity, and it is the browser's.
+        # A room that LiveAvatar hosts has one viewer identity, and the browser uses it.
         participant = access.viewer if access.agent is None else access.agent
         if access.room is not None:
             participant = access.viewer
@@ -174,16 +174,16 @@ class Conversation:
         )
         self.received = self._subscriber.received
         if await self._subscriber.until_seen(SEEN_WITHIN_S):
-            self._screen.step("a viewer sees it", f"after {_ms_since(asked_at)} ms")
+            self._screen.step("a viewer sees it", f"after {_ms_since(requested_at)} ms")
         else:
-            self._screen.step("no picture", f"nothing came within {SEEN_WITHIN_S:.0f} s")
+            self._screen.step("no picture", f"no video arrived within {SEEN_WITHIN_S:.0f} s")
 
     async def _speak_to_the_end(self) -> None:
         self._screen.step("speaking", _name(self._hello))
-        asked_at = time.monotonic()
+        requested_at = time.monotonic()
         heard, utterance = await self._spoken(self._hello, "hello")
         if heard is not None:
-            self.measured.first_audio_ms = int(1000 * (heard - asked_at))
+            self.measured.first_audio_ms = int(1000 * (heard - requested_at))
         elif utterance.first_audio_ms is not None:
             self.measured.first_audio_ms = utterance.first_audio_ms
         detail = heard_of(utterance)
@@ -195,13 +195,13 @@ class Conversation:
         self._screen.step("speaking", _name(self._story))
         _, utterance = await self._spoken(self._story, "story", interrupt=True)
         took = self.measured.interrupt_ms
-        told = "" if took is None else f"; on the wire after {took} ms"
-        self._screen.step(str(utterance.outcome), heard_of(utterance) + told)
+        wire = "" if took is None else f"; on the wire after {took} ms"
+        self._screen.step(str(utterance.outcome), heard_of(utterance) + wire)
 
     async def _spoken(
         self, clip: Clip, command_id: str, *, interrupt: bool = False
     ) -> tuple[float | None, UtteranceReport]:
-        """Speak, listen, perhaps interrupt: when it was first heard, and what became of it."""
+        """Speak, listen, perhaps interrupt; returns when sound was first heard, and the report."""
         assert self._subscriber is not None
         heard: float | None = None
         async with asyncio.timeout(SPEAK_WITHIN_S):
@@ -217,9 +217,9 @@ class Conversation:
                     heard = listen.result()
                 if interrupt and not speak.done():
                     await asyncio.sleep(INTERRUPT_AFTER_S)
-                    asked_at = time.monotonic()
+                    requested_at = time.monotonic()
                     await self.session.interrupt()
-                    self.measured.interrupt_ms = _ms_since(asked_at)
+                    self.measured.interrupt_ms = _ms_since(requested_at)
                 return heard, await speak
             finally:
                 for task in (speak, listen):

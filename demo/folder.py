@@ -1,6 +1,6 @@
-"""The folder of one running demo: its logs, its clips, and what another terminal needs.
+"""The folder of one running demo: its logs, its clips, and the variables for another terminal.
 
-One demo at a time works in a folder, so that a second one cannot take the first one's files away.
+A folder serves one demo at a time, so that a second one cannot delete the first one's files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from deploy.local.errors import LocalError
 
 
 class DemoFolder:
-    """Paths in the folder; `in_use` claims it."""
+    """Paths in the folder; `in_use` locks it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -27,10 +27,10 @@ class DemoFolder:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Claim the folder and empty it.
+        """Lock the folder and empty it.
 
         Raises:
-            LocalError: another demo works in it.
+            LocalError: another demo uses it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("w") as lock:
@@ -51,7 +51,7 @@ class DemoFolder:
                 self.env.unlink(missing_ok=True)
 
     def add_clips(self, sources: Sequence[Path]) -> None:
-        """Copy clips to where the worker reads them."""
+        """Copy clips to the folder that the worker reads."""
         for source in sources:
             shutil.copyfile(source, self.clips / source.name)
 

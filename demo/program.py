@@ -1,6 +1,6 @@
-"""`make demo`: the whole system on this machine, and one session through its whole life.
+"""`make demo`: the whole system on this machine, and one session from start to end.
 
-Puts the parts together and decides when things end; what is said to LiveAvatar stands in
+Connects the parts and decides when the demo ends; the calls to the session are in
 `conversation.py`. Whatever ends the demo, the session is ended first, then the servers.
 """
 
@@ -56,7 +56,7 @@ INTERRUPTED = 130
 
 
 class UtteranceFigures(BaseModel):
-    """One utterance of the report for machines."""
+    """One utterance of the JSON report."""
 
     id: str
     outcome: str
@@ -74,12 +74,12 @@ class DemoReport(BaseModel):
     start_ms: int | None
     """From the request until the avatar was live, by the workflow's clock."""
     first_audio_ms: int | None
-    """From asking for the first utterance until a viewer in the room heard it."""
+    """From requesting the first utterance until a viewer in the room heard it."""
     interrupt_ms: int | None
-    """From asking for the interrupt (an update) until its answer that it is on the wire."""
+    """From requesting the interrupt (an update) until the reply that it is on the wire."""
     utterances: list[UtteranceFigures]
     provider: dict[str, int]
-    """`started`, `stopped`, `open`: as the simulator's ledger tells; live, by the report."""
+    """`started`, `stopped`, `open`: by the simulator's ledger; with `--real`, by the report."""
     viewer: dict[str, int]
     """`video_frames` decoded and `audio_ms` of audible sound, by a LiveKit subscriber."""
     urls: dict[str, str]
@@ -90,13 +90,13 @@ class Options:
     """The command line."""
 
     once: bool
-    live: bool
+    real: bool
     report: Path | None
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a conversation came out."""
+    """The outcome of a conversation."""
 
     report: SessionReport
     provider: dict[str, int]
@@ -104,8 +104,8 @@ class Ending:
     """The whole script was performed."""
 
     @property
-    def as_asked(self) -> bool:
-        """Ended because it was asked to, with nothing left open."""
+    def as_requested(self) -> bool:
+        """Whether the session ended because the demo requested it, and nothing is left open."""
         return (
             self.report.state is SessionState.ENDED
             and self.report.end_reason is EndReason.REQUESTED
@@ -114,7 +114,7 @@ class Ending:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo; see `--help`. The exit status is 0 only if the session ended as asked."""
+    """Run the demo; see `--help`. The exit status is 0 only if the session ended as requested."""
     options = _options(arguments)
     screen: Screen | None = None
     folder = DemoFolder(ROOT / ".demo")
@@ -123,14 +123,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = DemoFolder(settings.demo_folder)
         screen = Screen(sys.stdout, colours=settings.no_color is None)
         _check(options, settings)
-        screen.title("against LiveAvatar itself, sandbox" if options.live else "demo")
+        screen.title("with the real LiveAvatar, sandbox" if options.real else "demo")
         interrupt_on_sigterm()
         sources = find_temporal(settings, sys.stderr), find_livekit(settings, sys.stderr)
         with folder.in_use():
             return asyncio.run(Demo(options, settings, screen, sources, folder).run())
     except ValidationError as error:
         names = ", ".join(str(item["loc"][0]).upper() for item in error.errors())
-        Screen(sys.stdout, colours=False).problem(f"not usable as it is set: {names}.")
+        Screen(sys.stdout, colours=False).problem(f"not a usable value: {names}.")
     except LocalError as error:
         assert screen is not None
         screen.error(error)
@@ -147,26 +147,26 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--once", action="store_true", help="end the session after the script")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write figures there, as JSON")
     parser.add_argument(
-        "--live",
+        "--real",
         action="store_true",
-        help="use LiveAvatar itself in sandbox mode; needs LIVEAVATAR_API_KEY",
+        help="use the real LiveAvatar, in sandbox mode; needs LIVEAVATAR_API_KEY",
     )
     parsed = parser.parse_args(arguments)
-    return Options(once=parsed.once, live=parsed.live, report=parsed.report)
+    return Options(once=parsed.once, real=parsed.real, report=parsed.report)
 
 
 def _check(options: Options, settings: LocalSettings) -> None:
-    """Say what cannot work before anything is started."""
-    if options.live and settings.liveavatar_api_key is None:
+    """Refuse what cannot work before anything is started."""
+    if options.real and settings.liveavatar_api_key is None:
         raise ServerUnavailable(
-            "LIVEAVATAR_API_KEY is not set: export it, or leave out --live to use the simulator."
+            "LIVEAVATAR_API_KEY is not set: export it, or leave out --real to use the simulator."
         )
     if settings.audio is not None and not settings.audio.is_file():
         raise LocalError(f"AUDIO={settings.audio}: there is no such file.")
     if options.report is not None:
         if not options.report.absolute().parent.is_dir():
             raise LocalError(f"the folder of --report {options.report} does not exist.")
-        options.report.unlink(missing_ok=True)  # a report of another run would mislead
+        options.report.unlink(missing_ok=True)  # an earlier run's report would mislead
 
 
 class Demo:
@@ -185,22 +185,22 @@ class Demo:
         self._settings = settings
         self._screen = screen
         self._sources = sources
-        self._supervisor = Supervisor(folder.logs, on_wait=screen.waiting, on_loss=self._tell_loss)
+        self._supervisor = Supervisor(folder.logs, on_wait=screen.waiting, on_loss=self._show_loss)
         self._stop = Stop(self._supervisor)
 
     async def run(self) -> int:
-        """Everything; the exit status."""
+        """Run the whole demo; returns the exit status."""
         clips = self._lay_out_clips()
-        # What libraries have to say (LiveKit's native part says a lot) is not for the screen.
+        # Libraries' warnings (LiveKit's native part logs a lot) go to a file, not to the screen.
         logging.basicConfig(filename=self._folder.logs / "demo.log", level=logging.WARNING)
-        live = self._options.live
+        real = self._options.real
         with self._stop.listening():
             async with self._supervisor:
                 stack = await start_stack(
                     self._supervisor,
                     self._sources,
                     self._settings,
-                    simulator=None if live else self._simulator_settings,
+                    simulator=None if real else self._simulator_settings,
                     clip_folder=self._folder.clips,
                     on_started=self._screen.up,
                 )
@@ -211,7 +211,7 @@ class Demo:
                     SessionViewerSource(sessions),
                     speaker=None if voice is None else TypedSpeech(sessions, voice),
                     port=self._settings.viewer_port,
-                    livekit_url=None if live else stack.livekit.url,
+                    livekit_url=None if real else stack.livekit.url,
                 ) as viewer:
                     self._screen.up("Viewer", viewer.url, time.monotonic() - began_at)
                     conversation = Conversation(sessions, stack, viewer, self._screen, clips)
@@ -219,7 +219,7 @@ class Demo:
                     return await self._supervisor.guard(self._converse(conversation, stack))
 
     def _simulator_settings(self, livekit: LiveKitServer) -> SimulatorSettings:
-        """As the user's `SIMULATOR_` variables say, with the stack's ports and rooms."""
+        """The user's `SIMULATOR_` variables, with the ports and the LiveKit of the stack."""
         return SimulatorSettings(
             port=self._settings.simulator_port,
             media_port=self._settings.simulator_media_port,
@@ -230,7 +230,7 @@ class Demo:
         )
 
     def _lay_out_clips(self) -> tuple[Clip, Clip]:
-        """The clip that is heard whole, and the one that is interrupted."""
+        """The clip that is played to its end, and the one that is interrupted."""
         hello, story = SAMPLES / "hello.flac", SAMPLES / "story.flac"
         if self._settings.audio is not None:
             hello = self._settings.audio
@@ -238,7 +238,7 @@ class Demo:
         return Clip(file=hello.name), Clip(file=story.name)
 
     def _write_environment(self, stack: LocalStack) -> None:
-        """What another terminal needs to join in."""
+        """Write the variables that a command in another terminal needs."""
         exports = {
             **stack.temporal.environment,
             "AVATAR_SESSIONS_SEAL_KEYS": stack.seal_keys.get_secret_value(),
@@ -252,41 +252,41 @@ class Demo:
         )
 
     async def _converse(self, conversation: Conversation, stack: LocalStack) -> int:
-        """Start, perform, stay open, end; whatever goes wrong, end what was started."""
+        """Start, perform, stay open, end; whatever fails, end the session that was started."""
         problem: AvatarSessionsError | LocalError | None = None
         complete = False
         try:
             with self._stop.in_order():
                 try:
                     await conversation.start()
-                    complete = await self._stop.unless_asked(conversation.perform())
+                    complete = await self._stop.unless_requested(conversation.perform())
                     if complete and not self._options.once:
-                        await self._stop.unless_asked(self._stay_open(conversation, stack))
+                        await self._stop.unless_requested(self._stay_open(conversation, stack))
                 except (AvatarSessionsError, LocalError) as error:
                     problem = error
                 if not conversation.started and problem is not None:
                     raise problem
                 ending = await _end(conversation, stack, complete=complete)
         except BaseException:
-            # A part of the stack has died, or somebody has no patience: nothing of ours can end
-            # the session any more.
+            # A part of the stack has died, or Ctrl-C was pressed twice: no workflow can end the
+            # session.
             await conversation.stop_billing()
             raise
         finally:
             await conversation.leave()
-        return self._tell(conversation, ending, stack, problem)
+        return self._show_report(conversation, ending, stack, problem)
 
     async def _stay_open(self, conversation: Conversation, stack: LocalStack) -> None:
-        """Leave the session to whoever is at the keyboard, until it is over."""
+        """Leave the session to the user until it is over."""
         await self._invite_agent(conversation, stack)
         self._screen.try_this(_commands(conversation.key, self._folder.env))
-        await conversation.over()
+        await conversation.wait_until_over()
 
     async def _invite_agent(self, conversation: Conversation, stack: LocalStack) -> None:
-        """Somebody to talk to, now that the script is over.
+        """Start the echo agent, so that the user can talk to the avatar.
 
-        Not before: a person who tried the microphone would interrupt the script. Not with --once:
-        nobody is there to speak.
+        Not before the script is over: speech into the microphone would interrupt it. Not with
+        `--once`: no user is there to speak.
         """
         await conversation.leave()  # in a room that LiveAvatar hosts, agents share one identity
         try:
@@ -294,13 +294,15 @@ class Demo:
         except LocalError as error:
             self._screen.error(error)
         else:
-            self._screen.step("echo agent", "press Talk on the page: the avatar says it back")
+            self._screen.step(
+                "echo agent", "press Talk on the page: the avatar repeats what it hears"
+            )
 
-    def _tell_loss(self, death: ProcessDied) -> None:
-        what_now = "The session goes on; `python examples/echo_agent.py` gives it another."
+    def _show_loss(self, death: ProcessDied) -> None:
+        what_now = "The session goes on; `python examples/echo_agent.py` starts another agent."
         self._screen.problem(f"{death.sentence}. {what_now}", death.detail)
 
-    def _tell(
+    def _show_report(
         self,
         conversation: Conversation,
         ending: Ending,
@@ -311,19 +313,19 @@ class Demo:
             figures = _figures(conversation, ending)
             text = figures.model_dump_json(indent=2) + "\n"
             self._options.report.write_text(text, encoding="utf-8")
-        whose = "as the simulator counts" if stack.liveavatar.simulated else "by our own report"
-        self._screen.report(ending.report, ending.provider, whose)
+        source = "by the simulator" if stack.liveavatar.simulated else "by the session's report"
+        self._screen.report(ending.report, ending.provider, source)
         if problem is not None and ending.report.failure is None:
             self._screen.problem(str(problem))
             return 1
-        self._screen.verdict(ending.report, as_asked=ending.as_asked)
-        if not ending.as_asked:
+        self._screen.outcome(ending.report, as_requested=ending.as_requested)
+        if not ending.as_requested:
             return 1
         return 0 if ending.complete else INTERRUPTED
 
 
 async def _end(conversation: Conversation, stack: LocalStack, *, complete: bool) -> Ending:
-    """End the session, and ask the provider whether it thinks so too."""
+    """End the session, and compare with the provider's own count."""
     report = await conversation.end()
     if not stack.liveavatar.simulated:
         begun = [g for g in report.generations if g.started_at is not None]
@@ -368,17 +370,17 @@ def _figures(conversation: Conversation, ending: Ending) -> DemoReport:
 
 
 class Stop:
-    """Ctrl-C, SIGTERM, a closed terminal: asked once, things end in order; twice, at once."""
+    """Ctrl-C, SIGTERM, a closed terminal: the first ends the demo in order, a second at once."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
-        self._asked = asyncio.Event()
+        self._requested = asyncio.Event()
         self._ends_in_order = False
         self._task: asyncio.Task[Any] | None = None
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals, for the task that enters this."""
+        """Handle the signals for the current task."""
         loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         for sign in STOP_SIGNALS:
@@ -391,35 +393,35 @@ class Stop:
 
     @contextlib.contextmanager
     def in_order(self) -> Iterator[None]:
-        """In here the first signal is only noted: `unless_asked` looks at it."""
+        """Inside, the first signal is only noted, for `unless_requested`."""
         self._ends_in_order = True
         try:
             yield
         finally:
             self._ends_in_order = False
 
-    async def unless_asked(self, work: Coroutine[Any, Any, None]) -> bool:
-        """Do the work unless it is asked to stop first: whether the work was done."""
+    async def unless_requested(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Do the work unless a stop is requested first; returns whether the work was done."""
         doing = asyncio.create_task(work, name="script")
-        asked = asyncio.create_task(self._asked.wait(), name="wait for Ctrl-C")
+        requested = asyncio.create_task(self._requested.wait(), name="wait for Ctrl-C")
         try:
-            await asyncio.wait({doing, asked}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({doing, requested}, return_when=asyncio.FIRST_COMPLETED)
             if not doing.done():
                 return False
             await doing
             return True
         finally:
             doing.cancel()
-            asked.cancel()
-            await asyncio.wait({doing, asked})
+            requested.cancel()
+            await asyncio.wait({doing, requested})
 
     def _on_signal(self) -> None:
         assert self._task is not None
-        if self._asked.is_set():
+        if self._requested.is_set():
             self._supervisor.kill_at_once()
-        if self._asked.is_set() or not self._ends_in_order:
+        if self._requested.is_set() or not self._ends_in_order:
             self._task.cancel()
-        self._asked.set()
+        self._requested.set()
 
 
 def _seal_of(stack: LocalStack) -> Seal:

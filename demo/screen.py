@@ -1,6 +1,6 @@
-"""What the demo tells a person: a few aligned lines, one for each thing that happens.
+"""What the demo prints: a few aligned lines, one for each step.
 
-Only words; what happened is decided elsewhere.
+Formats and writes; decides nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Screen:
         self._style = Style(enabled=colours and out.isatty())
         self._progress: ProgressLine | None = None
         self._gone = False
-        self._story_began_at = time.monotonic()
+        self._session_began_at = time.monotonic()
 
     # ---------------------------------------------------------------- while things come up
 
@@ -52,27 +52,27 @@ class Screen:
         shown = style.link(f"{address:<36}") if "://" in address else f"{address:<36}"
         self._line(f"  {name:<{_LABEL}}{shown}  {style.dim(f'{took_s:4.1f} s')}")
 
-    # ---------------------------------------------------------------- the story
+    # ---------------------------------------------------------------- the script
 
     def session(self, key: str, viewer_url: str, temporal_url: str) -> None:
-        """The session exists: where to look at it."""
+        """The session exists: where to watch it."""
         style = self._style
         self._line()
         self._line(f"  {style.bold(f'Session {key}')}")
         self._line(f"  {'watch it':<{_LABEL}}{style.link(viewer_url)}")
-        self._line(f"  {'its story':<{_LABEL}}{style.link(temporal_url)}")
+        self._line(f"  {'workflow':<{_LABEL}}{style.link(temporal_url)}")
         self._line()
-        self._story_began_at = time.monotonic()
+        self._session_began_at = time.monotonic()
 
     def step(self, what: str, detail: str = "") -> None:
-        """Something happened; the seconds since the session was asked for stand before it."""
+        """A step, after the seconds since the session was requested."""
         self._end_progress()
-        since = f"{time.monotonic() - self._story_began_at:6.1f} s"
+        since = f"{time.monotonic() - self._session_began_at:6.1f} s"
         line = f"  {self._style.dim(since)}   {what:<{_WHAT}} {self._style.dim(detail)}"
         self._line(line.rstrip())
 
     def try_this(self, commands: Iterable[str]) -> None:
-        """The session stays open: what can be done with it from another terminal."""
+        """The commands for another terminal while the session stays open."""
         self._line()
         self._line("  Open until Ctrl-C. In another terminal, in this folder:")
         self._line()
@@ -82,8 +82,8 @@ class Screen:
 
     # ---------------------------------------------------------------- the end
 
-    def report(self, report: SessionReport, provider: dict[str, int], ledger_of: str) -> None:
-        """The session's report, and the provider's own account beside it."""
+    def report(self, report: SessionReport, provider: dict[str, int], counted: str) -> None:
+        """The session's report, and the provider's count; `counted` says by which source."""
         rows = [
             ("session", f"{report.state}: {report.end_reason.replace('_', ' ')}"),
             ("live", f"{report.live_ms / 1000:.1f} s, {_start(report)}"),
@@ -100,7 +100,7 @@ class Screen:
         for label, text in rows:
             self._line(f"  {label:<{_LABEL}}{text}")
         self._line()
-        self._line(f"  {self._style.bold('Ledger')}  {self._style.dim(ledger_of)}")
+        self._line(f"  {self._style.bold('Ledger')}  {self._style.dim(counted)}")
         counts = ", ".join(f"{provider[name]} {name}" for name in ("started", "stopped"))
         opened = f"{provider['open']} still open"
         good = provider["open"] == 0
@@ -108,15 +108,15 @@ class Screen:
         self._line(f"  {'sessions':<{_LABEL}}{counts}, {opened}")
         self._line()
 
-    def verdict(self, report: SessionReport, *, as_asked: bool) -> None:
+    def outcome(self, report: SessionReport, *, as_requested: bool) -> None:
         """The last line."""
         style = self._style
-        if as_asked:
-            self._line(f"  {style.good('Ended as asked; nothing is left behind.')}")
+        if as_requested:
+            self._line(f"  {style.good('Ended as requested; nothing is left open.')}")
         elif report.state is SessionState.FAILED:
             self._line(f"  {style.bad('The session failed; the report says why.')}")
         else:
-            self._line(f"  {style.bad('This did not end as it was asked to.')}")
+            self._line(f"  {style.bad('The session did not end as requested.')}")
         self._line()
 
     def say(self, sentence: str) -> None:
@@ -125,11 +125,11 @@ class Screen:
         self._line(f"  {sentence}")
 
     def error(self, error: LocalError) -> None:
-        """What went wrong: the lines that tell why, then one sentence."""
+        """The lines that explain an error, then its sentence."""
         self.problem(error.sentence, error.detail)
 
     def problem(self, sentence: str, detail: Sequence[str] = ()) -> None:
-        """As `error`, in words."""
+        """As `error`, for a sentence and lines."""
         self._end_progress()
         self._line()
         for line in detail:
@@ -145,15 +145,15 @@ class Screen:
             self._progress = None
 
     def _line(self, text: str = "") -> None:
-        # On a terminal the line may begin with the ^C that somebody has just typed.
+        # On a terminal the line may begin with the ^C that the user has just typed.
         if self._gone:
             return
         try:
             fresh = "\r\x1b[K" if self._out.isatty() else ""
             self._out.write(f"{fresh}{text}\n")
             self._out.flush()
-        except OSError:  # the terminal was closed, or the reader of a pipe has left:
-            self._gone = True  # there is still a session to end
+        except OSError:  # the terminal was closed, or the reader of a pipe has ended:
+            self._gone = True  # the session must still be ended
 
 
 def _start(report: SessionReport) -> str:
@@ -175,7 +175,7 @@ def _shortened(name: str, length: int = 8) -> str:
 
 
 def heard_of(utterance: UtteranceReport) -> str:
-    """How much of an utterance was heard, or why nothing was, in a few words."""
+    """How much of an utterance was heard, or why none of it was."""
     if utterance.failure is not None:
         return _one_line(utterance.failure.message)
     return f"{utterance.heard_ms / 1000:.1f} of {utterance.duration_ms / 1000:.1f} s heard"
@@ -186,5 +186,5 @@ def _one_line(text: str) -> str:
 
 
 def counts_of(ledger: dict[str, Any]) -> dict[str, int]:
-    """The three figures of a ledger."""
+    """The three counts of a ledger."""
     return {name: int(ledger[name]) for name in ("started", "stopped", "open")}

@@ -1,6 +1,6 @@
-"""A viewer without eyes: joins a LiveKit room and measures what arrives there.
+"""A viewer that measures: joins a LiveKit room and counts what arrives.
 
-Counts decoded video frames and audible sound. Shows nothing, keeps nothing.
+Counts decoded video frames and audible sound. Shows and stores nothing.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Received:
 
     video_frames: int = 0
     audio_ms: float = 0.0
-    """Audible sound only; silence is sent all the time and would say nothing."""
+    """Audible sound only: silence is sent all the time."""
     last_audible_at: float | None = None
     """On the monotonic clock."""
 
 
 class Subscriber:
-    """One participant that only listens and looks. Use as an async context manager."""
+    """A participant that only subscribes. Use as an async context manager."""
 
     def __init__(self, livekit_url: str, token: str) -> None:
         self.received = Received()

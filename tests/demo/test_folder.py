@@ -1,4 +1,4 @@
-"""One demo at a time works in a folder."""
+"""A folder serves one demo at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from demo.folder import DemoFolder
 from deploy.local.errors import LocalError
 
 
-def test_a_second_demo_takes_nothing_from_the_first(tmp_path: Path) -> None:
+def test_a_second_demo_does_not_delete_the_files_of_the_first(tmp_path: Path) -> None:
     """A second run in one checkout removed the first one's environment file, clips and logs."""
     first, second = DemoFolder(tmp_path / "demo"), DemoFolder(tmp_path / "demo")
     with first.in_use():
@@ -26,7 +26,9 @@ def test_a_second_demo_takes_nothing_from_the_first(tmp_path: Path) -> None:
         assert not list(second.logs.iterdir())
 
 
-def test_the_environment_file_is_private_a_shell_reads_it_and_it_goes(tmp_path: Path) -> None:
+def test_the_environment_file_is_private_sourced_by_a_shell_and_removed(
+    tmp_path: Path,
+) -> None:
     folder = DemoFolder(tmp_path / "demo")
     with folder.in_use():
         folder.write_environment({"NAME": "it's $HOME"}, unset=("OTHER",), path=tmp_path)

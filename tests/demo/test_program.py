@@ -1,4 +1,4 @@
-"""The demo: what it refuses at once, what it lays out, and its whole run on real servers."""
+"""The demo: what it refuses before anything starts, and its whole run on real servers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from deploy.local.temporal import TemporalServer
 from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
 
 RUN_WITHIN_S = 100.0
-LIVE_KEY = "not-a-real-liveavatar-key"
+REAL_KEY = "not-a-real-liveavatar-key"
 PORTS = (
     "TEMPORAL_PORT",
     "TEMPORAL_UI_PORT",
@@ -38,7 +38,7 @@ PORTS = (
 
 @pytest.fixture
 def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail where a refusal should have come first."""
+    """Fail the test if servers are looked for."""
 
     def started(*_: object) -> None:
         pytest.fail("servers were looked for before the refusal")
@@ -48,12 +48,12 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("nothing_starts")
-def test_live_without_an_api_key_is_refused_in_a_sentence(
+def test_the_real_service_without_an_api_key_is_refused_in_a_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("LIVEAVATAR_API_KEY", raising=False)
 
-    assert demo.main(["--live"]) == 1
+    assert demo.main(["--real"]) == 1
 
     assert "LIVEAVATAR_API_KEY is not set: export it" in capsys.readouterr().out
 
@@ -79,7 +79,7 @@ def test_a_report_that_could_not_be_written_is_refused_before_anything_starts(
 
 
 @pytest.mark.usefixtures("nothing_starts")
-def test_a_port_that_is_no_port_is_told_by_its_variable(
+def test_an_unusable_port_is_refused_by_the_name_of_its_variable(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("VIEWER_PORT", "http")
@@ -118,7 +118,7 @@ Start = Callable[..., contextlib.AbstractAsyncContextManager[Running]]
 
 @pytest.fixture
 def start_demo(temporal: TemporalServer, livekit: LiveKitServer, tmp_path: Path) -> Start:
-    """Starts demos; whatever a test leaves running is ended."""
+    """Starts demos; those that a test leaves running are killed."""
 
     @asynccontextmanager
     async def start(
@@ -157,7 +157,7 @@ def start_demo(temporal: TemporalServer, livekit: LiveKitServer, tmp_path: Path)
 
 
 @pytest.mark.timeout(150)
-async def test_the_demo_runs_on_servers_of_its_own_with_nobody_at_the_keyboard_and_reports_figures(
+async def test_once_runs_unattended_on_servers_of_its_own_and_writes_a_report(
     start_demo: Start, tmp_path: Path
 ) -> None:
     file = tmp_path / "report.json"
@@ -180,7 +180,7 @@ async def test_the_demo_runs_on_servers_of_its_own_with_nobody_at_the_keyboard_a
     assert report["first_audio_ms"] > 0
     assert report["workflow_id"] == f"avatar-session:{report['session_key']}"
     assert set(report["urls"]) == {"temporal_ui", "viewer"}
-    assert "echo agent" not in running.output  # nobody is there to speak
+    assert "echo agent" not in running.output  # no user is there to speak
 
 
 @pytest.mark.timeout(150)
@@ -188,7 +188,7 @@ async def test_the_demo_runs_on_servers_of_its_own_with_nobody_at_the_keyboard_a
 async def test_ctrl_c_ends_the_session_before_the_servers_go(
     start_demo: Start, sign: signal.Signals
 ) -> None:
-    """A session that is left behind is billed for minutes."""
+    """A session that is left open is billed for minutes."""
     async with start_demo() as running:
         await running.until("speaking")
         running.process.send_signal(sign)
@@ -202,7 +202,7 @@ async def test_ctrl_c_ends_the_session_before_the_servers_go(
 
 
 @pytest.mark.timeout(150)
-async def test_a_part_that_dies_ends_the_demo_and_is_told_with_its_last_lines(
+async def test_a_part_that_dies_ends_the_demo_and_its_last_log_lines_are_shown(
     start_demo: Start,
 ) -> None:
     async with start_demo("--once") as running:
@@ -217,8 +217,8 @@ async def test_a_part_that_dies_ends_the_demo_and_is_told_with_its_last_lines(
 
 
 @pytest.mark.timeout(150)
-async def test_an_agent_that_dies_is_told_and_leaves_the_session_open(start_demo: Start) -> None:
-    """It is a guest in the session's room: ending the session would help nobody."""
+async def test_an_agent_that_dies_is_shown_and_leaves_the_session_open(start_demo: Start) -> None:
+    """A session does not depend on its agent, so it goes on without one."""
     async with start_demo() as running:
         await running.until("press Talk on the page")
         await running.until("avatar-sessions list")
@@ -236,36 +236,38 @@ async def test_an_agent_that_dies_is_told_and_leaves_the_session_open(start_demo
 
 @pytest_asyncio.fixture
 async def service(livekit: LiveKitServer) -> AsyncIterator[LiveAvatarSimulator]:
-    """Stands in for LiveAvatar itself: the demo does not know that it is a simulator."""
+    """Stands in for the real LiveAvatar: the demo does not know that it is a simulator."""
     settings = SimulatorSettings(
         port=0,
         media_port=0,
         livekit_url=livekit.url,
         livekit_api_key=livekit.api_key,
         livekit_api_secret=SecretStr(livekit.api_secret),
-        api_keys=(SecretStr(LIVE_KEY),),
+        api_keys=(SecretStr(REAL_KEY),),
         max_video_height=360,
     )
     async with LiveAvatarSimulator(settings) as simulator:
         yield simulator
 
 
-def live(service: LiveAvatarSimulator) -> dict[str, str]:
-    """The environment of somebody who has an API key."""
-    return {"LIVEAVATAR_API_KEY": LIVE_KEY, "LIVEAVATAR_API_URL": service.url}
+def real_service(service: LiveAvatarSimulator) -> dict[str, str]:
+    """The environment of a user who has an API key."""
+    return {"LIVEAVATAR_API_KEY": REAL_KEY, "LIVEAVATAR_API_URL": service.url}
 
 
 @pytest.mark.timeout(150)
-async def test_live_it_uses_the_service_in_sandbox_mode(
+async def test_real_uses_the_service_in_sandbox_mode(
     start_demo: Start, service: LiveAvatarSimulator, tmp_path: Path
 ) -> None:
     file = tmp_path / "report.json"
 
-    async with start_demo("--live", "--once", "--report", str(file), **live(service)) as running:
+    async with start_demo(
+        "--real", "--once", "--report", str(file), **real_service(service)
+    ) as running:
         status = await running.ended()
 
     assert status == 0, running.output
-    assert LIVE_KEY not in running.output
+    assert REAL_KEY not in running.output
     (line,) = service.ledger().sessions
     assert line.is_sandbox
     assert line.room_kind == "hosted"
@@ -275,11 +277,11 @@ async def test_live_it_uses_the_service_in_sandbox_mode(
 
 
 @pytest.mark.timeout(150)
-async def test_a_live_session_is_stopped_even_when_nothing_of_ours_is_left_to_end_it(
+async def test_a_real_session_is_stopped_directly_when_the_worker_is_dead(
     start_demo: Start, service: LiveAvatarSimulator
 ) -> None:
-    """With the worker dead, LiveAvatar would bill until its own limits say stop."""
-    async with start_demo("--live", **live(service)) as running:
+    """Without a worker no workflow ends the session: LiveAvatar would bill it to its own limit."""
+    async with start_demo("--real", **real_service(service)) as running:
         await running.until("speaking")
         os.kill(await _child_of(running.process.pid, "-m workers"), signal.SIGKILL)
         status = await running.ended()
@@ -302,7 +304,7 @@ async def _child_of(parent: int, words: str) -> int:
 
 
 def _listener(port: int) -> int:
-    """Process id of who listens on a port: ours, so it can be read."""
+    """Process id of the listener on a port."""
     holder = port_holder(port)
     assert holder is not None
     return int(holder.rpartition(" ")[2].rstrip(")"))

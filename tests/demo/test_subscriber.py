@@ -1,4 +1,4 @@
-"""The demo's measuring viewer sees and hears what is really in the room, and no more."""
+"""The demo's measuring viewer counts the frames and the sound that are in the room."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def test_frames_and_audible_sound_are_counted(livekit: LiveKitServer) -> N
     assert received.audio_ms == pytest.approx(TONE_MS, abs=150)
 
 
-async def test_silence_is_not_heard(livekit: LiveKitServer) -> None:
+async def test_silence_is_not_counted_as_sound(livekit: LiveKitServer) -> None:
     room = "subscriber-silence"
     async with (
         published(livekit, room),
@@ -93,7 +93,7 @@ async def test_silence_is_not_heard(livekit: LiveKitServer) -> None:
         assert subscriber.received.audio_ms == 0
 
 
-async def test_a_room_that_cannot_be_joined_is_told_without_its_token() -> None:
+async def test_the_error_of_a_room_that_cannot_be_joined_does_not_show_the_token() -> None:
     url, secret_token = f"ws://127.0.0.1:{free_port()}", "fake.token.of-a-viewer"
 
     with pytest.raises(JoinFailed) as caught:
