@@ -16,14 +16,12 @@ from pydantic import SecretStr
 from avatar_sessions.seal import Seal
 from deploy.local.binaries import LiveKitSource, RunningServer, TemporalSource
 from deploy.local.errors import ServerUnavailable
-from deploy.local.livekit import LiveKitServer as LiveKitServer
-from deploy.local.livekit import start_livekit
+from deploy.local.livekit import LiveKitServer, start_livekit
 from deploy.local.ports import require_free
 from deploy.local.processes import Supervisor
 from deploy.local.settings import LocalSettings
 from deploy.local.simulator import LiveAvatarEndpoint, start_simulator
-from deploy.local.temporal import TemporalServer as TemporalServer
-from deploy.local.temporal import start_temporal
+from deploy.local.temporal import TemporalServer, start_temporal
 from deploy.local.worker import start_worker, worker_settings
 from liveavatar_simulator.settings import SimulatorSettings
 from workers.wiring import Role

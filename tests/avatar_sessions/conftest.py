@@ -14,7 +14,8 @@ from pydantic import SecretStr
 from temporalio.client import Client
 
 from avatar_sessions import AvatarSessions, Seal, SessionRequest
-from deploy.local.stack import LiveKitServer, TemporalServer
+from deploy.local.livekit import LiveKitServer
+from deploy.local.temporal import TemporalServer
 from liveavatar_lite import WAYNE_AVATAR_ID, LiveAvatar
 from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
 from liveavatar_simulator.faults import Faults

@@ -41,7 +41,7 @@ from avatar_sessions import (
     UtteranceOutcome,
 )
 from avatar_sessions.errors import session_failed
-from deploy.local.stack import LiveKitServer
+from deploy.local.livekit import LiveKitServer
 from liveavatar_lite import WAYNE_AVATAR_ID
 from liveavatar_simulator import LiveAvatarSimulator
 from tests.avatar_sessions.conftest import SHORT_MS, wanted

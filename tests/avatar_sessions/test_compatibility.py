@@ -22,16 +22,15 @@ from avatar_sessions import (
     UnexpectedAnswer,
 )
 from avatar_sessions.contract.names import SESSIONS_TASK_QUEUE
-from deploy.local.stack import TemporalServer
+from deploy.local.temporal import TemporalServer
 from tests.avatar_sessions.conftest import wanted
-from tests.support.namespaces import new_namespace
 from tests.support.other_release import OtherRelease
 
 
 @pytest_asyncio.fixture(scope="module")
 async def others(temporal: TemporalServer, seal: Seal) -> AsyncIterator[AvatarSessions]:
     """A client in front of workers of another release."""
-    client = await new_namespace(temporal, "other")
+    client = await temporal.new_namespace("other")
     async with Worker(client, task_queue=SESSIONS_TASK_QUEUE, workflows=[OtherRelease]):
         yield AvatarSessions(client, seal)
 

@@ -24,8 +24,7 @@ from avatar_sessions import (
 from avatar_sessions.settings import ClientSettings
 from deploy.local.ports import free_port
 from deploy.local.relay import TcpRelay
-from deploy.local.stack import TemporalServer
-from tests.support.namespaces import new_namespace
+from deploy.local.temporal import TemporalServer
 
 FAKE_API_KEY = "not-a-real-temporal-key"
 
@@ -87,7 +86,7 @@ async def test_a_namespace_that_does_not_exist_is_told_as_such(
 async def test_without_workers_a_session_is_accepted_and_answers_name_what_is_missing(
     temporal: TemporalServer, seal: Seal, key: str, request_: SessionRequest
 ) -> None:
-    sessions = AvatarSessions(await new_namespace(temporal, "no-workers"), seal)
+    sessions = AvatarSessions(await temporal.new_namespace("no-workers"), seal)
     session = await sessions.start(key, request_)
 
     async with asyncio.timeout(30):

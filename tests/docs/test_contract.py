@@ -28,7 +28,7 @@ from avatar_sessions.contract.states import (
 )
 from deploy.local.binaries import Binary, find_temporal
 from deploy.local.settings import ROOT, LocalSettings
-from deploy.local.stack import TemporalServer
+from deploy.local.temporal import TemporalServer
 
 DOC = (ROOT / "docs" / "reference" / "contract.md").read_text()
 COMMAND_TIMEOUT_S = 40.0

@@ -20,8 +20,9 @@ import soxr
 from pydantic import SecretStr
 
 from avatar_sessions import AvatarSessions, OwnRoom, Seal, Session
+from deploy.local.livekit import LiveKitServer
 from deploy.local.settings import ROOT
-from deploy.local.stack import LiveKitServer, TemporalServer
+from deploy.local.temporal import TemporalServer
 from examples.echo_agent import READY
 from examples.voice.endpointing import Pcm
 from liveavatar_simulator import LiveAvatarSimulator

@@ -11,7 +11,8 @@ from pydantic import SecretStr
 
 from avatar_sessions import AvatarSessions, SessionReport
 from avatar_sessions.seal import Seal
-from deploy.local.stack import LiveKitServer, TemporalServer
+from deploy.local.livekit import LiveKitServer
+from deploy.local.temporal import TemporalServer
 from liveavatar_simulator import LiveAvatarSimulator, SessionLine
 from tests.support.histories import record_histories
 from tests.support.platform import Platform, running_workers, simulator_settings

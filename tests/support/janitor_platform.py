@@ -17,7 +17,7 @@ from avatar_sessions.contract import names
 from avatar_sessions.contract.janitor import Decision, JanitorFinding, JanitorRound
 from avatar_sessions.contract.messages import OwnRoom, SessionRequest
 from avatar_sessions.janitor import make_round
-from deploy.local.stack import LiveKitServer
+from deploy.local.livekit import LiveKitServer
 from liveavatar_lite import WAYNE_AVATAR_ID, LiveAvatar, TokenRequest
 from liveavatar_simulator import LiveAvatarSimulator
 from workers.process import running_worker_set

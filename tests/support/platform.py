@@ -14,7 +14,7 @@ from pathlib import Path
 from temporalio.client import Client
 
 from avatar_sessions import AvatarSessions, Clip, Session, SessionRequest
-from deploy.local.stack import LiveKitServer
+from deploy.local.livekit import LiveKitServer
 from liveavatar_lite import WAYNE_AVATAR_ID
 from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
 from workers.process import running_worker_set

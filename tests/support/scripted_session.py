@@ -8,7 +8,7 @@ from typing import Any, Final
 from pydantic import SecretStr
 
 from avatar_sessions.contract.states import SessionState
-from deploy.local.stack import LiveKitServer
+from deploy.local.livekit import LiveKitServer
 from tests.support.stand_in_avatar import StandInAvatar
 from viewer import ViewerAccess, ViewerSourceError, ViewerStatus
 

@@ -13,7 +13,7 @@ import numpy as np
 from livekit import api, rtc
 from pydantic import SecretStr
 
-from deploy.local.stack import LiveKitServer
+from deploy.local.livekit import LiveKitServer
 
 WIDTH: Final = 640
 HEIGHT: Final = 360

@@ -13,7 +13,7 @@ from livekit import api
 from playwright.async_api import BrowserContext, Page, expect
 
 from avatar_sessions.contract.states import SessionState
-from deploy.local.stack import LiveKitServer
+from deploy.local.livekit import LiveKitServer
 from tests.support.scripted_session import Stage
 from tests.support.stand_in_avatar import StandInAvatar, avatar_in, viewer_token
 from viewer import ViewerAccess

@@ -14,7 +14,8 @@ from pydantic import SecretStr
 
 from avatar_sessions import AvatarSessions, Session
 from avatar_sessions.seal import Seal
-from deploy.local.stack import LiveKitServer, TemporalServer
+from deploy.local.livekit import LiveKitServer
+from deploy.local.temporal import TemporalServer
 from liveavatar_simulator import LiveAvatarSimulator
 from tests.support.histories import record_histories
 from tests.support.platform import API_KEY, Platform, running_workers, simulator_settings

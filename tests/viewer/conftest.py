@@ -12,7 +12,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext
 
 from avatar_sessions.contract.states import SessionState
-from deploy.local.stack import LiveKitServer
+from deploy.local.livekit import LiveKitServer
 from tests.support.browser import browser, livekit_client, playwright  # noqa: F401 (fixtures)
 from tests.support.scripted_session import ScriptedSession, Stage
 from tests.support.stand_in_avatar import avatar_in, viewer_token

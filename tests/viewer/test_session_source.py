@@ -18,7 +18,8 @@ from playwright.async_api import BrowserContext
 
 from avatar_sessions import AvatarSessions, OwnRoom, Session
 from avatar_sessions.seal import Seal
-from deploy.local.stack import LiveKitServer, TemporalServer
+from deploy.local.livekit import LiveKitServer
+from deploy.local.temporal import TemporalServer
 from liveavatar_lite import SessionEndReason
 from liveavatar_simulator import LiveAvatarSimulator
 from tests.examples.conftest import worker_settings

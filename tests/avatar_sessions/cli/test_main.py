@@ -19,10 +19,9 @@ from temporalio.client import Client
 from avatar_sessions import AvatarSessions, Seal, SessionReport, SessionRequest, SessionStatus
 from deploy.local.ports import free_port
 from deploy.local.settings import ROOT
-from deploy.local.stack import TemporalServer
+from deploy.local.temporal import TemporalServer
 from liveavatar_lite import WAYNE_AVATAR_ID
 from liveavatar_simulator import LiveAvatarSimulator
-from tests.support.namespaces import new_namespace
 
 UNKNOWN_AVATAR = "99999999-9999-4999-8999-999999999999"
 WITHIN_S = 30.0
@@ -192,7 +191,7 @@ class TestHowItLeaves:
     async def test_no_workers_is_4_and_says_how_to_start_one(
         self, cli: Cli, temporal: TemporalServer, key: str
     ) -> None:
-        empty = (await new_namespace(temporal, "no-workers")).namespace
+        empty = (await temporal.new_namespace("no-workers")).namespace
         await cli("start", key, "--avatar-id", WAYNE_AVATAR_ID, TEMPORAL_NAMESPACE=empty)
 
         ran = await cli("attach", key, TEMPORAL_NAMESPACE=empty)

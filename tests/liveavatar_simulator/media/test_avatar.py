@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from livekit import api, rtc
 
-from deploy.local.stack import LiveKitServer
+from deploy.local.livekit import LiveKitServer
 from liveavatar_lite.audio import SAMPLE_RATE_HZ
 from liveavatar_lite.messages import AgentStateUpdated
 from liveavatar_lite.protocol import PoseChanged

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.local.stack import LiveKitServer
+from deploy.local.livekit import LiveKitServer
 from liveavatar_lite.audio import BYTES_PER_S, duration_s, size_bytes
 from liveavatar_lite.utterance_book import UtteranceEnded
 from liveavatar_simulator import AudioRecording, Refusal

@@ -17,7 +17,8 @@ from temporalio.client import WorkflowExecutionDescription
 
 from avatar_sessions import EndReason, OwnRoom, Session, SessionState
 from avatar_sessions.contract import names
-from deploy.local.stack import LiveKitServer, TemporalServer
+from deploy.local.livekit import LiveKitServer
+from deploy.local.temporal import TemporalServer
 from liveavatar_lite import LiveAvatar, SessionEndReason
 from tests.support.platform import Platform, history_length, running_workers
 from tests.support.relayed_platform import (

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import pytest_asyncio
 from pydantic import SecretStr
 
-from deploy.local.stack import LiveKitServer, TemporalServer
+from deploy.local.livekit import LiveKitServer
+from deploy.local.temporal import TemporalServer
 from tests.support.generations import BRIEF_S, own_platform
 from tests.support.platform import Platform
 

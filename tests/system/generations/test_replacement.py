@@ -11,7 +11,8 @@ from pydantic import SecretStr
 
 from avatar_sessions import EndReason, Session
 from avatar_sessions.contract.states import UtteranceOutcome
-from deploy.local.stack import LiveKitServer, TemporalServer
+from deploy.local.livekit import LiveKitServer
+from deploy.local.temporal import TemporalServer
 from liveavatar_lite import SessionEndReason
 from tests.support.generations import (
     assert_nothing_left,

@@ -9,7 +9,8 @@ from pydantic import SecretStr
 
 from avatar_sessions import Clip, EndReason
 from avatar_sessions.contract.states import UtteranceOutcome
-from deploy.local.stack import LiveKitServer, TemporalServer
+from deploy.local.livekit import LiveKitServer
+from deploy.local.temporal import TemporalServer
 from tests.support.generations import (
     BRIEF_S,
     assert_nothing_left,

@@ -13,7 +13,8 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from avatar_sessions.seal import Seal
-from deploy.local.stack import LiveKitServer, TemporalServer
+from deploy.local.livekit import LiveKitServer
+from deploy.local.temporal import TemporalServer
 from liveavatar_lite import LiveAvatar
 from liveavatar_simulator import LiveAvatarSimulator
 from tests.support.janitor_platform import JanitorEnvironment

@@ -18,7 +18,7 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from avatar_sessions.contract import names
 from avatar_sessions.contract.janitor import MAX_LINES, Decision, JanitorRound
 from avatar_sessions.janitor import JanitorFailed, make_round
-from deploy.local.stack import TemporalServer
+from deploy.local.temporal import TemporalServer
 from tests.support.janitor_platform import (
     PROVIDER_SESSIONS,
     QUEUE_WITHOUT_WORKERS,

@@ -31,8 +31,9 @@ from avatar_sessions import (
 from avatar_sessions.contract import names
 from avatar_sessions.contract.states import Pose, UtteranceOutcome
 from avatar_sessions.seal import Seal
+from deploy.local.livekit import LiveKitServer
 from deploy.local.ports import free_port
-from deploy.local.stack import LiveKitServer, TemporalServer
+from deploy.local.temporal import TemporalServer
 from liveavatar_simulator import LiveAvatarSimulator
 from tests.support.platform import (
     SHORT,

@@ -19,7 +19,7 @@ from avatar_sessions import AvatarSessions, Clip, EndReason, LiveSpeechUnreachab
 from avatar_sessions.contract.live_dialect import LiveBegin
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.seal import Seal
-from deploy.local.stack import TemporalServer
+from deploy.local.temporal import TemporalServer
 from liveavatar_lite import (
     AudioBufferCleared,
     Event,

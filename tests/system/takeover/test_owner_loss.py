@@ -15,7 +15,8 @@ from temporalio.client import WorkflowHandle
 
 from avatar_sessions import EndReason
 from avatar_sessions.contract.states import UtteranceOutcome
-from deploy.local.stack import LiveKitServer, TemporalServer
+from deploy.local.livekit import LiveKitServer
+from deploy.local.temporal import TemporalServer
 from tests.support.generations import ledger_lines, own_platform
 from tests.support.platform import SHORT, Platform, new_key, wayne
 from tests.support.relayed_platform import until_status

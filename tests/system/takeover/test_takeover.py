@@ -11,7 +11,8 @@ import pytest
 
 from avatar_sessions import EndReason
 from avatar_sessions.contract.states import UtteranceOutcome
-from deploy.local.stack import LiveKitServer, TemporalServer
+from deploy.local.livekit import LiveKitServer
+from deploy.local.temporal import TemporalServer
 from tests.support.platform import LONG, SHORT, Platform, new_key, wayne
 from tests.support.worker_process import (
     heard_by_liveavatar_ms,
