@@ -28,6 +28,7 @@ from avatar_sessions.contract.states import Pose, UtteranceOutcome
 from avatar_sessions.errors import (
     AnswerTimedOut,
     AvatarSessionsError,
+    InvalidArgument,
     LiveSpeechClosed,
     LiveSpeechMisused,
     LiveSpeechUnreachable,
@@ -96,9 +97,9 @@ class LiveSpeech:
         """Not for use: see :meth:`avatar_sessions.Session.live`.
 
         Raises:
-            ValueError: rate or number of channels cannot be converted.
+            InvalidArgument: rate or number of channels cannot be converted.
         """
-        PcmConverter(sample_rate_hz, channels)  # refuses what cannot be converted
+        _converter(sample_rate_hz, channels)  # raises here instead of at the first utterance
         self._session_key = session_key
         self._sample_rate_hz = sample_rate_hz
         self._channels = channels
@@ -217,14 +218,14 @@ class LiveSpeech:
             channels: of this utterance's PCM. None: as for the others.
 
         Raises:
-            ValueError: an argument cannot be used.
+            InvalidArgument: an argument cannot be used.
         """
         utterance_id = utterance_id or str(uuid4())
         try:
             LiveBegin(utterance_id=utterance_id, text=text)
         except ValidationError as error:
-            raise ValueError(f"not an utterance: {problems_of(error)}") from None
-        converter = PcmConverter(sample_rate_hz or self._sample_rate_hz, channels or self._channels)
+            raise InvalidArgument(f"not an utterance: {problems_of(error)}") from None
+        converter = _converter(sample_rate_hz or self._sample_rate_hz, channels or self._channels)
         return LiveUtterance(
             utterance_id,
             text,
@@ -264,11 +265,17 @@ class LiveSpeech:
         """Set the pose while silent: attentive (``listening``) or ``idle``. Returns when sent.
 
         Raises:
-            ValueError: no such pose.
+            InvalidArgument: no such pose.
             AnswerTimedOut: no owner was reached within ``timeout_s``.
             SessionOver, SessionFailed, SessionNotFound, LiveSpeechClosed: as `interrupt`.
         """
-        listening = Pose(pose) is Pose.LISTENING
+        try:
+            listening = Pose(pose) is Pose.LISTENING
+        except ValueError:
+            poses = ", ".join(Pose)
+            raise InvalidArgument(
+                f"no such pose: {str(pose)[:80]!r}; it is one of {poses}"
+            ) from None
         await self._send_command(
             AgentStartListening() if listening else AgentStopListening(), timeout_s
         )
@@ -337,3 +344,10 @@ class LiveSpeech:
             raise AnswerTimedOut(kind, self._session_key, timeout_s) from None
         finally:
             self._outbox.withdraw(control)
+
+
+def _converter(sample_rate_hz: int, channels: int) -> PcmConverter:
+    try:
+        return PcmConverter(sample_rate_hz, channels)
+    except ValueError as error:
+        raise InvalidArgument(str(error)) from None

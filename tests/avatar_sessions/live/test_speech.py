@@ -10,6 +10,7 @@ import pytest
 
 from avatar_sessions import (
     AnswerTimedOut,
+    InvalidArgument,
     LiveSpeechClosed,
     LiveSpeechMisused,
     SpeechInterrupted,
@@ -221,7 +222,7 @@ async def test_an_utterance_inside_anothers_block_is_an_error_and_no_deadlock(
 
 
 async def test_misuse_is_an_error_that_says_what_to_do(ingress: FakeIngress) -> None:
-    with pytest.raises(ValueError, match="sample_rate_hz"):
+    with pytest.raises(InvalidArgument, match="sample_rate_hz"):
         live_to(ingress, sample_rate_hz=1)
     live = live_to(ingress)
     with pytest.raises(LiveSpeechClosed):
@@ -238,7 +239,7 @@ async def test_misuse_is_an_error_that_says_what_to_do(ingress: FakeIngress) -> 
         with pytest.raises(LiveSpeechMisused, match="entered once"):
             async with one:
                 pass
-        with pytest.raises(ValueError, match="utterance_id"):
+        with pytest.raises(InvalidArgument, match="utterance_id"):
             live.utterance(utterance_id="no spaces")
         with pytest.raises(LiveSpeechMisused, match="entered once"):
             async with live:
@@ -464,7 +465,7 @@ async def test_poses_and_keep_alive_go_in_band(ingress: FakeIngress) -> None:
         await live.set_pose("listening")
         await live.set_pose("idle")
         await live.keep_alive()
-        with pytest.raises(ValueError, match="dancing"):
+        with pytest.raises(InvalidArgument, match="dancing"):
             await live.set_pose("dancing")  # type: ignore[arg-type]
     assert ingress.kinds() == [
         "agent.start_listening",
