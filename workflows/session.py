@@ -1,7 +1,7 @@
-"""One avatar session as a workflow: start, manage, end, and always clean up.
+"""The session workflow: starts, manages and ends one avatar session, and always cleans up.
 
-The workflow decides and remembers; everything that touches the world is an activity, called
-by name. Speech never passes through here, only its references and what was heard.
+The workflow decides and remembers; every side effect is an activity, executed by name. Speech does
+not pass through the workflow: it holds references to clips, and reports of what was heard.
 """
 
 from __future__ import annotations
@@ -48,19 +48,23 @@ with workflow.unsafe.imports_passed_through():
     )
 
 from workflows.parts import options
-from workflows.parts import report as reports
+from workflows.parts.access import AccessGrants, is_reserved
+from workflows.parts.cleanup import Cleanup
 from workflows.parts.failures import failure_of, never_reached_owner
 from workflows.parts.generations import Generations
 from workflows.parts.ledger import AnyCommand, CommandLedger, LedgerEntry
+from workflows.parts.owner_commands import OwnerCommands
 from workflows.parts.owner_monitor import OwnerMonitor
 from workflows.parts.provisioning import Provisioning
 from workflows.parts.record import EndCause, SessionRecord
+from workflows.parts.report import session_report, session_status
+from workflows.parts.streams import Streams
 
 Message = TypeVar("Message", bound=BaseModel)
 
 WITH_STREAM = frozenset({SessionState.CONNECTING, SessionState.LIVE, SessionState.RECOVERING})
-HISTORY_FULL = "the session's history is full: end it, or say the rest as live speech"
-ID_CONFLICT = "this id was given to another command before"
+HISTORY_FULL = "the session's history is full: end the session, or send the rest as live speech"
+ID_CONFLICT = "another command had this id before"
 
 
 @workflow.defn(name=names.WORKFLOW_TYPE)
@@ -81,45 +85,56 @@ class AvatarSession:
         ttl_s = self._request.command_ttl_s if self._request else 1.0
         self._record = SessionRecord(key, tenant, requested_at=info.workflow_start_time)
         self._ledger = CommandLedger(default_ttl=timedelta(seconds=ttl_s))
-        self._provider = Provisioning(self._record)
+        self._streams = Streams()
+        self._cleanup = Cleanup(self._record)
+        self._provisioning = Provisioning(self._record, self._streams, self._cleanup)
+        self._access = AccessGrants(self._record, self._provisioning)
+        self._monitor = OwnerMonitor(self._record, self._ledger, self._streams)
         resumes = self._request is None or self._request.resume == "resume"
-        self._owner = OwnerMonitor(self._record, self._ledger, self._provider, resumes=resumes)
-        self._generations = Generations(self._record, self._provider, self._owner)
+        self._commands = OwnerCommands(self._record, self._ledger, self._monitor, resumes=resumes)
+        self._generations = Generations(
+            self._record,
+            self._streams,
+            self._provisioning,
+            self._cleanup,
+            self._monitor,
+            self._commands,
+        )
         self._last_activity_at = info.workflow_start_time
-        self._awaited_speaks = 0
+        self._speak_updates = 0
         self._signals = 0
         self._pose = Pose.IDLE
-        self._serving: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
         self._opening: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------------ run
 
     @workflow.run
     async def run(self, *inputs: Any) -> SessionReport:
-        """Live the session out; the report is the result however it ended."""
+        """Run the session to its end; the result is its report, however it ended."""
         await self._guarded(self._open_and_serve())
-        # Without a verdict until now it was cancelled. That is not always raised here: a cancel may
-        # land together with another completion, or meet an activity, which then fails with it.
+        # Without a cause so far, the workflow was cancelled. The cancellation is not always raised
+        # here: it can arrive together with another completion, or fail an activity instead.
         self._record.end(EndCause(EndReason.CANCELLED))
         ending = asyncio.create_task(self._end(), name="end")
         while not ending.done():
             try:
                 await workflow.wait([ending])
             except asyncio.CancelledError:
-                workflow.logger.info("cancelled while ending: the cleanup goes on")
+                workflow.logger.info("cancelled while ending: the cleanup continues")
         ending.result()
-        return reports.report(self._record, self._ledger, self._provider)
+        return session_report(self._record, self._ledger, self._cleanup.report())
 
     async def _open_and_serve(self) -> None:
-        """Open the session and serve it until there is a verdict."""
+        """Open the session, and serve it until there is a cause to end."""
         if self._request is None:
             self._record.end(EndCause(EndReason.INVALID_REQUEST, self._refusal))
             return
-        self._opening = self._serve(self._open(self._request), "open")
-        self._serve(self._dispatch(), "dispatch")
-        self._serve(self._speak_in_turn(), "speak")
-        self._serve(self._expire(), "expire")
-        self._serve(self._owner.recover(), "recover")
+        self._opening = self._run_task(self._open(self._request), "open")
+        self._run_task(self._dispatch(), "dispatch")
+        self._run_task(self._speak(), "speak")
+        self._run_task(self._expire(), "expire")
+        self._run_task(self._monitor.recover(), "recover")
         await self._await_live(self._request)
         while self._record.end_cause is None:
             deadline, summary = self._next_deadline(self._request)
@@ -139,26 +154,26 @@ class AvatarSession:
                     self._record.state is SessionState.LIVE or self._record.end_cause is not None
                 ),
                 timeout=timedelta(seconds=request.start_timeout_s),
-                timeout_summary="the avatar must be live by now",
+                timeout_summary="start timeout",
             )
         except TimeoutError:
             message = f"not live within {request.start_timeout_s:g} s, still {self._record.state}"
             if self._record.pending_wait is not None:
                 message += f", waiting for {self._record.pending_wait}"
-            if self._provider.problem is not None:
-                message += f": {self._provider.problem}"
+            if self._provisioning.problem is not None:
+                message += f": {self._provisioning.problem}"
             failure = Failure(type="StartTimeout", message=message)
             self._record.end(EndCause(EndReason.START_TIMEOUT, failure))
 
-    def _serve(self, part: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._guarded(part), name=name)
-        self._serving.append(task)
+    def _run_task(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._guarded(coroutine), name=name)
+        self._tasks.append(task)
         return task
 
-    async def _guarded(self, part: Coroutine[Any, Any, None]) -> None:
-        """Run one part of the session; its failure is the session's verdict, never a hang."""
+    async def _guarded(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Await a coroutine; its failure ends the session instead of leaving it hanging."""
         try:
-            await part
+            await coroutine
         except asyncio.CancelledError:
             return
         except ActivityError as error:
@@ -170,7 +185,7 @@ class AvatarSession:
                 else EndReason.CONNECTION_FAILED
             )
             self._record.end(EndCause(reason, failure_of(error)))
-        except Exception as error:  # a bug must not leave a billed session behind
+        except Exception as error:  # even a bug must not leave a billed session behind
             workflow.logger.exception("internal error: the session ends")
             failure = Failure(type=type(error).__name__, message="internal error, see the log")
             self._record.end(EndCause(EndReason.INTERNAL_ERROR, failure))
@@ -180,7 +195,7 @@ class AvatarSession:
     def _next_deadline(self, request: SessionRequest) -> tuple[datetime, str]:
         idle_at = self._idle_at(request)
         if self._record.ends_at is not None and self._record.ends_at <= idle_at:
-            return self._record.ends_at, "session's maximum duration"
+            return self._record.ends_at, "maximum duration"
         return idle_at, "idle timeout"
 
     def _idle_at(self, request: SessionRequest) -> datetime:
@@ -190,30 +205,26 @@ class AvatarSession:
 
     async def _check_deadlines(self, request: SessionRequest) -> None:
         if workflow.now() >= self._idle_at(request):
-            asked_at = await self._owner.query_last_activity(self._last_activity_at)
-            # Not to be known now: nobody is sent away for that. It is asked again.
-            again = (
-                workflow.now()
-                - timedelta(seconds=request.idle_timeout_s)
-                + options.IDLE_QUERY_PAUSE
-            )
-            self._last_activity_at = (
-                again if asked_at is None else max(self._last_activity_at, asked_at)
-            )
+            active_at = await self._commands.query_last_activity(self._last_activity_at)
+            if active_at is None:
+                # Without an answer the session does not end: the query is repeated after a pause.
+                idle_timeout = timedelta(seconds=request.idle_timeout_s)
+                active_at = workflow.now() - idle_timeout + options.IDLE_QUERY_PAUSE
+            self._last_activity_at = max(self._last_activity_at, active_at)
         now = workflow.now()
         if self._record.ends_at is not None and now >= self._record.ends_at:
             self._record.end(EndCause(EndReason.MAX_DURATION))
         elif now >= self._idle_at(request):
             self._record.end(EndCause(EndReason.IDLE_TIMEOUT))
 
-    # ------------------------------------------------------------- the parts
+    # ---------------------------------------------------------------- tasks
 
     async def _open(self, request: SessionRequest) -> None:
-        """Mint, start, stream, one generation after the other: lasts as long as the session."""
+        """Run the session's generations: lasts as long as the session."""
         self._record.end(await self._generations.run(request))
 
     async def _dispatch(self) -> None:
-        """Hand waiting commands on, in order, while the avatar is live."""
+        """Deliver waiting commands in order while the avatar is live."""
         ledger = self._ledger
         while True:
             await workflow.wait_condition(lambda: self._live and bool(ledger.waiting))
@@ -225,15 +236,15 @@ class AvatarSession:
                 ledger.drop_speech(
                     entry.interrupts_up_to, UtteranceOutcome.INTERRUPTED, workflow.now()
                 )
-            outcome = await self._owner.deliver(entry)
+            outcome = await self._commands.deliver(entry)
             if outcome is not None and entry.result is None:
                 ledger.waiting.remove(entry)
                 ledger.finish(entry, outcome)
                 if isinstance(entry.command, SetPose):
                     self._pose = entry.command.pose
 
-    async def _speak_in_turn(self) -> None:
-        """One utterance after the other, each an activity as long as the avatar speaks."""
+    async def _speak(self) -> None:
+        """Speak one utterance after the other, each as an activity."""
         ledger = self._ledger
         while True:
             await workflow.wait_condition(lambda: self._live and bool(ledger.speech_queue))
@@ -243,12 +254,12 @@ class AvatarSession:
                 self._record.end(EndCause(EndReason.REQUESTED))
                 return
             ledger.speaking = entry
-            await self._owner.speak(entry)
+            await self._commands.speak(entry)
             ledger.speaking = None
             self._last_activity_at = workflow.now()
 
     async def _expire(self) -> None:
-        """Give up commands that have waited too long for an avatar that is not live."""
+        """Expire commands that have waited too long for the avatar to be live."""
         ledger = self._ledger
         while True:
             await workflow.wait_condition(
@@ -264,7 +275,7 @@ class AvatarSession:
             await workflow.wait_condition(
                 lambda: self._live or ledger.next_expiry() != expiry,
                 timeout=max(expiry - workflow.now(), timedelta(milliseconds=1)),
-                timeout_summary="the first waiting command expires",
+                timeout_summary="next command expiry",
             )
         except TimeoutError:
             if ledger.expire(workflow.now()):
@@ -272,48 +283,49 @@ class AvatarSession:
 
     @property
     def _live(self) -> bool:
+        """Whether the owner takes commands now."""
         return self._record.state is SessionState.LIVE and not self._record.switching
 
     # ------------------------------------------------------------------ end
 
     async def _end(self) -> None:
-        """Stop feeding, stop LiveAvatar, close the socket, clean the room, answer everybody."""
+        """Stop speech and LiveAvatar, release the owner, clean the room, answer every caller."""
         end_cause = self._record.end_cause
         assert end_cause is not None
         had_owner = self._record.owner is not None
         self._record.transition_to(SessionState.ENDING)
         self._ledger.drop_everything(workflow.now())
         if self._opening is not None and not had_owner:
-            # A /start under way is waited for: its reply tells what there is to stop.
+            # Cancelling waits for a start in progress: its reply says what there is to stop.
             self._opening.cancel()
         if had_owner:
-            await self._owner.stop_feeding()
+            await self._commands.stop_feeding()
         elif self._opening is not None:
             await workflow.wait([self._opening])
-        stopping = asyncio.create_task(self._provider.stop(end_cause.reason), name="stop")
-        # A stop that fails must keep neither the room nor those who wait for an answer.
+        stopping = asyncio.create_task(self._provisioning.stop_all(end_cause.reason), name="stop")
+        # A failing stop must delay neither the room's cleanup nor the answers to callers.
         await workflow.wait_condition(lambda: stopping.done() or self._record.alert is not None)
         if self._opening is not None:
             await self._release(self._opening)
-        for task in self._serving:
+        for task in self._tasks:
             task.cancel()
-        if self._serving:
-            await workflow.wait(self._serving, timeout=options.SERVING_TIMEOUT.total_seconds())
+        if self._tasks:
+            await workflow.wait(self._tasks, timeout=options.TASKS_TIMEOUT.total_seconds())
         self._ledger.cancel_speaking(workflow.now())
         self._ledger.drop_everything(workflow.now())
         self._ledger.report_unfinished()
-        await self._provider.clean_room(self._request)
+        await self._provisioning.clean_room(self._request.room if self._request else None)
         await stopping
         self._record.transition_to(end_cause.reason.final_state)
         await workflow.wait_condition(workflow.all_handlers_finished)
 
     async def _release(self, opening: asyncio.Task[None]) -> None:
-        """Wait for the owner to let go of the socket; then for the last utterance's line."""
+        """Wait until the owner has released the session and reported the last utterance."""
         try:
             await workflow.wait_condition(
                 lambda: opening.done() and self._ledger.speaking is None,
                 timeout=options.RELEASE_TIMEOUT,
-                timeout_summary="the owner must have let go by now",
+                timeout_summary="owner release timeout",
             )
         except TimeoutError:
             opening.cancel()
@@ -322,22 +334,22 @@ class AvatarSession:
 
     @workflow.signal(name=names.SIGNAL_SPEAK)
     def on_speak(self, *messages: Any) -> None:
-        """Say a clip: :class:`Speak`."""
+        """Speak a clip: :class:`Speak`."""
         self._take_signal(names.SIGNAL_SPEAK, Speak, messages)
 
     @workflow.signal(name=names.SIGNAL_INTERRUPT)
     def on_interrupt(self, *messages: Any) -> None:
-        """Fall silent: :class:`Interrupt`."""
+        """Interrupt speech: :class:`Interrupt`."""
         self._take_signal(names.SIGNAL_INTERRUPT, Interrupt, messages)
 
     @workflow.signal(name=names.SIGNAL_SET_POSE)
     def on_set_pose(self, *messages: Any) -> None:
-        """Look attentive or idle: :class:`SetPose`."""
+        """Set the pose of the silent avatar: :class:`SetPose`."""
         self._take_signal(names.SIGNAL_SET_POSE, SetPose, messages)
 
     @workflow.signal(name=names.SIGNAL_KEEP_ALIVE)
     def on_keep_alive(self, *messages: Any) -> None:
-        """Restart the idle clocks: :class:`KeepAlive`."""
+        """Restart the idle timeouts: :class:`KeepAlive`."""
         self._take_signal(names.SIGNAL_KEEP_ALIVE, KeepAlive, messages)
 
     @workflow.signal(name=names.SIGNAL_END)
@@ -347,13 +359,13 @@ class AvatarSession:
 
     @workflow.signal(name=names.SIGNAL_OWNER_READY)
     def on_owner_ready(self, *messages: Any) -> None:
-        """From an owner: connected, and taking commands."""
-        ready = self._understand(names.SIGNAL_OWNER_READY, OwnerReady, messages)
+        """From an owner: it is connected, and takes commands."""
+        ready = self._validated(names.SIGNAL_OWNER_READY, OwnerReady, messages)
         if ready is None:
             return
-        if self._record.state in WITH_STREAM and self._provider.announces(ready):
+        if self._record.state in WITH_STREAM and self._streams.accept_standby(ready):
             return
-        if self._record.state not in WITH_STREAM or not self._provider.streams_to(ready):
+        if self._record.state not in WITH_STREAM or not self._streams.is_current(ready):
             self._ledger.ignore(names.SIGNAL_OWNER_READY, "not the owner", workflow.now())
             return
         if not self._record.accept_owner(ready):
@@ -364,48 +376,49 @@ class AvatarSession:
 
     @workflow.signal(name=names.SIGNAL_OWNER_RECOVERING)
     def on_owner_recovering(self, *messages: Any) -> None:
-        """From the owner: the provider's socket is gone and being got back."""
-        lost = self._understand(names.SIGNAL_OWNER_RECOVERING, OwnerRecovering, messages)
+        """From the owner: it lost LiveAvatar's socket and reconnects, or it drains."""
+        lost = self._validated(names.SIGNAL_OWNER_RECOVERING, OwnerRecovering, messages)
         owner = self._record.owner
         if lost is None or owner is None or lost.epoch != owner.epoch:
             return
         if lost.leaving:
-            self._owner.on_drain(owner)
+            self._monitor.on_drain(owner)
         else:
-            self._owner.mark_unreachable(owner)
+            self._monitor.mark_unreachable(owner)
 
     @workflow.signal(name=names.SIGNAL_OWNER_LOST)
     def on_owner_lost(self, *messages: Any) -> None:
-        """From a speaker whose connection broke: a hint that the owner may be gone."""
-        hint = self._understand(names.SIGNAL_OWNER_LOST, OwnerLost, messages)
+        """From a speaker whose connection broke: the owner may be lost."""
+        lost = self._validated(names.SIGNAL_OWNER_LOST, OwnerLost, messages)
         owner = self._record.owner
-        if hint is not None and self._live and owner is not None and hint.epoch == owner.epoch:
-            self._owner.suspect()
+        if lost is not None and self._live and owner is not None and lost.epoch == owner.epoch:
+            self._monitor.suspect()
 
     @workflow.signal(name=names.SIGNAL_UTTERANCES)
     def on_utterances(self, *messages: Any) -> None:
-        """From an owner: live utterances that are over."""
-        told = self._understand(names.SIGNAL_UTTERANCES, UtteranceLines, messages)
-        if told is None:
+        """From an owner: reports of live utterances that have ended."""
+        lines = self._validated(names.SIGNAL_UTTERANCES, UtteranceLines, messages)
+        if lines is None:
             return
-        if not self._provider.streamed(told.epoch):
+        if not self._streams.issued(lines.epoch):
             self._ledger.ignore(names.SIGNAL_UTTERANCES, "not from an owner", workflow.now())
             return
-        self._ledger.add_live_reports(told.utterances)
-        self._ledger.keep_unfinished(told.unfinished)
-        self._pose = told.pose or self._pose
+        self._ledger.add_live_reports(lines.utterances)
+        self._ledger.keep_unfinished(lines.unfinished)
+        self._pose = lines.pose or self._pose
         self._last_activity_at = workflow.now()
         self._record.show_utterances(self._ledger.latest)
 
     @workflow.signal(dynamic=True)
     def on_unknown_signal(self, name: str, args: Sequence[RawValue]) -> None:
-        """Anything else is recorded and otherwise ignored."""
+        """Record a signal of an unknown name, and ignore it otherwise."""
         self._signals += 1
         self._ledger.ignore(name, f"no such signal ({len(args)} arguments)", workflow.now())
 
-    def _understand(
+    def _validated(
         self, name: str, model: type[Message], messages: tuple[Any, ...]
     ) -> Message | None:
+        """Validate a signal's message; None, and a record of it, for an invalid one."""
         self._signals += 1
         if self._history_used() > options.HISTORY_END:
             failure = Failure(type="HistoryFull", message=HISTORY_FULL)
@@ -422,10 +435,10 @@ class AvatarSession:
         model: type[Speak | Interrupt | SetPose | KeepAlive | End],
         messages: tuple[Any, ...],
     ) -> None:
-        command = self._understand(name, model, messages)
+        command = self._validated(name, model, messages)
         if command is None:
             return
-        if (problem := self._no_room_for(command)) is not None:
+        if (problem := self._refusal_of(command)) is not None:
             self._ledger.ignore(name, problem, workflow.now())
             return
         if self._ledger.conflicts(command) and not isinstance(command, End):
@@ -433,17 +446,16 @@ class AvatarSession:
             return
         self._take(command)
 
-    def _no_room_for(self, command: AnyCommand) -> str | None:
-        """Why a command cannot be taken; an end and an interrupt always can."""
+    def _refusal_of(self, command: AnyCommand) -> str | None:
+        """Why a command is refused; an end and an interrupt never are."""
         if isinstance(command, End | Interrupt):
             return None
         if self._ledger.full:
-            return "too many commands wait already"
+            return "too many commands are waiting"
         return HISTORY_FULL if self._history_used() > options.HISTORY_ROOM else None
 
     def _history_used(self) -> float:
-        """How much of what the server keeps of a workflow is used: it ends one that has more, and
-        takes no more signals."""
+        """The used share of the server's limits on a workflow's signals, events and bytes."""
         info = workflow.info()
         return max(
             self._signals / options.MAX_SIGNALS,
@@ -452,16 +464,16 @@ class AvatarSession:
         )
 
     def _take(self, command: AnyCommand) -> LedgerEntry:
-        """Accept a command, or find the one that came before under its id."""
+        """Accept a command, or return the entry of an earlier one with the same id."""
         known = self._ledger.known(command)
         if known is not None and not self._ledger.conflicts(command):
             return known
         now = workflow.now()
-        # An end is an end, even under an id that was used before.
-        given = command.command_id if known is None else None
-        entry = self._ledger.accept(command, given or str(workflow.uuid4()), now)
+        # An end is accepted even if another command had its id; it then gets a new one.
+        command_id = command.command_id if known is None else None
+        entry = self._ledger.accept(command, command_id or str(workflow.uuid4()), now)
         self._last_activity_at = now
-        if self._over:
+        if self._ending:
             self._ledger.drop_everything(now)
         elif isinstance(command, End) and not command.finish_speaking:
             self._ledger.waiting.remove(entry)
@@ -470,20 +482,20 @@ class AvatarSession:
         return entry
 
     @property
-    def _over(self) -> bool:
+    def _ending(self) -> bool:
         return self._record.end_cause is not None
 
     @workflow.update(name=names.UPDATE_PERFORM)
     async def perform(self, *messages: Any) -> CommandResult:
-        """Do a command, and answer when it is on the wire, or an utterance over."""
+        """Perform a command; answer when it is sent, or when the utterance has ended."""
         entry = self._take(COMMAND.validate_python(one_message(messages)))
         if isinstance(entry.command, Speak):
-            self._awaited_speaks += 1
+            self._speak_updates += 1
         try:
             await workflow.wait_condition(lambda: entry.result is not None)
         finally:
             if isinstance(entry.command, Speak):
-                self._awaited_speaks -= 1
+                self._speak_updates -= 1
         assert entry.result is not None
         return entry.result
 
@@ -493,40 +505,41 @@ class AvatarSession:
             command = COMMAND.validate_python(one_message(messages))
         except ValueError as error:
             raise ApplicationError(_problem(error), type="CommandRejected") from None
-        if isinstance(command, Speak) and self._awaited_speaks >= options.MAX_AWAITED_SPEAKS:
+        if isinstance(command, Speak) and self._speak_updates >= options.MAX_AWAITED_SPEAKS:
             raise ApplicationError(
-                f"{self._awaited_speaks} utterances are awaited already: signal `speak` instead,"
-                " or wait for one of them",
+                f"{self._speak_updates} updates wait for utterances: signal `speak` instead,"
+                " or wait for one of the updates",
                 type="TooManyAwaited",
             )
         if self._ledger.conflicts(command) and not isinstance(command, End):
             raise ApplicationError(f"command_id: {ID_CONFLICT}", type="CommandRejected")
-        if (problem := self._no_room_for(command)) is not None:
+        if (problem := self._refusal_of(command)) is not None:
             raise ApplicationError(problem, type="TooManyWaiting")
 
     @workflow.update(name=names.UPDATE_ATTACH)
     async def attach(self, *messages: Any) -> SealedAccess:
-        """Wait until the avatar is live, and answer with access to its room."""
+        """Wait until the avatar is live; answer with access to its room, and to its owner."""
         request = Attach.model_validate(one_message(messages))
         self._last_activity_at = workflow.now()
         while True:
-            # Whoever has just lost its owner would be sent back to it.
+            # A speaker that has just lost the owner must not get access to the same one.
             await workflow.wait_condition(
                 lambda: (
-                    (self._live and not (request.speaker and self._owner.suspected)) or self._over
+                    (self._live and not (request.speaker and self._monitor.suspected))
+                    or self._ending
                 )
             )
-            if self._over:
+            if self._ending:
                 break
             owner = self._record.owner
             try:
-                return await self._provider.access(request)
+                return await self._access.grant(request)
             except ActivityError as error:
                 if not (request.speaker and never_reached_owner(error)):
                     failure = failure_of(error)
                     raise _refused(failure) from error
             assert owner is not None, "LIVE has an owner"
-            self._owner.mark_unreachable(owner)  # and then ask whoever owns it
+            self._monitor.mark_unreachable(owner)  # the next owner grants access
         end_cause = self._record.end_cause
         assert end_cause is not None
         raise _refused(
@@ -540,16 +553,18 @@ class AvatarSession:
             request = Attach.model_validate(one_message(messages))
         except ValueError as error:
             raise ApplicationError(_problem(error), type="CommandRejected") from None
-        if self._provider.takes(request.viewer_identity, self._request):
+        room = self._request.room if self._request is not None else None
+        if is_reserved(request.viewer_identity, room):
             raise ApplicationError(
-                "viewer_identity: is the avatar's or the agent's, and would put them out",
+                "viewer_identity is reserved: joining under the avatar's or the agent's identity"
+                " would disconnect it",
                 type="CommandRejected",
             )
 
     @workflow.query(name=names.QUERY_STATUS)
     def status(self) -> SessionStatus:
-        """Where the session stands."""
-        return reports.status(self._record, self._ledger, self._pose)
+        """The session's status."""
+        return session_status(self._record, self._ledger, self._pose)
 
 
 def _refused(failure: Failure) -> ApplicationError:

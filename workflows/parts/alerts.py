@@ -1,6 +1,6 @@
-"""What an operator must look at, and everything needed to act: shown on the workflow's page.
+"""Alerts for an operator: what a cleanup left behind, and the commands to act on it.
 
-Words only: no I/O, no Temporal. Names in commands are quoted for the shell they are copied into.
+Text only: no I/O, no Temporal. Names in commands are quoted for the shell they are copied into.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from datetime import datetime
 from typing import Final
 
 from avatar_sessions.contract.messages import Failure
-from avatar_sessions.contract.states import AlertKind as Word
+from avatar_sessions.contract.states import AlertKind
 
 API: Final = "${LIVEAVATAR_API_URL:-https://api.liveavatar.com}"
-"""As a shell with the workers' environment reads it."""
+"""Expanded by a shell with the workers' environment."""
 
 
 @dataclass(frozen=True)
 class OperatorAlert:
-    """One thing that is left behind."""
+    """An alert on the workflow's page."""
 
-    word: Word
+    kind: AlertKind
     text: str
     """Markdown."""
 
 
 @dataclass(frozen=True)
 class LeftBehind:
-    """What a cleanup is about, for the case that it fails."""
+    """What stays behind if a cleanup fails."""
 
     name: str
-    """A LiveAvatar session's id, or a room's name."""
-    word: Word
+    """The LiveAvatar session's id, or the room's name."""
+    kind: AlertKind
     problem: str
     """One sentence without a full stop."""
     commands: tuple[str, ...]
@@ -41,25 +41,25 @@ class LeftBehind:
 
 
 def session_left(provider_session_id: str, billed_since: datetime | None) -> LeftBehind:
-    """A LiveAvatar session that is not confirmed to be stopped."""
+    """A LiveAvatar session whose stop is not confirmed."""
     since = "" if billed_since is None else f" since {billed_since:%Y-%m-%d %H:%M:%S} UTC"
     body = json.dumps({"session_id": provider_session_id})
     return LeftBehind(
         name=provider_session_id,
-        word=Word.PROVIDER_NOT_STOPPED,
+        kind=AlertKind.PROVIDER_NOT_STOPPED,
         problem=f"LiveAvatar session {provider_session_id} may still be billed{since}",
         commands=(
             f'curl -X POST "{API}/v1/sessions/stop" -H "X-API-KEY: $LIVEAVATAR_API_KEY"'
             f" -H 'Content-Type: application/json' -d {quoted(body)}",
             f'curl "{API}/v1/sessions?type=active" -H "X-API-KEY: $LIVEAVATAR_API_KEY"'
-            "   # is it there?",
-            "avatar-sessions janitor   # stops what no running session owns",
+            "   # is it still listed?",
+            "avatar-sessions janitor   # stops sessions whose workflow has closed",
         ),
     )
 
 
 def room_left(room: str, avatar_identity: str, *, delete: bool) -> LeftBehind:
-    """A room of our own that may still exist, or still hold the avatar."""
+    """A room that may still exist, or still have the avatar in it."""
     if delete:
         problem = f"room {room} may still exist"
         command = f"lk room delete {quoted(room)}"
@@ -68,33 +68,37 @@ def room_left(room: str, avatar_identity: str, *, delete: bool) -> LeftBehind:
         command = f"lk room participants remove --room {quoted(room)} {quoted(avatar_identity)}"
     return LeftBehind(
         name=f"room {room}",
-        word=Word.ROOM_NOT_CLEAN,
+        kind=AlertKind.ROOM_NOT_CLEAN,
         problem=problem,
         commands=(f"{command}   # with LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET set",),
     )
 
 
-def alert(left: LeftBehind, failure: Failure, *, since: datetime, then: str) -> OperatorAlert:
-    """The block for the page.
+def cleanup_alert(
+    left: LeftBehind, failure: Failure, *, since: datetime, next_step: str
+) -> OperatorAlert:
+    """The alert of a cleanup that keeps failing.
 
     Args:
-        since: when the cleanup was first tried.
-        then: what happens next, if nobody acts.
+        left: what stays behind.
+        failure: the last error.
+        since: when the first attempt was made.
+        next_step: what happens if no operator acts.
     """
     lines = [
-        f"### ⚠ ALERT `{left.word}`",
+        f"### ⚠ ALERT `{left.kind}`",
         f"{left.problem}. Its cleanup has failed since {since:%H:%M:%S} UTC.",
         f"Last error: {failure.message} (`{failure.type}`)",
-        f"Next: {then}.",
+        f"Next: {next_step}.",
         "What you can do:",
         "\n".join(("```sh", *left.commands, "```")),
     ]
-    return OperatorAlert(left.word, "\n\n".join(lines))
+    return OperatorAlert(left.kind, "\n\n".join(lines))
 
 
 def quoted(text: str) -> str:
-    """A word for a POSIX shell; what cannot be seen is spelt out (bash, zsh)."""
+    """A word for a POSIX shell; invisible characters are escaped (``$'…'``: bash, zsh)."""
     if text.isprintable() and "`" not in text:
         return shlex.quote(text)
-    spelt = text.encode("unicode_escape").decode().replace("'", "\\'").replace("`", "\\x60")
-    return f"$'{spelt}'"
+    escaped = text.encode("unicode_escape").decode().replace("'", "\\'").replace("`", "\\x60")
+    return f"$'{escaped}'"

@@ -1,9 +1,9 @@
-"""What an activity's failure means to a session, in the contract's words."""
+"""What the failure of an activity means to a session, in the contract's words."""
 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import (
@@ -20,12 +20,17 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.messages import Failure
 
 Details = TypeVar("Details", bound=BaseModel)
-WORKER_SHUTDOWN = "WorkerShutdown"
-"""The SDK's own: an activity was cut because its worker went away."""
+WORKER_SHUTDOWN: Final = "WorkerShutdown"
+"""The SDK's own error type: the worker shut down during the activity."""
+LIMIT_WAITS: Final = {
+    "ConcurrencyLimit": "a free LiveAvatar session: the plan's limit is reached",
+    "RateLimited": "LiveAvatar's rate limit: there were too many calls",
+}
+"""LiveAvatar's two HTTP 429 answers, by failure type, and what a waiting call waits for."""
 
 
 def failure_of(error: ActivityError) -> Failure:
-    """The failure a person should read: the activity's own words, or which time ran out."""
+    """The failure to show to a person: the activity's own, or the timeout that was reached."""
     cause = error.cause
     if isinstance(cause, ApplicationError):
         return failure_of_application_error(cause)
@@ -35,7 +40,6 @@ def failure_of(error: ActivityError) -> Failure:
                 type="NoWorker",
                 message=f"no worker took {error.activity_type} in time: none runs, or all are full",
             )
-        kind = "its time" if cause.type is None else cause.type.name.lower().replace("_", "-")
         inner = cause.cause
         if isinstance(inner, ApplicationError):
             return failure_of_application_error(inner)
@@ -43,14 +47,15 @@ def failure_of(error: ActivityError) -> Failure:
             return Failure(
                 type="WorkerLost", message=f"the worker died or hung during {error.activity_type}"
             )
+        kind = "" if cause.type is None else cause.type.name.lower().replace("_", "-") + " "
         return Failure(
-            type="ActivityTimedOut", message=f"{error.activity_type} ran into {kind} timeout"
+            type="ActivityTimedOut", message=f"{error.activity_type} reached its {kind}timeout"
         )
     return Failure(type=type(cause or error).__name__, message=str(cause or error))
 
 
 def failure_of_application_error(error: ApplicationError) -> Failure:
-    """The failure an activity described in its error's details."""
+    """The failure in an application error's details, or one made of its type and message."""
     for detail in error.details:
         if isinstance(detail, dict) and "type" in detail and "message" in detail:
             return Failure.model_validate(detail)
@@ -58,34 +63,34 @@ def failure_of_application_error(error: ApplicationError) -> Failure:
 
 
 def is_type(error: ActivityError, wanted: ErrorType) -> bool:
-    """Whether an activity failed with one of our own error types."""
+    """Whether an activity failed with this error type of the contract."""
     return isinstance(error.cause, ApplicationError) and error.cause.type == wanted
 
 
 def never_reached_owner(error: ActivityError) -> bool:
-    """Whether nobody acted on a task for the owner: its queue is silent, or it owns no more."""
+    """Whether no owner acted on a task: no process polls its queue, or it is not the owner."""
     return is_type(error, ErrorType.NOT_OWNER) or is_not_taken(error)
 
 
 def is_not_taken(error: ActivityError) -> bool:
-    """Whether nobody even took the task: no process polls that queue any more."""
+    """Whether no worker took the task (schedule-to-start timeout)."""
     cause = error.cause
     return isinstance(cause, TimeoutError) and cause.type is TimeoutType.SCHEDULE_TO_START
 
 
 def timed_out(error: ActivityError) -> bool:
-    """Whether a task was not taken, or taken and not answered, in its time."""
+    """Whether an activity reached any of its timeouts."""
     return isinstance(error.cause, TimeoutError)
 
 
 def is_heartbeat_timeout(error: ActivityError) -> bool:
-    """Whether whoever did it has fallen silent."""
+    """Whether the worker of an activity stopped sending heartbeats."""
     cause = error.cause
     return isinstance(cause, TimeoutError) and cause.type is TimeoutType.HEARTBEAT
 
 
 def last_heartbeat(error: ActivityError, kind: type[Details]) -> Details | None:
-    """What an activity that timed out had told last, if it had told anything."""
+    """The last heartbeat details of an activity that timed out; None if it sent none."""
     cause = error.cause
     if not isinstance(cause, TimeoutError) or not cause.last_heartbeat_details:
         return None
@@ -93,12 +98,12 @@ def last_heartbeat(error: ActivityError, kind: type[Details]) -> Details | None:
 
 
 def may_be_repeated(error: ActivityError) -> bool:
-    """Whether an owner may simply be gone, or slow: the same command may be given again."""
+    """Whether the owner may be gone or slow: the same command may be delivered again."""
     return never_reached_owner(error) or timed_out(error)
 
 
 def retry_delay(error: ActivityError) -> timedelta | None:
-    """When a later try could work: after the returned time, zero if none was named; None: never."""
+    """When a retry could succeed: after this time, zero if none was named; None: never."""
     cause = error.cause
     if not isinstance(cause, ApplicationError) or cause.non_retryable:
         return None
@@ -106,23 +111,17 @@ def retry_delay(error: ActivityError) -> timedelta | None:
 
 
 def limit_waited_for(error: ActivityError) -> str | None:
-    """What a call waits for, in words, if nothing but its turn is missing; None: something else."""
+    """The LiveAvatar limit (HTTP 429) that a call must wait for; None for every other failure."""
     if retry_delay(error) is None:
         return None
-    return _LIMITS.get(failure_of(error).type)
-
-
-_LIMITS = {
-    "ConcurrencyLimit": "a free LiveAvatar session: the plan's limit is reached",
-    "RateLimited": "LiveAvatar's rate limit: there were too many calls",
-}
+    return LIMIT_WAITS.get(failure_of(error).type)
 
 
 def start_outcome_unknown(error: ActivityError) -> bool:
-    """Whether ``/start`` may have begun billing without our knowing.
+    """Whether ``/start`` may have begun billing although the workflow has no reply.
 
-    That is so when its reply was lost, and when its worker was: it died or hung (no heartbeats), or
-    was shut down before the reply came.
+    So if the reply was lost, or the worker was: it died, hung (no heartbeats), or shut down before
+    the reply arrived.
     """
     cause = error.cause
     if isinstance(cause, TimeoutError):

@@ -1,8 +1,8 @@
-"""One LiveAvatar session after the other, for as long as the session is to live.
+"""Runs a session's generations: one LiveAvatar session after the other.
 
-The next one is opened when LiveAvatar ends one, and before its limit does: then it stands ready
-when the other falls silent, and takes over between two utterances. Who holds a socket is `streams`'
-business, what a start is `provider`'s.
+The next generation is opened when LiveAvatar ends the present one, and before LiveAvatar's limit
+does: it then stands by, and takes over between two utterances. A generation's start is in
+`provisioning`, its stream in `streams`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.states import EndReason, SessionState
 
 from workflows.parts import options
+from workflows.parts.cleanup import Cleanup
 from workflows.parts.failures import failure_of, is_type, limit_waited_for
+from workflows.parts.owner_commands import OwnerCommands
 from workflows.parts.owner_monitor import OwnerMonitor
 from workflows.parts.provisioning import Provisioning
 from workflows.parts.record import EndCause, SessionRecord
-from workflows.parts.streams import Stream
+from workflows.parts.streams import Stream, Streams
 
 MAX_DURATION_REACHED: Final = "MAX_DURATION_REACHED"
 ENDED_ON_PURPOSE: Final = frozenset(
@@ -38,41 +40,61 @@ ENDED_ON_PURPOSE: Final = frozenset(
         "AVATAR_DELETED",
     }
 )
-"""LiveAvatar's reasons after which a new session would be unwanted, or could not be had."""
+"""LiveAvatar's end reasons after which a new LiveAvatar session is unwanted, or not possible."""
 
 
 @dataclass(eq=False)
 class HeldGeneration:
-    """A generation and whoever holds it."""
+    """A generation's stream, and the task that runs it."""
 
     stream: Stream
     task: asyncio.Task[StreamResult]
+
+    @property
+    def ended_on_purpose(self) -> bool:
+        """Whether LiveAvatar has ended it for a reason that ends the whole session."""
+        if not self.task.done() or self.task.exception() is not None:
+            return False
+        return self.task.result().provider_end_reason in ENDED_ON_PURPOSE
 
 
 class Generations:
     """All LiveAvatar sessions of one session."""
 
-    def __init__(self, record: SessionRecord, provider: Provisioning, owner: OwnerMonitor) -> None:
+    def __init__(
+        self,
+        record: SessionRecord,
+        streams: Streams,
+        provisioning: Provisioning,
+        cleanup: Cleanup,
+        monitor: OwnerMonitor,
+        commands: OwnerCommands,
+    ) -> None:
         self._record = record
-        self._provider = provider
-        self._owner = owner
+        self._streams = streams
+        self._provisioning = provisioning
+        self._cleanup = cleanup
+        self._monitor = monitor
+        self._commands = commands
         self._tasks: list[asyncio.Task[Any]] = []
-        self._short_generations = 0  # generations in a row that LiveAvatar ended soon
+        self._short_generations = 0
+        """Generations in a row that LiveAvatar ended soon after their start."""
 
     async def run(self, request: SessionRequest) -> EndCause:
-        """Open one generation after the other until there is a reason to end.
+        """Run one generation after the other until there is a cause to end.
 
         Raises:
-            ActivityError: LiveAvatar, LiveKit or an owner could not be had.
+            ActivityError: LiveAvatar or LiveKit refused, or no worker became owner.
             asyncio.CancelledError: the session ends.
         """
         try:
-            stream = await self._provider.open(request)
-            self._record.ends_at = _session_ends_at(request, stream)
-            held = self._start_stream(stream)
-            again_at: datetime | None = None
+            stream = await self._provisioning.open(request)
+            self._record.ends_at = session_ends_at(request, stream)
+            held = self._run_stream(stream)
+            retry_at: datetime | None = None
             while True:
-                await self._wait(held, again_at or self._rotation_due_at(request, stream))
+                due_at = retry_at or rotation_due_at(request, stream, self._record.ends_at)
+                await self._until_over_or_due(held, due_at)
                 if held.task.done():
                     end_cause = self._end_cause_of(request, held)
                     if end_cause is not None:
@@ -80,28 +102,27 @@ class Generations:
                     held = await self._recover(request, held)
                 elif self._record.live_at is not None:
                     held = await self._rotate(request, held)
-                # One that did not work, or that came before the session was live, is tried again,
-                # until the limit ends this generation.
-                again_at = (
-                    workflow.now() + options.ROTATE_RETRY_PAUSE if held.stream is stream else None
-                )
+                # A rotation that failed, or was due before the session was live, is tried again
+                # until LiveAvatar's limit ends this generation.
+                pause = options.ROTATE_RETRY_PAUSE
+                retry_at = workflow.now() + pause if held.stream is stream else None
                 stream = held.stream
         except asyncio.CancelledError:
-            ends_by_itself = self._record.end_cause is not None and not _is_cancelled_from_outside()
-            if ends_by_itself and self._record.owner is not None and self._tasks:
-                # The end lets the owners go: their last words are waited for, until it cancels.
+            is_ending = self._record.end_cause is not None and not _is_cancelled_from_outside()
+            if is_ending and self._record.owner is not None and self._tasks:
+                # The end releases the owners: wait for their results until it cancels this task.
                 await workflow.wait(self._tasks)
             raise
         finally:
             for task in self._tasks:
                 task.cancel()
 
-    def _start_stream(self, stream: Stream, *, waits: bool = False) -> HeldGeneration:
-        """Have a generation held; ``waits``: another one speaks meanwhile."""
-        if waits:
-            self._provider.successor = stream
+    def _run_stream(self, stream: Stream, *, standby: bool = False) -> HeldGeneration:
+        """Start a generation's stream; ``standby``: another generation speaks meanwhile."""
+        if standby:
+            self._streams.standby = stream
         else:
-            self._provider.stream = stream
+            self._streams.current = stream
             self._record.active_generation = stream.generation
             if self._record.state is SessionState.STARTING:
                 self._record.transition_to(SessionState.CONNECTING)
@@ -113,69 +134,59 @@ class Generations:
         self._tasks = [one for one in self._tasks if not one.done()]
         self._tasks.append(task)
 
-    async def _wait(self, held: HeldGeneration, until: datetime | None) -> None:
-        """Wait until the generation is over, or it is time for the next one."""
-        if until is None:
+    async def _until_over_or_due(self, held: HeldGeneration, due_at: datetime | None) -> None:
+        """Wait until the generation has ended, or its rotation is due."""
+        if due_at is None:
             await workflow.wait([held.task])
             return
-        left = until - workflow.now()
+        left = due_at - workflow.now()
         if left > timedelta(0) and not held.task.done():
             await workflow.wait([held.task], timeout=left.total_seconds())
 
-    # --------------------------------------------------------------- its end
+    # --------------------------------------------------------- after an end
 
     def _end_cause_of(self, request: SessionRequest, held: HeldGeneration) -> EndCause | None:
-        """What it means that a generation is over by itself; None: the next one is to come.
+        """Why the end of this generation ends the session; None: the next generation is opened.
 
         Raises:
-            ActivityError: it could not be held, for a reason that the next one would meet, too.
+            ActivityError: the stream failed, for a reason that the next one would meet, too.
         """
-        lived = workflow.now() - held.stream.started.started_at
-        self._short_generations = (
-            self._short_generations + 1 if lived < options.SHORT_GENERATION else 0
-        )
-        may_go_on = self._short_generations <= options.MAX_SHORT_GENERATIONS
+        lasted = workflow.now() - held.stream.started.started_at
+        is_short = lasted < options.SHORT_GENERATION
+        self._short_generations = self._short_generations + 1 if is_short else 0
+        may_reopen = self._short_generations <= options.MAX_SHORT_GENERATIONS
         error = held.task.exception()
-        if error is not None:
-            lost = isinstance(error, ActivityError) and is_type(error, ErrorType.DISCONNECTED)
-            if lost and may_go_on:
-                return None
-            raise error
-        result = held.task.result()
-        if result.end is StreamEnd.RELEASED:
-            return EndCause(EndReason.REQUESTED)
-        reason = result.provider_end_reason
-        if reason == MAX_DURATION_REACHED and not (request.rotate and self._is_worth_another()):
-            return EndCause(EndReason.MAX_DURATION)
-        if may_go_on and reason not in ENDED_ON_PURPOSE:
+        if error is None:
+            may_rotate = request.rotate and time_for_another(self._record.ends_at, workflow.now())
+            return end_cause_of(held.task.result(), may_reopen=may_reopen, may_rotate=may_rotate)
+        lost = isinstance(error, ActivityError) and is_type(error, ErrorType.DISCONNECTED)
+        if lost and may_reopen:
             return None
-        told = reason or f"it closed the WebSocket with code {result.close_code}"
-        failure = Failure(type="ProviderEnded", message=f"LiveAvatar ended the session: {told}")
-        return EndCause(EndReason.PROVIDER_ENDED, failure)
+        raise error
 
     async def _recover(self, request: SessionRequest, held: HeldGeneration) -> HeldGeneration:
-        """LiveAvatar's session is gone: open another one, and go on there."""
-        self._provider.stream = None
+        """Open another generation after LiveAvatar ended the present one."""
+        self._streams.current = None
         if self._record.owner is not None:
-            self._owner.mark_unreachable(self._record.owner)
-        # It is gone already, or may be billed: at most one is, for longer than a stop takes.
+            self._monitor.mark_unreachable(self._record.owner)
+        # It has ended, or may be billed: two are billed for no longer than the stop takes.
         await self._stop(held, within=options.STOP_TIMEOUT)
         pause = options.START_PAUSE
         while True:
             try:
-                return self._start_stream(await self._provider.open(request))
+                return self._run_stream(await self._provisioning.open(request))
             except ActivityError as error:
-                if is_cancelled_exception(error) or not _may_pass(error):
+                if is_cancelled_exception(error) or not may_pass(error):
                     raise
                 workflow.logger.warning("no next generation yet: %s", failure_of(error).message)
-            await workflow.sleep(pause, summary="before the next generation is tried again")
+            await workflow.sleep(pause, summary="pause before opening next generation")
             pause = min(2 * pause, options.RECOVERY_PAUSE_MAX)
 
     async def _stop(self, held: HeldGeneration, *, within: timedelta | None = None) -> None:
-        """Stop a generation that speaks no more; one that cannot be is tried on in background."""
+        """Stop a generation in the background; ``within``: wait so long for it."""
+        generation = held.stream.generation
         stopping = asyncio.create_task(
-            self._provider.stop_generation(held.stream.generation),
-            name=f"stop generation {held.stream.generation.number}",
+            self._cleanup.stop(generation), name=f"stop generation {generation.number}"
         )
         self._track(stopping)
         if within is not None:
@@ -183,72 +194,66 @@ class Generations:
 
     # -------------------------------------------------------------- rotation
 
-    def _rotation_due_at(self, request: SessionRequest, stream: Stream) -> datetime | None:
-        """When the next generation is to be opened; None: this one is the last."""
-        ends_at, limit = stream.ends_at, stream.limit
-        if not request.rotate or ends_at is None or limit is None:
-            return None
-        if self._record.ends_at is None or self._record.ends_at <= ends_at:
-            return None
-        return ends_at - min(options.ROTATE_AHEAD, limit / 3)
-
-    def _is_worth_another(self) -> bool:
-        ends_at = self._record.ends_at
-        return ends_at is not None and ends_at - workflow.now() > options.MIN_GENERATION_TIME
-
     async def _rotate(self, request: SessionRequest, held: HeldGeneration) -> HeldGeneration:
-        """Open the next generation, and let it take over at an utterance's border.
+        """Open the next generation, and let it take over between two utterances.
 
         Returns:
-            The one that speaks now: the old one, if there is no other yet.
+            The generation that speaks now: the present one, if the rotation failed.
         """
         try:
-            stream = await self._provider.open(request, wait_at_limit=False)
+            stream = await self._provisioning.open(request, wait_at_limit=False)
         except ActivityError as error:
             if is_cancelled_exception(error):
                 raise
             if limit_waited_for(error) is not None:
-                # Only one may run at a time: stop, then start.
-                await self._retire(held)
-                await self._owner.hand_over()
+                # The plan allows one LiveAvatar session at a time: stop, then start.
+                await self._finish_utterance(held)
+                await self._commands.hand_over()
                 return await self._recover(request, held)
-            self._provider.problem = failure_of(error).message
-            workflow.logger.warning("no rotation now: %s", self._provider.problem)
+            self._provisioning.problem = failure_of(error).message
+            workflow.logger.warning("rotation failed: %s", self._provisioning.problem)
             return held
-        successor = self._start_stream(stream, waits=True)
+        successor = self._run_stream(stream, standby=True)
         ready = await self._until_ready(held, successor)
         if ready is None and not held.task.done():
             return await self._discard(successor, held)
         if not held.task.done():
-            await self._retire(held)
-        if _was_ended_on_purpose(held):
+            await self._finish_utterance(held)
+        if held.ended_on_purpose:
             return await self._discard(successor, held)
-        is_there = not held.task.done()
+        await self._switch_to(request, successor, held)
+        return successor
+
+    async def _switch_to(
+        self, request: SessionRequest, successor: HeldGeneration, held: HeldGeneration
+    ) -> None:
+        """Hand the session over to the next generation, and stop the present one."""
+        was_running = not held.task.done()
         self._record.switching = True
         try:
-            if is_there:
-                await self._owner.hand_over()
-            self._provider.stream, self._provider.successor = stream, None
+            if was_running:
+                await self._commands.hand_over()
+            stream = successor.stream
+            self._streams.current, self._streams.standby = stream, None
             self._record.switch_to(stream.generation, stream.ready)
         finally:
             self._record.switching = False
-        if request.room is None and is_there:
-            # Whoever watches goes over to the new room, before the old one is deleted.
-            await workflow.sleep(options.FOLLOW_PAUSE, summary="viewers follow")
+        if request.room is None and was_running:
+            # Viewers change to the new room before the old one is deleted.
+            await workflow.sleep(options.FOLLOW_PAUSE, summary="viewers change rooms")
         else:
             await workflow.wait([held.task], timeout=options.FOLLOW_PAUSE.total_seconds())
         await self._stop(held)
-        if _was_ended_on_purpose(held):
-            # It came to light only now: the owner's answer was here before its result.
+        if held.ended_on_purpose:
+            # The owner's answer to the hand-over arrived before the result of its stream.
             end_cause = self._end_cause_of(request, held)
             assert end_cause is not None
             self._record.end(end_cause)
             raise asyncio.CancelledError("the session ends")
-        return successor
 
     async def _discard(self, successor: HeldGeneration, held: HeldGeneration) -> HeldGeneration:
-        """Do without the next generation; returns the other one."""
-        self._provider.successor = None
+        """Stop the generation that stands by; return the present one."""
+        self._streams.standby = None
         successor.task.cancel()
         await self._stop(successor)
         return held
@@ -256,7 +261,7 @@ class Generations:
     async def _until_ready(
         self, held: HeldGeneration, successor: HeldGeneration
     ) -> OwnerReady | None:
-        """Wait for the next generation's owner."""
+        """Wait for the next generation's owner; None if it does not come before the limit."""
         ends_at = held.stream.ends_at
         assert ends_at is not None
         left = ends_at - options.HAND_OVER_MARGIN - workflow.now()
@@ -268,7 +273,7 @@ class Generations:
                     or self._record.end_cause is not None
                 ),
                 timeout=max(left, timedelta(seconds=1)),
-                timeout_summary="the next generation must be there by now",
+                timeout_summary="next generation's owner due",
             )
         except TimeoutError:
             return None
@@ -276,44 +281,77 @@ class Generations:
             raise asyncio.CancelledError("the session ends")
         return successor.stream.ready
 
-    async def _retire(self, held: HeldGeneration) -> None:
-        """Let the one that speaks come to an utterance's end, as far as its limit allows."""
+    async def _finish_utterance(self, held: HeldGeneration) -> None:
+        """Let the current utterance end, within LiveAvatar's limit; no other one begins."""
         ends_at = held.stream.ends_at
         assert ends_at is not None
         left = ends_at - options.HAND_OVER_MARGIN - workflow.now()
         if left > timedelta(0):
-            await self._owner.retire(left)
+            await self._commands.retire(left)
         if self._record.end_cause is not None:
             raise asyncio.CancelledError("the session ends")
 
 
-def _session_ends_at(request: SessionRequest, first: Stream) -> datetime | None:
-    """When the session's own limit ends it; without one LiveAvatar's is."""
-    began_at, asked_s = first.started.started_at, request.max_duration_s
-    if asked_s is None:
-        return began_at + (first.limit or options.DURATION_WITHOUT_A_LIMIT)
-    asked = timedelta(seconds=asked_s)
-    if request.rotate or first.limit is None:
-        return began_at + asked
-    return began_at + min(asked, first.limit)
+# --------------------------------------------------------------- decisions, pure
 
 
-def _was_ended_on_purpose(held: HeldGeneration) -> bool:
-    """Whether LiveAvatar, or somebody there, has ended it in a way that ends ours."""
-    if not held.task.done() or held.task.exception() is not None:
-        return False
-    return held.task.result().provider_end_reason in ENDED_ON_PURPOSE
+def session_ends_at(request: SessionRequest, first: Stream) -> datetime:
+    """When the session's own limit ends it; without one, LiveAvatar's limit."""
+    started_at, limit_s = first.started.started_at, request.max_duration_s
+    if limit_s is None:
+        return started_at + (first.max_duration or options.DEFAULT_MAX_DURATION)
+    limit = timedelta(seconds=limit_s)
+    if request.rotate or first.max_duration is None:
+        return started_at + limit
+    return started_at + min(limit, first.max_duration)
+
+
+def rotation_due_at(
+    request: SessionRequest, stream: Stream, session_end: datetime | None
+) -> datetime | None:
+    """When the next generation is to be opened; None: this generation is the last."""
+    ends_at, limit = stream.ends_at, stream.max_duration
+    if not request.rotate or ends_at is None or limit is None:
+        return None
+    if session_end is None or session_end <= ends_at:
+        return None
+    return ends_at - min(options.ROTATE_AHEAD, limit / 3)
+
+
+def time_for_another(session_end: datetime | None, now: datetime) -> bool:
+    """Whether enough of the session is left to open another generation."""
+    return session_end is not None and session_end - now > options.MIN_GENERATION_TIME
+
+
+def end_cause_of(result: StreamResult, *, may_reopen: bool, may_rotate: bool) -> EndCause | None:
+    """Why the end of a stream ends the session; None: the next generation is opened.
+
+    Args:
+        result: how the stream ended.
+        may_reopen: False after too many short generations in a row.
+        may_rotate: whether LiveAvatar's limit ends this generation only.
+    """
+    if result.end is StreamEnd.RELEASED:
+        return EndCause(EndReason.REQUESTED)
+    reason = result.provider_end_reason
+    if reason == MAX_DURATION_REACHED and not may_rotate:
+        return EndCause(EndReason.MAX_DURATION)
+    if may_reopen and reason not in ENDED_ON_PURPOSE:
+        return None
+    why = reason or f"it closed the WebSocket with code {result.close_code}"
+    failure = Failure(type="ProviderEnded", message=f"LiveAvatar ended the session: {why}")
+    return EndCause(EndReason.PROVIDER_ENDED, failure)
+
+
+def may_pass(error: ActivityError) -> bool:
+    """Whether the same call could succeed a little later."""
+    return not (isinstance(error.cause, ApplicationError) and error.cause.non_retryable)
 
 
 def _is_cancelled_from_outside() -> bool:
-    """Whether this task was cancelled, and has not only raised that by itself.
+    """Whether this task was cancelled, as opposed to raising `CancelledError` itself.
 
-    To wait again after a cancel would lose it: a second one in the same step counts for nothing.
+    After a cancellation it must not wait again: a second one in the same step would be lost.
     """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _may_pass(error: ActivityError) -> bool:
-    """Whether the same could work a little later."""
-    return not (isinstance(error.cause, ApplicationError) and error.cause.non_retryable)

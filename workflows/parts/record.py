@@ -1,7 +1,7 @@
-"""Where a session stands, and how the Temporal UI shows it.
+"""The session's record: its state, owner, generations and alerts, and how the Temporal UI shows it.
 
-One state with legal transitions, mirrored into search attributes and current details.
-No decisions are taken here.
+One state with legal transitions, mirrored into search attributes and current details. Takes no
+decisions.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PROVIDER_SESSIONS: Final = SearchAttributeKey.for_keyword_list(
 ALERT: Final = SearchAttributeKey.for_keyword(names.SEARCH_ATTRIBUTE_ALERT)
 TENANT: Final = SearchAttributeKey.for_keyword(names.SEARCH_ATTRIBUTE_TENANT)
 MAX_SHOWN_GENERATIONS: Final = 20
-"""Earlier ones are over for long; a search attribute has its size."""
+"""The newest ones: a search attribute has a limited size, and earlier generations have ended."""
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,22 @@ class EndCause:
 
 @dataclass
 class Generation:
-    """One LiveAvatar session of ours."""
+    """One of the session's LiveAvatar sessions."""
 
     number: int
     provider_session_id: str
     started_at: datetime | None = None
     """When the request that begins billing was, or may have been, sent."""
     confirmed_started: bool = False
-    """LiveAvatar said that it runs."""
+    """LiveAvatar has confirmed the start."""
     confirmed_ended: bool = False
-    """LiveAvatar's books say that it has ended: there is nothing to stop any more."""
+    """LiveAvatar's billing shows the end: there is nothing left to stop."""
     report: GenerationReport | None = None
 
 
 @dataclass(frozen=True)
 class PendingWait:
-    """What the start waits for, although nothing is wrong with it."""
+    """What a start waits for, although nothing has failed."""
 
     what: str
     since: datetime
@@ -84,19 +84,21 @@ class SessionRecord:
     requested_at: datetime
     state: SessionState = SessionState.REQUESTED
     end_cause: EndCause | None = None
+    """Why the session ends; None while it may go on."""
     owner: OwnerReady | None = None
     live_at: datetime | None = None
     ends_at: datetime | None = None
     active_generation: Generation | None = None
     """The generation that speaks; None before the first one."""
     switching: bool = False
-    """Between two generations: for a moment nobody is spoken to."""
+    """Between two generations: the workflow delivers no command."""
     takeovers: int = 0
     reconnects: int = 0
     gaps: timedelta = timedelta(0)
+    """Total time without an owner after the first one."""
     generations: list[Generation] = field(default_factory=list)
     utterance_lines: list[str] = field(default_factory=list)
-    """The last utterances, in words for the page."""
+    """The latest utterances, as Markdown for the workflow's page."""
     pending_wait: PendingWait | None = None
     alerts: dict[str, OperatorAlert] = field(default_factory=dict)
     """By what is left behind: a LiveAvatar session's id, or a room's name."""
@@ -107,19 +109,21 @@ class SessionRecord:
     def __post_init__(self) -> None:
         self._state_since = self.requested_at
 
+    # ---------------------------------------------------------------- state
+
     def transition_to(self, wanted: SessionState) -> None:
-        """Take one step; show it.
+        """Change the state and show it.
 
         Raises:
-            IllegalSessionTransition: the table has no such arrow.
+            IllegalSessionTransition: the table has no such transition.
         """
         now = workflow.now()
         self.state = checked_transition(self.state, wanted)
         self._state_since = now
         if self._recovering_since is not None:
-            # Loss and return can reach the workflow at once: then only the owner knows the gap.
-            told = timedelta(milliseconds=self.owner.gap_ms if self.owner else 0)
-            self.gaps += max(now - self._recovering_since, told)
+            # Loss and return can reach the workflow in one task: then only the owner knows the gap.
+            owner_gap = timedelta(milliseconds=self.owner.gap_ms if self.owner else 0)
+            self.gaps += max(now - self._recovering_since, owner_gap)
             self._recovering_since = None
         if wanted is SessionState.RECOVERING:
             self._recovering_since = now
@@ -129,8 +133,20 @@ class SessionRecord:
             self.pending_wait = None
         self._show()
 
+    def begin_step(self, wanted: SessionState) -> None:
+        """Show a step of a generation's start; only the first generation changes the state."""
+        if self.state in BEFORE_LIVE:
+            self.transition_to(wanted)
+        else:
+            self._show()
+
+    def end(self, end_cause: EndCause) -> None:
+        """Record why the session ends; the first cause stays."""
+        if self.end_cause is None:
+            self.end_cause = end_cause
+
     def set_pending_wait(self, what: str | None) -> None:
-        """Show what the start waits for; None: nothing any more."""
+        """Show what the start waits for; None when the wait is over."""
         if what is None:
             if self.pending_wait is None:
                 return
@@ -141,55 +157,24 @@ class SessionRecord:
             self.pending_wait = PendingWait(what, workflow.now())
         workflow.set_current_details(self._details())
 
-    def raise_alert(self, left: str, alert: OperatorAlert) -> None:
-        """Show what an operator must look at; the same again shows its newer words."""
-        before = self.alert
-        self.alerts[left] = alert
-        self._show_alert(before)
-
-    def clear_alert(self, left: str) -> None:
-        """What was left behind is gone."""
-        before = self.alert
-        if self.alerts.pop(left, None) is not None:
-            self._show_alert(before)
-
-    @property
-    def alert(self) -> str | None:
-        """The gravest of all alerts, as a word."""
-        words = {one.word for one in self.alerts.values()}
-        return next((word.value for word in AlertKind if word in words), None)
-
-    def _show_alert(self, before: str | None) -> None:
-        if self.alert != before:
-            update = ALERT.value_unset() if self.alert is None else ALERT.value_set(self.alert)
-            workflow.upsert_search_attributes([update])
-        workflow.set_current_details(self._details())
-
-    def show_utterances(self, utterances: Iterable[UtteranceReport]) -> None:
-        """Show the last utterances on the workflow's page."""
-        self.utterance_lines = [
-            f"- {one.source} `{one.id}`: **{one.outcome}**, {one.heard_ms / 1000:.1f} of"
-            f" {one.duration_ms / 1000:.1f} s heard" + (f", “{one.text[:60]}”" if one.text else "")
-            for one in utterances
-        ]
-        workflow.set_current_details(self._details())
-
-    def end(self, end_cause: EndCause) -> None:
-        """Say why the session ends; the first reason stays."""
-        if self.end_cause is None:
-            self.end_cause = end_cause
+    # -------------------------------------------------- generations, owners
 
     def add_generation(self, provider_session_id: str) -> Generation:
-        """Record a LiveAvatar session before billing can begin."""
+        """Record a minted LiveAvatar session, before its billing can begin."""
         generation = Generation(len(self.generations) + 1, provider_session_id)
         self.generations.append(generation)
         return generation
 
-    def accept_owner(self, ready: OwnerReady) -> bool:
-        """Take over the owner a signal names; a stale epoch is refused.
+    @property
+    def current_generation(self) -> Generation | None:
+        """The generation that speaks, or the one being opened."""
+        return self.active_generation or (self.generations[-1] if self.generations else None)
 
-        Only of the same generation: one that waited to take over may have an owner whose epoch is
-        earlier than that of a replaced owner of the one before it.
+    def accept_owner(self, ready: OwnerReady) -> bool:
+        """Record the owner that a signal names; False if its epoch is stale.
+
+        Epochs are compared within one generation only: an owner that stood by may have an earlier
+        epoch than a replaced owner of the generation before.
         """
         before = self.owner
         if before is not None and ready.provider_session_id == before.provider_session_id:
@@ -203,7 +188,7 @@ class SessionRecord:
         return True
 
     def switch_to(self, generation: Generation, ready: OwnerReady | None) -> None:
-        """The next generation speaks from now on; without an owner, once it has one."""
+        """Make a generation the active one; without an owner the session is RECOVERING."""
         self.active_generation = generation
         if ready is not None:
             self.accept_owner(ready)
@@ -214,24 +199,49 @@ class SessionRecord:
         else:
             workflow.set_current_details(self._details())
 
-    def begin_step(self, wanted: SessionState) -> None:
-        """A step of a start: the session's own state only for the first generation."""
-        if self.state in BEFORE_LIVE:
-            self.transition_to(wanted)
-        else:
-            self._show()
+    # --------------------------------------------------------------- alerts
+
+    def raise_alert(self, left: str, alert: OperatorAlert) -> None:
+        """Show an alert; an alert for the same thing is replaced by the newer text."""
+        before = self.alert
+        self.alerts[left] = alert
+        self._show_alert(before)
+
+    def clear_alert(self, left: str) -> None:
+        """Remove the alert: its cleanup has succeeded."""
+        before = self.alert
+        if self.alerts.pop(left, None) is not None:
+            self._show_alert(before)
 
     @property
-    def current_generation(self) -> Generation | None:
-        """The generation that speaks, or the one being opened."""
-        return self.active_generation or (self.generations[-1] if self.generations else None)
+    def alert(self) -> str | None:
+        """The most severe active alert, or None."""
+        kinds = {one.kind for one in self.alerts.values()}
+        return next((kind.value for kind in AlertKind if kind in kinds), None)
+
+    def _show_alert(self, before: str | None) -> None:
+        if self.alert != before:
+            update = ALERT.value_unset() if self.alert is None else ALERT.value_set(self.alert)
+            workflow.upsert_search_attributes([update])
+        workflow.set_current_details(self._details())
+
+    # -------------------------------------------------------- Temporal's UI
+
+    def show_utterances(self, utterances: Iterable[UtteranceReport]) -> None:
+        """Show the latest utterances on the workflow's page."""
+        self.utterance_lines = [
+            f"- {one.source} `{one.id}`: **{one.outcome}**, {one.heard_ms / 1000:.1f} of"
+            f" {one.duration_ms / 1000:.1f} s heard" + (f", “{one.text[:60]}”" if one.text else "")
+            for one in utterances
+        ]
+        workflow.set_current_details(self._details())
 
     def _show(self) -> None:
         attributes: list[SearchAttributeUpdate[Any]] = [STATE.value_set(self.state.value)]
         if self.state is SessionState.MINTING and self.tenant is not None:
             attributes.append(TENANT.value_set(self.tenant))
         if len(self.generations) > self._generations_shown:
-            # With the newest of all: what may be billed must be found by its id.
+            # The newest id is always among them: the janitor finds a billed session by its id.
             self._generations_shown = len(self.generations)
             ids = [one.provider_session_id for one in self.generations]
             attributes.append(PROVIDER_SESSION_ID.value_set(ids[-1]))
@@ -261,5 +271,5 @@ class SessionRecord:
                     f"failure: `{self.end_cause.failure.type}` {self.end_cause.failure.message}"
                 )
         if self.utterance_lines:
-            lines.append("\n".join(["last utterances:", "", *self.utterance_lines]))
+            lines.append("\n".join(["latest utterances:", "", *self.utterance_lines]))
         return "\n\n".join(lines)

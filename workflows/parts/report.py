@@ -1,28 +1,32 @@
-"""What a session tells of itself: its status while it lives, its report when it is over."""
+"""The session's status while it runs, and its report when it has ended."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from avatar_sessions.contract.messages import SessionReport, SessionStatus
+    from avatar_sessions.contract.messages import (
+        CleanupReport,
+        GenerationReport,
+        SessionReport,
+        SessionStatus,
+    )
     from avatar_sessions.contract.states import Pose
 
 from workflows.parts.ledger import CommandLedger
-from workflows.parts.provisioning import Provisioning
 from workflows.parts.record import SessionRecord
 
 
-def status(record: SessionRecord, ledger: CommandLedger, pose: Pose) -> SessionStatus:
-    """Where the session stands."""
-    generation = record.current_generation
+def session_status(record: SessionRecord, ledger: CommandLedger, pose: Pose) -> SessionStatus:
+    """The answer to the status query."""
+    generation, wait, end_cause = record.current_generation, record.pending_wait, record.end_cause
     return SessionStatus(
         session_key=record.session_key,
         state=record.state,
-        end_reason=record.end_cause.reason if record.end_cause else None,
-        failure=record.end_cause.failure if record.end_cause else None,
+        end_reason=end_cause.reason if end_cause else None,
+        failure=end_cause.failure if end_cause else None,
         provider_session_id=generation.provider_session_id if generation else None,
         generation=generation.number if generation else 0,
         epoch=record.owner.epoch if record.owner else None,
@@ -36,14 +40,16 @@ def status(record: SessionRecord, ledger: CommandLedger, pose: Pose) -> SessionS
         totals=ledger.totals(),
         latest_utterances=list(ledger.latest),
         ignored_messages=ledger.ignored_count,
-        waiting_for=None if record.pending_wait is None else str(record.pending_wait),
-        waiting_since=None if record.pending_wait is None else record.pending_wait.since,
+        waiting_for=None if wait is None else str(wait),
+        waiting_since=None if wait is None else wait.since,
         alert=record.alert,
     )
 
 
-def report(record: SessionRecord, ledger: CommandLedger, provider: Provisioning) -> SessionReport:
-    """What happened, and what it cost."""
+def session_report(
+    record: SessionRecord, ledger: CommandLedger, cleanup: CleanupReport
+) -> SessionReport:
+    """The workflow's result: what happened, and what it cost."""
     info = workflow.info()
     assert record.end_cause is not None
     now = workflow.now()
@@ -58,19 +64,38 @@ def report(record: SessionRecord, ledger: CommandLedger, provider: Provisioning)
         requested_at=record.requested_at,
         live_at=live_at,
         ended_at=now,
-        start_ms=None if live_at is None else _ms(live_at - record.requested_at),
-        live_ms=0 if live_at is None else _ms(provider.silent_at(now) - live_at),
-        generations=provider.generation_reports(),
+        start_ms=None if live_at is None else milliseconds(live_at - record.requested_at),
+        live_ms=0 if live_at is None else milliseconds(live_until(record, now) - live_at),
+        generations=generation_reports(record),
         utterances=ledger.utterances,
         totals=ledger.totals(),
         takeovers=record.takeovers,
         reconnects=record.reconnects,
-        gaps_ms=_ms(record.gaps),
+        gaps_ms=milliseconds(record.gaps),
         ignored=ledger.ignored,
         ignored_count=ledger.ignored_count,
-        cleanup=provider.cleanup_report(),
+        cleanup=cleanup,
     )
 
 
-def _ms(span: timedelta) -> int:
+def live_until(record: SessionRecord, now: datetime) -> datetime:
+    """When the last generation was stopped; ``now`` if no stop is confirmed."""
+    reports = [one.report for one in record.generations if one.report is not None]
+    stopped = [one.stopped_at for one in reports if one.stopped_at is not None]
+    until = max(stopped, default=now)
+    # LiveAvatar's clock may be behind the workflow's.
+    return max(until, record.live_at) if record.live_at else until
+
+
+def generation_reports(record: SessionRecord) -> list[GenerationReport]:
+    """One report for each generation, including those whose billing never began."""
+    return [
+        one.report
+        or GenerationReport(number=one.number, provider_session_id=one.provider_session_id)
+        for one in record.generations
+    ]
+
+
+def milliseconds(span: timedelta) -> int:
+    """A time span in whole milliseconds."""
     return round(span.total_seconds() * 1000)

@@ -1,6 +1,7 @@
-"""One LiveAvatar session's stream: ``stream_audio``, once for each owner that is lost.
+"""A generation's stream: runs ``stream_audio``, one activity for each owner in turn.
 
-Knows who may call itself its owner. When a session is opened, moved or ended is decided elsewhere.
+`Stream` is the stream of one LiveAvatar session; `Streams` knows which one is current and which one
+stands by. When a generation is opened, rotated or ended is decided in `generations`.
 """
 
 from __future__ import annotations
@@ -29,27 +30,27 @@ from workflows.parts.record import Generation
 
 @dataclass
 class StreamNumbers:
-    """The numbers of a session's stream activities: the first half of an epoch. Only grows."""
+    """Numbers of a session's stream activities: the first half of an epoch. Strictly increasing."""
 
     last: int = 0
 
     def next(self) -> int:
-        """One that nobody had."""
+        """A number that no stream activity had before."""
         self.last += 1
         return self.last
 
-    def had(self, epoch: Epoch) -> bool:
-        """Whether an owner of this session has had that epoch, or may."""
+    def issued(self, epoch: Epoch) -> bool:
+        """Whether an owner of this session can have had this epoch."""
         return 1 <= epoch[0] <= self.last
 
 
 class Stream:
-    """Whoever holds one generation.
+    """The stream of one generation.
 
     Attributes:
         generation: the LiveAvatar session.
-        started: what LiveAvatar answered to its start.
-        ready: its owner, once there is one; for a generation that waits to take over.
+        started: LiveAvatar's answer to its start.
+        ready: the owner's signal, kept while the generation stands by.
     """
 
     def __init__(
@@ -65,51 +66,52 @@ class Stream:
         self._session_key = session_key
         self._numbers = numbers
         self._number = 0
-        self._attempt: asyncio.Task[StreamResult] | None = None
+        self._activity: asyncio.Task[StreamResult] | None = None
 
     @property
-    def limit(self) -> timedelta | None:
-        """How long LiveAvatar lets it run; None where it does not tell."""
+    def max_duration(self) -> timedelta | None:
+        """LiveAvatar's own limit for this session; None if LiveAvatar named none."""
         seconds = self.started.max_duration_s
         return None if seconds is None else timedelta(seconds=seconds)
 
     @property
     def ends_at(self) -> datetime | None:
-        """When LiveAvatar ends it."""
-        return None if self.limit is None else self.started.started_at + self.limit
+        """When LiveAvatar ends the session."""
+        limit = self.max_duration
+        return None if limit is None else self.started.started_at + limit
 
     def is_owned_by(self, ready: OwnerReady) -> bool:
-        """Whether a signal speaks of the activity that runs now, and not of an earlier one."""
+        """Whether a signal comes from the present stream activity, and not from an earlier one."""
         return (
             ready.epoch[0] == self._number
             and ready.provider_session_id == self.started.provider_session_id
         )
 
     async def run(self) -> StreamResult:
-        """Have owners hold the session until it ends.
+        """Run the stream until the session ends: one activity, and another after each `replace`.
 
         Raises:
-            ActivityError: no owner could be had, or the socket could not be got back.
+            ActivityError: no worker became owner, or the owner could not reconnect.
         """
         while True:
             self._number = self._numbers.next()
-            attempt = asyncio.create_task(self._attempted(), name=f"stream {self._number}")
-            self._attempt = attempt
+            activity = asyncio.create_task(self._stream_audio(), name=f"stream {self._number}")
+            self._activity = activity
             try:
-                return await attempt
+                return await activity
             except (ActivityError, asyncio.CancelledError) as error:
-                if self._attempt is attempt or not is_cancelled_exception(error):
-                    attempt.cancel()
+                if self._activity is activity or not is_cancelled_exception(error):
+                    activity.cancel()
                     raise
 
     def replace(self) -> None:
-        """Let another owner take over: the present one does not answer."""
-        attempt, self._attempt = self._attempt, None
-        if attempt is not None:
-            attempt.cancel()
+        """Cancel the present activity, so that `run` starts the next one at another owner."""
+        activity, self._activity = self._activity, None
+        if activity is not None:
+            activity.cancel()
 
-    async def _attempted(self) -> StreamResult:
-        limit = self.limit or options.DURATION_WITHOUT_A_LIMIT
+    async def _stream_audio(self) -> StreamResult:
+        limit = self.max_duration or options.DEFAULT_MAX_DURATION
         return await execute(
             names.ACTIVITY_STREAM_AUDIO,
             StreamAudio(
@@ -121,6 +123,42 @@ class Stream:
             ),
             StreamResult,
             options.STREAM,
-            summary=f"stream audio: own the session (generation {self.generation.number})",
+            summary=f"stream audio as owner (generation {self.generation.number})",
             start_to_close_timeout=limit + options.STREAM_MARGIN,
         )
+
+
+class Streams:
+    """The streams of one session: which is current, and which stands by to take over."""
+
+    def __init__(self) -> None:
+        self.numbers = StreamNumbers()
+        self.current: Stream | None = None
+        """Of the generation that speaks; None before the first one and between two."""
+        self.standby: Stream | None = None
+        """Of the next generation, which is open and waits to take over."""
+
+    def is_current(self, ready: OwnerReady) -> bool:
+        """Whether a signal comes from the owner of the current stream."""
+        return self.current is not None and self.current.is_owned_by(ready)
+
+    def is_current_session(self, provider_session_id: str) -> bool:
+        """Whether the current stream is that of this LiveAvatar session."""
+        current = self.current
+        return current is not None and current.started.provider_session_id == provider_session_id
+
+    def accept_standby(self, ready: OwnerReady) -> bool:
+        """Keep a signal of the standby stream's owner; False if it comes from another owner."""
+        if self.standby is None or not self.standby.is_owned_by(ready):
+            return False
+        self.standby.ready = ready
+        return True
+
+    def issued(self, epoch: Epoch) -> bool:
+        """Whether an owner of this session can have had this epoch."""
+        return self.numbers.issued(epoch)
+
+    def replace_owner(self) -> None:
+        """Start the current stream's next activity, so that another owner takes over."""
+        if self.current is not None:
+            self.current.replace()

@@ -200,7 +200,7 @@ async def test_a_start_that_lands_after_its_stop_is_looked_after_again(
 ) -> None:
     """Nobody comes back who knows of it: LiveAvatar's books are asked again while they do not say
     that it is over."""
-    monkeypatch.setattr(options, "DOUBT_PAUSES", (timedelta(seconds=2), timedelta(seconds=4)))
+    monkeypatch.setattr(options, "LOST_START_PAUSES", (timedelta(seconds=2), timedelta(seconds=4)))
     monkeypatch.setitem(options.START_CALL, "start_to_close_timeout", timedelta(seconds=3))
     with relayed.liveavatar.hold(START, times=1) as hold:
         session = await relayed.begin()
