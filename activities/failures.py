@@ -48,7 +48,7 @@ def retry_after(error: LiteError) -> timedelta | None:
 
 
 def limit_delay(error: LiteError) -> timedelta | None:
-    """Pause before the next call after HTTP 429; None for every other error.
+    """Pause before the next call at a LiveAvatar limit (403 code 4003, 429); None: no limit.
 
     The plan's concurrency limit is reached, or there were too many calls: LiveAvatar did nothing
     and bills nothing, so the call may be repeated.

@@ -68,7 +68,11 @@ class JanitorSweep:
             self.problems.append(problem)
 
 
-async def with_retries(request: Callable[[], Awaitable[Result]]) -> Result:
+async def with_retries(
+    request: Callable[[], Awaitable[Result]],
+    *,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Result:
     """Make an idempotent request to LiveAvatar, with retries where a retry can help.
 
     Raises:
@@ -89,7 +93,7 @@ async def with_retries(request: Callable[[], Awaitable[Result]]) -> Result:
             if isinstance(error, ApiError) and error.retry_after_s:
                 pause_s = error.retry_after_s
         if number < MAX_ATTEMPTS:
-            await asyncio.sleep(min(pause_s, MAX_PAUSE_S))
+            await sleep(min(pause_s, MAX_PAUSE_S))
     raise StatusUnknown(problem)
 
 

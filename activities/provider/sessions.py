@@ -110,7 +110,7 @@ class ProviderActivities:
 
     @activity.defn(name=names.ACTIVITY_START_SESSION)
     async def start_session(self, step: StartSession) -> SessionStarted:
-        """Start billing for a minted session; after HTTP 429, ask again for ``patience_s``.
+        """Start billing for a minted session; at a limit, ask again for ``patience_s``.
 
         Raises:
             StartOutcomeUnknown: the reply was lost; the session may be live and must be stopped

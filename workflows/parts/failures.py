@@ -26,7 +26,7 @@ LIMIT_WAITS: Final = {
     "ConcurrencyLimit": "a free LiveAvatar session: the plan's limit is reached",
     "RateLimited": "LiveAvatar's rate limit: there were too many calls",
 }
-"""LiveAvatar's two HTTP 429 answers, by failure type, and what a waiting call waits for."""
+"""What a call waits for at LiveAvatar's two limits (403 code 4003, and 429), by failure type."""
 
 
 def failure_of(error: ActivityError) -> Failure:
@@ -111,7 +111,7 @@ def retry_delay(error: ActivityError) -> timedelta | None:
 
 
 def limit_waited_for(error: ActivityError) -> str | None:
-    """The LiveAvatar limit (HTTP 429) that a call must wait for; None for every other failure."""
+    """The LiveAvatar limit that a call must wait for, in words; None for every other failure."""
     if retry_delay(error) is None:
         return None
     return LIMIT_WAITS.get(failure_of(error).type)

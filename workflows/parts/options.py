@@ -51,7 +51,7 @@ START_CALL: Final = ActivityConfig(
     cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 )
 """``/start``: longer than the call's own limit of 20 s plus ``LIMIT_WAIT``. The workflow retries,
-and only while it is certain that nothing was billed (429, no connection)."""
+and only while it is certain that nothing was billed (a limit, no connection)."""
 START_TRIES: Final = 4
 START_PAUSE: Final = timedelta(milliseconds=500)
 """Before the second attempt when LiveAvatar cannot be reached; doubled each time."""

@@ -1,7 +1,7 @@
 """Opens the session's generations: creates the room, mints a token, starts the LiveAvatar session.
 
-Decides what a failed start means, and where an HTTP 429 becomes a wait. Knows nothing of commands
-and owners.
+Decides what a failed start means, and turns LiveAvatar's limits (429 rate limit, 403 concurrency
+limit) into waits. Knows nothing of commands and owners.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Provisioning:
 
         Args:
             request: the session's request.
-            wait_at_limit: wait while LiveAvatar's limits (HTTP 429) allow no further session.
+            wait_at_limit: wait while LiveAvatar's limits allow no further session.
 
         Raises:
             ActivityError: LiveAvatar or LiveKit refused, or did not answer in time.
@@ -132,7 +132,7 @@ class Provisioning:
         )
 
     async def _mint(self, request: SessionRequest, *, wait_at_limit: bool) -> MintedSession:
-        """Mint a session token; again after HTTP 429."""
+        """Mint a session token; again while LiveAvatar's rate limit refuses."""
         self._check_not_ending()
         self._record.begin_step(SessionState.MINTING)
         pause = options.MINT_PAUSE
@@ -156,7 +156,7 @@ class Provisioning:
                 return minted
 
     def _show_limit_wait(self, error: ActivityError) -> bool:
-        """Show the limit (HTTP 429) that a call waits for; False for every other failure."""
+        """Show the LiveAvatar limit that a call waits for; False for every other failure."""
         limit = limit_waited_for(error)
         if limit is None:
             return False
@@ -169,7 +169,7 @@ class Provisioning:
     ) -> SessionStarted:
         """Start; again where nothing was billed and a retry can succeed.
 
-        The wait after HTTP 429 lasts until the session's start timeout. It happens inside the
+        The wait at a limit lasts until the session's start timeout. It happens inside the
         activity, where it adds no events. Only the first attempt does not wait, so that the
         workflow can show the wait immediately.
         """
