@@ -27,6 +27,8 @@ import avatar_sessions.errors
 import liveavatar_lite.errors
 from avatar_sessions.cli.main import _parser as avatar_sessions_parser
 from avatar_sessions.settings import ClientSettings
+from bench.__main__ import _parser as bench_parser
+from chaos.__main__ import _parser as chaos_parser
 from deploy.local.settings import ROOT, LocalSettings
 from liveavatar_simulator.cli import _parser as simulator_parser
 from liveavatar_simulator.settings import SimulatorSettings
@@ -162,11 +164,15 @@ def cli_page() -> str:
         " [Run](../operate/run.md).",
         *_program(avatar_sessions_parser()),
         *_program(simulator_parser()),
+        "## In a checkout",
+        "`make bench ARGS=…` and `make chaos ARGS=…` pass their arguments to these programs.",
+        *_program(bench_parser(), level="###"),
+        *_program(chaos_parser(), level="###"),
     )
 
 
-def _program(parser: argparse.ArgumentParser) -> Iterator[str]:
-    yield f"## `{parser.prog}`"
+def _program(parser: argparse.ArgumentParser, level: str = "##") -> Iterator[str]:
+    yield f"{level} `{parser.prog}`"
     yield from _command(parser)
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -217,9 +223,9 @@ def errors_page() -> str:
     """The trees of errors."""
     return _page(
         "Errors",
-        "All errors of the client stand in one tree, all errors of the LITE library in another."
-        " Neither package raises anything else on purpose, except `ValueError` and `TypeError` for"
-        " arguments that can never work.",
+        "The client's errors form one tree, the LITE library's another. On purpose, neither package"
+        " raises anything else, except `ValueError` or `TypeError` for an argument that can never"
+        " work.",
         "## `avatar_sessions.errors`",
         *_tree(avatar_sessions.errors, "AvatarSessionsError"),
         "## `liveavatar_lite.errors`",

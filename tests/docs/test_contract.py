@@ -1,4 +1,4 @@
-"""docs/reference/contract.md is what another language's backend goes by: it is run and compared."""
+"""docs/reference/contract.md serves backends in other languages: it is run and compared."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from deploy.local.temporal import TemporalServer
 DOC = (ROOT / "docs" / "reference" / "contract.md").read_text()
 COMMAND_TIMEOUT_S = 40.0
 BUILD_TIMEOUT_S = 180.0
-# What these share stands in the table of CommandBase.
+# The fields that they share are in the table of CommandBase.
 COMMANDS = (
     messages.Speak,
     messages.Interrupt,
@@ -49,13 +49,13 @@ def blocks(mark: str, language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    """Every marked shell command, in order; the page tells one story from start to end."""
+    """Every marked shell command, in order; the page follows one session from start to end."""
     return [part for block in blocks("contract", "bash") for part in block.strip().split("\n\n")]
 
 
 def documented_models() -> list[type[BaseModel]]:
-    told = [getattr(messages, name, None) for name in re.findall(r"^### `(\w+)`$", DOC, re.M)]
-    return [one for one in told if isinstance(one, type) and issubclass(one, BaseModel)]
+    named = [getattr(messages, name, None) for name in re.findall(r"^### `(\w+)`$", DOC, re.M)]
+    return [one for one in named if isinstance(one, type) and issubclass(one, BaseModel)]
 
 
 def table_under(heading: str) -> list[str]:
@@ -117,7 +117,7 @@ def without_nulls(value: Any) -> Any:
     return value
 
 
-async def test_the_commands_tell_a_session_from_start_to_end(
+async def test_the_commands_run_a_session_from_start_to_end(
     environment: Mapping[str, str], seal: Seal
 ) -> None:
     shown = {command: await shell(command, environment) for command in commands()}
@@ -142,11 +142,11 @@ async def test_the_commands_tell_a_session_from_start_to_end(
     assert other.end_reason is EndReason.CANCELLED
 
 
-def test_every_message_is_told_with_exactly_its_fields() -> None:
-    told = {model: table_under(f"`{model.__name__}`") for model in documented_models()}
+def test_every_message_has_exactly_its_fields() -> None:
+    tables = {model: table_under(f"`{model.__name__}`") for model in documented_models()}
 
     base = list(messages.CommandBase.model_fields)
-    for model, fields in told.items():
+    for model, fields in tables.items():
         own = [field for field in model.model_fields if model not in COMMANDS or field not in base]
         assert sorted(fields) == sorted(own), model.__name__
     public = {
@@ -156,7 +156,7 @@ def test_every_message_is_told_with_exactly_its_fields() -> None:
         and issubclass(model, messages.Incoming | messages.Outgoing)
         and model not in (messages.Incoming, messages.Outgoing)
     }
-    assert {model.__name__ for model in public} == {model.__name__ for model in told}
+    assert {model.__name__ for model in public} == {model.__name__ for model in tables}
 
 
 def test_the_table_of_states_has_the_transitions_of_the_code() -> None:
@@ -167,7 +167,7 @@ def test_the_table_of_states_has_the_transitions_of_the_code() -> None:
     assert drawn == {(one, other) for one, others in TRANSITIONS.items() for other in others}
 
 
-def test_every_name_outcome_and_reason_is_told() -> None:
+def test_every_name_outcome_and_reason_is_listed() -> None:
     table = dict(re.findall(r"^\| `(\w+)` \| (ENDED|FAILED) \|", DOC, re.M))
 
     assert table == {reason.value: reason.final_state.value for reason in EndReason}

@@ -18,7 +18,7 @@ README_LINES = 120
 def test_a_code_block_is_run_or_says_why_not(block: CodeBlock) -> None:
     assert block.language, f"{block}: name the language; `text` for a figure"
     assert block.run or block.not_run, (
-        f"{block}: neither `<!-- run: NAME -->` nor `<!-- not run: REASON -->` stands above it"
+        f"{block}: neither `<!-- run: NAME -->` nor `<!-- not run: REASON -->` is above it"
     )
 
 

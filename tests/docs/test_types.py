@@ -40,7 +40,7 @@ def test_python_blocks_pass_strict_type_checks(tmp_path: Path) -> None:
         check=False,
     )
 
-    told = checked.stdout
+    output = checked.stdout
     for name, block_name in names.items():
-        told = told.replace(name, block_name)
-    assert checked.returncode == 0, told + checked.stderr
+        output = output.replace(name, block_name)
+    assert checked.returncode == 0, output + checked.stderr
