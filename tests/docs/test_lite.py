@@ -52,13 +52,8 @@ async def test_the_example_plays_a_file_and_stops_the_session(tmp_path: Path) ->
         if length := re.search(r"content-length: (\d+)", head, re.IGNORECASE):
             await reader.readexactly(int(length.group(1)))
         calls.append(head.split()[1])
-<<<<<<< HEAD
         data = {"session_id": "s-1", "session_token": "fake", "ws_url": ws_url}
         body = json.dumps({"code": 1000, "data": data, "message": "ok"}).encode()
-=======
-        reply = {"session_id": "s-1", "session_token": "fake", "ws_url": ws_url}
-        body = json.dumps({"code": 1000, "data": reply, "message": "ok"}).encode()
->>>>>>> 277f41b (docs: answer where things are, list every command line)
         lines = f"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
         writer.write(lines.encode() + body)
         await writer.drain()
