@@ -34,10 +34,21 @@ from tests.support.shared_servers import Addresses, SharedServers
 if TYPE_CHECKING:  # pytest-xdist's classes, for its hooks
     from xdist.workermanage import WorkerController
 
-PROCESSES: Final = 6
+PROCESSES: Final = 5
 """How many processes run the whole suite: on two cores, more add contention and no speed."""
+FAST_PROCESSES: Final = 3
+"""The same for `--fast`, where more of a test is computing."""
 SERVERS: Final = frozenset({"temporal", "livekit"})
 NOT_FAST: Final = SERVERS | {"chromium"}
+GROUPS: Final = (
+    ("rows", "chaos"),  # one run of the chosen faults, whose results its tests look at
+    ("chromium", "browser"),
+    ("product", "examples"),
+)
+"""A fixture, and the group of the tests that use it: a group runs in one process, one by one. These
+fixtures take much of the machine; two of the same kind side by side would slow each other down."""
+GROUP_OF_FOLDER: Final = {"demo": "demo", "avatar_sessions": "client"}
+"""The same for a folder's tests that need a server."""
 RUNS_KEPT: Final = 5
 AFTER_LAST_WORKER_S: Final = 0.5
 """A process whose Temporal worker has just shut down can die at interpreter exit (measured: 3 of
@@ -67,7 +78,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """`-n auto`: several processes for the whole suite, none for chosen files."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    return PROCESSES if whole and not config.option.collectonly else 0
+    if not whole or config.option.collectonly:
+        return 0
+    return FAST_PROCESSES if config.getoption("--fast") else PROCESSES
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
@@ -78,7 +91,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if _is_fast(item)]
     if hasattr(config, "workerinput"):
+        for item in items:
+            group = _group(item)
+            if group is not None:
+                item.add_marker(pytest.mark.xdist_group(group))
         items.sort(key=_rank)
+
+
+def _group(item: pytest.Item) -> str | None:
+    needs = set(getattr(item, "fixturenames", ()))
+    for fixture, group in GROUPS:
+        if fixture in needs:
+            return group
+    folder = item.path.relative_to(ROOT / "tests").parts[0]
+    return GROUP_OF_FOLDER.get(folder) if needs & NOT_FAST else None
 
 
 def _is_fast(item: pytest.Item) -> bool:
@@ -87,7 +113,9 @@ def _is_fast(item: pytest.Item) -> bool:
 
 
 def _rank(item: pytest.Item) -> float:
-    """Sort key: by time limit, the longest first; tests without a server last."""
+    """Sort key: groups, then the longest time limits; tests without a server last."""
+    if item.get_closest_marker("xdist_group") is not None:
+        return -1000.0
     limit = item.get_closest_marker("timeout")
     seconds = float(limit.args[0]) if limit is not None else 60.0
     return -seconds if not _is_fast(item) else 0.0
