@@ -53,7 +53,7 @@ class AvatarJanitor:
             ApplicationError: the input is not a ``JanitorRound``.
             ActivityError: no janitor completed the round.
         """
-        request = _validated(inputs)
+        request = validated(inputs)
         finding = await execute(
             names.ACTIVITY_REAP,
             request,
@@ -63,11 +63,16 @@ class AvatarJanitor:
             if request.dry_run
             else "stop sessions and delete rooms of closed workflows",
         )
-        workflow.set_current_details(_details(finding))
+        workflow.set_current_details(details_of(finding))
         return finding
 
 
-def _validated(inputs: tuple[Any, ...]) -> JanitorRound:
+def validated(inputs: tuple[Any, ...]) -> JanitorRound:
+    """The round that the workflow's input asks for.
+
+    Raises:
+        ApplicationError: the input is not a ``JanitorRound``.
+    """
     try:
         return JanitorRound.model_validate(one_message(inputs))
     except ValueError as error:
@@ -76,7 +81,8 @@ def _validated(inputs: tuple[Any, ...]) -> JanitorRound:
         raise ApplicationError(problem, type="InvalidRound", non_retryable=True) from None
 
 
-def _details(finding: JanitorFinding) -> str:
+def details_of(finding: JanitorFinding) -> str:
+    """What the workflow's page shows of a round, as Markdown."""
     totals = finding.totals
     acted = totals.count(*ACTED)
     lines = [

@@ -15,7 +15,7 @@ the owner suspect, a direct probe decides.
 ::
 
     PRESENT ──────► SUSPECTED ──────► PROBED ──────► REPLACED ──────► SUCCESSOR AWAITED
-       ▲            suspect()         _probe()       _replace()       _call_another()
+       ▲            suspect()         probe()        _replace()       _call_another()
        │            mark_unreachable()   │           on_drain()           │       │
        │                                 │                                │       │
        └──────── answer: LIVE ◄──────────┘                                │       ▼
@@ -36,7 +36,7 @@ the owner suspect, a direct probe decides.
 * SUCCESSOR AWAITED: the successor connects and signals ``owner_ready`` with a later epoch. A
   stopped process (SIGSTOP) still has open polls and may be handed the new task, so another
   successor is called after ``SUCCESSOR_TIMEOUT`` (1 s if the owner took the probe, which suggests
-  a stopped process; otherwise 3 s), doubled each time so that a slow one is not cut off for ever.
+  a stopped process; otherwise 3 s). The time doubles, so that a slow successor can finish.
 
 A process that dies while the avatar speaks, in seconds::
 
@@ -47,8 +47,9 @@ A process that dies while the avatar speaks, in seconds::
     0.8  stream_audio scheduled again                  SUCCESSOR AWAITED
     1.2  owner_ready from another process, epoch 2.1   PRESENT, LIVE
 
-An owner that stays unreachable is probed again after 1, 2, 4 and then each 5 seconds, for as long
-as the session is RECOVERING. After 180 seconds the session ends with ``connection_failed``.
+While the session is RECOVERING, `recover` looks again after 1, 2, 4 and then every 5 seconds: it
+probes an owner that was not replaced, and calls another successor if the last one is overdue. After
+180 seconds the session ends with ``connection_failed``.
 """
 
 from __future__ import annotations
