@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -18,12 +17,6 @@ from liveavatar_lite import BadAudio
 from tests.support.fake_ingress import FakeIngress
 from tests.support.live_speech import SECOND, live_to, speech
 from tests.support.waiting import until
-
-
-@pytest.fixture
-async def ingress() -> AsyncIterator[FakeIngress]:
-    async with FakeIngress() as ingress:
-        yield ingress
 
 
 async def test_a_thread_speaks_and_gets_the_report(ingress: FakeIngress) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from http import HTTPStatus
 
 import pytest
@@ -22,19 +21,6 @@ from avatar_sessions.contract.live_dialect import CloseCode
 from tests.support.fake_ingress import FakeIngress, FakeOwners
 from tests.support.live_speech import SECOND, live_to, speech
 from tests.support.waiting import until
-
-
-@pytest.fixture
-async def ingress() -> AsyncIterator[FakeIngress]:
-    async with FakeIngress() as ingress:
-        yield ingress
-
-
-@pytest.fixture
-async def successor() -> AsyncIterator[FakeIngress]:
-    async with FakeIngress(epoch=(1, 2)) as successor:
-        yield successor
-
 
 # ---------------------------------------------------------------- the same owner
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -21,12 +20,6 @@ from avatar_sessions.live.events import MAX_UNREAD_EVENTS, EventFeed
 from tests.support.fake_ingress import FakeIngress
 from tests.support.live_speech import live_to, speech
 from tests.support.waiting import until
-
-
-@pytest.fixture
-async def ingress() -> AsyncIterator[FakeIngress]:
-    async with FakeIngress() as ingress:
-        yield ingress
 
 
 async def test_readers_get_the_avatars_poses_and_the_state_of_speech(ingress: FakeIngress) -> None:

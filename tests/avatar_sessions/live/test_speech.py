@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
@@ -21,13 +20,6 @@ from liveavatar_lite import BadAudio
 from tests.support.fake_ingress import TICKET, FakeIngress
 from tests.support.live_speech import SECOND, live_to, speech
 from tests.support.waiting import until
-
-
-@pytest.fixture
-async def ingress() -> AsyncIterator[FakeIngress]:
-    async with FakeIngress() as ingress:
-        yield ingress
-
 
 # ---------------------------------------------------------------- speech
 

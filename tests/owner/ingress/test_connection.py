@@ -8,25 +8,17 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest_asyncio
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from avatar_sessions.contract.live_dialect import SUBPROTOCOL, LiveBegin
-from liveavatar_simulator import LiveAvatarSimulator
 from owner.ingress.server import IngressServer, IngressSettings
 from owner.ingress.tickets import Tickets
 from owner.live_queue import MAX_OPEN
 from owner.registry import SessionRegistry
-from tests.owner.conftest import OwnerUnderTest, owner_of, simulator_settings
+from tests.owner.conftest import OwnerUnderTest
 
 PCM = bytes(4_800)
-
-
-@pytest_asyncio.fixture
-async def owner() -> AsyncIterator[OwnerUnderTest]:
-    async with LiveAvatarSimulator(simulator_settings()) as simulator, owner_of(simulator) as owner:
-        yield owner
 
 
 @contextlib.asynccontextmanager

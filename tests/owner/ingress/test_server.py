@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-import pytest_asyncio
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
 
 from avatar_sessions.contract.activities import Epoch
-from liveavatar_simulator import LiveAvatarSimulator
 from owner.ingress.server import MAX_SPEAKERS, IngressServer, IngressSettings
 from owner.ingress.tickets import Tickets
 from owner.registry import SessionRegistry
-from tests.owner.conftest import OwnerUnderTest, owner_of, simulator_settings
+from tests.owner.conftest import OwnerUnderTest
 
 TTL_S = 60.0
 
@@ -25,12 +23,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
-
-
-@pytest_asyncio.fixture
-async def owner() -> AsyncIterator[OwnerUnderTest]:
-    async with LiveAvatarSimulator(simulator_settings()) as simulator, owner_of(simulator) as owner:
-        yield owner
 
 
 @contextlib.asynccontextmanager
