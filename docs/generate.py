@@ -187,13 +187,13 @@ def _program(parser: argparse.ArgumentParser, level: str = "##") -> Iterator[str
 def _command(parser: argparse.ArgumentParser) -> Iterator[str]:
     if parser.description is not None:
         yield _prose(parser.description)
-    rows = [
-        f"| {_words(action)} | {_meaning(action)} |"
+    lines = [
+        _wrapped(f"- {_words(action)}{_meaning(action)}", "  ")
         for action in parser._actions
         if not isinstance(action, argparse._SubParsersAction | argparse._HelpAction)
     ]
-    if rows:
-        yield "\n".join(["| argument | meaning |", "| --- | --- |", *rows])
+    if lines:
+        yield "\n".join(lines)
 
 
 def _words(action: argparse.Action) -> str:
@@ -207,13 +207,13 @@ def _words(action: argparse.Action) -> str:
     value = value or action.dest.upper()
     if action.nargs == "?":
         value = f"[{value}]"
-    shown = ", ".join(f"`{word} {value}`" for word in action.option_strings)
-    return shown.replace("|", r"\|")
+    return ", ".join(f"`{word} {value}`" for word in action.option_strings)
 
 
 def _meaning(action: argparse.Action) -> str:
     needed = "required" if action.option_strings and action.required else ""
-    return ". ".join(part for part in (action.help or "", needed) if part).replace("|", r"\|")
+    parts = [part for part in (action.help or "", needed) if part]
+    return f": {'; '.join(parts)}" if parts else ""
 
 
 # -------------------------------------------------------------------------------- errors

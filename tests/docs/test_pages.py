@@ -11,6 +11,8 @@ from deploy.local.settings import ROOT
 from tests.support.markdown import CodeBlock, code_blocks, pages
 
 MAX_WIDTH = 120
+MAX_ROW_WIDTH = 250
+"""Of a table: a longer row cannot be read in a diff, and is a list."""
 README_LINES = 120
 
 
@@ -49,7 +51,8 @@ def test_prose_is_at_most_120_characters_wide(page: Path) -> None:
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
         if line.lstrip().startswith("```"):
             inside = not inside
-        if not inside and not line.startswith("|") and len(line) > MAX_WIDTH:
+        limit = MAX_ROW_WIDTH if line.startswith("|") else MAX_WIDTH
+        if not inside and len(line) > limit:
             wide.append(f"{page.relative_to(ROOT)}:{number}")
     assert wide == []
 

@@ -67,12 +67,12 @@ def _blocks_of(path: Path) -> Iterator[CodeBlock]:
         if fence["language"] == "text":
             continue
         comment = _COMMENT.search(text, 0, fence.start())
-        kind, told = (comment["kind"], comment["text"]) if comment else ("", "")
+        kind, remark = (comment["kind"], comment["text"]) if comment else ("", "")
         yield CodeBlock(
             path=path,
             line=text.count("\n", 0, fence.start()) + 1,
             language=fence["language"],
             body=textwrap.dedent(fence["body"]),
-            run=told if kind == "run" else None,
-            not_run=told if kind == "not run" else None,
+            run=remark if kind == "run" else None,
+            not_run=remark if kind == "not run" else None,
         )
