@@ -1,4 +1,4 @@
-"""The client's world: its own namespace, real workers, the simulator, a real LiveKit server."""
+"""Fixtures of the client: workers in their own namespace, a simulator, a real LiveKit server."""
 
 from __future__ import annotations
 
@@ -16,21 +16,16 @@ from temporalio.client import Client
 from avatar_sessions import AvatarSessions, Seal, SessionRequest
 from deploy.local.livekit import LiveKitServer
 from deploy.local.temporal import TemporalServer
-from liveavatar_lite import WAYNE_AVATAR_ID, LiveAvatar
+from liveavatar_lite import LiveAvatar
 from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
 from liveavatar_simulator.faults import Faults
+from tests.support.sandbox import LONG_MS, SHORT_MS, wanted
 from tests.support.secret_scan import remember
 from workers.process import running_worker_set
 from workers.settings import WorkerSettings
 from workers.wiring import Role, worker_set_for
 
 API_KEY = "obviously-fake-liveavatar-key"
-SHORT_MS, LONG_MS = 200, 30_000
-
-
-def wanted(**fields: object) -> SessionRequest:
-    """A request for the sandbox's avatar."""
-    return SessionRequest.model_validate({"avatar_id": WAYNE_AVATAR_ID, "sandbox": True, **fields})
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,7 @@ import contextlib
 import os
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +15,8 @@ import pytest
 import pytest_asyncio
 import soundfile
 import soxr
-from pydantic import SecretStr
 
-from avatar_sessions import AvatarSessions, OwnRoom, Seal, Session
+from avatar_sessions import AvatarSessions, Seal, Session
 from deploy.local.livekit import LiveKitServer
 from deploy.local.settings import ROOT
 from deploy.local.temporal import TemporalServer
@@ -28,29 +25,9 @@ from examples.voice.endpointing import Pcm
 from liveavatar_simulator import LiveAvatarSimulator
 from tests.support.browser import browser, livekit_client, playwright  # noqa: F401 (fixtures)
 from tests.support.person import RATE_HZ
-from tests.support.platform import API_KEY, running_workers, simulator_settings, wayne
+from tests.support.platform import API_KEY, running_workers, simulator_settings
+from tests.support.product import Product, RunningAgent, StartAgent, worker_settings
 from tests.support.secret_scan import remember
-from tests.support.waiting import until
-from workers.settings import WorkerSettings
-
-
-@dataclass
-class Product:
-    """Temporal, LiveKit, the simulator and a worker, with a namespace of their own."""
-
-    sessions: AvatarSessions
-    environment: dict[str, str]
-    """What leads another process to them."""
-    logs: Path
-    simulator: LiveAvatarSimulator
-
-    async def open(self) -> Session:
-        """A live session in a room of our own."""
-        session = await self.sessions.start(
-            f"echo-{uuid.uuid4().hex[:8]}", wayne(sandbox=False, room=OwnRoom())
-        )
-        await session.attach()
-        return session
 
 
 @pytest_asyncio.fixture(scope="session")
@@ -73,49 +50,8 @@ async def product(
             yield Product(sessions, environment, run_folder, simulator)
 
 
-def worker_settings(
-    simulator: LiveAvatarSimulator, livekit: LiveKitServer, key: SecretStr
-) -> WorkerSettings:
-    return WorkerSettings.model_validate(
-        {
-            "LIVEAVATAR_API_KEY": API_KEY,
-            "LIVEAVATAR_API_URL": simulator.url,
-            "LIVEKIT_URL": livekit.url,
-            "LIVEKIT_API_KEY": livekit.api_key,
-            "LIVEKIT_API_SECRET": livekit.api_secret,
-            "AVATAR_SESSIONS_SEAL_KEYS": key.get_secret_value(),
-            "AVATAR_SESSIONS_DRAIN_TIMEOUT_S": 5,
-        }
-    )
-
-
-class RunningAgent:
-    """The agent in a process of its own."""
-
-    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
-        self.process = process
-        self._log = log
-
-    @property
-    def told(self) -> str:
-        """What it has said so far."""
-        return self._log.read_text()
-
-    async def until(self, words: str) -> None:
-        """Wait until it has said these words."""
-        await until(lambda: words in self.told or self.process.returncode is not None)
-        assert words in self.told, self.told
-
-    async def ended(self) -> int:
-        """Wait for its end: the exit status."""
-        return await asyncio.wait_for(self.process.wait(), 20)
-
-
-Start = Callable[[str], AbstractAsyncContextManager[RunningAgent]]
-
-
 @pytest.fixture
-def start_agent(product: Product) -> Start:
+def start_agent(product: Product) -> StartAgent:
     """Starts agents as the documentation says; whatever a test leaves running is ended."""
 
     @contextlib.asynccontextmanager
@@ -148,7 +84,7 @@ async def session(product: Product) -> AsyncIterator[Session]:
 
 
 @pytest_asyncio.fixture
-async def agent(session: Session, start_agent: Start) -> AsyncIterator[RunningAgent]:
+async def agent(session: Session, start_agent: StartAgent) -> AsyncIterator[RunningAgent]:
     """The agent in that session, listening."""
     async with start_agent(session.key) as agent:
         await agent.until(READY)

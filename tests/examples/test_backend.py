@@ -18,8 +18,8 @@ from deploy.local.settings import ROOT
 from examples.backend.caller import MAX_BODY_BYTES
 from examples.backend.lines import MAX_SAYINGS, Lines
 from examples.local_tts import ToneTts
-from tests.examples.conftest import Product
 from tests.support.backend_server import BackendCaller, RunningBackend, backend
+from tests.support.product import Product
 from tests.support.speech_server import SpeechServer, refuses, speaks, speech_server
 from tests.support.waiting import until
 

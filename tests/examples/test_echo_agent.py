@@ -12,8 +12,8 @@ import pytest
 from avatar_sessions import Session, UtteranceOutcome
 from deploy.local.settings import ROOT
 from examples.voice.endpointing import Pcm
-from tests.examples.conftest import Product, RunningAgent, Start
 from tests.support.person import RATE_HZ, likeness, person_in
+from tests.support.product import Product, RunningAgent, StartAgent
 from tests.support.waiting import until
 
 
@@ -27,7 +27,7 @@ async def test_what_a_person_says_is_said_back_by_the_avatar_and_nothing_else_is
         await agent.until("ada was answered: completed")
         await until(lambda: not ada.hears_now)
         ada.say(second)
-        await until(lambda: agent.told.count("ada was answered: completed") == 2)
+        await until(lambda: agent.logged.count("ada was answered: completed") == 2)
         await until(lambda: likeness(second, ada.heard) > 0.9)
 
         assert likeness(first, ada.heard) > 0.9
@@ -92,7 +92,7 @@ async def test_it_goes_when_it_is_asked_to_and_leaves_the_session_alone(
     agent.process.send_signal(sign)
 
     assert await agent.ended() == 0
-    assert "Traceback" not in agent.told
+    assert "Traceback" not in agent.logged
     assert (await session.status()).state == "LIVE"
 
 
@@ -100,29 +100,29 @@ async def test_it_goes_with_the_session(session: Session, agent: RunningAgent) -
     await session.end()
 
     assert await agent.ended() == 0
-    assert "the session is over: requested" in agent.told
-    assert "Traceback" not in agent.told
+    assert "the session is over: requested" in agent.logged
+    assert "Traceback" not in agent.logged
 
 
 async def test_a_second_agent_takes_the_place_of_the_first(
-    session: Session, agent: RunningAgent, start_agent: Start
+    session: Session, agent: RunningAgent, start_agent: StartAgent
 ) -> None:
     async with start_agent(session.key) as second:
         await second.until("echo agent listening")
 
         assert await agent.ended() == 1
-        assert "another agent has joined this session's room" in agent.told
-        assert "Traceback" not in agent.told
+        assert "another agent has joined this session's room" in agent.logged
+        assert "Traceback" not in agent.logged
 
 
 async def test_a_session_that_is_not_there_is_told_in_a_sentence(
-    product: Product, start_agent: Start
+    product: Product, start_agent: StartAgent
 ) -> None:
     async with start_agent("no-such-session") as agent:
         assert await agent.ended() == 1
 
-    assert "there is no session 'no-such-session'" in agent.told
-    assert "Traceback" not in agent.told
+    assert "there is no session 'no-such-session'" in agent.logged
+    assert "Traceback" not in agent.logged
 
 
 def test_the_agent_leaves_without_the_interpreters_teardown() -> None:
