@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,22 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     named = re.findall(rf"`((?:{rooms})/[\w./-]*)`", page.read_text(encoding="utf-8"))
     made_later = {"bench/report.json", "viewer/static/node_modules"}
     assert [n for n in named if n not in made_later and not (ROOT / n).exists()] == []
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_names_that_a_page_uses_are_in_the_code(page: Path) -> None:
+    """Classes were renamed once, and pages went on with the old names."""
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"`(?:\w+\.)*([A-Z][a-z]+(?:[A-Z][a-z]+)+)(?:\(.*?\)|\.\w+)*`", text))
+    of_temporal = {"AllowDuplicate", "TerminateExisting", "TerminateIfRunning", "UseExisting"}
+    assert named - of_temporal - _words_of_the_code() == set()
+
+
+@cache
+def _words_of_the_code() -> frozenset[str]:
+    rooms = [folder for folder in ROOT.iterdir() if (folder / "__init__.py").exists()]
+    sources = [path for room in rooms for path in room.rglob("*.py")]
+    sources += (ROOT / "viewer" / "static").glob("*.js")
+    return frozenset(
+        word for path in sources for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))
+    )
