@@ -10,7 +10,8 @@ ARGS ?=
 help:
 	@echo 'make demo          run the whole system here and watch an avatar session live'
 	@echo '                   ARGS="--once --report FILE", ARGS=--real, AUDIO=speech.wav'
-	@echo 'make test          run every test (ARGS="tests/liveavatar_lite -k pacer" for some)'
+	@echo 'make test          run every test; ARGS=--fast: those that need no server;'
+	@echo '                   ARGS="tests/liveavatar_lite -k pacer": some'
 	@echo 'make test-lowest   the tests without servers, with the lowest versions pyproject.toml admits'
 	@echo 'make test-pythons  the same with the pinned versions, on each Python found (PYTHONS="a b")'
 	@echo 'make lint          formatting, lint, types, import rules, documentation'
@@ -27,7 +28,7 @@ help:
 demo: setup web
 	@$(PY) -m demo $(ARGS)
 
-test: setup web servers
+test: setup web $(if $(findstring --fast,$(ARGS)),,servers)
 	@$(PY) -m pytest $(ARGS)
 
 test-lowest:

@@ -31,7 +31,7 @@ from deploy.local.console import ProgressLine
 from deploy.local.errors import BuildFailed, LocalError, ServerUnavailable
 from deploy.local.settings import LocalSettings
 
-HERE = Path(__file__).resolve().parent
+GO_MODULES = Path(__file__).resolve().parent / "go"
 
 BUILD_TIMEOUT_S = 1800.0
 GO_QUIET_S = 5.0
@@ -78,7 +78,7 @@ TEMPORAL = GoServer(
     binary="temporal",
     module="github.com/temporalio/cli",
     package="github.com/temporalio/cli/cmd/temporal",
-    folder=HERE / "temporal",
+    folder=GO_MODULES / "temporal",
     install_hint="`brew install temporal`, or https://docs.temporal.io/cli/setup-cli",
 )
 LIVEKIT = GoServer(
@@ -86,7 +86,7 @@ LIVEKIT = GoServer(
     binary="livekit-server",
     module="github.com/livekit/livekit-server",
     package="github.com/livekit/livekit-server/cmd/server",
-    folder=HERE / "livekit",
+    folder=GO_MODULES / "livekit",
     install_hint="`brew install livekit`, or `curl -sSL https://get.livekit.io | bash` on Linux",
 )
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Sets up the checkout; called by the Makefile as `setup.sh python|web|requirements`.
-# Does nothing, fast, when its stamp says that these very pins are installed already. A stamp is
-# removed before work begins and written after all of it succeeded.
+# Returns fast when its stamp shows that these very pins are installed. A stamp is removed before work
+# begins and written after all of it has succeeded.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -22,8 +22,8 @@ find_python() {
     exit 1
 }
 
-# with_progress LOG LABEL PATTERN COMMAND...: runs the command into LOG; meanwhile says how many
-# of its lines match PATTERN, and for how long it has been at it; on failure shows LOG's end.
+# with_progress LOG LABEL PATTERN COMMAND...: runs the command with its output in LOG; meanwhile shows
+# how many of its lines match PATTERN, and the seconds; on failure shows the end of LOG.
 with_progress() {
     log=$1 label=$2 pattern=$3
     shift 3
@@ -47,7 +47,7 @@ with_progress() {
     trap - INT TERM HUP
     if [ $status -ne 0 ]; then
         tail -n 15 "$log" >&2
-        echo "error: that failed; the lines above say why, all of them are in $log." >&2
+        echo "error: this step failed; the lines above show the end of $log." >&2
         exit 1
     fi
 }
@@ -60,10 +60,10 @@ setup_python() {
     echo "Setting up .venv with Python $version" >&2
     mkdir -p .run
     rm -f .venv/stamp-*
-    # An environment whose interpreter is gone, or too old by now, is made anew.
+    # An environment whose interpreter is missing or too old is made anew.
     if ! .venv/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         rm -rf .venv
-        # On Debian and Ubuntu this says so itself when the package python3-venv is missing.
+        # On Debian and Ubuntu the error names the package python3-venv when it is missing.
         with_progress .run/venv.log "making the environment" '^$' "$python" -m venv .venv
     fi
     with_progress .run/pip.log "installing packages" '^Collecting\|^Requirement already' \
@@ -99,7 +99,7 @@ setup_requirements() {
         if [ $file = dev ]; then
             more="--group dev"
         else
-            more="-c requirements/dev.txt" # what runs is what was tested
+            more="-c requirements/dev.txt" # production runs the versions that were tested
         fi
         # shellcheck disable=SC2086 # the words are meant to be split
         "$folder/venv/bin/uv" pip compile pyproject.toml --all-extras $more --quiet \
