@@ -261,7 +261,7 @@ class Supervisor:
         self._kill_at_once.set()
 
     async def end(self, child: Child) -> None:
-        """End one child and wait until it is gone."""
+        """End one child and wait until it has ended."""
         if child.state is not ChildState.ENDED:
             if child.state is not ChildState.ENDING:
                 child.move(ChildState.ENDING)

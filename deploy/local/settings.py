@@ -52,7 +52,7 @@ class LocalSettings(BaseSettings):
     avatar_sessions_seal_keys: SecretStr | None = None
     """Comma-separated Fernet keys, newest first. None: a new one for each run of the demo."""
 
-    # Servers that the stack starts. Zero is not allowed: other programs are told the ports.
+    # Servers that the stack starts. Not zero: other programs need to know the ports.
     temporal_port: int = Field(default=7233, ge=1, le=65535)
     """The port of the Temporal server that the stack starts."""
     temporal_ui_port: int = Field(default=8233, ge=1, le=65535)

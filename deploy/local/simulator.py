@@ -92,7 +92,7 @@ async def start_simulator(
     Raises:
         LocalError: the simulator did not start.
     """
-    assert settings.port, "port 0 could not be told to clients"
+    assert settings.port, "a client could not know the port that 0 takes"
     url = f"http://{LOOPBACK}:{settings.port}"
 
     async def ready(_: Child) -> bool:

@@ -33,7 +33,7 @@ def test_the_environment_file_is_private_sourced_by_a_shell_and_removed(
     with folder.in_use():
         folder.write_environment({"NAME": "it's $HOME"}, unset=("OTHER",), path=tmp_path)
         assert stat.S_IMODE(folder.env.stat().st_mode) == 0o600
-        told = subprocess.run(
+        ran = subprocess.run(
             ["sh", "-c", f'. {folder.env}; printf "%s|%s" "$NAME" "${{OTHER-unset}}"'],
             env={"OTHER": "old", "PATH": "/usr/bin:/bin"},
             capture_output=True,
@@ -41,5 +41,5 @@ def test_the_environment_file_is_private_sourced_by_a_shell_and_removed(
             timeout=20,
             check=True,
         )
-        assert told.stdout == "it's $HOME|unset"
+        assert ran.stdout == "it's $HOME|unset"
     assert not folder.env.exists()

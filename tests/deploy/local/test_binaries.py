@@ -1,4 +1,4 @@
-"""Servers come from the first of four places, and a build is whole or not there at all.
+"""Servers come from the first of four sources, and a build is complete or absent.
 
 The builds here are real ones, of a module small enough to compile in a second.
 """
@@ -123,7 +123,7 @@ def test_a_build_in_the_cache_is_used_even_without_go(
     assert LIVEKIT.version in str(cached)
 
 
-def test_without_go_temporal_is_left_to_its_sdk(
+def test_without_go_temporal_is_downloaded_by_its_sdk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: LocalSettings
 ) -> None:
     only_on_path(monkeypatch, tmp_path / "bin")
@@ -131,7 +131,7 @@ def test_without_go_temporal_is_left_to_its_sdk(
     assert find_temporal(settings, io.StringIO()) == SdkDownload()
 
 
-def test_without_go_livekit_is_asked_for_with_the_commands_that_install_it(
+def test_without_go_the_error_has_the_commands_that_install_livekit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: LocalSettings
 ) -> None:
     only_on_path(monkeypatch, tmp_path / "bin")
@@ -158,7 +158,7 @@ def test_a_pinned_server_is_built_once_and_then_taken_from_the_cache(tmp_path: P
 
 
 @needs_go
-def test_two_makes_at_once_build_once(tmp_path: Path) -> None:
+def test_two_builds_at_the_same_time_compile_once(tmp_path: Path) -> None:
     server, cache = tiny_server(tmp_path / "tiny"), tmp_path / "cache"
     outs = [io.StringIO(), io.StringIO()]
 
@@ -180,7 +180,7 @@ def test_a_changed_pin_is_another_build(tmp_path: Path) -> None:
 
 
 @needs_go
-def test_a_build_that_fails_shows_gos_last_lines_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_build_shows_the_last_lines_of_go_and_leaves_no_file(tmp_path: Path) -> None:
     server = tiny_server(tmp_path / "tiny", main="package main\n\nfunc main() { oops() }\n")
 
     with pytest.raises(BuildFailed) as caught:
@@ -193,7 +193,7 @@ def test_a_build_that_fails_shows_gos_last_lines_and_leaves_nothing(tmp_path: Pa
 
 
 @needs_go
-def test_a_go_that_is_too_old_and_may_not_fetch_a_newer_one_is_told_so(
+def test_the_error_names_a_go_that_is_too_old_and_may_not_download_a_newer_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GOTOOLCHAIN", "local")
@@ -206,7 +206,7 @@ def test_a_go_that_is_too_old_and_may_not_fetch_a_newer_one_is_told_so(
 
 
 @needs_go
-def test_sources_that_cannot_be_fetched_are_told_as_such(
+def test_the_error_names_sources_that_cannot_be_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GOPROXY", "off")
@@ -228,7 +228,7 @@ SLOW_GO = """#!/bin/sh
 if [ "$1" = build ]; then
     while [ "$1" != -o ]; do shift; done
     echo half >"$2"
-    while echo "half of it is written"; do sleep 0.1; done  # ends when nobody listens any more
+    while echo "half of it is written"; do sleep 0.1; done  # ends when its output is closed
 fi
 """
 BUILDER = """
@@ -243,10 +243,10 @@ binaries.build(tiny_server(folder / "tiny"), folder / "go", folder / "cache", sy
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_build_leaves_nothing_half_made(
+def test_an_interrupted_build_leaves_no_incomplete_program(
     tmp_path: Path, sign: signal.Signals
 ) -> None:
-    """After SIGKILL nobody can tidy up: the half of it lies under another name until the next."""
+    """After SIGKILL the incomplete file keeps another name, and the next build removes it."""
     (tmp_path / "go").write_text(SLOW_GO)
     (tmp_path / "go").chmod(0o755)
     builder = subprocess.Popen(

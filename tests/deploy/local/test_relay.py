@@ -1,4 +1,4 @@
-"""A relay passes bytes, and fails in the ways that a network does when it is told to."""
+"""A relay passes bytes, and fails on request as a network does."""
 
 from __future__ import annotations
 

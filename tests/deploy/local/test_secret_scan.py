@@ -1,4 +1,4 @@
-"""The scan at the end of each run finds what it is there for."""
+"""The scan at the end of each run finds secrets in logs and histories."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_token_in_a_history_is_found_and_a_sealed_one_is_not() -> None:
     assert not list(kinds_in(event(Seal([Seal.new_key()]).seal(token()))))
 
 
-def test_secrets_in_logs_are_told_by_file_line_and_kind(tmp_path: Path) -> None:
+def test_secrets_in_logs_are_reported_by_file_line_and_kind(tmp_path: Path) -> None:
     remember("obviously-fake-remembered-secret", "a remembered secret")
     address = "wss://media.example.org/v2-alpha/interactive-avatar/session/1?key=fake"
     (tmp_path / "a.log").write_text(f"fine\nopening {address}\n")
