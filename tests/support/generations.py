@@ -1,4 +1,4 @@
-"""Platforms with a LiveAvatar of their own, for sessions that outlive a LiveAvatar session."""
+"""Platforms with their own simulator, for sessions that outlive a LiveAvatar session."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def own_platform(
     seal_key: SecretStr,
     **settings: object,
 ) -> AsyncIterator[Platform]:
-    """A LiveAvatar of our own, with workers that know no other."""
+    """A platform with its own simulator, and workers that use it."""
     client = await temporal.new_namespace()
     wanted = simulator_settings(livekit, **{"join_rooms": False, **settings})
     async with LiveAvatarSimulator(wanted) as simulator:
@@ -55,15 +55,17 @@ def total_played_ms(platform: Platform) -> float:
 
 
 def assert_nothing_left(platform: Platform, report: SessionReport) -> None:
-    """Every LiveAvatar session stands in the report as it stands in the ledger."""
+    """Every LiveAvatar session has ended and is billed in the report as in the ledger."""
     ledger = platform.simulator.ledger()
     assert ledger.open == 0
     assert all(line.sockets_open == 0 for line in ledger.sessions)
     billed = {str(line.session_id): line.billed_s for line in ledger.sessions if line.started_at}
-    told = {one.provider_session_id: one.billed_s for one in report.generations if one.started_at}
-    assert told.keys() == billed.keys()
+    reported = {
+        one.provider_session_id: one.billed_s for one in report.generations if one.started_at
+    }
+    assert reported.keys() == billed.keys()
     for name, seconds in billed.items():
-        assert told[name] == pytest.approx(seconds, abs=1), name
+        assert reported[name] == pytest.approx(seconds, abs=1), name
 
 
 @contextlib.asynccontextmanager
@@ -74,7 +76,7 @@ async def own_platform_without_workers(
     seal_key: SecretStr,
     **settings: object,
 ) -> AsyncIterator[Platform]:
-    """A LiveAvatar of our own; the test brings its own processes."""
+    """A platform with its own simulator; the test starts worker processes."""
     client = await temporal.new_namespace()
     wanted = simulator_settings(livekit, **{"join_rooms": False, **settings})
     async with LiveAvatarSimulator(wanted) as simulator:
@@ -88,5 +90,5 @@ async def own_platform_without_workers(
 
 
 def last_session_age_s(platform: Platform) -> float:
-    """For how long the last LiveAvatar session runs."""
+    """How long the newest LiveAvatar session has been billed."""
     return ledger_lines(platform)[-1].billed_s

@@ -21,7 +21,7 @@ from tests.support.secret_scan import remember
 
 
 async def speaker_access(platform: Platform, session: Session) -> SpeakerAccess:
-    """What `attach` gives a speaker, by plain JSON."""
+    """The access that `attach` grants a speaker, by plain JSON."""
     handle = platform.client.get_workflow_handle(session.workflow_id)
     answer = await handle.execute_update("attach", {"speaker": True})
     access = SealedAccess.model_validate(answer)
@@ -61,7 +61,7 @@ async def receive_message(
 
 
 async def close_code(connection: ClientConnection) -> int | None:
-    """Read to the end: how it ended."""
+    """Read until the connection is closed; the close code."""
     async with asyncio.timeout(20):
         with contextlib.suppress(ConnectionClosed):
             while True:
@@ -70,7 +70,7 @@ async def close_code(connection: ClientConnection) -> int | None:
 
 
 async def utterance_line(connection: ClientConnection, utterance_id: str) -> dict[str, Any]:
-    """The ledger's line of an utterance."""
+    """Wait for the report of an utterance."""
     while True:
         line: dict[str, Any] = (await receive_message(connection, "live.over"))["utterance"]
         if line["id"] == utterance_id:

@@ -34,7 +34,7 @@ Workflow = WorkflowHandle[object, object]
 
 
 class Outage(httpx.AsyncBaseTransport):
-    """The network to LiveAvatar, which can be told to fail for its list."""
+    """The network to LiveAvatar; `list_fails` makes listing sessions fail."""
 
     def __init__(self) -> None:
         self.list_fails = False
@@ -51,19 +51,19 @@ class Outage(httpx.AsyncBaseTransport):
 
 @dataclass
 class JanitorEnvironment:
-    """What a test arranges, and looks at afterwards."""
+    """A namespace and a simulator, where a test arranges orphans and looks for them afterwards."""
 
     client: Client
     simulator: LiveAvatarSimulator
     livekit: LiveKitServer
     settings: WorkerSettings
     liveavatar: LiveAvatar
-    """LiveAvatar as somebody with the same API key sees it."""
+    """A client of LiveAvatar with the same API key."""
     outage: Outage = field(default_factory=Outage)
-    """Of the janitors' network."""
+    """The network of the janitors in this environment."""
 
     async def billed(self) -> str:
-        """A session that is billed; returns its id."""
+        """Start a billed session; its id."""
         minted = await self.liveavatar.create_token(
             TokenRequest(avatar_id=WAYNE_AVATAR_ID, is_sandbox=False)
         )
@@ -73,7 +73,7 @@ class JanitorEnvironment:
     async def opened_by_workflow(
         self, *provider_ids: str, key: str | None = None, room: OwnRoom | None = None
     ) -> Workflow:
-        """A workflow that has opened these sessions, and runs (no worker takes it on)."""
+        """A running workflow that has opened these sessions. No worker polls its task queue."""
         request = SessionRequest.model_validate({"avatar_id": WAYNE_AVATAR_ID, "room": room})
         pair = SearchAttributePair(PROVIDER_SESSIONS, list(provider_ids))
         return await self.client.start_workflow(
@@ -85,7 +85,7 @@ class JanitorEnvironment:
         )
 
     async def orphan(self) -> str:
-        """A billed session whose workflow was terminated, and whose owner is dead."""
+        """Start a billed session whose workflow is terminated and whose owner is dead; its id."""
         provider_id = await self.billed()
         workflow = await self.opened_by_workflow(provider_id)
         await workflow.terminate("test")
@@ -97,7 +97,7 @@ class JanitorEnvironment:
 
     @contextlib.asynccontextmanager
     async def janitor(self, **settings: object) -> AsyncIterator[None]:
-        """A janitor's worker, without a schedule; settings by their environment's name."""
+        """A janitor's worker without a schedule. Settings are named as in the environment."""
         changed = settings_of(self.settings, **settings)
         # The SDK refuses two workers of one queue on one client.
         client = await client_like(self.client, self.client.namespace)
@@ -112,7 +112,7 @@ class JanitorEnvironment:
             yield
 
     async def round(self, **asked: object) -> JanitorFinding:
-        """One round by whatever janitor there is."""
+        """Ask the running janitor for one round."""
         return await make_round(self.client, JanitorRound.model_validate(asked), timeout_s=40)
 
     async def room_exists(self, room: str) -> bool:
@@ -122,7 +122,7 @@ class JanitorEnvironment:
 
 
 async def client_like(client: Client, namespace: str) -> Client:
-    """A client of its own at the same server."""
+    """Another client of the same server."""
     return await Client.connect(
         client.service_client.config.target_host,
         namespace=namespace,
@@ -135,12 +135,12 @@ def livekit_at(server: LiveKitServer) -> api.LiveKitAPI:
 
 
 def settings_of(settings: WorkerSettings, **changes: object) -> WorkerSettings:
-    """The same settings but for some, by their environment's name."""
+    """The same settings with changes, named as in the environment."""
     fields = type(settings).model_fields
-    told = {field.alias: getattr(settings, name) for name, field in fields.items()}
-    return WorkerSettings.model_validate({**told, **changes})
+    known = {field.alias: getattr(settings, name) for name, field in fields.items()}
+    return WorkerSettings.model_validate({**known, **changes})
 
 
 def decision_on(finding: JanitorFinding, provider_id: str) -> Decision:
-    """What was decided on a session."""
+    """The round's decision on a session."""
     return next(one.decision for one in finding.sessions if one.provider_session_id == provider_id)

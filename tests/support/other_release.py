@@ -1,6 +1,6 @@
-"""A workflow of another release under the name of ours: what it answers is in its key.
+"""A workflow of another release under the same workflow name; the request's tenant says its answer.
 
-Stands in for what cannot run here: workers newer or older than the client.
+It replaces workers newer or older than the client, which cannot run here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ with workflow.unsafe.imports_passed_through():
 
 @workflow.defn(name=names.WORKFLOW_TYPE)
 class OtherRelease:
-    """Answers ``attach`` and ``perform`` with what the tenant names, and lives until ended."""
+    """Answers ``attach`` and ``perform`` with what the tenant names, and runs until it is ended."""
 
     @workflow.init
     def __init__(self, request: dict[str, Any]) -> None:
@@ -26,7 +26,7 @@ class OtherRelease:
     @workflow.run
     async def run(self, request: dict[str, Any]) -> dict[str, Any]:
         await workflow.wait_condition(lambda: self._ended)
-        return {"report": "of a shape that nobody knows"}
+        return {"report": "of an unknown shape"}
 
     @workflow.signal(name=names.SIGNAL_END)
     def on_end(self, end: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ SHORT, MIDDLE, LONG = (Clip(file=f"{name}.wav") for name in ("short", "middle", 
 
 @dataclass
 class Platform:
-    """What a test needs of the world."""
+    """A simulator, workers that use it, and a client of their namespace."""
 
     simulator: LiveAvatarSimulator
     sessions: AvatarSessions
@@ -37,7 +37,7 @@ class Platform:
     settings: WorkerSettings
     clip_folder: Path
     records: bool = field(default=False, kw_only=True)
-    """Whether histories are to be kept: ``--record-histories``."""
+    """Whether histories are written: ``--record-histories``."""
 
     async def start(self, **request: object) -> Session:
         """Start a sandbox session under a new key."""
@@ -45,6 +45,7 @@ class Platform:
 
 
 def new_key() -> str:
+    """A session key that no other test uses."""
     return f"test-{uuid.uuid4().hex[:12]}"
 
 
@@ -82,7 +83,7 @@ def simulator_settings(livekit: LiveKitServer, **overrides: object) -> Simulator
 async def running_workers(
     client: Client, settings: WorkerSettings, role: Role = Role.ALL
 ) -> AsyncIterator[None]:
-    """Workers of this test process."""
+    """Workers in this process."""
     await ensure_search_attributes(client)
     async with (
         liveavatar_for(settings) as liveavatar,
@@ -94,6 +95,6 @@ async def running_workers(
 
 
 async def history_length(platform: Platform, session: Session) -> int:
-    """How long a session's history is."""
+    """The number of events in a session's history."""
     described = await platform.client.get_workflow_handle(session.workflow_id).describe()
     return described.history_length

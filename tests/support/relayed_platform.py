@@ -1,4 +1,7 @@
-"""A world of one's own for tests of faults: a simulator, gates before it, workers behind them."""
+"""A platform behind relays, for tests of faults: calls to LiveAvatar and LiveKit can be held up.
+
+Each has its own simulator, namespace and, unless a test starts worker processes, workers.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ WITHIN_S = 1.0
 
 @dataclass
 class RelayedPlatform(Platform):
-    """A platform whose LiveAvatar and LiveKit can be held up."""
+    """A platform whose workers reach LiveAvatar and LiveKit through relays."""
 
     liveavatar: TcpRelay
     livekit: TcpRelay
@@ -64,7 +67,7 @@ async def relayed_platform(
     workers: bool = True,
     **simulator_settings: object,
 ) -> AsyncIterator[RelayedPlatform]:
-    """A simulator that shows nobody, gates, and a namespace; with ``workers`` also workers."""
+    """A simulator that joins no room, relays before it and LiveKit, and a new namespace."""
     mine = SimulatorSettings.model_validate(
         {
             "api_keys": [API_KEY],
@@ -126,7 +129,7 @@ async def until_state(session: Session, state: SessionState) -> None:
 
 
 async def page(platform: Platform, session: Session) -> str:
-    """What the workflow's page in the Temporal UI shows of the session."""
+    """The current details of the workflow, as the Temporal UI shows them."""
     handle = platform.client.get_workflow_handle(session.workflow_id)
     metadata: WorkflowMetadata = await handle.query(
         "__temporal_workflow_metadata", result_type=WorkflowMetadata
@@ -135,15 +138,15 @@ async def page(platform: Platform, session: Session) -> str:
 
 
 def assert_books_agree(platform: RelayedPlatform, *reports: SessionReport) -> None:
-    """Every started LiveAvatar session stands in exactly one report, as in the ledger, and ended.
+    """Every started LiveAvatar session has ended, and one report bills it as the ledger does.
 
-    This simulator's sessions belong to the reported ones workerless.
+    No other session uses this simulator.
     """
-    told = [one for report in reports for one in report.generations]
-    ids = [one.provider_session_id for one in told]
+    reported = [one for report in reports for one in report.generations]
+    ids = [one.provider_session_id for one in reported]
     assert len(ids) == len(set(ids))
     ledger = {one.session_id: one for one in platform.simulator.ledger().sessions}
-    for one in told:
+    for one in reported:
         line = ledger[one.provider_session_id]
         if line.started_at is None:
             assert one.billed_s <= WITHIN_S, one

@@ -49,7 +49,7 @@ async def killable_worker(
 
 
 async def until_later_owner(session: Session, beyond: tuple[int, int], within_s: float) -> None:
-    """Wait until a later owner than the one named is ready."""
+    """Wait until an owner with a later epoch is ready."""
     give_up = time.monotonic() + within_s
     while True:
         status = await session.status()
@@ -60,7 +60,7 @@ async def until_later_owner(session: Session, beyond: tuple[int, int], within_s:
 
 
 async def heard_by_liveavatar_ms(platform: Platform, session: Session) -> float:
-    """What the avatar played, by the simulator's ledger."""
+    """Milliseconds of speech that the avatar played, by the simulator's ledger."""
     provider_id = (await session.status()).provider_session_id
     lines = platform.simulator.ledger().sessions
     line = next(one for one in lines if str(one.session_id) == provider_id)

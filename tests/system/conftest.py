@@ -33,7 +33,7 @@ def seal_key() -> SecretStr:
 
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Clips of 0.6 s, 3 s and 12 s of tone, and something that is no audio."""
+    """Clips of 0.6 s, 3 s and 12 s of tone, and a file that is not audio."""
     folder = tmp_path_factory.mktemp("clips")
     for name, seconds in {"short": 0.6, "middle": 3.0, "long": 12.0}.items():
         t = np.arange(int(24_000 * seconds)) / 24_000
@@ -44,7 +44,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(scope="session")
 async def simulator(livekit: LiveKitServer) -> AsyncIterator[LiveAvatarSimulator]:
-    """A simulator with its delays at zero and plans that do not stand in the way."""
+    """A simulator without delays, on a plan whose limits no test reaches."""
     async with LiveAvatarSimulator(simulator_settings(livekit)) as simulator:
         yield simulator
 
@@ -96,7 +96,7 @@ async def platform(
 
 @pytest_asyncio.fixture(scope="session")
 async def live(platform: Platform) -> AsyncIterator[Session]:
-    """One live session for tests that do not change it."""
+    """One live session, for tests that do not change it."""
     session = await platform.start(sandbox=False, max_duration_s=1200)
     await session.attach()
     yield session

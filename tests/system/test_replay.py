@@ -1,4 +1,4 @@
-"""Histories of every way to end replay with today's workflow code.
+"""Recorded histories of each way to end replay with the current workflow code.
 
 The recorded ones are in ``tests/system/histories/sessions``; ``pytest tests/system
 --record-histories`` writes them again when the workflow was changed on purpose and no session of
@@ -22,7 +22,7 @@ from workflows.session import AvatarSession
 
 RECORDED = sorted(SESSIONS.glob("*.json"))
 UNREACHABLE = {EndReason.INTERNAL_ERROR, EndReason.CONNECTION_FAILED, EndReason.HISTORY_FULL}
-"""Needs a bug of ours, three minutes without an owner, or thousands of commands: not recorded."""
+"""Not recorded: they take a bug, three minutes without an owner, or thousands of commands."""
 
 
 def replayer() -> Replayer:

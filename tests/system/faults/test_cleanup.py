@@ -1,6 +1,6 @@
-"""A cleanup that cannot be broken: nothing bills on, and what fails is seen, with what to do.
+"""Cleanup under faults: every session is stopped, and a failure raises an alert with advice.
 
-Each test has the ledger of its own LiveAvatar, and compares it with the reports.
+Each test compares the ledger of its own simulator with the reports.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ async def test_a_rate_limited_stop_waits_as_long_as_it_was_told(
     relayed.faults.rate_limited_stops = 1
     relayed.faults.retry_after_s = 6
     ending = asyncio.create_task(session.end(timeout_s=40))
-    told = await until_status(session, lambda status: status.alert)
-    assert told.alert == NOT_STOPPED
+    alerted = await until_status(session, lambda status: status.alert)
+    assert alerted.alert == NOT_STOPPED
     shown = await page(relayed, session)
     assert "429" in shown
     assert "next attempt at" in shown
@@ -153,12 +153,12 @@ async def test_a_worker_killed_while_it_stops_is_followed_by_another(
 
 
 async def test_a_termination_does_not_break_a_stop_under_way(relayed: RelayedPlatform) -> None:
-    """Its heartbeat answers "not found": the stop was cut by that, and nobody asked again."""
+    """Its heartbeat answers "not found": that cancelled the stop, and it was not repeated."""
     session = await live(relayed)
     with relayed.liveavatar.hold(STOP, times=1) as hold:
         await session.cancel()
         await hold.reached()
-        await asyncio.sleep(6)  # the owner has let go: nobody else would stop it
+        await asyncio.sleep(6)  # the owner has closed its socket: no other process would stop it
         await relayed.client.get_workflow_handle(session.workflow_id).terminate("test")
         await asyncio.sleep(1.5)
         assert relayed.simulator.ledger().open == 1
@@ -309,7 +309,7 @@ async def test_a_session_that_ended_by_itself_is_billed_until_then(
     livekit: LiveKitServer,
     run_folder: Path,
 ) -> None:
-    """Nobody of ours was there to see it: it was reported as billed until our own stop."""
+    """No owner was connected when it ended: it was reported as billed until the workflow's stop."""
     logs = [run_folder / f"early-end-{number}.log" for number in range(2)]
     async with worker_process(relayed_workerless, temporal, livekit, Role.SESSIONS, logs[0]):
         async with worker_process(

@@ -1,6 +1,6 @@
-"""Exactly one start: whatever is lost, late, refused or taken back on the way to a live avatar.
+"""Exactly one start, whether a call is lost, late, refused or cancelled.
 
-Each test has the ledger of its own LiveAvatar, and compares it with the reports.
+Each test compares the ledger of its own simulator with the reports.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ async def test_a_rate_limited_start_waits_as_long_as_it_was_told(relayed: Relaye
 async def test_a_pause_longer_than_the_calls_own_time_is_kept(
     relayed: RelayedPlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server gave the call up at once, and the session with it."""
+    """The server gave up the call immediately, and with it the session."""
     monkeypatch.setitem(options.SHORT_CALL, "schedule_to_close_timeout", timedelta(seconds=3))
     monkeypatch.setattr(options, "LIMIT_WAIT", timedelta(seconds=3))
     relayed.faults.rate_limited_tokens = 1

@@ -1,4 +1,4 @@
-"""Temporal's own troubles: what fails there does not reach the one who listens."""
+"""Failing workflow tasks do not interrupt live speech."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from workers.wiring import Role
 
 @workflow.defn(name=names.WORKFLOW_TYPE, sandboxed=False)
 class BrokenRelease:
-    """A release of the workflow that cannot work: each of its tasks fails."""
+    """A release of the workflow whose tasks all fail."""
 
     @workflow.run
     async def run(self, *_: Any) -> None:
-        """Fail the workflow's task, not the workflow: so does any bug that is not foreseen."""
+        """Fail the workflow task, not the workflow, as an unforeseen bug does."""
         raise RuntimeError("a release that was never tried")
 
 
@@ -36,8 +36,8 @@ async def failed_tasks(platform: Platform, workflow_id: str) -> int:
 
 @pytest.mark.timeout(120)
 async def test_speech_goes_on_while_the_workflows_tasks_fail(workerless: Platform) -> None:
-    """A bad release is rolled out and back: who listens hears nothing of it, what was asked
-    meanwhile is done afterwards, and the session ends as it should."""
+    """A bad release is rolled out and back: speech goes on without a gap, commands sent meanwhile
+    are carried out afterwards, and the session ends normally."""
     async with AsyncExitStack() as streams:
         await streams.enter_async_context(
             running_workers(workerless.client, workerless.settings, Role.STREAMS)

@@ -17,7 +17,7 @@ from tests.support.platform import Platform
 async def brief(
     temporal: TemporalServer, livekit: LiveKitServer, platform: Platform, seal_key: SecretStr
 ) -> AsyncIterator[Platform]:
-    """LiveAvatar's sessions last 24 seconds, and then freeze without a word."""
+    """LiveAvatar sessions that last 24 s, and then freeze without an event."""
     async with own_platform(
         temporal, livekit, platform, seal_key, plan_max_duration_s=BRIEF_S
     ) as platform:

@@ -1,4 +1,4 @@
-"""A LiveAvatar session is lost, or its owner, while another generation opens."""
+"""A LiveAvatar session or its owner is lost: another generation replaces it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_an_owner_replaced_during_a_rotation_does_not_keep_the_session(
     run_folder: Path,
 ) -> None:
     """kill -9 when the next generation stood ready: the old one's new owner had a later epoch than
-    the next one's, which was refused as stale. Nobody took commands any more, and after three
+    the next one's, which was refused as stale. No owner took commands any more, and after three
     minutes the session was given up."""
     logs = {name: run_folder / f"rotate-{name}.log" for name in ("sessions", "first", "second")}
     async with (
@@ -88,7 +88,7 @@ async def test_a_session_whose_limit_comes_before_it_is_live_is_not_rotated(
     temporal: TemporalServer, livekit: LiveKitServer, platform: Platform, seal_key: SecretStr
 ) -> None:
     """Its socket did not become connected for eight seconds, the limit was twelve: the next
-    generation was told to take over from an owner that did not exist (`internal_error`)."""
+    generation waited to take over from an owner that did not exist (`internal_error`)."""
     async with own_platform(temporal, livekit, platform, seal_key, plan_max_duration_s=12) as brief:
         brief.simulator.faults.never_connected = 1
         session = await brief.start(sandbox=False, max_duration_s=600)
@@ -100,11 +100,11 @@ async def test_a_session_whose_limit_comes_before_it_is_live_is_not_rotated(
 
 
 @pytest.mark.timeout(120)
-async def test_a_session_that_somebody_stopped_during_a_rotation_stays_stopped(
+async def test_a_session_stopped_at_liveavatar_during_a_rotation_stays_stopped(
     temporal: TemporalServer, livekit: LiveKitServer, platform: Platform, seal_key: SecretStr
 ) -> None:
-    """An operator stopped it at LiveAvatar when the next one had just been started: ours went on,
-    there."""
+    """An operator stopped it at LiveAvatar when the next one had just been started: the session
+    went on in the next one."""
     async with own_platform(temporal, livekit, platform, seal_key, plan_max_duration_s=24) as brief:
         session = await brief.start(sandbox=False, max_duration_s=600)
         await session.attach()
@@ -156,7 +156,7 @@ async def test_a_session_that_liveavatar_loses_goes_on_in_another(
         assert_nothing_left(fragile, report)
 
 
-async def test_a_session_that_somebody_stopped_stays_stopped(
+async def test_a_session_stopped_at_liveavatar_stays_stopped(
     temporal: TemporalServer, livekit: LiveKitServer, platform: Platform, seal_key: SecretStr
 ) -> None:
     """An operator stopped it at LiveAvatar: another one would be unwanted."""

@@ -1,4 +1,4 @@
-"""One LiveAvatar session after the other: what ends one does not end ours, and nobody notices."""
+"""A session outlives LiveAvatar's limit: the next generation takes over without a gap."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A world for each test: its own namespace and its own LiveAvatar; Temporal and LiveKit shared.
+"""An environment for each test: its own namespace and simulator; Temporal and LiveKit are shared.
 
-Orphans are arranged as they arise: a billed session, and a workflow that has opened it and is
-closed. Where the way there matters, real worker processes are killed (test_killed_owner.py).
+An orphan is a billed session whose workflow is closed. Where it matters how it came about, real
+worker processes are killed (test_killed_owner.py).
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def seal_key() -> SecretStr:
 async def environment(
     temporal: TemporalServer, livekit: LiveKitServer, seal_key: SecretStr
 ) -> AsyncIterator[JanitorEnvironment]:
-    quiet = simulator_settings(livekit, join_rooms=False, calls_per_s=0, concurrency_limit=500)
+    settings_ = simulator_settings(livekit, join_rooms=False, calls_per_s=0, concurrency_limit=500)
     client = await temporal.new_namespace()
     async with (
-        LiveAvatarSimulator(quiet) as simulator,
+        LiveAvatarSimulator(settings_) as simulator,
         LiveAvatar(SecretStr(API_KEY), base_url=simulator.url) as liveavatar,
     ):
         settings = WorkerSettings.model_validate(

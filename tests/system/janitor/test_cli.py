@@ -92,7 +92,7 @@ async def test_a_round_that_could_not_see_leaves_with_1_and_says_so(
 async def test_without_a_janitor_it_says_how_to_run_one_and_withdraws_the_round(
     environment: JanitorEnvironment,
 ) -> None:
-    """Else it would be made later, when nobody looks."""
+    """Otherwise it would be made later, unattended."""
     orphan = await environment.orphan()
     ran = await cli(environment, "--wait-s", "8")
     assert ran.code == 4

@@ -1,4 +1,4 @@
-"""A round's history: it replays, holds no secret, and tells its story.
+"""A round's history: it replays, holds no secret, and is one activity with a summary.
 
 The recorded one is written by ``pytest tests/system/janitor --record-histories``.
 """

@@ -54,16 +54,16 @@ def worker_process(
 
 async def findings(environment: JanitorEnvironment) -> list[JanitorFinding]:
     """The results of all rounds so far, and a look at their histories."""
-    told = []
+    found = []
     running = f"WorkflowType = '{names.JANITOR_WORKFLOW_TYPE}' AND ExecutionStatus = 'Completed'"
     async for execution in environment.client.list_workflows(running):
         handle = environment.client.get_workflow_handle(execution.id, run_id=execution.run_id)
-        told.append(JanitorFinding.model_validate(await handle.result()))
+        found.append(JanitorFinding.model_validate(await handle.result()))
         history = await handle.fetch_history()
         assert not [
             kind for event in history.events for kind in kinds_in(event.SerializeToString())
         ]
-    return told
+    return found
 
 
 async def findings_with(environment: JanitorEnvironment, provider_id: str) -> list[JanitorFinding]:

@@ -25,8 +25,8 @@ class Collector:
         self.numbers: dict[str, float] = {}
 
     async def take(self, request: web.Request) -> web.Response:
-        told = ExportMetricsServiceRequest.FromString(await request.read())
-        for resource in told.resource_metrics:
+        exported = ExportMetricsServiceRequest.FromString(await request.read())
+        for resource in exported.resource_metrics:
             for scope in resource.scope_metrics:
                 for metric in scope.metrics:
                     points = (metric.sum if metric.HasField("sum") else metric.gauge).data_points
@@ -51,7 +51,7 @@ async def collector() -> AsyncIterator[Collector]:
 async def test_rounds_are_counted_and_exported(
     collector: Collector, environment: JanitorEnvironment
 ) -> None:
-    """A round that saw nothing does not tell that there was nothing."""
+    """A round that failed exports no count: zero would mean that it found nothing."""
     await environment.orphan()
     await environment.billed()
     began = datetime.now(UTC).timestamp()

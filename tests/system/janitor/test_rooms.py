@@ -1,4 +1,4 @@
-"""What the janitor does with rooms of our own LiveKit, and how a room is known to be ours."""
+"""Which rooms of the own LiveKit the janitor deletes, and how it knows the rooms of sessions."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def test_the_room_of_a_closed_workflow_is_deleted(
 async def test_a_person_in_it_does_not_keep_it(
     environment: JanitorEnvironment, room: str, closed: Workflow
 ) -> None:
-    """A session's own end deletes its room whoever is in it; so does the janitor's."""
+    """The end of a session deletes its room with the participants in it; so does the janitor."""
     await make_room(environment, room, mark(environment, closed).model_dump_json())
     person = await enter(environment, room, "alice")
     async with environment.janitor():
@@ -108,14 +108,14 @@ async def test_a_room_that_is_not_to_be_deleted_loses_the_avatar_only(
         await enter(environment, room, "alice"),
     )
     async with environment.janitor():
-        told = await environment.round(dry_run=True)
+        asked = await environment.round(dry_run=True)
         done = await environment.round()
         async with livekit_at(environment.livekit) as livekit:
             inside = await livekit.room.list_participants(api.ListParticipantsRequest(room=room))
         after = await environment.round()
     await avatar.disconnect()
     await person.disconnect()
-    decisions = [line_on(one, room).decision for one in (told, done, after)]
+    decisions = [line_on(one, room).decision for one in (asked, done, after)]
     assert decisions == [
         Decision.WOULD_REMOVE_AVATAR,
         Decision.AVATAR_REMOVED,
@@ -124,7 +124,7 @@ async def test_a_room_that_is_not_to_be_deleted_loses_the_avatar_only(
     assert [one.identity for one in inside.participants] == ["alice"]
 
 
-async def test_a_room_that_is_lived_in_is_left_alone(
+async def test_a_room_of_a_running_session_is_left_alone(
     environment: JanitorEnvironment, room: str
 ) -> None:
     workflow = await environment.opened_by_workflow(room=OwnRoom(name=room))
@@ -135,7 +135,7 @@ async def test_a_room_that_is_lived_in_is_left_alone(
     assert await environment.room_exists(room)
 
 
-@pytest.mark.parametrize("metadata", ["", "words", '{"made_by": "somebody"}', "[1]", "null"])
+@pytest.mark.parametrize("metadata", ["", "words", '{"made_by": "another program"}', "[1]", "null"])
 async def test_rooms_without_our_mark_are_not_even_looked_at(
     environment: JanitorEnvironment, room: str, metadata: str
 ) -> None:
@@ -158,7 +158,7 @@ async def test_another_namespaces_room_is_not_ours(
     assert await environment.room_exists(room)
 
 
-async def test_a_mark_that_names_a_workflow_nobody_knows_proves_nothing(
+async def test_a_mark_that_names_an_unknown_workflow_proves_nothing(
     environment: JanitorEnvironment, room: str, closed: Workflow
 ) -> None:
     """Two Temporals, each with a namespace of the same name, on one LiveKit server."""
@@ -222,14 +222,14 @@ async def create(environment: JanitorEnvironment, room: str, workflow: Workflow)
     await activity_environment.run(RoomActivities(server, Seal([Seal.new_key()])).create_room, step)
 
 
-async def test_a_room_that_we_make_bears_our_mark(
+async def test_a_room_that_a_worker_creates_bears_the_mark(
     environment: JanitorEnvironment, room: str, closed: Workflow
 ) -> None:
     await create(environment, room, closed)
     assert mark_on(await metadata_of(environment, room)) == mark(environment, closed)
 
 
-async def test_a_room_of_somebody_else_keeps_what_stands_on_it(
+async def test_a_room_of_another_program_keeps_its_metadata(
     environment: JanitorEnvironment, room: str, closed: Workflow
 ) -> None:
     await make_room(environment, room, "theirs")
@@ -237,7 +237,7 @@ async def test_a_room_of_somebody_else_keeps_what_stands_on_it(
     assert await metadata_of(environment, room) == "theirs"
 
 
-async def test_a_bare_room_of_somebody_else_stays_bare(
+async def test_a_room_of_another_program_without_metadata_gets_none(
     environment: JanitorEnvironment, room: str, closed: Workflow
 ) -> None:
     await make_room(environment, room)
@@ -251,7 +251,8 @@ async def test_the_next_session_takes_over_a_room_of_ours(
 ) -> None:
     """Else the janitor would delete the room of the earlier session, and the later one with it.
 
-    To create the room again does not do: LiveKit kept the earlier mark while somebody was inside.
+    Creating the room again is not enough: LiveKit kept the earlier mark while a participant
+    was in it.
     """
     await create(environment, room, closed)
     person = await enter(environment, room, "alice") if inhabited else None

@@ -53,7 +53,7 @@ async def test_an_orphan_of_a_terminated_workflow_is_stopped(
 async def test_a_session_whose_workflow_timed_out_is_stopped(
     environment: JanitorEnvironment,
 ) -> None:
-    """An execution timeout, which our own clients never set, ends a workflow without cleanup."""
+    """An execution timeout, which the client never sets, ends a workflow without cleanup."""
     provider_id = await environment.billed()
     pair = SearchAttributePair(PROVIDER_SESSIONS, [provider_id])
     timed_out = await environment.client.start_workflow(
@@ -186,10 +186,10 @@ async def test_a_round_by_hand_can_be_more_careful_and_never_less(
 ) -> None:
     stranger, orphan = await environment.billed(), await environment.orphan()
     async with environment.janitor(AVATAR_SESSIONS_JANITOR_DRY_RUN=True, **OWNS_KEY):
-        told = await environment.round(dry_run=False, grace_s=1, spare_strangers=True)
-    assert (told.dry_run, told.owns_key, told.grace_s) == (True, False, 2)
-    assert decision_on(told, stranger) is Decision.STRANGER
-    assert decision_on(told, orphan) is Decision.WOULD_STOP
+        dry = await environment.round(dry_run=False, grace_s=1, spare_strangers=True)
+    assert (dry.dry_run, dry.owns_key, dry.grace_s) == (True, False, 2)
+    assert decision_on(dry, stranger) is Decision.STRANGER
+    assert decision_on(dry, orphan) is Decision.WOULD_STOP
     assert environment.is_billed(stranger)
     assert environment.is_billed(orphan)
 
@@ -259,7 +259,7 @@ async def test_a_stop_that_keeps_failing_is_told_and_tried_in_the_next_round(
 
 
 async def test_a_failed_search_leaves_everything_alone(environment: JanitorEnvironment) -> None:
-    """Here: a namespace without our search attributes, and a key said to be ours workerless."""
+    """Here: a namespace without the search attributes, and an API key of this system only."""
     orphan = await environment.orphan()
     elsewhere = await _bare_namespace(environment)
     there = JanitorEnvironment(
@@ -312,7 +312,7 @@ async def test_a_round_that_cannot_be_understood_fails_with_its_reason(
 
 
 async def _bare_namespace(environment: JanitorEnvironment) -> Client:
-    """A namespace without search attributes of ours."""
+    """A namespace without the search attributes."""
     name = f"bare-{time.monotonic_ns()}"
     await environment.client.workflow_service.register_namespace(
         RegisterNamespaceRequest(

@@ -82,7 +82,7 @@ async def test_an_end_does_not_wait_for_a_clip_that_never_comes(
     assert report.utterances[0].outcome is UtteranceOutcome.CANCELLED
 
 
-async def test_an_interrupt_frees_the_mouth_from_a_clip_that_never_comes(
+async def test_an_interrupt_frees_playout_from_a_clip_that_never_comes(
     open_minded: Platform, trickle: str
 ) -> None:
     """Speech asked for after the interrupt was not heard before the fetch had run out of time."""
@@ -135,7 +135,7 @@ async def test_an_end_while_a_lost_start_is_stopped_raises_no_false_alarm(
 async def test_a_workflow_terminated_during_its_start_leaves_nothing_open(
     platform: Platform,
 ) -> None:
-    """The reply to the start came to nobody: the session billed until LiveAvatar reaped it."""
+    """No worker received the reply to the start: it was billed until LiveAvatar ended it."""
     platform.simulator.faults.slow_start_s = 2.0
     try:
         session = await platform.start()

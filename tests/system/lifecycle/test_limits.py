@@ -1,4 +1,4 @@
-"""What a session costs of Temporal's limits, and what happens at their edge."""
+"""How many history events a session takes, and what happens at Temporal's limits."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_a_live_utterance_costs_at_most_five_events(platform: Platform) ->
 
 
 async def test_eleven_commands_at_once_are_all_done(platform: Platform) -> None:
-    """Temporal takes ten updates of a workflow at once; the eleventh waits its turn, and comes."""
+    """Temporal takes ten concurrent updates of a workflow; the eleventh waits until one is done."""
     session = await platform.start(sandbox=False)
     await session.attach()
     answers = await asyncio.gather(
@@ -65,7 +65,7 @@ async def test_eleven_commands_at_once_are_all_done(platform: Platform) -> None:
 
 
 async def test_a_burst_of_everything_comes_through_in_order(platform: Platform) -> None:
-    """Eleven at once by signal, speech among them: nothing is lost, and order is kept."""
+    """Eleven signals together, speech among them: nothing is lost, and order is kept."""
     session = await platform.start(sandbox=False)
     await session.attach()
     for number in range(3):

@@ -1,4 +1,4 @@
-"""A session's whole life: started, managed, ended, and nothing left behind."""
+"""A session from start to end: commands, speech, each way to end, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def test_a_session_is_started_managed_and_ended(platform: Platform) -> Non
     assert line["end_reason"] == "USER_CLOSED"
 
 
-async def test_an_interrupt_cuts_what_is_spoken_and_tells_how_much_was_heard(
+async def test_an_interrupt_cuts_speech_and_reports_how_much_was_heard(
     platform: Platform,
 ) -> None:
     session = await platform.start()
@@ -97,8 +97,8 @@ async def test_an_interrupt_cuts_what_is_spoken_and_tells_how_much_was_heard(
     assert after.outcome is UtteranceOutcome.COMPLETED
     report = await session.end()
     (line,) = in_ledger(platform, report)
-    told, played = cut.heard_ms, _played_ms(line)[0]
-    assert abs(told - played) < 500, (told, played)
+    reported, played = cut.heard_ms, _played_ms(line)[0]
+    assert abs(reported - played) < 500, (reported, played)
 
 
 def _played_ms(line: dict[str, object]) -> list[int]:
@@ -174,7 +174,7 @@ async def test_an_end_may_let_the_avatar_finish(platform: Platform) -> None:
     assert [line.outcome for line in report.utterances] == [UtteranceOutcome.COMPLETED]
 
 
-async def test_an_end_at_once_cuts_the_avatar_and_says_what_was_heard(platform: Platform) -> None:
+async def test_an_immediate_end_cuts_speech_and_reports_what_was_heard(platform: Platform) -> None:
     session = await platform.start()
     await session.attach()
     speaking = asyncio.create_task(session.speak(LONG))
@@ -214,7 +214,7 @@ async def test_the_sessions_limit_ends_it(platform: Platform) -> None:
     assert_nothing_open(platform, report)
 
 
-async def test_a_session_nobody_uses_ends(platform: Platform) -> None:
+async def test_an_unused_session_ends(platform: Platform) -> None:
     session = await platform.start(idle_timeout_s=1)
     report = await session.report(timeout_s=40)
     assert report.end_reason is EndReason.IDLE_TIMEOUT
@@ -272,8 +272,8 @@ async def test_a_session_that_liveavatar_ends_says_so(platform: Platform) -> Non
     assert provider_id is not None
     async with LiveAvatar(
         platform.settings.liveavatar_api_key, base_url=platform.settings.liveavatar_api_url
-    ) as somebody_else:
-        await somebody_else.stop_session(provider_id, SessionEndReason.NO_CREDITS)
+    ) as operator:
+        await operator.stop_session(provider_id, SessionEndReason.NO_CREDITS)
     report = await session.report(timeout_s=40)
     assert report.end_reason is EndReason.PROVIDER_ENDED
     assert report.failure is not None
@@ -281,7 +281,7 @@ async def test_a_session_that_liveavatar_ends_says_so(platform: Platform) -> Non
     assert_nothing_open(platform, report)
 
 
-async def test_a_dropped_socket_is_got_back_and_speech_goes_on(
+async def test_a_dropped_socket_is_reopened_and_speech_goes_on(
     platform: Platform,
 ) -> None:
     session = await platform.start()
@@ -328,7 +328,7 @@ async def test_without_speech_events_utterances_still_end(platform: Platform) ->
     await session.end()
 
 
-async def test_a_room_of_our_own_is_created_entered_and_deleted(
+async def test_an_own_room_is_created_joined_and_deleted(
     platform: Platform, livekit: LiveKitServer
 ) -> None:
     key = new_key()
@@ -375,9 +375,9 @@ async def test_opening_is_one_call(platform: Platform) -> None:
 
 
 async def test_plain_json_from_any_sdk_is_enough(platform: Platform) -> None:
-    """No model of ours on the caller's side: names and JSON as in docs/reference/contract.md.
+    """The caller uses no model of this package: names and JSON as in docs/reference/contract.md.
 
-    The tenant's search attribute was once set by our own client only.
+    The tenant's search attribute was once set by the Python client only.
     """
     key = new_key()
     handle = await platform.client.start_workflow(

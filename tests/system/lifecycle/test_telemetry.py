@@ -1,4 +1,4 @@
-"""A session's trace reaches a collector, and tells nothing it should not."""
+"""A session's trace reaches a collector, and holds no secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Live speech straight to a session's owner: by LITE as anybody speaks it, and by our dialect."""
+"""Live speech to a session's owner, by plain LITE and by the live dialect."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ async def test_interrupts_of_every_kind_have_the_right_outcome(platform: Platfor
 
 
 async def connection_line(connection: ClientConnection, utterance_id: str) -> dict[str, Any]:
-    """The line of an utterance that is over; asked for again, for it may have been told before."""
+    """The report of an ended utterance; asked for again, since it may have been sent before."""
     await connection.send(LiveBegin(utterance_id=utterance_id).model_dump_json())
     return await utterance_line(connection, utterance_id)
 
@@ -225,7 +225,7 @@ async def refused(platform: Platform, session: Session, **headers: str) -> int:
     return refusal.value.response.status_code
 
 
-async def test_nobody_gets_in_without_the_right_ticket(platform: Platform) -> None:
+async def test_a_connection_without_a_valid_ticket_is_refused(platform: Platform) -> None:
     session, other = await platform.start(), await platform.start()
     good = ticket_of(platform, await speaker_access(platform, session))
     assert await refused(platform, session) == 401
@@ -239,7 +239,7 @@ async def test_nobody_gets_in_without_the_right_ticket(platform: Platform) -> No
     await other.end()
 
 
-async def test_garbage_is_answered_and_disturbs_nobody(platform: Platform) -> None:
+async def test_garbage_is_answered_and_disturbs_no_other_connection(platform: Platform) -> None:
     session, other = await platform.start(), await platform.start()
     async with connected(platform, session) as bad, connected(platform, other) as good:
         await good.send(LiveBegin(utterance_id="u1").model_dump_json())
@@ -266,7 +266,8 @@ async def test_garbage_is_answered_and_disturbs_nobody(platform: Platform) -> No
 async def test_a_flood_is_held_back_and_an_interrupt_still_gets_through(
     platform: Platform,
 ) -> None:
-    """A plain client sends twenty minutes at once: thirty seconds are kept, TCP holds the rest."""
+    """A plain client sends twenty minutes without a pause: the ingress keeps thirty seconds, and
+    TCP the rest."""
     session, other = await platform.start(), await platform.start()
     async with (
         connected(platform, session, extended=False) as flood,
@@ -293,7 +294,7 @@ async def test_a_flood_is_held_back_and_an_interrupt_still_gets_through(
     await asyncio.gather(session.end(), other.end())
 
 
-async def test_a_client_that_never_reads_is_cut_off_and_nobody_else(platform: Platform) -> None:
+async def test_only_a_client_that_never_reads_is_disconnected(platform: Platform) -> None:
     session = await platform.start()
     access = await speaker_access(platform, session)
     headers = f"Authorization: Bearer {ticket_of(platform, access)}"

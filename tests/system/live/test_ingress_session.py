@@ -24,7 +24,7 @@ from tests.support.speech import tone
 
 
 async def discard_messages(connection: ClientConnection) -> None:
-    """Read, and mind nothing."""
+    """Read until the connection is closed."""
     with contextlib.suppress(ConnectionClosed):
         while True:
             await connection.recv()
@@ -32,7 +32,7 @@ async def discard_messages(connection: ClientConnection) -> None:
 
 async def test_a_conversation_is_not_idle_because_its_owner_is_busy(platform: Platform) -> None:
     """The idle deadline fell while the owner got its socket back: "not to be known" was read as
-    "nobody speaks", and a session in mid-sentence was ended."""
+    "no speech", and a session in mid-sentence was ended."""
     session = await platform.start(idle_timeout_s=3)
     async with connected(platform, session) as connection:
         reading = asyncio.create_task(discard_messages(connection))
@@ -91,7 +91,7 @@ async def test_dead_speakers_do_not_keep_a_worker_from_leaving(workerless: Platf
     assert [one.id for one in report.utterances] == ["u1"]
 
 
-async def test_the_end_of_a_session_says_goodbye_to_its_speakers(platform: Platform) -> None:
+async def test_the_end_of_a_session_closes_its_speakers_connections(platform: Platform) -> None:
     session = await platform.start()
     async with connected(platform, session) as connection:
         await connection.send(LiveBegin(utterance_id="u1").model_dump_json())
@@ -106,7 +106,7 @@ async def test_the_end_of_a_session_says_goodbye_to_its_speakers(platform: Platf
 
 
 async def test_live_speech_keeps_a_session_from_its_idle_timeout(platform: Platform) -> None:
-    """It goes past the workflow, which would think that nobody is there."""
+    """It does not pass through the workflow, which would take the session for idle."""
     session = await platform.start(idle_timeout_s=2)
     async with connected(platform, session) as connection:
         for number in range(4):

@@ -1,4 +1,4 @@
-"""A speaker's owner dies or drains in mid-utterance: the speaker goes on, after a pause at most."""
+"""A speaker's owner is killed or drained during an utterance: the next owner goes on with it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from workers.wiring import Role
 async def test_an_utterance_goes_on_when_its_owner_is_killed(
     workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> None:
-    """kill -9 in mid-utterance: the speaker's hint brings the next owner, which goes on with it."""
+    """kill -9 in mid-utterance: the speaker's suspicion brings the next owner, which goes on."""
     folder = run_folder
     async with worker_process(
         workerless, temporal, livekit, Role.SESSIONS, folder / "live-kill-sessions.log"
@@ -63,7 +63,7 @@ async def test_an_utterance_goes_on_when_its_owner_is_killed(
 async def test_an_utterance_goes_on_without_a_gap_when_its_owner_drains(
     workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> None:
-    """A deploy in mid-utterance: what LiveAvatar has buffered covers the way to the next owner."""
+    """A deploy in mid-utterance: LiveAvatar's buffer covers the time until the next owner."""
     folder = run_folder
     first_log, second_log = folder / "live-drain-1.log", folder / "live-drain-2.log"
     async with (
@@ -91,14 +91,14 @@ async def test_an_utterance_goes_on_without_a_gap_when_its_owner_drains(
 
 
 async def moved(live: LiveSpeech) -> None:
-    """Wait until speech goes to another owner."""
+    """Wait until live speech has moved to another owner."""
     async for event in live.events():
         if isinstance(event, SessionMoved):
             return
 
 
-async def test_a_false_hint_costs_nothing(platform: Platform) -> None:
-    """Anybody may think that an owner is lost; one that answers goes on."""
+async def test_a_false_suspicion_costs_nothing(platform: Platform) -> None:
+    """A client may suspect an owner wrongly; an owner that answers the probe goes on."""
     session = await platform.start()
     async with session.live() as live:
         saying = asyncio.create_task(speak_live(live, 3))
@@ -116,7 +116,7 @@ async def test_waiting_for_an_owner_costs_little_history(
     workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> None:
     """The only owner drained. Its queue still answered "not mine" for seconds, and each answer made
-    the speaker's request and the workflow's question go round at once: hundreds of events."""
+    the speaker's request and the workflow's probe repeat immediately: hundreds of events."""
     folder = run_folder
     first_log, second_log = folder / "live-wait-1.log", folder / "live-wait-2.log"
     async with (
@@ -163,7 +163,7 @@ async def test_a_speaker_leaves_an_owner_that_is_cut_off(
                 async with worker_process(workerless, temporal, livekit, Role.STREAMS, second_log):
                     saying = asyncio.create_task(speak_live(live, 12))
                     await asyncio.sleep(3)
-                    await session.set_pose(Pose.LISTENING)  # finds nobody there
+                    await session.set_pose(Pose.LISTENING)  # finds no owner
                     async with asyncio.timeout(40):
                         await moved(live)
                     assert "let go" not in first_log.read_text()

@@ -1,4 +1,4 @@
-"""Worker processes die and drain; their sessions go on elsewhere, and nothing is left behind."""
+"""Worker processes are killed or drained: another owner takes their sessions over."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ async def until_starting(platform: Platform) -> None:
         await asyncio.sleep(0.05)
 
 
-async def test_an_owner_that_drains_stops_what_nobody_else_will(
+async def test_a_draining_owner_stops_the_session_of_a_terminated_workflow(
     workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> None:
     """Terminated, and the worker stopped before its next heartbeat: the session stayed open."""
