@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from pydantic import BaseModel
+
 
 @dataclass
 class WorkflowInfo:
@@ -22,10 +24,17 @@ class WorkflowStub:
     now: datetime = datetime(2026, 1, 1, 12, tzinfo=UTC)
     attributes: dict[str, Any] = field(default_factory=dict)
     details: str = ""
+    pauses: list[float] = field(default_factory=list)
+    """Timers in seconds, which the clock skips."""
 
     def advance(self, seconds: float) -> datetime:
         self.now += timedelta(seconds=seconds)
         return self.now
+
+    async def sleep(self, pause: timedelta, *, summary: str) -> None:
+        assert summary
+        self.pauses.append(pause.total_seconds())
+        self.now += pause
 
     def upsert_search_attributes(self, updates: list[Any]) -> None:
         for update in updates:
@@ -33,3 +42,23 @@ class WorkflowStub:
 
     def set_current_details(self, details: str) -> None:
         self.details = details
+
+
+class ScriptedActivities:
+    """Answers activities in turn: a result is returned, an exception is raised.
+
+    Stands in for `workflows.parts.execute.execute`; `calls` has each payload that was sent.
+    """
+
+    def __init__(self, *answers: BaseModel | Exception) -> None:
+        self.calls: list[Any] = []
+        self._answers = list(answers)
+
+    async def __call__(
+        self, activity: str, payload: BaseModel, *_args: object, **_kwargs: object
+    ) -> Any:
+        self.calls.append(payload)
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer

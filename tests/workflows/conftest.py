@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 from temporalio import workflow
 
@@ -16,4 +18,6 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> WorkflowStub:
     monkeypatch.setattr(workflow, "info", WorkflowInfo)
     monkeypatch.setattr(workflow, "upsert_search_attributes", stub.upsert_search_attributes)
     monkeypatch.setattr(workflow, "set_current_details", stub.set_current_details)
+    monkeypatch.setattr(workflow, "sleep", stub.sleep)
+    monkeypatch.setattr(workflow, "uuid4", lambda: UUID(int=4))
     return stub

@@ -1,13 +1,23 @@
-"""When an owner is suspected, unreachable and replaced: the decisions that need no probe."""
+"""When an owner is suspected, probed, replaced, and when its successor is called again."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-from avatar_sessions.contract.activities import OwnerReady, SessionStarted
+import pytest
+from temporalio.exceptions import ActivityError, TimeoutType
+
+from avatar_sessions.contract.activities import (
+    CommandDelivered,
+    ErrorType,
+    OwnerReady,
+    SessionStarted,
+)
 from avatar_sessions.contract.messages import Clip, Speak
-from avatar_sessions.contract.states import SessionState
-from tests.support.workflow_stub import WorkflowStub
+from avatar_sessions.contract.states import CommandOutcome, SessionState
+from tests.support.activity_errors import cancelled, refused, timed_out
+from tests.support.workflow_stub import ScriptedActivities, WorkflowStub
+from workflows.parts import owner_monitor
 from workflows.parts.ledger import CommandLedger
 from workflows.parts.owner_monitor import OwnerMonitor
 from workflows.parts.record import Generation, SessionRecord
@@ -103,4 +113,109 @@ def test_an_owner_of_another_generation_is_not_replaced(stub: WorkflowStub) -> N
     session = Monitored(stub)
     session.record.owner = owner(session="session-0")
     session.monitor.on_drain(owner(session="session-0"))
+    assert session.stream.replacements == 0
+
+
+# -------------------------------------------------------------------------- probes
+
+ANSWER = CommandDelivered(outcome=CommandOutcome.SENT)
+NOT_TAKEN = timed_out(TimeoutType.SCHEDULE_TO_START)
+NO_ANSWER = timed_out(TimeoutType.START_TO_CLOSE)
+
+
+def script(
+    monkeypatch: pytest.MonkeyPatch, *answers: CommandDelivered | ActivityError
+) -> ScriptedActivities:
+    activities = ScriptedActivities(*answers)
+    monkeypatch.setattr(owner_monitor, "execute", activities)
+    return activities
+
+
+async def test_an_answer_ends_the_suspicion_and_the_recovery(
+    stub: WorkflowStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Monitored(stub)
+    activities = script(monkeypatch, ANSWER)
+    session.monitor.suspect()
+    session.monitor.mark_unreachable(owner())
+    await session.monitor.probe()
+    assert not session.monitor.suspected
+    assert session.record.state is SessionState.LIVE
+    (probe,) = activities.calls
+    assert (probe.kind, probe.epoch) == ("keep_alive", (1, 1))
+
+
+async def test_an_owner_that_has_just_answered_is_not_suspected_again(
+    stub: WorkflowStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of a hundred speakers whose network failed would have cost a probe."""
+    session = Monitored(stub)
+    script(monkeypatch, ANSWER)
+    await session.monitor.probe()
+    stub.advance(0.9)
+    session.monitor.suspect()
+    assert not session.monitor.suspected
+    stub.advance(0.1)
+    session.monitor.suspect()
+    assert session.monitor.suspected
+
+
+@pytest.mark.parametrize(
+    ("silence", "successor_due_s"),
+    [(NOT_TAKEN, 3), (NO_ANSWER, 1)],
+    ids=["the process is gone", "the process is stopped"],
+)
+async def test_a_silent_owner_is_replaced(
+    silence: ActivityError,
+    successor_due_s: float,
+    stub: WorkflowStub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session = Monitored(stub)
+    script(monkeypatch, silence)
+    await session.monitor.probe()
+    assert session.record.state is SessionState.RECOVERING
+    assert session.stream.replacements == 1
+    stub.advance(successor_due_s - 0.1)
+    await session.monitor.probe()
+    assert session.stream.replacements == 1
+    stub.advance(0.1)
+    await session.monitor.probe()
+    assert session.stream.replacements == 2
+
+
+async def test_an_owner_that_refuses_the_probe_is_alive(
+    stub: WorkflowStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reconnects to LiveAvatar, or has handed the session over: its successor will signal."""
+    session = Monitored(stub)
+    script(monkeypatch, refused(ErrorType.NOT_OWNER))
+    await session.monitor.probe()
+    assert session.stream.replacements == 0
+    assert session.record.state is SessionState.LIVE
+
+
+async def test_a_successor_that_came_during_the_probe_stays(
+    stub: WorkflowStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Monitored(stub)
+
+    async def silent(*_args: object, **_kwargs: object) -> CommandDelivered:
+        session.record.owner = owner((2, 1))
+        raise NOT_TAKEN
+
+    monkeypatch.setattr(owner_monitor, "execute", silent)
+    await session.monitor.probe()
+    assert session.record.state is SessionState.LIVE
+    assert session.stream.replacements == 0
+
+
+async def test_a_cancelled_probe_decides_nothing(
+    stub: WorkflowStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Monitored(stub)
+    script(monkeypatch, cancelled())
+    with pytest.raises(ActivityError):
+        await session.monitor.probe()
+    assert not session.monitor.suspected
     assert session.stream.replacements == 0
