@@ -21,6 +21,7 @@ help:
 	@echo 'make reference     write the reference pages that come from the code (settings, CLI, errors)'
 	@echo 'make format        let ruff format and fix what it can'
 	@echo 'make setup         only the virtual environment'
+	@echo "make web           only the packages of the viewer's page (needs npm)"
 	@echo 'make servers       only Temporal and LiveKit'
 	@echo 'make requirements  pin again what pyproject.toml asks for (UPGRADE=1: newest versions)'
 	@echo 'make clean         remove what was made here; built servers stay in your cache folder'
