@@ -27,7 +27,7 @@ from deploy.local.errors import ProcessDied, StartTimeout
 PROCESS_REAPER = Path(__file__).with_name("process_reaper.py")
 
 POLL_S = 0.05
-PROBE_TIMEOUT_S = 2.0
+PROBE_TIMEOUT_S = 5.0
 KILL_WAIT_S = 2.0
 LAST_LINES = 20
 _TAIL_BYTES = 16_384

@@ -89,6 +89,7 @@ class TcpRelay:
     @contextlib.asynccontextmanager
     async def listening(self, host: str = LOOPBACK, port: int = 0) -> AsyncIterator[Self]:
         """Accept connections on this address; port 0 takes a free one."""
+        self._mode = RelayMode.PASS
         server = await asyncio.start_server(self._accept, host, port)
         self.port = server.sockets[0].getsockname()[1]
         try:
