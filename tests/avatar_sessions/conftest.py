@@ -19,7 +19,7 @@ from deploy.local.temporal import TemporalServer
 from liveavatar_lite import LiveAvatar
 from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
 from liveavatar_simulator.faults import Faults
-from tests.support.sandbox import LONG_MS, SHORT_MS, wanted
+from tests.support.platforms.sandbox import LONG_MS, SHORT_MS, wanted
 from tests.support.secret_scan import remember
 from workers.process import running_worker_set
 from workers.settings import WorkerSettings

@@ -44,7 +44,7 @@ from avatar_sessions.errors import session_failed
 from deploy.local.livekit import LiveKitServer
 from liveavatar_lite import WAYNE_AVATAR_ID
 from liveavatar_simulator import LiveAvatarSimulator
-from tests.support.sandbox import SHORT_MS, wanted
+from tests.support.platforms.sandbox import SHORT_MS, wanted
 
 SHORT = Clip(file="short.wav")
 LONG = Clip(file="long.wav")

@@ -24,7 +24,7 @@ from avatar_sessions import (
 from avatar_sessions.contract.names import SESSIONS_TASK_QUEUE
 from deploy.local.temporal import TemporalServer
 from tests.support.other_release import OtherRelease
-from tests.support.sandbox import wanted
+from tests.support.platforms.sandbox import wanted
 
 
 @pytest_asyncio.fixture(scope="module")

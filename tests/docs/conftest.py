@@ -16,7 +16,7 @@ from avatar_sessions import AvatarSessions, Seal
 from deploy.local.livekit import LiveKitServer
 from deploy.local.temporal import TemporalServer
 from liveavatar_simulator import LiveAvatarSimulator
-from tests.support.platform import API_KEY, running_workers, simulator_settings
+from tests.support.platforms.in_process import API_KEY, running_workers, simulator_settings
 from tests.support.secret_scan import remember
 from workers.settings import WorkerSettings
 

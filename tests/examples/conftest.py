@@ -24,10 +24,10 @@ from examples.echo_agent import READY
 from examples.voice.endpointing import Pcm
 from liveavatar_simulator import LiveAvatarSimulator
 from tests.support.browser import browser, livekit_client, playwright  # noqa: F401 (fixtures)
-from tests.support.person import RATE_HZ
-from tests.support.platform import API_KEY, running_workers, simulator_settings
-from tests.support.product import Product, RunningAgent, StartAgent, worker_settings
+from tests.support.platforms.in_process import API_KEY, running_workers, simulator_settings
+from tests.support.platforms.product import Product, RunningAgent, StartAgent, worker_settings
 from tests.support.secret_scan import remember
+from tests.support.speech.person import RATE_HZ
 
 
 @pytest_asyncio.fixture(scope="session")

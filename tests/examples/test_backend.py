@@ -18,9 +18,9 @@ from deploy.local.settings import ROOT
 from examples.backend.caller import MAX_BODY_BYTES
 from examples.backend.lines import MAX_SAYINGS, Lines
 from examples.local_tts import ToneTts
-from tests.support.backend_server import BackendCaller, RunningBackend, backend
-from tests.support.product import Product
-from tests.support.speech_server import SpeechServer, refuses, speaks, speech_server
+from tests.support.platforms.backend_server import BackendCaller, RunningBackend, backend
+from tests.support.platforms.product import Product
+from tests.support.speech.speech_server import SpeechServer, refuses, speaks, speech_server
 from tests.support.waiting import until
 
 SHORT = "Good morning to you"

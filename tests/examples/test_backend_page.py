@@ -9,8 +9,8 @@ from playwright.async_api import Browser, Page, expect
 
 from examples.local_tts import ToneTts
 from liveavatar_lite import SessionEndReason
-from tests.support.backend_server import RunningBackend, backend
-from tests.support.product import Product
+from tests.support.platforms.backend_server import RunningBackend, backend
+from tests.support.platforms.product import Product
 from tests.support.waiting import until
 
 SOON_MS = 15_000

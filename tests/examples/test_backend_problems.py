@@ -12,8 +12,8 @@ from avatar_sessions.contract.states import CommandOutcome
 from examples import tts
 from examples.backend.problems import PROBLEMS, ProblemAnswer, problem_of
 from examples.local_tts import ToneTts
-from tests.support.backend_server import backend
-from tests.support.product import Product
+from tests.support.platforms.backend_server import backend
+from tests.support.platforms.product import Product
 
 INSIDE = "a host and a setting of ours"
 FAILURE = Failure(type="Some", message=INSIDE)

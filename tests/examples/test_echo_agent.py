@@ -12,8 +12,8 @@ import pytest
 from avatar_sessions import Session, UtteranceOutcome
 from deploy.local.settings import ROOT
 from examples.voice.endpointing import Pcm
-from tests.support.person import RATE_HZ, likeness, person_in
-from tests.support.product import Product, RunningAgent, StartAgent
+from tests.support.platforms.product import Product, RunningAgent, StartAgent
+from tests.support.speech.person import RATE_HZ, likeness, person_in
 from tests.support.waiting import until
 
 

@@ -17,10 +17,10 @@ from playwright.async_api import Page, Playwright, expect
 from avatar_sessions import Session, UtteranceOutcome
 from examples.voice.endpointing import Pcm
 from tests.support.browser import GRANT_PERMISSIONS, browser_with_microphone
-from tests.support.person import RATE_HZ, Person, likeness, person_in
-from tests.support.product import Product, RunningAgent
+from tests.support.platforms.product import Product, RunningAgent
+from tests.support.speech.person import RATE_HZ, Person, likeness, person_in
+from tests.support.speech.voice import voice_in
 from tests.support.viewer_page import SOON_MS, open_page, shows
-from tests.support.voice import voice_in
 from tests.support.waiting import until
 from viewer import SessionViewerSource, ViewerServer, ViewerSourceError
 from viewer.typed_speech import Espeak, TypedSpeech

@@ -22,8 +22,8 @@ from examples.tts import (
     TtsRefused,
     TtsUnavailable,
 )
-from tests.support.speech_server import Answer, refuses, speaks, speech_server, stays_silent
-from tests.support.voice import BABBLES, FAILS, HANGS, voice_in
+from tests.support.speech.speech_server import Answer, refuses, speaks, speech_server, stays_silent
+from tests.support.speech.voice import BABBLES, FAILS, HANGS, voice_in
 
 KEY = "obviously-fake-openai-key"
 HALF_A_SECOND = bytes(24_000)

@@ -39,7 +39,7 @@ from liveavatar_lite import (
     UtteranceStarted,
     WarningReported,
 )
-from tests.support.lite_server import (
+from tests.support.speech.lite_server import (
     CHUNK,
     SECRET,
     Media,

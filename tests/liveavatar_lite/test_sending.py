@@ -25,7 +25,7 @@ from liveavatar_lite import (
     LiteConnection,
     SessionKeepAlive,
 )
-from tests.support.lite_server import Media, media_server, self_signed
+from tests.support.speech.lite_server import Media, media_server, self_signed
 from tests.support.waiting import until
 
 SECOND = 48_000

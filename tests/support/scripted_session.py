@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from avatar_sessions.contract.states import SessionState
 from deploy.local.livekit import LiveKitServer
-from tests.support.stand_in_avatar import StandInAvatar
+from tests.support.speech.stand_in_avatar import StandInAvatar
 from viewer import ViewerAccess, ViewerSourceError, ViewerStatus
 
 FAKE_TOKEN: Final = "fake-livekit-token-for-tests"

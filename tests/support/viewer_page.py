@@ -15,7 +15,7 @@ from playwright.async_api import BrowserContext, Page, expect
 from avatar_sessions.contract.states import SessionState
 from deploy.local.livekit import LiveKitServer
 from tests.support.scripted_session import Stage
-from tests.support.stand_in_avatar import StandInAvatar, avatar_in, viewer_token
+from tests.support.speech.stand_in_avatar import StandInAvatar, avatar_in, viewer_token
 from viewer import ViewerAccess
 
 SOON_MS: Final = 15_000

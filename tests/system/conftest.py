@@ -17,8 +17,13 @@ from avatar_sessions.seal import Seal
 from deploy.local.livekit import LiveKitServer
 from deploy.local.temporal import TemporalServer
 from liveavatar_simulator import LiveAvatarSimulator
-from tests.support.histories import record_histories
-from tests.support.platform import API_KEY, Platform, running_workers, simulator_settings
+from tests.support.platforms.histories import record_histories
+from tests.support.platforms.in_process import (
+    API_KEY,
+    Platform,
+    running_workers,
+    simulator_settings,
+)
 from tests.support.secret_scan import remember
 from workers.settings import WorkerSettings
 

@@ -15,7 +15,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 
 from avatar_sessions.contract.states import EndReason
-from tests.support.histories import SESSIONS
+from tests.support.platforms.histories import SESSIONS
 from tests.support.secret_scan import kinds_in
 from workers.wiring import workflow_runner
 from workflows.session import AvatarSession

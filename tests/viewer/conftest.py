@@ -15,7 +15,7 @@ from avatar_sessions.contract.states import SessionState
 from deploy.local.livekit import LiveKitServer
 from tests.support.browser import browser, livekit_client, playwright  # noqa: F401 (fixtures)
 from tests.support.scripted_session import ScriptedSession, Stage
-from tests.support.stand_in_avatar import avatar_in, viewer_token
+from tests.support.speech.stand_in_avatar import avatar_in, viewer_token
 from viewer import ViewerAccess, ViewerServer
 
 

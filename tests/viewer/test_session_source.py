@@ -22,10 +22,16 @@ from deploy.local.livekit import LiveKitServer
 from deploy.local.temporal import TemporalServer
 from liveavatar_lite import SessionEndReason
 from liveavatar_simulator import LiveAvatarSimulator
-from tests.support.platform import API_KEY, new_key, running_workers, simulator_settings, wayne
-from tests.support.product import worker_settings
+from tests.support.platforms.in_process import (
+    API_KEY,
+    new_key,
+    running_workers,
+    simulator_settings,
+    wayne,
+)
+from tests.support.platforms.product import worker_settings
 from tests.support.secret_scan import remember
-from tests.support.speech import speak_live
+from tests.support.speech.pcm import speak_live
 from tests.support.viewer_page import identities, level_passes, open_page, room_api, shows
 from viewer import SessionViewerSource, ViewerServer
 

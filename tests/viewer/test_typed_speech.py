@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.voice import BABBLES, FAILS, HANGS, NEVER_ENDS, voice_in
+from tests.support.speech.voice import BABBLES, FAILS, HANGS, NEVER_ENDS, voice_in
 from viewer import typed_speech
 from viewer.typed_speech import Espeak, VoiceFailed
 

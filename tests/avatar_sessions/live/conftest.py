@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.fake_ingress import FakeIngress
+from tests.support.speech.fake_ingress import FakeIngress
 
 
 @pytest.fixture

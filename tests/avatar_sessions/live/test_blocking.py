@@ -14,8 +14,8 @@ from avatar_sessions import (
     UtteranceOutcome,
 )
 from liveavatar_lite import BadAudio
-from tests.support.fake_ingress import FakeIngress
-from tests.support.live_speech import SECOND, live_to, speech
+from tests.support.speech.fake_ingress import FakeIngress
+from tests.support.speech.live_speech import SECOND, live_to, speech
 from tests.support.waiting import until
 
 

@@ -18,8 +18,8 @@ from avatar_sessions import (
     UtteranceOutcome,
 )
 from avatar_sessions.contract.live_dialect import CloseCode
-from tests.support.fake_ingress import FakeIngress, FakeOwners
-from tests.support.live_speech import SECOND, live_to, speech
+from tests.support.speech.fake_ingress import FakeIngress, FakeOwners
+from tests.support.speech.live_speech import SECOND, live_to, speech
 from tests.support.waiting import until
 
 # ---------------------------------------------------------------- the same owner

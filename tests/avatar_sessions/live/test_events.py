@@ -17,8 +17,8 @@ from avatar_sessions import (
 )
 from avatar_sessions.contract.live_dialect import LiveState
 from avatar_sessions.live.events import MAX_UNREAD_EVENTS, EventFeed
-from tests.support.fake_ingress import FakeIngress
-from tests.support.live_speech import live_to, speech
+from tests.support.speech.fake_ingress import FakeIngress
+from tests.support.speech.live_speech import live_to, speech
 from tests.support.waiting import until
 
 

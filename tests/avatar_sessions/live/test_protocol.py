@@ -57,7 +57,14 @@ from liveavatar_lite.messages import (
     encode_event,
     encode_speak,
 )
-from tests.support.live_messages import COMMANDS_SENT, OWNER_SENDS, PCM, READY, owner, speaker
+from tests.support.speech.live_messages import (
+    COMMANDS_SENT,
+    OWNER_SENDS,
+    PCM,
+    READY,
+    owner,
+    speaker,
+)
 
 
 def report(utterance_id: str, outcome: UtteranceOutcome) -> UtteranceReport:

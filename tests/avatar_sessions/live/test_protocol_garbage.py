@@ -19,7 +19,7 @@ from avatar_sessions.live.protocol import (
 )
 from liveavatar_lite.errors import LiteError
 from liveavatar_lite.messages import COMMANDS, EVENTS, AgentInterrupt, AgentSpeakEnd
-from tests.support.live_messages import COMMANDS_SENT, OWNER_SENDS, PCM, owner, speaker
+from tests.support.speech.live_messages import COMMANDS_SENT, OWNER_SENDS, PCM, owner, speaker
 
 WORDS: tuple[Any, ...] = (
     *SPEAKER_MESSAGES, *OWNER_MESSAGES, *COMMANDS, *EVENTS,

@@ -17,8 +17,8 @@ from avatar_sessions import (
 )
 from avatar_sessions.live.utterance import MAX_IN_FLIGHT
 from liveavatar_lite import BadAudio
-from tests.support.fake_ingress import TICKET, FakeIngress
-from tests.support.live_speech import SECOND, live_to, speech
+from tests.support.speech.fake_ingress import TICKET, FakeIngress
+from tests.support.speech.live_speech import SECOND, live_to, speech
 from tests.support.waiting import until
 
 # ---------------------------------------------------------------- speech

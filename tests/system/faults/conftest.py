@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from deploy.local.livekit import LiveKitServer
 from deploy.local.temporal import TemporalServer
-from tests.support.relayed_platform import RelayedPlatform, relayed_platform
+from tests.support.platforms.relayed import RelayedPlatform, relayed_platform
 from workers.settings import WorkerSettings
 
 

@@ -20,8 +20,8 @@ from avatar_sessions.contract import names
 from deploy.local.livekit import LiveKitServer
 from deploy.local.temporal import TemporalServer
 from liveavatar_lite import LiveAvatar, SessionEndReason
-from tests.support.platform import Platform, history_length, running_workers
-from tests.support.relayed_platform import (
+from tests.support.platforms.in_process import Platform, history_length, running_workers
+from tests.support.platforms.relayed import (
     RelayedPlatform,
     assert_books_agree,
     page,
@@ -29,8 +29,8 @@ from tests.support.relayed_platform import (
     until_state,
     until_status,
 )
+from tests.support.platforms.worker_process import worker_process
 from tests.support.waiting import until
-from tests.support.worker_process import worker_process
 from workers.settings import WorkerSettings
 from workers.wiring import Role
 from workflows.parts import alerts, options

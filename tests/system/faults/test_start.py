@@ -22,16 +22,16 @@ from deploy.local.livekit import LiveKitServer
 from deploy.local.relay import RelayMode, TcpRelay
 from deploy.local.temporal import TemporalServer
 from liveavatar_simulator.faults import Faults
-from tests.support.platform import history_length
-from tests.support.relayed_platform import (
+from tests.support.platforms.in_process import history_length
+from tests.support.platforms.relayed import (
     RelayedPlatform,
     assert_books_agree,
     page,
     until_state,
     until_status,
 )
+from tests.support.platforms.worker_process import worker_process
 from tests.support.waiting import until
-from tests.support.worker_process import worker_process
 from workers.wiring import Role
 from workflows.parts import options
 

@@ -14,8 +14,8 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from avatar_sessions.contract import names
 from avatar_sessions.contract.messages import Interrupt, KeepAlive
 from avatar_sessions.contract.states import EndReason, UtteranceOutcome
-from tests.support.platform import Platform, running_workers
-from tests.support.speech import speak_live
+from tests.support.platforms.in_process import Platform, running_workers
+from tests.support.speech.pcm import speak_live
 from workers.wiring import Role
 
 

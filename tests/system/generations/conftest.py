@@ -9,8 +9,8 @@ from pydantic import SecretStr
 
 from deploy.local.livekit import LiveKitServer
 from deploy.local.temporal import TemporalServer
-from tests.support.generations import BRIEF_S, own_platform
-from tests.support.platform import Platform
+from tests.support.platforms.generations import BRIEF_S, own_platform
+from tests.support.platforms.in_process import Platform
 
 
 @pytest_asyncio.fixture

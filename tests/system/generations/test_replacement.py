@@ -14,7 +14,7 @@ from avatar_sessions.contract.states import UtteranceOutcome
 from deploy.local.livekit import LiveKitServer
 from deploy.local.temporal import TemporalServer
 from liveavatar_lite import SessionEndReason
-from tests.support.generations import (
+from tests.support.platforms.generations import (
     assert_nothing_left,
     last_session_age_s,
     ledger_lines,
@@ -22,10 +22,10 @@ from tests.support.generations import (
     own_platform_without_workers,
     total_played_ms,
 )
-from tests.support.platform import LONG, SHORT, Platform, new_key, wayne
-from tests.support.speech import speak_live
+from tests.support.platforms.in_process import LONG, SHORT, Platform, new_key, wayne
+from tests.support.platforms.worker_process import worker_process
+from tests.support.speech.pcm import speak_live
 from tests.support.waiting import until
-from tests.support.worker_process import worker_process
 from workers.wiring import Role
 
 

@@ -11,15 +11,15 @@ from avatar_sessions import Clip, EndReason
 from avatar_sessions.contract.states import UtteranceOutcome
 from deploy.local.livekit import LiveKitServer
 from deploy.local.temporal import TemporalServer
-from tests.support.generations import (
+from tests.support.platforms.generations import (
     BRIEF_S,
     assert_nothing_left,
     ledger_lines,
     own_platform,
     total_played_ms,
 )
-from tests.support.platform import Platform
-from tests.support.speech import speak_live
+from tests.support.platforms.in_process import Platform
+from tests.support.speech.pcm import speak_live
 
 
 @pytest.mark.timeout(120)

@@ -17,8 +17,8 @@ from deploy.local.livekit import LiveKitServer
 from deploy.local.temporal import TemporalServer
 from liveavatar_lite import LiveAvatar
 from liveavatar_simulator import LiveAvatarSimulator
-from tests.support.janitor_platform import JanitorEnvironment
-from tests.support.platform import API_KEY, simulator_settings
+from tests.support.platforms.in_process import API_KEY, simulator_settings
+from tests.support.platforms.janitor import JanitorEnvironment
 from tests.support.secret_scan import remember
 from workers.settings import WorkerSettings
 

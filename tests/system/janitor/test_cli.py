@@ -13,7 +13,7 @@ import pytest
 
 from avatar_sessions.contract import names
 from deploy.local.settings import ROOT
-from tests.support.janitor_platform import JanitorEnvironment
+from tests.support.platforms.janitor import JanitorEnvironment
 
 WITHIN_S = 45.0
 

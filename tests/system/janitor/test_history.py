@@ -14,8 +14,8 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 
 from avatar_sessions.contract import names
-from tests.support.histories import JANITOR
-from tests.support.janitor_platform import JanitorEnvironment
+from tests.support.platforms.histories import JANITOR
+from tests.support.platforms.janitor import JanitorEnvironment
 from tests.support.secret_scan import kinds_in
 from workers.wiring import workflow_runner
 from workflows.janitor import AvatarJanitor

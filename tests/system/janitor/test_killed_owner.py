@@ -23,11 +23,11 @@ from deploy.local.simulator import LiveAvatarEndpoint
 from deploy.local.temporal import TemporalServer
 from deploy.local.worker import worker_settings
 from liveavatar_simulator import LiveAvatarSimulator
-from tests.support.janitor_platform import JanitorEnvironment, livekit_at
-from tests.support.platform import new_key, simulator_settings, wayne
+from tests.support.platforms.in_process import new_key, simulator_settings, wayne
+from tests.support.platforms.janitor import JanitorEnvironment, livekit_at
+from tests.support.platforms.worker_process import killable_worker
 from tests.support.secret_scan import kinds_in
 from tests.support.waiting import until
-from tests.support.worker_process import killable_worker
 from workers.wiring import Role
 
 PROMISED_S = 60.0

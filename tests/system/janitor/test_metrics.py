@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 from activities.janitor.metrics import JanitorMetrics
-from tests.support.janitor_platform import JanitorEnvironment
+from tests.support.platforms.janitor import JanitorEnvironment
 from workers.telemetry import metering
 
 

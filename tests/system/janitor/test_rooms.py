@@ -17,7 +17,7 @@ from avatar_sessions.contract.activities import CreateRoom
 from avatar_sessions.contract.janitor import Decision, JanitorFinding, RoomFinding
 from avatar_sessions.contract.messages import OwnRoom
 from avatar_sessions.seal import Seal
-from tests.support.janitor_platform import JanitorEnvironment, Workflow, livekit_at
+from tests.support.platforms.janitor import JanitorEnvironment, Workflow, livekit_at
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from temporalio.client import ScheduleActionStartWorkflow, ScheduleHandle, Sched
 from temporalio.service import RPCError
 
 from avatar_sessions.contract import names
-from tests.support.janitor_platform import JanitorEnvironment, client_like
+from tests.support.platforms.janitor import JanitorEnvironment, client_like
 from tests.support.waiting import until
 from workers.janitor_schedule import ensure_schedule, maintained_schedule
 

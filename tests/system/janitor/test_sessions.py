@@ -19,7 +19,7 @@ from avatar_sessions.contract import names
 from avatar_sessions.contract.janitor import MAX_LINES, Decision, JanitorRound
 from avatar_sessions.janitor import JanitorFailed, make_round
 from deploy.local.temporal import TemporalServer
-from tests.support.janitor_platform import (
+from tests.support.platforms.janitor import (
     PROVIDER_SESSIONS,
     QUEUE_WITHOUT_WORKERS,
     JanitorEnvironment,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.janitor_platform import JanitorEnvironment
+from tests.support.platforms.janitor import JanitorEnvironment
 
 
 async def test_a_worker_stopped_during_its_start_ends_in_time(

@@ -35,7 +35,7 @@ from deploy.local.livekit import LiveKitServer
 from deploy.local.ports import free_port
 from deploy.local.temporal import TemporalServer
 from liveavatar_simulator import LiveAvatarSimulator
-from tests.support.platform import (
+from tests.support.platforms.in_process import (
     SHORT,
     Platform,
     new_key,

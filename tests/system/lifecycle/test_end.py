@@ -19,7 +19,7 @@ from avatar_sessions import (
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.seal import Seal
 from deploy.local.temporal import TemporalServer
-from tests.support.platform import SHORT, Platform, running_workers
+from tests.support.platforms.in_process import SHORT, Platform, running_workers
 from tests.support.waiting import until
 from workers.settings import WorkerSettings
 

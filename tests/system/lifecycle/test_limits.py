@@ -10,7 +10,7 @@ import pytest
 from avatar_sessions import Clip
 from avatar_sessions.contract.messages import Interrupt, KeepAlive, SetPose, Speak
 from avatar_sessions.contract.states import CommandOutcome, UtteranceOutcome
-from tests.support.platform import Platform, history_length
+from tests.support.platforms.in_process import Platform, history_length
 
 COMMAND_EVENTS = 12
 UTTERANCE_EVENTS = 5

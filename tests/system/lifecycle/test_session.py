@@ -25,7 +25,7 @@ from avatar_sessions.contract import names
 from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutcome
 from deploy.local.livekit import LiveKitServer
 from liveavatar_lite import LiveAvatar, SessionEndReason
-from tests.support.platform import LONG, MIDDLE, SHORT, Platform, new_key, wayne
+from tests.support.platforms.in_process import LONG, MIDDLE, SHORT, Platform, new_key, wayne
 from tests.support.waiting import until
 
 

@@ -14,7 +14,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from avatar_sessions import AvatarSessions, Clip
 from avatar_sessions.seal import Seal
 from deploy.local.temporal import TemporalServer
-from tests.support.platform import new_key, running_workers, wayne
+from tests.support.platforms.in_process import new_key, running_workers, wayne
 from tests.support.secret_scan import kinds_in
 from workers.settings import WorkerSettings
 from workers.telemetry import tracing

@@ -29,7 +29,8 @@ from liveavatar_lite import (
     UtteranceStarted,
 )
 from liveavatar_simulator import SessionLine
-from tests.support.ingress_client import (
+from tests.support.platforms.in_process import Platform, running_workers
+from tests.support.speech.ingress_client import (
     close_code,
     connected,
     receive_message,
@@ -38,8 +39,7 @@ from tests.support.ingress_client import (
     until_counted,
     utterance_line,
 )
-from tests.support.platform import Platform, running_workers
-from tests.support.speech import tone
+from tests.support.speech.pcm import tone
 from tests.support.waiting import until
 
 SECOND = 48_000

@@ -12,15 +12,15 @@ from websockets.exceptions import ConnectionClosed
 from avatar_sessions import EndReason
 from avatar_sessions.contract.live_dialect import LiveBegin
 from avatar_sessions.contract.states import UtteranceOutcome
-from tests.support.ingress_client import (
+from tests.support.platforms.in_process import Platform, running_workers
+from tests.support.speech.ingress_client import (
     close_code,
     connected,
     receive_message,
     until_counted,
     utterance_line,
 )
-from tests.support.platform import Platform, running_workers
-from tests.support.speech import tone
+from tests.support.speech.pcm import tone
 
 
 async def discard_messages(connection: ClientConnection) -> None:

@@ -14,12 +14,12 @@ from avatar_sessions.contract.states import Pose, UtteranceOutcome
 from deploy.local.livekit import LiveKitServer
 from deploy.local.relay import RelayMode, TcpRelay
 from deploy.local.temporal import TemporalServer
-from tests.support.platform import Platform, new_key, wayne
-from tests.support.speech import speak_live
-from tests.support.worker_process import (
+from tests.support.platforms.in_process import Platform, new_key, wayne
+from tests.support.platforms.worker_process import (
     heard_by_liveavatar_ms,
     worker_process,
 )
+from tests.support.speech.pcm import speak_live
 from workers.wiring import Role
 
 

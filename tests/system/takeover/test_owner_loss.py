@@ -17,10 +17,10 @@ from avatar_sessions import EndReason
 from avatar_sessions.contract.states import UtteranceOutcome
 from deploy.local.livekit import LiveKitServer
 from deploy.local.temporal import TemporalServer
-from tests.support.generations import ledger_lines, own_platform
-from tests.support.platform import SHORT, Platform, new_key, wayne
-from tests.support.relayed_platform import until_status
-from tests.support.worker_process import worker_process
+from tests.support.platforms.generations import ledger_lines, own_platform
+from tests.support.platforms.in_process import SHORT, Platform, new_key, wayne
+from tests.support.platforms.relayed import until_status
+from tests.support.platforms.worker_process import worker_process
 from workers.wiring import Role
 from workflows.parts import options
 

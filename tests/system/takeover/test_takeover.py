@@ -13,8 +13,8 @@ from avatar_sessions import EndReason
 from avatar_sessions.contract.states import UtteranceOutcome
 from deploy.local.livekit import LiveKitServer
 from deploy.local.temporal import TemporalServer
-from tests.support.platform import LONG, SHORT, Platform, new_key, wayne
-from tests.support.worker_process import (
+from tests.support.platforms.in_process import LONG, SHORT, Platform, new_key, wayne
+from tests.support.platforms.worker_process import (
     heard_by_liveavatar_ms,
     until_later_owner,
     worker_process,

@@ -18,7 +18,7 @@ from playwright.async_api import BrowserContext, Page, expect
 from avatar_sessions.contract.states import SessionState
 from deploy.local.livekit import LiveKitServer
 from tests.support.scripted_session import Stage
-from tests.support.stand_in_avatar import StandInAvatar, avatar_in
+from tests.support.speech.stand_in_avatar import StandInAvatar, avatar_in
 from tests.support.viewer_page import (
     LOUD,
     SOON_MS,

@@ -22,7 +22,7 @@ from tests.support.browser import (
     browser_with_microphone,
 )
 from tests.support.scripted_session import Stage
-from tests.support.stand_in_avatar import viewer_token
+from tests.support.speech.stand_in_avatar import viewer_token
 from tests.support.viewer_page import (
     SOON_MS,
     delete_room,

@@ -19,7 +19,7 @@ from avatar_sessions.contract.states import EndReason, Pose, SessionState
 from deploy.local.ports import free_port
 from tests.support.browser import AUTOPLAY_AFTER_CLICK, CHROMIUM_ARGUMENTS
 from tests.support.scripted_session import ScriptedSession, Stage
-from tests.support.stand_in_avatar import avatar_in, viewer_token
+from tests.support.speech.stand_in_avatar import avatar_in, viewer_token
 from tests.support.viewer_page import (
     LEVEL,
     LOUD,

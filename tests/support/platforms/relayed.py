@@ -23,7 +23,7 @@ from deploy.local.temporal import TemporalServer
 from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
 from liveavatar_simulator.faults import Faults
 from liveavatar_simulator.ledger import SessionLine
-from tests.support.platform import API_KEY, Platform, new_key, running_workers, wayne
+from tests.support.platforms.in_process import API_KEY, Platform, new_key, running_workers, wayne
 from workers.settings import WorkerSettings
 
 WITHIN_S = 1.0

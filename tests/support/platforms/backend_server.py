@@ -15,7 +15,7 @@ from examples.backend.app import create_app
 from examples.backend.settings import BackendSettings
 from examples.tts import StreamingTts
 from liveavatar_simulator import SessionLine
-from tests.support.product import Product
+from tests.support.platforms.product import Product
 from tests.support.waiting import until
 
 

@@ -15,7 +15,7 @@ from deploy.local.processes import Child, Supervisor
 from deploy.local.simulator import LiveAvatarEndpoint
 from deploy.local.temporal import TemporalServer
 from deploy.local.worker import start_worker, worker_settings
-from tests.support.platform import Platform
+from tests.support.platforms.in_process import Platform
 from workers.settings import WorkerSettings
 from workers.wiring import Role
 

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from avatar_sessions import LiveSpeech
-from tests.support.fake_ingress import FakeIngress, FakeOwners
+from tests.support.speech.fake_ingress import FakeIngress, FakeOwners
 
 SECOND: Final = 48_000
 """Bytes of a second of PCM."""

@@ -16,7 +16,7 @@ from avatar_sessions import Session
 from avatar_sessions.contract.live_dialect import SUBPROTOCOL
 from avatar_sessions.contract.messages import SealedAccess, SpeakerAccess
 from avatar_sessions.seal import Seal
-from tests.support.platform import Platform
+from tests.support.platforms.in_process import Platform
 from tests.support.secret_scan import remember
 
 

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from avatar_sessions import AvatarSessions, OwnRoom, Session
 from deploy.local.livekit import LiveKitServer
 from liveavatar_simulator import LiveAvatarSimulator
-from tests.support.platform import API_KEY, wayne
+from tests.support.platforms.in_process import API_KEY, wayne
 from tests.support.waiting import until
 from workers.settings import WorkerSettings
 

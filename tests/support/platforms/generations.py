@@ -14,8 +14,8 @@ from avatar_sessions.seal import Seal
 from deploy.local.livekit import LiveKitServer
 from deploy.local.temporal import TemporalServer
 from liveavatar_simulator import LiveAvatarSimulator, SessionLine
-from tests.support.histories import record_histories
-from tests.support.platform import Platform, running_workers, simulator_settings
+from tests.support.platforms.histories import record_histories
+from tests.support.platforms.in_process import Platform, running_workers, simulator_settings
 
 BRIEF_S = 24
 """How long a LiveAvatar session lasts in `brief`."""
