@@ -208,7 +208,7 @@ def _streaming(
         ingress_url=lambda: ingress.url,
         seal_texts=settings.seal_texts,
         unsupervised_limit_s=settings.unsupervised_s,
-        leave_within_s=LEAVE_SHARE * settings.drain_timeout_s,
+        drain_within_s=LEAVE_SHARE * settings.drain_timeout_s,
     )
 
 

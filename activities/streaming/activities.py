@@ -1,4 +1,8 @@
-"""Owning sessions, as activities: the hours-long stream, and what reaches it on its own queue."""
+"""Owning sessions, as activities: the hours-long stream, and commands on the process's own queue.
+
+`stream_audio` keeps one session for as long as its attempt holds the lease. What happens to the
+session when an attempt ends without it is decided here, too: adopted, handed over, or stopped.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +21,13 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from activities import failures
 from activities.streaming.orphans import (
     AttemptStatus,
-    standing_of_attempt,
-    stop_for_good,
+    attempt_status,
     stop_if_terminated,
+    stop_with_retries,
 )
 from activities.streaming.ownership import HeartbeatAnswer, Lease, Ownership
 from activities.streaming.signals import SignalQueue
+from activities.streaming.supervisor import SpeakerGrants, StreamSupervisor
 from avatar_sessions.contract import names
 from avatar_sessions.contract.activities import (
     ClipCursor,
@@ -34,14 +39,11 @@ from avatar_sessions.contract.activities import (
     GrantedSpeaker,
     GrantSpeaker,
     OwnerHeartbeat,
-    OwnerReady,
-    OwnerRecovering,
     SpeakClip,
     StreamAudio,
     StreamEnd,
     StreamResult,
 )
-from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import CommandOutcome, Pose
 from avatar_sessions.seal import Seal
 from liveavatar_lite import ConnectionFailed, LiteError, LiveAvatar
@@ -49,25 +51,25 @@ from owner.clip_queue import ClipJob
 from owner.clips.source import ClipSource
 from owner.ingress.tickets import Tickets
 from owner.registry import SessionRegistry
-from owner.session import OwnedSession, OwnedState, OwnerLimits, OwnerNotReady, ProviderEnd
+from owner.session import OwnedSession, OwnedState, OwnerLimits, OwnerNotReady
 
 logger = logging.getLogger(__name__)
 
-BEAT_S: Final = 5.0
+HEARTBEAT_S: Final = 5.0
 """A heartbeat costs about 0.7 ms of worker and 2 ms of server CPU (measured): every 5 s."""
-SDK_BEAT_EVERY: Final = 2
-"""Every second one goes by the SDK, too, which else takes the attempt for dead after 18 s."""
+SDK_HEARTBEAT_EVERY: Final = 2
+"""Every second one goes by the SDK, too, which otherwise takes the attempt for dead after 18 s."""
 UNACKED_PAUSE_S: Final = 1.0
 """Between two heartbeats while the server does not answer."""
-CLIP_BEAT_S: Final = 1.0
-"""An utterance tells how far it has come at least so often, and at each chunk: what a dead owner
-leaves is at most one chunk old, and its death is noticed in three seconds."""
-SUCCESSOR_PATIENCE_S: Final = 20.0
+CLIP_HEARTBEAT_S: Final = 1.0
+"""A clip reports its position at least so often, and at each chunk: what a dead owner leaves is at
+most one chunk old, and its death is noticed in three seconds."""
+SUCCESSOR_TIMEOUT_S: Final = 20.0
 """How long a session whose attempt is over waits here for the next one, while the server answers:
 the heartbeat timeout, and a moment for the retry."""
-ORPHAN_LOOK_S: Final = 2.0
-LEAVING_TIMEOUT_S: Final = 1.0
-LEAVE_EVERY_S: Final = 0.1
+ORPHAN_CHECK_S: Final = 2.0
+DRAIN_SIGNAL_TIMEOUT_S: Final = 1.0
+HANDOVER_PAUSE_S: Final = 0.1
 """Between two sessions that a draining process hands over, or less where it has many."""
 
 
@@ -87,7 +89,7 @@ class StreamActivities:
         ingress_url: Callable[[], str | None],
         seal_texts: bool = False,
         unsupervised_limit_s: float = 120.0,
-        leave_within_s: float = 5.0,
+        drain_within_s: float = 5.0,
     ) -> None:
         self._owned = owned
         self._clips = clips
@@ -95,14 +97,13 @@ class StreamActivities:
         self._seal = seal
         self._queue = queue
         self._limits = limits
-        self._tickets = tickets
-        self._ingress_url = ingress_url
-        self._seal_texts = seal_texts
+        self._grants = SpeakerGrants(tickets, seal, ingress_url)
+        self._text_seal = seal if seal_texts else None
         self._unsupervised_limit_s = unsupervised_limit_s
-        self._leave_within_s = leave_within_s
-        self._leaving = asyncio.Lock()
-        self._holdings: dict[str, Ownership] = {}  # by LiveAvatar's id of the session
-        self._keeping: set[asyncio.Task[None]] = set()
+        self._drain_within_s = drain_within_s
+        self._handover_turn = asyncio.Lock()
+        self._ownerships: dict[str, Ownership] = {}  # by LiveAvatar's id of the session
+        self._awaiting: set[asyncio.Task[None]] = set()  # orphaned sessions' tasks
 
     # --------------------------------------------------------------- stream
 
@@ -110,263 +111,227 @@ class StreamActivities:
     async def stream_audio(self, step: StreamAudio) -> StreamResult:
         """Own a session until it ends; heartbeats carry where it stands.
 
-        A session that this process holds already, because the server lost sight of the attempt
+        A session that this process owns already, because the server lost sight of the attempt
         before, is adopted: its socket stays, and its speech goes on.
 
         Raises:
-            Disconnected: the socket could not be had, or the server lost sight of us.
-            WorkerDraining: this process is going away; the next attempt takes over at once.
+            Disconnected: no socket could be opened, or the server lost sight of this attempt.
+            WorkerDraining: this process is stopping; the next attempt takes over immediately.
         """
         info = activity.info()
         attempt = activity.client().get_async_activity_handle(task_token=info.task_token)
         lease = Lease((step.stream, info.attempt), attempt)
-        # A task may have been picked up by a process that was stopped for minutes since.
+        # A process that was stopped for minutes may hold a task that the server has given up.
         first = OwnerHeartbeat(
             epoch=lease.epoch, queue=self._queue, state=OwnedState.CONNECTING.name
         )
-        if await lease.beat(first) is not HeartbeatAnswer.GIVEN:
-            raise _served_by_another()
+        if await lease.renew(first) is not HeartbeatAnswer.ACCEPTED:
+            raise _superseded()
         logger.info("%s: owned in epoch %d.%d", step.session_key, *lease.epoch)
-        holding = self._adopted(step, lease) or self._begun(step, lease)
+        ownership = self._adopt(step, lease) or self._open(step, lease)
         try:
-            return await self._serve(holding, lease, step)
+            return await self._serve(ownership, lease, step)
         except asyncio.CancelledError:
-            await self._part(holding, lease, step)
+            await self._orphan(ownership, lease, step)
             raise
         except ConnectionFailed as error:
             raise failures.plain_error(ErrorType.DISCONNECTED, str(error)) from error
 
-    def _adopted(self, step: StreamAudio, lease: Lease) -> Ownership | None:
-        holding = self._holdings.get(step.provider_session_id)
-        if holding is None or not holding.adoptable:
+    def _adopt(self, step: StreamAudio, lease: Lease) -> Ownership | None:
+        ownership = self._ownerships.get(step.provider_session_id)
+        if ownership is None or not ownership.adoptable:
             return None
-        logger.info("adopted: %s goes on", step.session_key)
-        holding.adopt(lease)
-        if holding.session.state is OwnedState.READY:
-            self._tell_ready(holding, step, 0)
-        return holding
+        logger.info("%s: adopted", step.session_key)
+        ownership.adopt(lease)
+        if ownership.session.state is OwnedState.READY:
+            ownership.supervisor.on_ready(0)
+        return ownership
 
-    def _begun(self, step: StreamAudio, lease: Lease) -> Ownership:
+    def _open(self, step: StreamAudio, lease: Lease) -> Ownership:
         info = activity.info()
         assert info.workflow_id is not None
         workflow = activity.client().get_workflow_handle(
             info.workflow_id, run_id=info.workflow_run_id
         )
-        news = SignalQueue(step.session_key, lease.epoch, workflow)
+        signals = SignalQueue(step.session_key, lease.epoch, workflow)
+        supervisor = StreamSupervisor(
+            step,
+            queue=self._queue,
+            signals=signals,
+            grants=self._grants,
+            liveavatar=self._liveavatar,
+            text_seal=self._text_seal,
+        )
         session = OwnedSession(
             key=step.session_key,
             epoch=lease.epoch,
             ws_url=failures.opened(self._seal, step.ws_url),
             limits=self._limits,
-            on_ready=lambda gap_ms: self._tell_ready(holding, step, gap_ms),
-            on_lost=lambda: news.put(
-                names.SIGNAL_OWNER_RECOVERING, OwnerRecovering(epoch=news.epoch)
-            ),
-            on_line=lambda line, may_go_on: news.put_line(self._sealed(line), may_go_on),
-            on_pose=news.put_pose,
-            provider_end=lambda: self._provider_end(step.provider_session_id),
-            may_reconnect=lambda: holding.may_reconnect(),
+            supervisor=supervisor,
             owner=self._queue,
             generation=step.generation,
         )
-        holding = Ownership(session, news, lease, self._queue)
+        ownership = Ownership(session, supervisor, lease, self._queue)
         self._owned.add(session)
-        self._holdings[step.provider_session_id] = holding
-        return holding
+        self._ownerships[step.provider_session_id] = ownership
+        return ownership
 
-    def _tell_ready(self, holding: Ownership, step: StreamAudio, gap_ms: int) -> None:
-        url = self._ingress_url()
-        speaker = None if url is None else self._granted(url, step.session_key, holding.lease.epoch)
-        holding.news.put(
-            names.SIGNAL_OWNER_READY,
-            OwnerReady(
-                queue=self._queue,
-                epoch=holding.lease.epoch,
-                provider_session_id=step.provider_session_id,
-                gap_ms=gap_ms,
-                speakers=speaker is not None,
-                speaker=speaker,
-            ),
-        )
-
-    def _granted(self, url: str, session_key: str, epoch: Epoch) -> GrantedSpeaker:
-        ticket, expires_at = self._tickets.issue(session_key, epoch)
-        return GrantedSpeaker(
-            ingress_url=url, ticket=self._seal.seal(ticket), expires_at=expires_at
-        )
-
-    async def _serve(self, holding: Ownership, lease: Lease, step: StreamAudio) -> StreamResult:
-        """Serve a session by this attempt: until it ends, we drain, or the server wants us no more.
+    async def _serve(self, ownership: Ownership, lease: Lease, step: StreamAudio) -> StreamResult:
+        """Serve a session by this attempt: until it ends, a drain, or the loss of the lease.
 
         Raises:
-            ConnectionFailed: the socket could not be had (again).
+            ConnectionFailed: no socket could be opened.
         """
-        running = holding.running
+        running = ownership.running
         draining = asyncio.create_task(activity.wait_for_worker_shutdown(), name="drain")
-        beating = asyncio.create_task(self._beat(holding, lease), name="beat")
-        taken = asyncio.create_task(lease.taken.wait(), name="taken")
-        tasks: set[asyncio.Task[Any]] = {draining, beating, taken}
+        renewing = asyncio.create_task(self._renew(ownership, lease), name="lease")
+        superseded = asyncio.create_task(lease.superseded.wait(), name="superseded")
+        tasks: set[asyncio.Task[Any]] = {draining, renewing, superseded}
         try:
             await asyncio.wait({running, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-            if lease.taken.is_set():
-                raise _served_by_another()
+            if lease.superseded.is_set():
+                raise _superseded()
             if running.done():
-                return await self._over(holding, step)
-            if beating.done():
-                if beating.result() is HeartbeatAnswer.UNREACHABLE:
+                return await self._finish(ownership, step)
+            if renewing.done():
+                if renewing.result() is HeartbeatAnswer.UNREACHABLE:
                     logger.warning("%s: the server is away for too long", step.session_key)
-                    await self._leave(holding, step, moving=True)
+                    await self._release(ownership, step, handover=True)
                 else:
-                    await self._part(holding, lease, step)
-                raise _served_by_another()
-            return await self._drained(holding, step)
+                    await self._orphan(ownership, lease, step)
+                raise _superseded()
+            return await self._on_drain(ownership, step)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    async def _over(self, holding: Ownership, step: StreamAudio) -> StreamResult:
-        """The session is over here: let go of it, and tell why."""
-        failed = holding.running.exception() is not None
-        # Whatever ended it but the workflow itself: it may go on with another socket or session.
-        moving = failed or holding.running.result().end is not StreamEnd.RELEASED
-        await self._leave(holding, step, moving=moving)
-        return holding.running.result()
+    async def _renew(self, ownership: Ownership, lease: Lease) -> HeartbeatAnswer:
+        """Renew the lease until that fails; returns the server's last answer.
 
-    async def _drained(self, holding: Ownership, step: StreamAudio) -> StreamResult:
-        """This process goes: hand the session over, wherever it stands."""
-        if not holding.session.is_open:
-            # Nearly over: let the end run its course instead of moving it.
-            await asyncio.wait({holding.running}, timeout=self._limits.release_timeout_s + 2)
-            if holding.running.done():
-                return await self._over(holding, step)
-        await self._turn_to_leave(holding)
-        if holding.running.done():
-            return await self._over(holding, step)
-        # Said first, while speech goes on: whoever looks for an owner waits for the next one.
-        leaving = OwnerRecovering(epoch=holding.lease.epoch, leaving=True)
-        holding.news.put(names.SIGNAL_OWNER_RECOVERING, leaving)
-        await holding.news.flush(LEAVING_TIMEOUT_S)
-        # Nobody after us would.
+        A server that does not answer is no reason to stop speaking: `UNREACHABLE` is returned only
+        after `unsupervised_limit_s`.
+        """
+        for number in itertools.count(1):
+            # The first one was sent before the session was owned.
+            acked = ownership.unacked_s < HEARTBEAT_S
+            await asyncio.sleep(HEARTBEAT_S if acked else UNACKED_PAUSE_S)
+            if number % SDK_HEARTBEAT_EVERY == 0:
+                activity.heartbeat(ownership.heartbeat_details)
+            answer = await ownership.renew(lease)
+            if answer in (HeartbeatAnswer.CANCELLED, HeartbeatAnswer.NOT_FOUND):
+                return answer
+            if ownership.unacked_s > self._unsupervised_limit_s:
+                return HeartbeatAnswer.UNREACHABLE
+        raise AssertionError("unreachable")
+
+    async def _finish(self, ownership: Ownership, step: StreamAudio) -> StreamResult:
+        """The session has ended here: release it, and return why."""
+        failed = ownership.running.exception() is not None
+        # Unless the workflow itself ended it, the session may go on with another socket.
+        handover = failed or ownership.running.result().end is not StreamEnd.RELEASED
+        await self._release(ownership, step, handover=handover)
+        return ownership.running.result()
+
+    async def _on_drain(self, ownership: Ownership, step: StreamAudio) -> StreamResult:
+        """This process is stopping: hand the session over, wherever it stands."""
+        if not ownership.session.is_open:
+            # Nearly over: let it end instead of moving it.
+            await asyncio.wait({ownership.running}, timeout=self._limits.release_timeout_s + 2)
+            if ownership.running.done():
+                return await self._finish(ownership, step)
+        await self._wait_for_handover_turn(ownership)
+        if ownership.running.done():
+            return await self._finish(ownership, step)
+        # Sent first, while speech goes on: speakers and commands then wait for the next owner.
+        ownership.supervisor.on_drain()
+        await ownership.signals.flush(DRAIN_SIGNAL_TIMEOUT_S)
+        # No later attempt runs for a terminated workflow: this is the last chance to stop it.
         await stop_if_terminated(self._liveavatar, step.provider_session_id)
-        await self._leave(holding, step, moving=True)
+        await self._release(ownership, step, handover=True)
         logger.info("%s: handed over", step.session_key)
         raise ApplicationError(
             "the worker is draining: another takes over",
             type=ErrorType.WORKER_DRAINING,
-            # Zero would be dropped silently by the SDK, and the policy's backoff apply.
+            # The SDK drops a zero silently, and the policy's backoff would apply.
             next_retry_delay=timedelta(milliseconds=1),
             category=ApplicationErrorCategory.BENIGN,
         )
 
-    async def _turn_to_leave(self, holding: Ownership) -> None:
-        """One session after the other: each is served until its turn comes.
+    async def _wait_for_handover_turn(self, ownership: Ownership) -> None:
+        """Hand sessions over one after the other: each is served until its turn comes.
 
-        Fifty at once kept Temporal busy for four seconds, twice what LiveAvatar has buffered.
+        Fifty together kept Temporal busy for four seconds, twice what LiveAvatar has buffered.
         """
-        pause_s = min(LEAVE_EVERY_S, self._leave_within_s / max(1, len(self._holdings)))
-        async with self._leaving:
-            await asyncio.wait({holding.running}, timeout=pause_s)
+        pause_s = min(HANDOVER_PAUSE_S, self._drain_within_s / max(1, len(self._ownerships)))
+        async with self._handover_turn:
+            await asyncio.wait({ownership.running}, timeout=pause_s)
 
-    async def _leave(self, holding: Ownership, step: StreamAudio, *, moving: bool) -> None:
-        self._owned.remove(holding.session)
-        if self._holdings.get(step.provider_session_id) is holding:
-            del self._holdings[step.provider_session_id]
-        await holding.let_go(moving=moving)
+    async def _release(self, ownership: Ownership, step: StreamAudio, *, handover: bool) -> None:
+        self._owned.remove(ownership.session)
+        if self._ownerships.get(step.provider_session_id) is ownership:
+            del self._ownerships[step.provider_session_id]
+        await ownership.release(handover=handover)
 
     # ------------------------------------------------------ without an attempt
 
-    async def _part(self, holding: Ownership, lease: Lease, step: StreamAudio) -> None:
-        """This attempt is over, not the session: keep it for the next one, or let go."""
-        if lease is not holding.lease or holding.orphaned:
+    async def _orphan(self, ownership: Ownership, lease: Lease, step: StreamAudio) -> None:
+        """This attempt is over and the session is not: keep it for a successor, or release it."""
+        if lease is not ownership.lease or ownership.orphaned:
             return
         if activity.is_worker_shutdown():
-            await self._leave(holding, step, moving=True)
+            await self._release(ownership, step, handover=True)
             return
-        holding.orphaned = True
-        holding.session.supervised = False  # nobody new is let in, until it is adopted
-        keeping = asyncio.create_task(self._keep(holding, step), name=f"keep {step.session_key}")
-        self._keeping.add(keeping)
-        keeping.add_done_callback(self._keeping.discard)
+        ownership.orphaned = True
+        ownership.session.supervised = False  # no speaker is let in until it is adopted
+        task = asyncio.create_task(
+            self._await_successor(ownership, step), name=f"await successor of {step.session_key}"
+        )
+        self._awaiting.add(task)
+        task.add_done_callback(self._awaiting.discard)
 
-    async def _keep(self, holding: Ownership, step: StreamAudio) -> None:
-        """Hold a session that no attempt serves, for as long as that makes sense.
+    async def _await_successor(self, ownership: Ownership, step: StreamAudio) -> None:
+        """Keep an orphaned session until it is adopted, its workflow is closed, or time is up.
 
-        "Not found" means a closed workflow, or one whose server was away: it has to be asked.
+        "Not found" means a closed workflow, or one whose server was away: the server has to be
+        asked.
         """
         answered_since_s: float | None = None
-        while holding.orphaned and not holding.running.done():
-            standing = await standing_of_attempt()
-            if not holding.orphaned:
+        while ownership.orphaned and not ownership.running.done():
+            status = await attempt_status()
+            if not ownership.orphaned:
                 return
-            if standing is AttemptStatus.CLOSED:
+            if status is AttemptStatus.CLOSED:
                 logger.warning("workflow is closed: stopping %s", step.provider_session_id)
-                await holding.session.close()
-                await stop_for_good(self._liveavatar, step.provider_session_id)
+                await ownership.session.close()
+                await stop_with_retries(self._liveavatar, step.provider_session_id)
                 break
-            if standing is not AttemptStatus.UNKNOWN:
+            if status is not AttemptStatus.UNKNOWN:
                 answered_since_s = answered_since_s or time.monotonic()
-                if time.monotonic() - answered_since_s > SUCCESSOR_PATIENCE_S:
+                if time.monotonic() - answered_since_s > SUCCESSOR_TIMEOUT_S:
                     break
-            elif holding.unacked_s > self._unsupervised_limit_s:
+            elif ownership.unacked_s > self._unsupervised_limit_s:
                 break
-            await asyncio.wait({holding.running}, timeout=ORPHAN_LOOK_S)
-        if holding.orphaned:
-            logger.info("%s: let go", step.session_key)
-            await self._leave(holding, step, moving=True)
+            await asyncio.wait({ownership.running}, timeout=ORPHAN_CHECK_S)
+        if ownership.orphaned:
+            logger.info("%s: released", step.session_key)
+            await self._release(ownership, step, handover=True)
 
     async def close(self) -> None:
-        """Let go of what no attempt serves; for a process that goes. Bounded."""
-        for keeping in list(self._keeping):
-            keeping.cancel()
-        left = list(self._holdings.values())
-        self._holdings.clear()
-        for holding in left:
-            self._owned.remove(holding.session)
-        await asyncio.gather(*(holding.let_go(moving=True) for holding in left))
+        """Release the sessions that no attempt serves; for a process that stops. Bounded."""
+        for task in list(self._awaiting):
+            task.cancel()
+        left = list(self._ownerships.values())
+        self._ownerships.clear()
+        for ownership in left:
+            self._owned.remove(ownership.session)
+        await asyncio.gather(*(ownership.release(handover=True) for ownership in left))
 
-    def _sealed(self, line: UtteranceReport) -> UtteranceReport:
-        """The line as history may have it."""
-        if line.text is None or not self._seal_texts:
-            return line
-        return line.model_copy(update={"text": None, "sealed_text": self._seal.seal(line.text)})
-
-    async def _beat(self, holding: Ownership, lease: Lease) -> HeartbeatAnswer:
-        """Renew the lease until it cannot be; the server's last word.
-
-        A server that does not answer is no reason to fall silent: that is for `UNREACHABLE` after
-        the limit.
-        """
-        for number in itertools.count(1):
-            # The first one went before the session was taken.
-            await asyncio.sleep(BEAT_S if holding.unacked_s < BEAT_S else UNACKED_PAUSE_S)
-            if number % SDK_BEAT_EVERY == 0:
-                activity.heartbeat(holding.details)
-            ack = await holding.beat(lease)
-            if ack in (HeartbeatAnswer.CANCELLED, HeartbeatAnswer.NOT_FOUND):
-                return ack
-            if holding.unacked_s > self._unsupervised_limit_s:
-                return HeartbeatAnswer.UNREACHABLE
-        raise AssertionError("unreachable")
-
-    async def _provider_end(self, provider_session_id: str) -> ProviderEnd | None:
-        """Ask LiveAvatar's books whether the session is over; None if not, or not to be known."""
-        try:
-            entry = await self._liveavatar.get_session(provider_session_id)
-        except LiteError as error:
-            logger.info("session's state is not to be had: %s", error)
-            return None
-        if entry is None:
-            return ProviderEnd(None)
-        if entry.end_at is None and entry.end_reason is None:
-            return None
-        return ProviderEnd(None if entry.end_reason is None else str(entry.end_reason))
-
-    # ---------------------------------------------------- on the private queue
+    # ----------------------------------------- on the process's own queue
 
     @activity.defn(name=names.ACTIVITY_DELIVER_COMMAND)
     async def deliver_command(self, step: DeliverCommand) -> CommandDelivered:
-        """Do a command; the answer means that it is on the wire.
+        """Execute a command; the answer means that it is on the wire.
 
         Raises:
             NotOwner: this process does not own the session in that epoch, or has no socket now.
@@ -375,13 +340,13 @@ class StreamActivities:
         try:
             if step.kind == "tell_idle":
                 return CommandDelivered(outcome=CommandOutcome.SENT, idle_s=session.idle_s())
-            return CommandDelivered(outcome=await _do(session, step))
+            return CommandDelivered(outcome=await _execute(session, step))
         except (OwnerNotReady, LiteError) as error:
             raise failures.not_owner(str(error)) from error
 
     @activity.defn(name=names.ACTIVITY_SPEAK)
     async def speak(self, step: SpeakClip) -> ClipSpoken:
-        """Say a clip; lasts until it is heard, cut, lost or refused.
+        """Play a clip; returns when it is heard, interrupted, lost or rejected.
 
         Raises:
             NotOwner: this process does not own the session in that epoch, or has no socket now.
@@ -394,10 +359,10 @@ class StreamActivities:
             offset_bytes=step.offset_bytes,
             played_out_at=step.dry_at,
         )
-        beat = ClipHeartbeat()
-        beating = asyncio.create_task(beat.run(), name="beat")
+        heartbeat = ClipHeartbeat()
+        beating = asyncio.create_task(heartbeat.run(), name="clip heartbeat")
         try:
-            return await session.speak(clip, beat.progressed)
+            return await session.speak(clip, heartbeat.on_progress)
         except OwnerNotReady as error:
             raise failures.not_owner(str(error)) from error
         finally:
@@ -414,10 +379,10 @@ class StreamActivities:
             NoIngress: it takes no live speech.
         """
         self._session(step.session_key, step.epoch)
-        url = self._ingress_url()
-        if url is None:
+        granted = self._grants.grant(step.session_key, step.epoch)
+        if granted is None:
             raise failures.plain_error(ErrorType.NO_INGRESS, "this worker takes no live speech")
-        return self._granted(url, step.session_key, step.epoch)
+        return granted
 
     def _session(self, key: str, epoch: Epoch) -> OwnedSession:
         session = self._owned.get(key, epoch)
@@ -426,7 +391,7 @@ class StreamActivities:
         return session
 
 
-async def _do(session: OwnedSession, step: DeliverCommand) -> CommandOutcome:
+async def _execute(session: OwnedSession, step: DeliverCommand) -> CommandOutcome:
     match step.kind:
         case "interrupt":
             return await session.interrupt(step.up_to_order, step.delayed_s)
@@ -441,11 +406,11 @@ async def _do(session: OwnedSession, step: DeliverCommand) -> CommandOutcome:
         case "hand_over":
             return await session.hand_over()
         case "tell_idle":
-            raise AssertionError("answered before")
+            raise AssertionError("answered by the caller")
 
 
-def _served_by_another() -> ApplicationError:
-    """Nobody hears it: the server has given this attempt up."""
+def _superseded() -> ApplicationError:
+    """Discarded: the server has already timed this attempt out."""
     return ApplicationError(
         "the session goes on without this attempt",
         type=ErrorType.DISCONNECTED,
@@ -454,23 +419,23 @@ def _served_by_another() -> ApplicationError:
 
 
 class ClipHeartbeat:
-    """The heartbeat of a clip that is said: a sign of life, and how far it has come."""
+    """Heartbeats of a clip that is playing, with its position."""
 
     def __init__(self) -> None:
         self._cursor: ClipCursor | None = None
-        self._came = asyncio.Event()
+        self._advanced = asyncio.Event()
 
-    def progressed(self, cursor: ClipCursor) -> None:
-        """Speech went on to LiveAvatar: told at once, for this process may die."""
+    def on_progress(self, cursor: ClipCursor) -> None:
+        """A chunk was sent to LiveAvatar: heartbeat immediately, for this process may die."""
         self._cursor = cursor
-        self._came.set()
+        self._advanced.set()
 
     async def run(self) -> None:
-        """Beat until cancelled."""
+        """Send heartbeats until cancelled."""
         while True:
             details = () if self._cursor is None else (self._cursor,)
             activity.heartbeat(*details)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CLIP_BEAT_S):
-                    await self._came.wait()
-            self._came.clear()
+                async with asyncio.timeout(CLIP_HEARTBEAT_S):
+                    await self._advanced.wait()
+            self._advanced.clear()

@@ -1,7 +1,7 @@
-"""Sessions that no workflow will stop: found by asking, and stopped by whoever holds them.
+"""Stops LiveAvatar sessions that no workflow will stop, after asking the server about them.
 
-A workflow that was terminated runs no cleanup. One that gave up an attempt of ours (its
-heartbeats did not arrive) hears nothing of what the attempt began later.
+A workflow that was terminated runs no cleanup. A workflow that has timed out an attempt, because
+its heartbeats did not arrive, never learns of a session that the attempt started later.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _REFUSED: Final = (
     RPCStatusCode.UNAUTHENTICATED,
     RPCStatusCode.UNIMPLEMENTED,
 )
-_GOING_ON: Final = (
+_OPEN: Final = (
     None,
     WorkflowExecutionStatus.RUNNING,
     WorkflowExecutionStatus.CONTINUED_AS_NEW,
@@ -36,16 +36,16 @@ _GOING_ON: Final = (
 
 
 class AttemptStatus(Enum):
-    """How this attempt stands with its workflow, in words for the log."""
+    """Whether the workflow waits for this attempt; the value is text for the log."""
 
     WANTED = "the workflow waits for this attempt"
-    GIVEN_UP = "the workflow has given this attempt up"
-    CLOSED = "the workflow is closed"  # for good: no cleanup of its own will run
-    UNTOLD = "the server does not tell"  # this worker may not ask
+    TIMED_OUT = "the workflow has timed this attempt out"
+    CLOSED = "the workflow is closed"  # and runs no cleanup any more
+    FORBIDDEN = "this worker may not describe the workflow"
     UNKNOWN = "the server does not answer"
 
 
-async def standing_of_attempt() -> AttemptStatus:
+async def attempt_status() -> AttemptStatus:
     """Ask the server once; see `AttemptStatus`."""
     info = activity.info()
     if info.workflow_id is None:
@@ -59,42 +59,42 @@ async def standing_of_attempt() -> AttemptStatus:
             return AttemptStatus.CLOSED
         logger.warning("the workflow cannot be described: %s", type(error).__name__)
         if isinstance(error, RPCError) and error.status in _REFUSED:
-            return AttemptStatus.UNTOLD
+            return AttemptStatus.FORBIDDEN
         return AttemptStatus.UNKNOWN
-    if described.status not in _GOING_ON:
+    if described.status not in _OPEN:
         return AttemptStatus.CLOSED
     pending = described.raw_description.pending_activities
-    mine = (info.activity_id, info.attempt)
-    wanted = mine in [(one.activity_id, one.attempt) for one in pending]
-    return AttemptStatus.WANTED if wanted else AttemptStatus.GIVEN_UP
+    this = (info.activity_id, info.attempt)
+    wanted = this in [(one.activity_id, one.attempt) for one in pending]
+    return AttemptStatus.WANTED if wanted else AttemptStatus.TIMED_OUT
 
 
 async def stop_if_terminated(liveavatar: LiveAvatar, provider_session_id: str) -> None:
-    """Stop a session whose workflow runs no cleanup any more; in doubt, do not."""
-    if await standing_of_attempt() is AttemptStatus.CLOSED:
+    """Stop a session whose workflow is closed and runs no cleanup; in doubt, do not."""
+    if await attempt_status() is AttemptStatus.CLOSED:
         logger.warning("workflow is closed: stopping session %s", provider_session_id)
-        await stop_for_good(liveavatar, provider_session_id)
+        await stop_with_retries(liveavatar, provider_session_id)
 
 
 async def stop_if_unwanted(liveavatar: LiveAvatar, provider_session_id: str) -> None:
-    """Stop a session that this attempt has, or may have, begun, if nobody hears of it any more.
+    """Stop a session that this attempt may have started, if its workflow never learns of it.
 
-    Its workflow is closed, or has given this attempt up and opened another session meanwhile.
-    Asks for long: while the server does not answer, nobody can be told of the session either.
+    The workflow is closed, or has timed this attempt out and started another session meanwhile.
+    Asks for long: while the server does not answer, the session cannot be reported either.
     """
-    standing = await standing_of_attempt()
+    status = await attempt_status()
     for _ in range(UNWANTED_TRIES - 1):
-        if standing is not AttemptStatus.UNKNOWN:
+        if status is not AttemptStatus.UNKNOWN:
             break
         await asyncio.sleep(1.0)
-        standing = await standing_of_attempt()
-    if standing in (AttemptStatus.CLOSED, AttemptStatus.GIVEN_UP):
-        logger.warning("%s: stopping session %s", standing.value, provider_session_id)
-        await stop_for_good(liveavatar, provider_session_id)
+        status = await attempt_status()
+    if status in (AttemptStatus.CLOSED, AttemptStatus.TIMED_OUT):
+        logger.warning("%s: stopping session %s", status.value, provider_session_id)
+        await stop_with_retries(liveavatar, provider_session_id)
 
 
-async def stop_for_good(liveavatar: LiveAvatar, provider_session_id: str) -> None:
-    """Stop a session that nobody else will, a few times if need be."""
+async def stop_with_retries(liveavatar: LiveAvatar, provider_session_id: str) -> None:
+    """Stop a session that no workflow will stop, with retries."""
     for number in range(STOP_TRIES):
         try:
             await liveavatar.stop_session(provider_session_id)

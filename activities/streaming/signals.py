@@ -1,4 +1,4 @@
-"""What an owner tells its workflow: signals in order, and the ledger's lines in batches."""
+"""Signals from an owner to its workflow: in order, retried, with utterance reports in batches."""
 
 from __future__ import annotations
 
@@ -22,87 +22,90 @@ from avatar_sessions.contract.states import Pose
 logger = logging.getLogger(__name__)
 
 SIGNAL_TIMEOUT_S: Final = 5.0
-LINES_EVERY_S: Final = 5.0
-"""At most one signal with the ledger's lines in so long: a signal costs four events of history."""
-LINES_IN_A_SIGNAL: Final = 100
-MAX_LINES: Final = 1000
-"""Lines that could not be told yet; then the oldest goes."""
+REPORTS_EVERY_S: Final = 5.0
+"""At most one signal with reports in so long: a signal costs four events of history."""
+REPORTS_IN_A_SIGNAL: Final = 100
+MAX_REPORTS: Final = 1000
+"""Reports that could not be sent yet; then the oldest is dropped."""
+MAX_SIGNALS: Final = 100
+"""Signals that could not be sent yet: the server is away. Then the oldest is dropped."""
 
 
 class SignalQueue:
-    """What an owner tells its workflow, in order, without ever waiting for it itself."""
+    """An owner's signals to its workflow, sent in order; no caller waits for the server."""
 
     def __init__(self, session_key: str, epoch: Epoch, workflow: WorkflowHandle[Any, Any]) -> None:
         self.epoch = epoch
-        """Who tells: the attempt that serves the session now."""
+        """The sender: the attempt that serves the session now."""
         self._session_key = session_key
         self._workflow = workflow
-        self._pending: asyncio.Queue[tuple[str, BaseModel]] = asyncio.Queue(maxsize=100)
-        self._lines: deque[tuple[UtteranceReport, bool]] = deque(maxlen=MAX_LINES)
-        self._lines_told_s = -LINES_EVERY_S
-        self._lines_came = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._pending: asyncio.Queue[tuple[str, BaseModel]] = asyncio.Queue(maxsize=MAX_SIGNALS)
+        self._reports: deque[tuple[UtteranceReport, bool]] = deque(maxlen=MAX_REPORTS)
+        self._reports_sent_s = -REPORTS_EVERY_S
+        self._has_reports = asyncio.Event()
+        self._flushing = asyncio.Event()
         self._pose: Pose | None = None
-        self._telling = 0  # signals taken out of the queue and not sent yet
+        self._in_flight = 0  # signals taken out of the queue and not sent yet
 
-    def put(self, signal: str, message: BaseModel) -> None:
-        """Queue a signal. A hundred that could not be told are a dead server: the oldest goes."""
+    def send(self, signal: str, message: BaseModel) -> None:
+        """Queue a signal."""
         if self._pending.full():
             self._pending.get_nowait()
         self._pending.put_nowait((signal, message))
 
-    def put_line(self, line: UtteranceReport, may_go_on: bool = False) -> None:
-        """Queue a line of the ledger, perhaps of one that the next owner may go on with."""
-        self._lines.append((line, may_go_on))
-        self._lines_came.set()
+    def send_report(self, report: UtteranceReport, *, may_continue: bool = False) -> None:
+        """Queue an utterance's report, perhaps of one that continues at the next owner."""
+        self._reports.append((report, may_continue))
+        self._has_reports.set()
 
-    def put_pose(self, pose: Pose) -> None:
-        """Note what a speaker asked for in band: told with the next lines."""
+    def send_pose(self, pose: Pose) -> None:
+        """Note a pose that a speaker requested in band: it is sent with the next reports."""
         self._pose = pose
 
     async def flush(self, timeout_s: float) -> None:
-        """Send what is queued now, lines too, as far as that goes in the time."""
-        self._hurry.set()
+        """Send what is queued now, reports too, as far as that goes in the time."""
+        self._flushing.set()
         give_up_s = time.monotonic() + timeout_s
-        while self._lines or self._telling or not self._pending.empty():
+        while self._reports or self._in_flight or not self._pending.empty():
             if time.monotonic() > give_up_s:
-                logger.warning("not all news of %s could be told", self._session_key)
+                logger.warning("not all signals of %s could be sent", self._session_key)
                 return
             await asyncio.sleep(0.005)
 
-    async def batch(self) -> None:
-        """Make signals of the ledger's lines, at most one every few seconds."""
+    async def batch_reports(self) -> None:
+        """Make signals of the queued reports, at most one every few seconds; never returns."""
         while True:
-            await self._lines_came.wait()
-            pause_s = self._lines_told_s + LINES_EVERY_S - time.monotonic()
+            await self._has_reports.wait()
+            pause_s = self._reports_sent_s + REPORTS_EVERY_S - time.monotonic()
             if pause_s > 0:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._hurry.wait(), pause_s)
-            while self._lines:
-                count = min(len(self._lines), LINES_IN_A_SIGNAL)
-                lines = [self._lines.popleft() for _ in range(count)]
+                    await asyncio.wait_for(self._flushing.wait(), pause_s)
+            while self._reports:
+                count = min(len(self._reports), REPORTS_IN_A_SIGNAL)
+                batch = [self._reports.popleft() for _ in range(count)]
                 message = UtteranceLines(
                     epoch=self.epoch,
-                    utterances=[line for line, may_go_on in lines if not may_go_on],
-                    unfinished=[line for line, may_go_on in lines if may_go_on],
+                    utterances=[report for report, may_continue in batch if not may_continue],
+                    unfinished=[report for report, may_continue in batch if may_continue],
                     pose=self._pose,
                 )
-                self.put(names.SIGNAL_UTTERANCES, message)
+                self.send(names.SIGNAL_UTTERANCES, message)
             self._pose = None
-            self._lines_told_s = time.monotonic()
-            self._lines_came.clear()
+            self._reports_sent_s = time.monotonic()
+            self._has_reports.clear()
 
-    async def tell(self) -> None:
-        """Send what is queued, each until the server has it: an outage may take minutes."""
+    async def deliver(self) -> None:
+        """Send what is queued, each until the server has it: an outage may take minutes. Never
+        returns."""
         while True:
-            news = await self._pending.get()
-            self._telling += 1
+            signal, message = await self._pending.get()
+            self._in_flight += 1
             try:
-                await self._send(*news)
+                await self._deliver(signal, message)
             finally:
-                self._telling -= 1
+                self._in_flight -= 1
 
-    async def _send(self, signal: str, message: BaseModel) -> None:
+    async def _deliver(self, signal: str, message: BaseModel) -> None:
         tries = 0
         while True:
             try:
@@ -113,7 +116,7 @@ class SignalQueue:
                     )
             except (RPCError, TimeoutError) as error:
                 if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
-                    return  # the workflow is closed: the next heartbeat tells
+                    return  # the workflow is closed: the next heartbeat's answer says so
                 logger.warning(
                     "signal %s of %s failed, try %d: %s",
                     signal,

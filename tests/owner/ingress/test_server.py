@@ -13,7 +13,7 @@ from avatar_sessions.contract.activities import Epoch
 from owner.ingress.server import MAX_SPEAKERS, IngressServer, IngressSettings
 from owner.ingress.tickets import Tickets
 from owner.registry import SessionRegistry
-from tests.owner.conftest import OwnerUnderTest
+from tests.support.owner_under_test import OwnerUnderTest
 
 TTL_S = 60.0
 
