@@ -45,7 +45,7 @@ class EarlierPart:
 
 @dataclass(slots=True)
 class _Segment:
-    """What LiveAvatar takes for one utterance: all of ours, or a part between two pauses."""
+    """What LiveAvatar takes for one utterance: the whole, or a part between two pauses."""
 
     id: str
     pacer: Pacer
@@ -254,7 +254,7 @@ class Playback:
                 self._settle(segment, now_s, whole=outcome is UtteranceOutcome.COMPLETED)
 
     def heard_s(self, now_s: float) -> float:
-        """Seconds of speech heard by now, as far as the clock tells."""
+        """Seconds of speech heard by now, according to the clock."""
         playing = (one.pacer.heard_s(now_s) for one in self._segments if not one.finished)
         return self._heard_s + sum(playing)
 
@@ -267,7 +267,7 @@ class Playback:
         return round(heard_s * BYTES_PER_S / SAMPLE_BYTES) * SAMPLE_BYTES
 
     def unplayed_s(self, now_s: float) -> float:
-        """Seconds of speech that were sent and are not played, as far as the clock tells."""
+        """Seconds of speech that were sent and are not played, according to the clock."""
         return sum(one.pacer.lead_s(now_s) for one in self._segments if not one.finished)
 
     @property

@@ -34,9 +34,9 @@ perhaps one whose rest is still being played.
 - *One writer at a time.* `send_lock` keeps the order of chunks and commands. Who holds it looks
   again whether the step still applies, because an interrupt may have come while it waited.
 - *Lost socket.* `on_disconnected` rewinds each utterance to what LiveAvatar confirmed. Utterances
-  wait, and no outcome changes. `on_connected` tells the new connection which segments LiveAvatar
-  still has (adopts them), ends the segment of an utterance that was discarded meanwhile by an
-  interrupt, and lets sending go on.
+  wait, and no outcome changes. `on_connected` adopts the segments that LiveAvatar still has,
+  interrupts if one of them belongs to an utterance that was discarded meanwhile, and lets sending
+  go on.
 - *End of the process's part.* `retire` gives no more turns and waits for what is being played;
   `close` ends every utterance with one outcome, also those that are queued later.
 """

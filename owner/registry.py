@@ -7,24 +7,24 @@ from owner.session import OwnedSession
 
 
 class SessionRegistry:
-    """The sessions this process owns. During a rotation a key has two: the old one and the next."""
+    """The sessions this process owns. During a rotation a key has two: the old and the next."""
 
     def __init__(self) -> None:
         self._sessions: list[OwnedSession] = []
 
     def add(self, session: OwnedSession) -> None:
-        """Own a session."""
+        """Add a session."""
         self._sessions.append(session)
 
     def remove(self, session: OwnedSession) -> None:
-        """Own it no more."""
+        """Remove a session, if it is there."""
         if session in self._sessions:
             self._sessions.remove(session)
 
     def get(self, key: str, epoch: Epoch) -> OwnedSession | None:
-        """The session, if this process owns it in just this epoch."""
-        mine = (one for one in self._sessions if one.key == key and one.epoch == epoch)
-        return next(mine, None)
+        """The session, if this process owns it in exactly this epoch."""
+        found = (one for one in self._sessions if one.key == key and one.epoch == epoch)
+        return next(found, None)
 
     def all(self) -> list[OwnedSession]:
         """Every session that is owned now."""

@@ -1,7 +1,7 @@
-"""One utterance on its way to the avatar: what a writer brings, what to send next, how it ends.
+"""One utterance on its way to the avatar: its speech buffer, what to send next, and its outcome.
 
-Speech comes in by `write` and goes out by `next_step`, which says what the playout does now. No
-socket in here. Times are seconds of one monotonic clock, given by the caller.
+Speech comes in by `write` and goes out by `next_step`, which says what the playout does now. Holds
+no socket. Times are seconds of one monotonic clock, given by the caller.
 
 Theory of operation
 -------------------
@@ -37,7 +37,7 @@ decides the next step, wakes the playout when that step may have changed, and fi
   go back to the front of the buffer, and the end is sent again. A service that never confirms is
   believed to have taken everything.
 - *Lost writer.* A speaker whose connection broke has `RESUME_TIMEOUT_S` to return and goes on from
-  `received_bytes`. A connected writer that brings nothing has `STALL_TIMEOUT_S`. After either the
+  `received_bytes`. A connected writer that writes nothing has `STALL_TIMEOUT_S`. After either the
   utterance is lost, with a failure that names which.
 - *Outcome.* The first one stays: completed, interrupted, cancelled, lost or rejected. From then on
   the buffer takes nothing, and `settle` closes the account of what LiveAvatar did not report.
@@ -89,7 +89,7 @@ class EndSegment:
 
 @dataclass(frozen=True, slots=True)
 class AbandonUtterance:
-    """End the utterance as lost: its writer does not bring the rest."""
+    """End the utterance as lost: its writer does not deliver the rest."""
 
     failure: Failure
 
@@ -203,11 +203,11 @@ class Utterance:
         playback: what the avatar has played of it.
         outcome: done when nothing more of it is to be sent.
         end_sent: all of it is on the wire, with its end.
-        writer: who brings its speech now; what an earlier writer still brings is not taken.
+        writer: the speaker's connection that may write; an earlier one is ignored.
         began_at_s: when it was requested here, by the process's monotonic clock.
         cut_in_band_at: when a speaker interrupted it.
         adopt_pending: an earlier owner has begun it, and this owner's socket has not adopted it.
-        full_duration_s: how long it is as a whole; None where only its end tells.
+        full_duration_s: how long it is as a whole; None until its end is received.
     """
 
     def __init__(
@@ -411,7 +411,7 @@ class Utterance:
         self.wake()
 
     def heard_s(self, now_s: float) -> float:
-        """Seconds of it heard by now, as far as the clock tells."""
+        """Seconds of it heard by now, according to the clock."""
         return self.playback.heard_s(now_s)
 
     def played_bytes(self, now_s: float) -> int:
@@ -419,7 +419,7 @@ class Utterance:
         return min(self.sent_bytes, self.playback.heard_bytes(now_s))
 
     def unplayed_s(self, now_s: float) -> float:
-        """Seconds of it that were sent and are not played, as far as the clock tells."""
+        """Seconds of it that were sent and are not played, according to the clock."""
         return self.playback.unplayed_s(now_s)
 
     # --------------------------------------------------------------- outcome
@@ -490,7 +490,7 @@ class Utterance:
         return WaitFor(min(patience_s, due_s)) if due_s > 0 else EndSegment(last=False)
 
     def _patience(self, now_s: float) -> tuple[float, Failure]:
-        """How many seconds the writer has left, and the failure if it brings nothing by then."""
+        """How many seconds the writer has left, and the failure if it writes nothing by then."""
         if self._detached_at_s is not None:
             failure = Failure(
                 type="SpeakerGone",

@@ -1,8 +1,8 @@
-"""Encoded audio from a spool decoded block by block, in memory that its length does not change.
+"""Decodes a spool block by block, in memory that does not grow with the clip's length.
 
-WAV, FLAC, Ogg and MP3 in; LITE's PCM, or a typed reason why not, out. All of it blocks: it is
-made for a thread of its own. Decoding begins while bytes still arrive, where the format allows:
-an Ogg tells its length only at its end, so it is waited for.
+WAV, FLAC, Ogg and MP3 in; LITE's PCM or a typed error out. Every call blocks, so a decoder runs in
+a thread of its own. Decoding begins while bytes still arrive, where the format allows it: an Ogg
+states its length at its end, so the decoder waits for all of it.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ BLOCK_S: Final = 1.0
 MAX_BLOCK_SAMPLES: Final = 262_144
 """One block, all channels: a megabyte as float32. Shortens the blocks of rare formats only."""
 HEAD_BYTES: Final = 4_096
-"""What tells the kind of a file: more than enough of its beginning."""
+"""The beginning of a file by which its format is recognised: more than enough."""
 ID3_HEADER_BYTES: Final = 10
 ID3V1_BYTES: Final = 128
-_UNTOLD_FRAMES: Final = 2**40
+_UNKNOWN_FRAMES: Final = 2**40
 """libsndfile's count of frames is at least this where a FLAC header leaves it open."""
 _DECODER_ERRORS: Final = (soundfile.SoundFileError, RuntimeError, ValueError, TypeError)
 
 
 class AudioFormat(enum.Enum):
-    """The files that are read; libsndfile's other, rarer decoders never see a stranger's bytes."""
+    """The formats that are read; libsndfile's rarer decoders never get a stranger's bytes."""
 
     WAV = "WAV"
     FLAC = "FLAC"
@@ -50,35 +50,39 @@ class Decoder:
     Opening waits for as much of the file as its header needs.
 
     Attributes:
-        duration_s: seconds, as the header tells; None where it does not.
+        duration_s: seconds according to the header; None where it does not say.
 
     Raises:
-        ClipNotAudio: it is not audio that can be decoded, or of no usual rate.
-        ClipTooLong: the header tells of more than ten minutes.
-        ClipError: the rest of the bytes never comes.
+        ClipNotAudio: the bytes are not audio that can be decoded, or of no usual rate.
+        ClipTooLong: the header states more than ten minutes.
+        ClipError: the rest of the bytes never arrives.
     """
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         begin = _after_id3(spool)
-        kind = _kind(spool, begin)
-        if kind is AudioFormat.OGG or (kind is AudioFormat.MP3 and spool.promised_bytes is None):
+        format_ = _format_of(spool, begin)
+        if format_ is AudioFormat.OGG or (
+            format_ is AudioFormat.MP3 and spool.promised_bytes is None
+        ):
             spool.wait_for(None)
         promised = _all_bytes(spool)
-        pretended = kind is AudioFormat.MP3_UNCOUNTED or promised is None
+        length_unknown = format_ is AudioFormat.MP3_UNCOUNTED or promised is None
         # An uncounted MP3 would be cut where its first frame's bit rate puts the end.
-        end = begin + MAX_CLIP_BYTES if promised is None or pretended else promised
-        self._file = _File(spool, kind, begin, max(begin, end))
+        end = begin + MAX_CLIP_BYTES if promised is None or length_unknown else promised
+        self._file = _File(spool, format_, begin, max(begin, end))
         self._sound = self._open()
         try:
-            self._begin(pretended)
+            self._read_header(length_unknown)
         except BaseException:
             self._sound.close()
             raise
 
-    def _begin(self, pretended: bool) -> None:
+    def _read_header(self, length_unknown: bool) -> None:
         rate_hz, channels = self._sound.samplerate, self._sound.channels
-        frames = None if pretended or self._sound.frames >= _UNTOLD_FRAMES else self._sound.frames
+        frames = (
+            None if length_unknown or self._sound.frames >= _UNKNOWN_FRAMES else self._sound.frames
+        )
         self.duration_s = None if frames is None else frames / rate_hz
         if self.duration_s is not None and self.duration_s > MAX_CLIP_S:
             raise ClipTooLong(_too_long(self.duration_s))
@@ -86,12 +90,12 @@ class Decoder:
             self._converter = PcmConverter(rate_hz, channels)
         except ValueError as error:
             raise ClipNotAudio(
-                f"{channels} channels at {rate_hz} Hz are no clip's audio: {error}"
+                f"{channels} channels at {rate_hz} Hz cannot be converted: {error}"
             ) from error
         self._counted = frames is not None
         self._frames = 0
         self._over = False
-        # Small at first, so that speech begins early on a slow line.
+        # The first block is short, so that speech begins early on a slow line.
         self._next_s = FIRST_CHUNK_S
         self._block = np.empty(
             (min(int(rate_hz * BLOCK_S), MAX_BLOCK_SAMPLES // channels), channels), np.float32
@@ -101,9 +105,9 @@ class Decoder:
         """Return the next second or so of PCM, the first time less; ``b""`` at the end.
 
         Raises:
-            ClipNotAudio: the audio breaks here, or there is none.
-            ClipTooLong: it goes on for more than ten minutes, whatever the header told.
-            ClipError: the rest of the bytes never comes.
+            ClipNotAudio: the audio is damaged here, or there is none.
+            ClipTooLong: it lasts more than ten minutes, whatever the header states.
+            ClipError: the rest of the bytes never arrives.
         """
         while not self._over:
             block = self._next_block()
@@ -115,26 +119,26 @@ class Decoder:
                 self._over = True
                 return self._converter.finish()
             frames = self._frames + len(block)
-            if frames > MAX_CLIP_S * self._sound.samplerate:  # headers can lie
+            if frames > MAX_CLIP_S * self._sound.samplerate:  # the header may be wrong
                 raise ClipTooLong(_too_long(frames / self._sound.samplerate))
             try:
                 pcm = self._converter.convert(block)
             except BadAudio as error:
-                raise ClipNotAudio(f"{self._place()}: {error}") from error
+                raise ClipNotAudio(f"{self._position()}: {error}") from error
             self._frames = frames
             if pcm:
                 return pcm
         return b""
 
     def close(self) -> None:
-        """Give the decoder's memory back. Does not close the spool."""
+        """Release the decoder's memory. Does not close the spool."""
         with contextlib.suppress(soundfile.SoundFileError):  # it was only read
             self._sound.close()
 
     def _open(self) -> Any:
-        """Open without ever waiting inside: soundfile holds one lock for all opens of a process.
+        """Open the file without waiting inside soundfile, which has one lock for all opens.
 
-        A file that lacks bytes is opened anew once they are there, with twice as many each time.
+        When bytes are missing, wait for twice as many and open the file again.
         """
         while True:
             failure: Exception | None = None
@@ -143,17 +147,17 @@ class Decoder:
                 sound = soundfile.SoundFile(self._file)
             except _DECODER_ERRORS as error:
                 failure = error
-            lacked = self._file.rewind()
-            if lacked is None and sound is not None:
+            missing = self._file.rewind()
+            if missing is None and sound is not None:
                 self._file.waits = True
                 return sound
             if sound is not None:
                 sound.close()
-            if lacked is None:
+            if missing is None:
                 raise self._spool.failure or ClipNotAudio(
                     "this is not audio in a format that can be read"
                 ) from failure
-            self._spool.wait_for(max(lacked, 2 * self._spool.arrived_bytes))
+            self._spool.wait_for(max(missing, 2 * self._spool.arrived_bytes))
 
     def _next_block(self) -> np.ndarray[Any, np.dtype[np.float32]]:
         want = min(len(self._block), int(self._next_s * self._sound.samplerate))
@@ -166,36 +170,36 @@ class Decoder:
             if self._spool.failure is not None:
                 raise self._spool.failure from error
             if not self._counted and self._file.at_end:
-                # Its end is all that is wrong: soundfile does not tell how much came before it.
+                # Only its end is damaged: soundfile does not say how much came before it.
                 return block[: np.count_nonzero(~np.isnan(block[:, 0]))]
-            raise ClipNotAudio(f"the audio breaks {self._place()}") from error
+            raise ClipNotAudio(f"the audio breaks {self._position()}") from error
 
-    def _place(self) -> str:
+    def _position(self) -> str:
         return f"after {self._frames / self._sound.samplerate:.1f} s"
 
 
 class _File:
-    """The spool as the file that soundfile reads. Raises nothing: C code is what calls it.
+    """The spool as the file that soundfile reads. Raises nothing, because C code calls it.
 
     Attributes:
-        waits: whether reading waits for bytes that are not there; else it says that they lacked.
+        waits: whether reading waits for bytes that have not arrived; if not, `rewind` says which.
     """
 
-    def __init__(self, spool: Spool, kind: AudioFormat, begin: int, end: int) -> None:
+    def __init__(self, spool: Spool, format_: AudioFormat, begin: int, end: int) -> None:
         self.waits = False
         self._spool = spool
-        self._is_mp3 = kind in (AudioFormat.MP3, AudioFormat.MP3_UNCOUNTED)
+        self._is_mp3 = format_ in (AudioFormat.MP3, AudioFormat.MP3_UNCOUNTED)
         self._begin = begin
         self._end = end
         self._at = begin
-        self._lacked: int | None = None
+        self._missing: int | None = None
 
     def rewind(self) -> int | None:
-        """How far bytes must have arrived for what was asked in vain, if so; then begin anew."""
-        lacked, self._lacked = self._lacked, None
-        if lacked is not None:
+        """Go back to the beginning; how many bytes a read was missing, None if none did."""
+        missing, self._missing = self._missing, None
+        if missing is not None:
             self._at = self._begin
-        return lacked
+        return missing
 
     @property
     def at_end(self) -> bool:
@@ -213,8 +217,8 @@ class _File:
     def readinto(self, buffer: Any) -> int:
         size = len(buffer)
         if self._is_mp3 and size == ID3V1_BYTES and self._at == self._end - size:
-            # A title may stand there (ID3v1). Nobody needs it, and looking would mean to wait
-            # for the whole file before the first sound.
+            # Perhaps a title (ID3v1), which is not used: reading it would mean to wait for the
+            # whole file before the first sound.
             piece = bytes(size)
         else:
             piece = self._piece(size)
@@ -226,7 +230,7 @@ class _File:
         size = max(0, min(size, self._end - self._at))
         if self._spool.lacks(self._at, size):
             if not self.waits:
-                self._lacked = max(self._lacked or 0, self._at + size)
+                self._missing = max(self._missing or 0, self._at + size)
                 return b""
             self._spool.wait_for(self._at + size)
         try:
@@ -236,14 +240,14 @@ class _File:
 
 
 def _all_bytes(spool: Spool) -> int | None:
-    """The spool's whole length, where it can be known by now."""
+    """The spool's whole length, if it is known by now."""
     if spool.promised_bytes is not None:
         return spool.promised_bytes
     return None if spool.lacks(0, MAX_CLIP_BYTES + 1) else spool.arrived_bytes
 
 
 def _after_id3(spool: Spool) -> int:
-    """Where the audio begins after titles and pictures (ID3v2), which may be megabytes."""
+    """Where the audio begins, after titles and pictures (ID3v2) of perhaps megabytes."""
     begin = 0
     while begin <= MAX_CLIP_BYTES:
         spool.wait_for(begin + ID3_HEADER_BYTES)
@@ -257,7 +261,7 @@ def _after_id3(spool: Spool) -> int:
     return begin
 
 
-def _kind(spool: Spool, begin: int) -> AudioFormat:
+def _format_of(spool: Spool, begin: int) -> AudioFormat:
     spool.wait_for(begin + HEAD_BYTES)
     head = spool.read_at(begin, HEAD_BYTES)
     if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
@@ -272,7 +276,7 @@ def _kind(spool: Spool, begin: int) -> AudioFormat:
         return AudioFormat.MP3 if counted else AudioFormat.MP3_UNCOUNTED
     if spool.failure is not None:
         raise spool.failure
-    raise ClipNotAudio("this is not WAV, FLAC, Ogg or MP3, which are what can be read")
+    raise ClipNotAudio("this is not WAV, FLAC, Ogg or MP3; no other format can be read")
 
 
 def _too_long(seconds: float) -> str:

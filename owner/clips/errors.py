@@ -1,47 +1,47 @@
-"""Why a clip cannot be spoken: the types that a ledger line names.
+"""Why a clip cannot be played: the types that an utterance's report names.
 
 ClipError
-├── ClipMissing        there is nothing at that place
-├── ClipForbidden      the place is not one that clips may come from
-├── ClipUnreachable    the place did not answer, or with an error, or not to the end
-├── ClipTooLong        more than ten minutes of speech, or more bytes than those can have
-└── ClipNotAudio       what is there is not audio that can be decoded, or not to its end
+├── ClipMissing        there is no file or page at the address
+├── ClipForbidden      clips may not come from that address or folder
+├── ClipUnreachable    the server did not answer, answered with an error, or broke off
+├── ClipTooLong        more than ten minutes of speech, or more bytes than ten minutes take
+└── ClipNotAudio       the bytes are not audio that can be decoded, or not to the end
 """
 
 from __future__ import annotations
 
 
 class ClipError(Exception):
-    """A clip cannot be spoken; ``type`` names why."""
+    """A clip cannot be played; ``type`` names why."""
 
     type = "ClipUnusable"
 
 
 class ClipMissing(ClipError):
-    """There is nothing at that place."""
+    """There is no file or page at the address."""
 
     type = "ClipMissing"
 
 
 class ClipForbidden(ClipError):
-    """The place is not one that clips may come from."""
+    """Clips may not come from that address or folder."""
 
     type = "ClipForbidden"
 
 
 class ClipUnreachable(ClipError):
-    """The place did not answer, or with an error, or not to the end."""
+    """The server did not answer, answered with an error, or broke off."""
 
     type = "ClipUnreachable"
 
 
 class ClipTooLong(ClipError):
-    """More than ten minutes of speech, or more bytes than those can have."""
+    """More than ten minutes of speech, or more bytes than ten minutes take."""
 
     type = "ClipTooLong"
 
 
 class ClipNotAudio(ClipError):
-    """What is there is not audio that can be decoded, or not to its end."""
+    """The bytes are not audio that can be decoded, or not to the end."""
 
     type = "ClipNotAudio"

@@ -1,7 +1,7 @@
-"""Clips: speech fetched or read, checked, and decoded to LITE's format as a stream.
+"""Opens clips: reads or fetches recorded speech, checks where it comes from, and decodes it.
 
-In: an address or a file name from a stranger. Out: PCM in pieces, or a typed reason why not.
-Nothing here speaks.
+In: an address or a file name, both untrusted. Out: PCM in LITE's format, piece by piece, or a
+typed error. Plays nothing.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ __all__ = [
 
 MAX_REDIRECTS: Final = 5
 FETCH_TIMEOUT_S: Final = 60.0
-"""Until an address has given enough to begin with."""
+"""Until the server has sent enough to begin with."""
 BODY_TIMEOUT_S: Final = MAX_CLIP_S
-"""Until it has given all: what comes slower than it is spoken cannot be spoken."""
+"""Until it has sent all: a clip that arrives slower than it plays cannot be played."""
 _TOO_LARGE: Final = f"more than {MAX_CLIP_BYTES // 1024**2} MiB"
 
 
@@ -65,26 +65,26 @@ class ClipReader:
     """An open clip, to be read once from its beginning. `ClipSource.open` makes and closes it.
 
     Attributes:
-        duration_s: seconds of speech, as the clip's header tells; None where it does not.
+        duration_s: seconds of speech according to the clip's header; None where it does not say.
     """
 
     def __init__(self, spool: Spool) -> None:
         self.duration_s: float | None = None
         self._spool = spool
-        # Its own, for it may wait for bytes: it must not stand in the way of the process's others.
+        # A thread of its own: it may wait for bytes, and must not occupy the shared pool meanwhile.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clip")
-        # What only that thread touches.
+        # Used by that thread only.
         self._decoder: Decoder | None = None
         self._first = b""
 
     async def read(self) -> bytes:
         """Return the next second or so of PCM, the first time less; ``b""`` at the end.
 
-        Waits for bytes that are still on their way. PCM is 16-bit little-endian mono at 24 kHz.
-        One call at a time; what a cancelled one would have returned is lost.
+        Waits for bytes that have not arrived. PCM is 16-bit little-endian mono at 24 kHz.
+        One call at a time; what a cancelled call would have returned is lost.
 
         Raises:
-            ClipError: the rest cannot be spoken: it never came, or is broken.
+            ClipError: the rest cannot be played: it never arrived, or is damaged.
         """
         if self._first:
             first, self._first = self._first, b""
@@ -99,7 +99,7 @@ class ClipReader:
                 self._first = await asyncio.wrap_future(self._thread.submit(self._decode_first))
         except TimeoutError:
             raise ClipUnreachable(
-                f"not enough of the clip came within {FETCH_TIMEOUT_S:.0f} s to begin with"
+                f"not enough of the clip arrived within {FETCH_TIMEOUT_S:.0f} s to begin with"
             ) from None
         assert self._decoder is not None
         self.duration_s = self._decoder.duration_s
@@ -131,12 +131,12 @@ class ClipSource:
     async def open(self, clip: Clip) -> AsyncIterator[ClipReader]:
         """Open a clip; its first PCM is decoded by then.
 
-        It takes a few megabytes of memory, whatever its length. While it is open it has a thread
-        and, if it comes from an address, a nameless temporary file; both are gone once it is
-        closed, also by a cancel.
+        An open clip takes a few megabytes of memory, whatever its length. It has a thread and, if
+        it comes from an address, a nameless temporary file; both are gone once it is closed, also
+        when the block is cancelled.
 
         Raises:
-            ClipError: it cannot be spoken.
+            ClipError: the clip cannot be played.
         """
         async with self._encoded(clip) as spool:
             reader = ClipReader(spool)
@@ -150,7 +150,7 @@ class ClipSource:
         """Return the whole clip as PCM: 16-bit little-endian mono at 24 kHz.
 
         Raises:
-            ClipError: it cannot be spoken.
+            ClipError: the clip cannot be played.
         """
         pcm = bytearray()
         async with self.open(clip) as reader:
@@ -181,7 +181,7 @@ class ClipSource:
         try:
             spool = Spool.of_file(self._inside_folder(name))
         except OSError as error:
-            # Its text would tell where the folder lies.
+            # The error's own text would reveal the folder's path.
             raise ClipMissing(
                 f"the file cannot be read: {error.strerror or type(error).__name__}"
             ) from None
@@ -209,9 +209,9 @@ class ClipSource:
 
     @asynccontextmanager
     async def _fetched(self, address: str) -> AsyncIterator[Spool]:
-        """The body behind an address, still arriving."""
+        """The body of the response from an address, while it arrives."""
         async with httpx.AsyncClient(trust_env=False, timeout=10, follow_redirects=False) as http:
-            with _told_as_unreachable(address):
+            with _unreachable_errors(address):
                 async with asyncio.timeout(FETCH_TIMEOUT_S):
                     response = await self._follow(http, httpx.URL(address))
             try:
@@ -244,24 +244,24 @@ class ClipSource:
         raise ClipUnreachable(f"more than {MAX_REDIRECTS} redirects")
 
     async def _pinned_request(self, http: httpx.AsyncClient, url: httpx.URL) -> httpx.Request:
-        """A request to the very address that was checked.
+        """A request to the IP address that was checked.
 
-        A name that is looked up twice can answer differently (DNS rebinding), so the connection
-        goes to the checked number; TLS and the Host header still carry the name.
+        A host name that is resolved twice may resolve differently (DNS rebinding), so the
+        connection goes to the checked IP address; TLS and the Host header still carry the name.
         """
         if url.scheme not in ("http", "https"):
-            raise ClipForbidden(f"clips come by http or https, not by {url.scheme!r}")
-        number = await self._checked_number(url)
+            raise ClipForbidden(f"clips are fetched by http or https, not by {url.scheme!r}")
+        ip = await self._checked_ip(url)
         headers = {"host": url.netloc.decode("ascii"), "accept": "audio/*, */*;q=0.1"}
         headers["accept-encoding"] = "identity"  # audio does not shrink
         return http.build_request(
             "GET",
-            url.copy_with(host=number, username=None, password=None),
+            url.copy_with(host=ip, username=None, password=None),
             headers=headers,
             extensions={"sni_hostname": url.host},
         )
 
-    async def _checked_number(self, url: httpx.URL) -> str:
+    async def _checked_ip(self, url: httpx.URL) -> str:
         if not url.host:
             raise ClipForbidden("the clip's address has no host")
         port = url.port or (443 if url.scheme == "https" else 80)
@@ -271,17 +271,17 @@ class ClipSource:
             )
         except (socket.gaierror, UnicodeError):
             raise ClipUnreachable(f"there is no host named {url.host}") from None
-        numbers = [str(item[4][0]) for item in found]
-        if not self._policy.allow_private_addresses and not all(_public(one) for one in numbers):
+        ips = [str(item[4][0]) for item in found]
+        if not self._policy.allow_private_addresses and not all(_is_public(ip) for ip in ips):
             raise ClipForbidden(
                 f"{url.host} is a loopback, link-local or private address:"
-                " set AVATAR_SESSIONS_CLIP_ALLOW_PRIVATE_ADDRESSES=true if that is meant"
+                " set AVATAR_SESSIONS_CLIP_ALLOW_PRIVATE_ADDRESSES=true to allow it"
             )
-        return numbers[0]
+        return ips[0]
 
 
-def _public(number: str) -> bool:
-    address = ipaddress.ip_address(number.partition("%")[0])
+def _is_public(ip: str) -> bool:
+    address = ipaddress.ip_address(ip.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
         if inner is not None and not inner.is_global:
@@ -297,41 +297,43 @@ def _host(address: str) -> str:
 
 
 @contextmanager
-def _told_as_unreachable(address: str) -> Iterator[None]:
+def _unreachable_errors(address: str) -> Iterator[None]:
     try:
         yield
     except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as error:
-        # The address may be signed: only its host is told.
+        # The address may be signed: the error names only its host.
         raise ClipUnreachable(
-            f"{_host(address)} did not give the clip: {type(error).__name__}"
+            f"{_host(address)} did not deliver the clip: {type(error).__name__}"
         ) from None
 
 
 def _spool_for(response: httpx.Response) -> Spool:
     if (coding := response.headers.get("content-encoding", "identity")) != "identity":
-        # A few bytes of it could be a gigabyte.
-        raise ClipNotAudio(f"the body is compressed ({coding[:20]}): clips are served as they are")
-    told = response.headers.get("content-length", "")
-    promised_bytes = int(told) if told.isdecimal() else None
+        # A few compressed bytes could be a gigabyte.
+        raise ClipNotAudio(
+            f"the body is compressed ({coding[:20]}): serve clips without content encoding"
+        )
+    length = response.headers.get("content-length", "")
+    promised_bytes = int(length) if length.isdecimal() else None
     if promised_bytes is not None and promised_bytes > MAX_CLIP_BYTES:
         raise ClipTooLong(_TOO_LARGE)
     try:
         return Spool.arriving(promised_bytes)
     except OSError as error:
-        raise ClipError(_no_room(error)) from None
+        raise ClipError(_disk_error(error)) from None
 
 
 async def _fill(spool: Spool, response: httpx.Response, address: str) -> None:
-    """Take the body as it comes. A failure is told to whoever reads as far as that."""
+    """Write the body to the spool as it arrives. A reader that gets as far gets the failure."""
     try:
-        with _told_as_unreachable(address):
+        with _unreachable_errors(address):
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 async for piece in response.aiter_raw():
                     await _keep(spool, piece)
         spool.complete()
     except ClipError as error:
         spool.fail(error)
-    finally:  # nobody may wait for ever: also where an error is a fault of ours
+    finally:  # no reader may wait for ever, not even after a bug
         spool.fail(ClipError("the fetch of the clip was given up"))
 
 
@@ -339,10 +341,10 @@ async def _keep(spool: Spool, piece: bytes) -> None:
     try:
         arrived_bytes = await asyncio.to_thread(spool.write, piece)
     except OSError as error:
-        raise ClipError(_no_room(error)) from None
+        raise ClipError(_disk_error(error)) from None
     if arrived_bytes > MAX_CLIP_BYTES:
         raise ClipTooLong(_TOO_LARGE)
 
 
-def _no_room(error: OSError) -> str:
+def _disk_error(error: OSError) -> str:
     return f"the clip cannot be kept on disk: {error.strerror or type(error).__name__}"

@@ -1,7 +1,7 @@
-"""A clip's encoded bytes on disk, which may still be arriving while others read them.
+"""A clip's encoded bytes on disk, which may be read while they still arrive.
 
-One side writes, the other reads at any place and waits for what has not come. Knows nothing of
-audio or of networks.
+One side writes; the other reads at any position and waits for bytes that have not arrived. Knows
+nothing of audio or of networks.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from owner.clips.errors import ClipError
 
 
 class SpoolState(enum.Enum):
-    """How much of the bytes can be had."""
+    """Which bytes can be read."""
 
     ARRIVING = enum.auto()
-    """More will come: who asks for bytes that are not there waits."""
+    """More will arrive: a reader waits for bytes that are not there."""
     COMPLETE = enum.auto()
     """All are there."""
     FAILED = enum.auto()
-    """What came can be read; the rest never comes, and ``failure`` says why."""
+    """What arrived can be read; the rest never arrives, and ``failure`` says why."""
     CLOSED = enum.auto()
-    """Nothing can be read any more, and nobody waits."""
+    """Nothing can be read any more, and no reader waits."""
 
 
 class Spool:
-    """Bytes in a file, some perhaps still to come. Safe to use from several threads.
+    """Bytes in a file, some perhaps still to arrive. Safe to use from several threads.
 
     Attributes:
-        promised_bytes: how many there will be in all, as the sender says; None: it does not say.
-        failure: why the rest never comes; set in state FAILED.
+        promised_bytes: how many there will be in all, as the sender states; None: it does not.
+        failure: why the rest never arrives; set in state FAILED.
     """
 
     def __init__(
@@ -45,15 +45,15 @@ class Spool:
         self._file = file
         self._state = state
         self._arrived_bytes = arrived_bytes
-        # Guards the state and the file: a closed file's number may soon be another file's.
+        # Guards the state and the file: a closed file's descriptor may be reused by another file.
         self._changed = threading.Condition()
 
     @classmethod
     def of_file(cls, path: Path) -> Spool:
-        """A file that is there already.
+        """A spool over a complete file.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
         """
         file = path.open("rb", buffering=0)
         size = os.fstat(file.fileno()).st_size
@@ -61,10 +61,10 @@ class Spool:
 
     @classmethod
     def arriving(cls, promised_bytes: int | None) -> Spool:
-        """An empty one on disk that vanishes when it is closed, or when this process dies.
+        """An empty spool in a temporary file, which vanishes with `close` or with this process.
 
         Raises:
-            OSError: there is no place for temporary files.
+            OSError: no temporary file can be created.
         """
         file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - `close` does
         return cls(file, SpoolState.ARRIVING, 0, promised_bytes)
@@ -76,10 +76,10 @@ class Spool:
             return self._arrived_bytes
 
     def write(self, piece: bytes) -> int:
-        """Add bytes at the end; returns how many there are then. Ignored once it is closed.
+        """Add bytes at the end; returns how many there are then. Ignored after `close`.
 
         Raises:
-            OSError: the disk does not take them.
+            OSError: the disk refuses them.
         """
         with self._changed:
             if self._state is SpoolState.ARRIVING:
@@ -89,24 +89,24 @@ class Spool:
             return self._arrived_bytes
 
     def complete(self) -> None:
-        """No more will come: these are all."""
+        """No more will arrive: these are all."""
         self._leave_arriving(SpoolState.COMPLETE)
 
     def fail(self, failure: ClipError) -> None:
-        """No more will come, though there should. Without effect once it is settled."""
+        """The rest will not arrive. Without effect once complete, failed or closed."""
         self._leave_arriving(SpoolState.FAILED, failure)
 
     def close(self) -> None:
-        """Give the file back and send off whoever waits. May be called twice."""
+        """Close the file and wake every waiting reader. May be called twice."""
         with self._changed:
             self._state = SpoolState.CLOSED
             self._file.close()
             self._changed.notify_all()
 
     def wait_for(self, arrived_bytes: int | None) -> None:
-        """Block until so many bytes are there (None: all), or no more will come.
+        """Block until so many bytes are there (None: all), or no more will arrive.
 
-        The sender's time limit bounds it: each spool is completed, failed or closed in the end.
+        Bounded by the sender's time limit: each spool is completed, failed or closed in the end.
         """
         with self._changed:
             self._changed.wait_for(
@@ -117,12 +117,12 @@ class Spool:
             )
 
     def lacks(self, position: int, size: int) -> bool:
-        """Whether some of these bytes are not there, and may still come."""
+        """Whether some of these bytes are not there, and may still arrive."""
         with self._changed:
             return self._state is SpoolState.ARRIVING and self._arrived_bytes < position + size
 
     def read_at(self, position: int, size: int) -> bytes:
-        """Return what is there of these bytes, without waiting."""
+        """Return what has arrived of these bytes, without waiting."""
         with self._changed:
             if self._state is SpoolState.CLOSED:
                 return b""

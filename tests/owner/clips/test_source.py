@@ -1,9 +1,10 @@
-"""Clips: what may be fetched, from where, and what it becomes."""
+"""Opening clips: where they may come from, what is refused, and what stays behind."""
 
 from __future__ import annotations
 
+import asyncio
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from aiohttp import web
 
 from avatar_sessions.contract.messages import Clip
 from avatar_sessions.seal import Seal
-from liveavatar_lite import BYTES_PER_S
+from liveavatar_lite import BYTES_PER_S, duration_s
 from owner.clips import source as clips_module
 from owner.clips.source import (
     ClipError,
@@ -22,11 +23,12 @@ from owner.clips.source import (
     ClipMissing,
     ClipNotAudio,
     ClipPolicy,
-    ClipReader,
     ClipSource,
     ClipTooLong,
     ClipUnreachable,
 )
+from tests.support.encoded_clips import Site, encoded, spoken, until_broken
+from tests.support.waiting import until
 
 
 def tone(rate_hz: int, seconds: float, channels: int = 1, hz: float = 440.0) -> bytes:
@@ -36,17 +38,6 @@ def tone(rate_hz: int, seconds: float, channels: int = 1, hz: float = 440.0) -> 
     out = io.BytesIO()
     soundfile.write(out, np.stack([wave] * channels, axis=1), rate_hz, format="WAV")
     return out.getvalue()
-
-
-async def spoken(clips: ClipSource, clip: Clip) -> bytes:
-    """All of a clip."""
-    async with clips.open(clip) as reader:
-        return b"".join([piece async for piece in iter_pieces(reader)])
-
-
-async def iter_pieces(reader: ClipReader) -> AsyncIterator[bytes]:
-    while piece := await reader.read():
-        yield piece
 
 
 @pytest.fixture
@@ -60,7 +51,7 @@ def clips(seal: Seal, tmp_path: Path) -> ClipSource:
 
 
 @pytest_asyncio.fixture
-async def site() -> AsyncIterator[str]:
+async def pages() -> AsyncIterator[str]:
     """A web server on loopback with a clip, redirects and trouble."""
 
     async def redirect(request: web.Request) -> web.Response:
@@ -110,15 +101,15 @@ async def test_a_file_becomes_24_khz_mono(
     assert abs(samples).max() == pytest.approx(0.5 * 32767, rel=0.02)
 
 
-async def test_an_address_is_fetched(clips: ClipSource, site: str) -> None:
-    pcm = await spoken(clips, Clip(url=f"{site}/clip.wav"))
+async def test_an_address_is_fetched(clips: ClipSource, pages: str) -> None:
+    pcm = await spoken(clips, Clip(url=f"{pages}/clip.wav"))
     assert abs(len(pcm) - BYTES_PER_S) <= 40
 
 
 async def test_a_sealed_address_is_opened_and_fetched(
-    clips: ClipSource, seal: Seal, site: str
+    clips: ClipSource, seal: Seal, pages: str
 ) -> None:
-    assert await spoken(clips, Clip(sealed_url=seal.seal(f"{site}/clip.wav?signature=fake")))
+    assert await spoken(clips, Clip(sealed_url=seal.seal(f"{pages}/clip.wav?signature=fake")))
 
 
 async def test_an_address_sealed_with_a_foreign_key_is_refused(clips: ClipSource) -> None:
@@ -127,13 +118,13 @@ async def test_an_address_sealed_with_a_foreign_key_is_refused(clips: ClipSource
         await spoken(clips, Clip(sealed_url=foreign))
 
 
-async def test_a_redirect_is_followed(clips: ClipSource, site: str) -> None:
-    assert await spoken(clips, Clip(url=f"{site}/redirect?to=/clip.wav"))
+async def test_a_redirect_is_followed(clips: ClipSource, pages: str) -> None:
+    assert await spoken(clips, Clip(url=f"{pages}/redirect?to=/clip.wav"))
 
 
-async def test_endless_redirects_end(clips: ClipSource, site: str) -> None:
+async def test_endless_redirects_end(clips: ClipSource, pages: str) -> None:
     with pytest.raises(ClipUnreachable, match="redirects"):
-        await spoken(clips, Clip(url=f"{site}/loop"))
+        await spoken(clips, Clip(url=f"{pages}/loop"))
 
 
 @pytest.mark.parametrize(
@@ -152,39 +143,39 @@ async def test_endless_redirects_end(clips: ClipSource, site: str) -> None:
         "http://[fd00::1]/clip.wav",
     ],
 )
-async def test_private_addresses_are_forbidden(seal: Seal, site: str, url: str) -> None:
+async def test_private_addresses_are_forbidden(seal: Seal, pages: str, url: str) -> None:
     clips = ClipSource(ClipPolicy(), seal)
     with pytest.raises((ClipForbidden, ClipUnreachable)) as caught:
-        await spoken(clips, Clip(url=url.format(port=site.rpartition(":")[2])))
+        await spoken(clips, Clip(url=url.format(port=pages.rpartition(":")[2])))
     if "2130706433" not in url and "fe80" not in url:
         assert caught.type is ClipForbidden
 
 
 async def test_a_redirect_into_a_private_range_is_forbidden(
-    seal: Seal, site: str, monkeypatch: pytest.MonkeyPatch
+    seal: Seal, pages: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each hop is checked: a public address may not point inwards."""
-    monkeypatch.setattr(clips_module, "_public", lambda number: number == "127.0.0.1")
+    monkeypatch.setattr(clips_module, "_is_public", lambda ip: ip == "127.0.0.1")
     clips = ClipSource(ClipPolicy(), seal)
-    target = site.replace("127.0.0.1", "127.0.0.2")
+    target = pages.replace("127.0.0.1", "127.0.0.2")
     with pytest.raises(ClipForbidden):
-        await spoken(clips, Clip(url=f"{site}/redirect?to={target}/clip.wav"))
+        await spoken(clips, Clip(url=f"{pages}/redirect?to={target}/clip.wav"))
     with pytest.raises(ClipForbidden):
-        await spoken(clips, Clip(url=f"{site}/redirect?to=file:///etc/passwd"))
+        await spoken(clips, Clip(url=f"{pages}/redirect?to=file:///etc/passwd"))
 
 
 @pytest.mark.parametrize(
     ("path", "error"),
     [("/nothing", ClipMissing), ("/words", ClipNotAudio), ("/broken", ClipUnreachable)],
 )
-async def test_what_is_not_a_clip_is_told_apart(
-    clips: ClipSource, site: str, path: str, error: type[ClipError]
+async def test_each_error_has_its_own_type(
+    clips: ClipSource, pages: str, path: str, error: type[ClipError]
 ) -> None:
     with pytest.raises(error):
-        await spoken(clips, Clip(url=site + path))
+        await spoken(clips, Clip(url=pages + path))
 
 
-async def test_a_closed_port_is_unreachable_and_the_query_stays_untold(clips: ClipSource) -> None:
+async def test_an_unreachable_address_is_reported_without_its_query(clips: ClipSource) -> None:
     with pytest.raises(ClipUnreachable) as caught:
         await spoken(clips, Clip(url="http://127.0.0.1:9/clip.wav?signature=fake"))
     assert "signature" not in str(caught.value)
@@ -226,7 +217,7 @@ async def test_missing_empty_and_broken_files(clips: ClipSource, tmp_path: Path)
             await spoken(clips, Clip(file=name))
 
 
-async def test_a_name_that_no_file_can_have_is_told_without_the_folders_place(
+async def test_an_unusable_file_name_is_reported_without_the_folder(
     clips: ClipSource, tmp_path: Path
 ) -> None:
     """A name of more than 255 bytes came back as a lost utterance with the worker's own path."""
@@ -239,3 +230,98 @@ async def test_more_than_ten_minutes_are_refused(clips: ClipSource, tmp_path: Pa
     soundfile.write(tmp_path / "long.wav", np.zeros(8_000 * 601, dtype=np.int16), 8_000)
     with pytest.raises(ClipTooLong, match="601"):
         await spoken(clips, Clip(file="long.wav"))
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "MP3"])
+async def test_a_broken_connection_is_an_error_after_what_arrived(
+    clips: ClipSource, site: Site, kind: str
+) -> None:
+    site.body = encoded(kind, rate_hz=48_000, seconds=6)
+    site.cut_at = len(site.body) // 2
+    async with clips.open(Clip(url=site.url)) as reader:
+        pcm = await until_broken(reader, ClipUnreachable, "127.0.0.1 did not deliver the clip")
+    assert 1 < duration_s(len(pcm)) <= 3.1
+
+
+@pytest.mark.parametrize("kind", ["WAV", "OGG"])
+async def test_a_connection_broken_in_the_header_is_unreachable_and_not_bad_audio(
+    clips: ClipSource, site: Site, kind: str
+) -> None:
+    site.body, site.cut_at = encoded(kind), 20
+    with pytest.raises(ClipUnreachable):
+        await spoken(clips, Clip(url=site.url))
+
+
+@pytest.mark.parametrize("sized", [True, False])
+async def test_a_body_beyond_the_limit_is_refused(
+    clips: ClipSource, site: Site, monkeypatch: pytest.MonkeyPatch, sized: bool
+) -> None:
+    monkeypatch.setattr(clips_module, "MAX_CLIP_BYTES", 100_000)
+    site.body, site.sized = encoded("WAV"), sized
+    with pytest.raises(ClipTooLong):
+        await spoken(clips, Clip(url=site.url))
+
+
+async def test_a_compressed_body_is_refused(clips: ClipSource, site: Site) -> None:
+    """A few kilobytes of gzip can be a gigabyte."""
+    site.body, site.coding = encoded("WAV"), "gzip"
+    with pytest.raises(ClipNotAudio, match="gzip"):
+        await spoken(clips, Clip(url=site.url))
+
+
+@pytest.mark.parametrize("held_at", [0, 20, 100_000])
+async def test_a_cancel_while_bytes_are_awaited_leaves_no_thread_and_no_file(
+    clips: ClipSource, site: Site, leftovers: Callable[[], list[str]], held_at: int
+) -> None:
+    """In the header and in the middle: the thread is blocked, waiting for bytes."""
+    site.body, site.held_at = encoded("WAV", rate_hz=48_000), held_at
+    reading = asyncio.create_task(spoken(clips, Clip(url=site.url)))
+    await until(lambda: len(leftovers()) == 2)  # the thread and the file
+    reading.cancel()
+    await asyncio.wait({reading}, timeout=8)  # less than the network's own limit
+    assert reading.cancelled()
+    await until(lambda: not leftovers(), within_s=5)
+
+
+async def test_a_clip_closed_early_leaves_no_thread_and_no_file(
+    clips: ClipSource, site: Site, leftovers: Callable[[], list[str]]
+) -> None:
+    site.body, site.held_at = encoded("WAV", rate_hz=48_000), 100_000
+    async with clips.open(Clip(url=site.url)) as reader:
+        await reader.read()
+        assert len(leftovers()) == 2
+    await until(lambda: not leftovers(), within_s=5)
+
+
+async def test_a_refused_clip_leaves_no_thread_and_no_file(
+    clips: ClipSource, site: Site, tmp_path: Path, leftovers: Callable[[], list[str]]
+) -> None:
+    site.body = b"<html>" * 1_000
+    (tmp_path / "clip").write_bytes(site.body)
+    for clip in (Clip(url=site.url), Clip(file="clip")):
+        with pytest.raises(ClipNotAudio):
+            await spoken(clips, clip)
+    await until(lambda: not leftovers(), within_s=5)
+
+
+async def test_a_clip_that_does_not_begin_in_time_is_unreachable(
+    clips: ClipSource,
+    site: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    leftovers: Callable[[], list[str]],
+) -> None:
+    monkeypatch.setattr(clips_module, "FETCH_TIMEOUT_S", 0.3)
+    site.body, site.held_at = encoded("WAV"), 20
+    with pytest.raises(ClipUnreachable, match="to begin with"):
+        await spoken(clips, Clip(url=site.url))
+    await until(lambda: not leftovers(), within_s=5)
+
+
+async def test_a_body_that_does_not_end_in_time_is_unreachable(
+    clips: ClipSource, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clips_module, "BODY_TIMEOUT_S", 0.3)
+    site.body, site.held_at = encoded("WAV", rate_hz=48_000), 200_000
+    async with clips.open(Clip(url=site.url)) as reader:
+        pcm = await until_broken(reader, ClipUnreachable, "TimeoutError")
+    assert duration_s(len(pcm)) > 1
