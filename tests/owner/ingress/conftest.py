@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest_asyncio
 
 from liveavatar_simulator import LiveAvatarSimulator
-from tests.owner.conftest import OwnerUnderTest, owner_of, simulator_settings
+from tests.support.owner_under_test import OwnerUnderTest, owner_of, simulator_settings
 
 
 @pytest_asyncio.fixture

@@ -16,7 +16,7 @@ from owner.ingress.server import IngressServer, IngressSettings
 from owner.ingress.tickets import Tickets
 from owner.live_queue import MAX_OPEN
 from owner.registry import SessionRegistry
-from tests.owner.conftest import OwnerUnderTest
+from tests.support.owner_under_test import OwnerUnderTest
 
 PCM = bytes(4_800)
 
