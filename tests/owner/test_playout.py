@@ -14,6 +14,8 @@ from pydantic import SecretStr
 from avatar_sessions.contract.states import UtteranceOutcome
 from deploy.local.relay import TcpRelay
 from liveavatar_simulator import LiveAvatarSimulator
+from owner.playout import CLEAR_TIMEOUT_S, Playout
+from owner.utterance import Utterance
 from tests.support.owner_under_test import (
     OwnerUnderTest,
     begin,
@@ -22,7 +24,155 @@ from tests.support.owner_under_test import (
     simulator_settings,
     tone,
 )
+from tests.support.scripted_connection import ScriptedConnection
 from tests.support.waiting import until
+
+
+class Listener:
+    """Keeps what the playout reports."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.interrupts = 0
+
+    def on_progress(self, utterance: Utterance) -> None: ...
+
+    def on_playback_started(self, utterance: Utterance) -> None:
+        self.started.append(utterance.id)
+
+    def on_interrupt_sent(self) -> None:
+        self.interrupts += 1
+
+
+def utterance_of(name: str, sequence: int, *, seconds: float = 0.2) -> Utterance:
+    """A clip's utterance that is all there."""
+    now_s = time.monotonic()
+    utterance = Utterance(name, now_s=now_s, max_lead_s=2.0, sequence=sequence)
+    utterance.write(tone(seconds), now_s)
+    utterance.finish()
+    return utterance
+
+
+async def playing(playout: Playout, utterance: Utterance) -> asyncio.Task[None]:
+    """Queue an utterance and play it in a task of its own."""
+    playout.queue(utterance)
+    task = asyncio.create_task(playout.play(utterance))
+    await asyncio.sleep(0)
+    return task
+
+
+# --- without a server -------------------------------------------------------------------
+
+
+async def test_speech_waits_for_the_answer_to_an_interrupt() -> None:
+    """Speech that was sent before LiveAvatar had cleared its buffer was cleared with the old."""
+    connection, playout = ScriptedConnection(), Playout(Listener())
+    await playout.on_connected(connection.as_connection(), interrupt=False)
+    first = await playing(playout, utterance_of("u1", 1))
+    await until(lambda: ("speak_end", "u1") in connection.commands)
+    name, _ = await playout.interrupt(1, "stop")
+    assert name == "u1"
+    second = await playing(playout, utterance_of("u2", 2))
+    await asyncio.sleep(0.05)
+    assert connection.commands[-1] == ("interrupt", "stop")
+    playout.on_buffer_cleared()
+    await until(lambda: connection.commands[-1] == ("speak_end", "u2"))
+    playout.on_playback_finished("u1", interrupted=True)
+    playout.on_playback_finished("u2", interrupted=False)
+    await asyncio.wait_for(asyncio.gather(first, second), 5)
+
+
+async def test_an_interrupt_without_an_answer_delays_speech_for_a_second_at_most() -> None:
+    connection, playout = ScriptedConnection(), Playout(Listener())
+    await playout.on_connected(connection.as_connection(), interrupt=False)
+    first = await playing(playout, utterance_of("u1", 1))
+    await until(lambda: ("speak_end", "u1") in connection.commands)
+    await playout.interrupt(1)
+    second = await playing(playout, utterance_of("u2", 2))
+    await until(lambda: ("speak_end", "u2") in connection.commands, within_s=CLEAR_TIMEOUT_S + 2)
+    playout.on_playback_finished("u2", interrupted=False)
+    await asyncio.wait_for(asyncio.gather(first, second), 5)
+
+
+async def test_a_discarded_utterance_is_never_begun() -> None:
+    connection, playout = ScriptedConnection(), Playout(Listener())
+    await playout.on_connected(connection.as_connection(), interrupt=False)
+    meant, spared = utterance_of("u1", 1), utterance_of("u2", 2)
+    playout.queue(meant)
+    playout.queue(spared)
+    playout.discard(1, UtteranceOutcome.INTERRUPTED)
+    await playout.play(meant)
+    assert connection.commands == []
+    assert meant.outcome.result() is UtteranceOutcome.INTERRUPTED
+    assert not spared.over
+
+
+async def test_a_new_socket_adopts_what_liveavatar_has_and_sends_the_end_again() -> None:
+    """The end was sent and lost with the socket: LiveAvatar waited for it."""
+    old, new = ScriptedConnection(), ScriptedConnection()
+    listener = Listener()
+    playout = Playout(listener)
+    await playout.on_connected(old.as_connection(), interrupt=False)
+    task = await playing(playout, utterance_of("u1", 1))
+    await until(lambda: ("speak_end", "u1") in old.commands)
+    playout.on_disconnected(old.as_connection())
+    await playout.on_connected(new.as_connection(), interrupt=False)
+    await until(lambda: new.commands == [("adopt", "u1"), ("speak_end", "u1")])
+    playout.on_playback_started("u1")
+    playout.on_playback_finished("u1", interrupted=False)
+    await asyncio.wait_for(task, 5)
+    assert listener.started == ["u1"]
+
+
+async def test_a_new_socket_interrupts_what_was_discarded_without_one() -> None:
+    """LiveAvatar plays on what it has buffered while there is no socket."""
+    old, new = ScriptedConnection(), ScriptedConnection()
+    listener = Listener()
+    playout = Playout(listener)
+    await playout.on_connected(old.as_connection(), interrupt=False)
+    spoken = utterance_of("u1", 1)
+    task = await playing(playout, spoken)
+    await until(lambda: ("speak_end", "u1") in old.commands)
+    playout.on_disconnected(old.as_connection())
+    playout.discard(1, UtteranceOutcome.INTERRUPTED)
+    await playout.on_connected(new.as_connection(), interrupt=False)
+    assert new.commands == [("adopt", "u1"), ("interrupt", None)]
+    assert listener.interrupts == 1
+    playout.on_playback_finished("u1", interrupted=True)
+    await asyncio.wait_for(task, 5)
+
+
+async def test_a_failed_send_waits_for_the_next_socket() -> None:
+    old, new = ScriptedConnection(), ScriptedConnection()
+    playout = Playout(Listener())
+    await playout.on_connected(old.as_connection(), interrupt=False)
+    old.broken = True
+    task = await playing(playout, utterance_of("u1", 1))
+    await asyncio.sleep(0.02)
+    playout.on_disconnected(old.as_connection())
+    await playout.on_connected(new.as_connection(), interrupt=False)
+    await until(lambda: new.commands == [("speak", "u1"), ("speak_end", "u1")])
+    playout.on_playback_finished("u1", interrupted=False)
+    await asyncio.wait_for(task, 5)
+
+
+async def test_a_retired_playout_begins_nothing_and_a_closed_one_ends_everything() -> None:
+    connection, playout = ScriptedConnection(), Playout(Listener())
+    await playout.on_connected(connection.as_connection(), interrupt=False)
+    await playout.retire(1.0)
+    waiting = utterance_of("u1", 1)
+    task = await playing(playout, waiting)
+    await asyncio.sleep(0.02)
+    assert connection.commands == []
+    playout.close(UtteranceOutcome.LOST)
+    await asyncio.wait_for(task, 5)
+    assert waiting.outcome.result() is UtteranceOutcome.LOST
+    late = utterance_of("u2", 2)
+    playout.queue(late)
+    assert late.outcome.result() is UtteranceOutcome.LOST
+
+
+# --- on the simulator -------------------------------------------------------------------
 
 
 async def test_an_utterance_is_sent_whole_under_one_id_and_heard(owner: OwnerUnderTest) -> None:
