@@ -15,6 +15,8 @@ import pytest
 from avatar_sessions.seal import Seal
 from deploy.local.settings import ROOT
 
+pytestmark = pytest.mark.slow  # starts processes
+
 DRAIN_TIMEOUT_S = 4
 
 

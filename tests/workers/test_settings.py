@@ -138,6 +138,7 @@ def test_a_misspelt_variable_is_logged_with_the_nearest_known_one() -> None:
     assert "Temporal at 127.0.0.1:9 cannot be reached" in ended.stderr
 
 
+@pytest.mark.slow
 def test_the_process_ends_with_one_sentence_and_no_traceback() -> None:
     environment = {
         name: value for name, value in os.environ.items() if name != "LIVEAVATAR_API_KEY"
@@ -156,6 +157,7 @@ def test_the_process_ends_with_one_sentence_and_no_traceback() -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_a_temporal_server_that_cannot_be_reached_is_named_with_its_address() -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "workers"],

@@ -256,6 +256,7 @@ async def test_a_second_cancel_while_ending_kills_every_child(tmp_path: Path) ->
     assert [child.process.returncode for child in children] == [-9, -9]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
 async def test_children_are_gone_when_their_parent_is_killed_outright(
     tmp_path: Path, sign: signal.Signals

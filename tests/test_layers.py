@@ -1,0 +1,28 @@
+"""The layers of the tests: what `--fast` leaves out, and that it starts no server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.local.settings import ROOT
+
+pytestmark = pytest.mark.slow  # starts processes
+
+
+def test_the_fast_layer_needs_no_server(tmp_path: Path) -> None:
+    """With an empty cache and nothing on PATH, no server could be found or built."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "--fast", "tests/deploy/local/test_stack.py"],
+        cwd=ROOT,
+        env={"PATH": "", "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+
+    assert ended.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, ended.stdout + ended.stderr
+    assert "deselected" in ended.stdout
