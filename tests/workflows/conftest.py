@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from uuid import UUID
 
 import pytest
@@ -19,5 +20,6 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> WorkflowStub:
     monkeypatch.setattr(workflow, "upsert_search_attributes", stub.upsert_search_attributes)
     monkeypatch.setattr(workflow, "set_current_details", stub.set_current_details)
     monkeypatch.setattr(workflow, "sleep", stub.sleep)
+    monkeypatch.setattr(workflow, "logger", logging.getLogger("workflow"))
     monkeypatch.setattr(workflow, "uuid4", lambda: UUID(int=4))
     return stub
