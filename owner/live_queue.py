@@ -67,11 +67,11 @@ class LiveQueue:
             return report
         if begin.utterance_id in self._names:
             raise UtteranceNameUsed(
-                f"utterance {begin.utterance_id!r} was said before: name another one"
+                f"the utterance name {begin.utterance_id!r} is used already: choose another"
             )
         if len(self._open) >= MAX_OPEN:
             raise TooManyUtterances(
-                f"{len(self._open)} utterances wait already: let some be spoken first"
+                f"{len(self._open)} utterances are open already: wait until some are over"
             )
         utterance = self._new(begin)
         self._open[utterance.id] = utterance

@@ -212,8 +212,8 @@ async def test_sending_stays_within_the_lead(owner: OwnerUnderTest) -> None:
 async def test_a_segment_that_was_open_when_the_socket_broke_is_ended(
     owner: OwnerUnderTest,
 ) -> None:
-    """No more of the utterance came, so the new socket was never told of it: LiveAvatar waited for
-    more, and took the next utterance for its rest."""
+    """No more of the utterance came, so nothing of it was sent on the new socket: LiveAvatar waited
+    for more, and took the next utterance for its rest."""
     owner.simulator.faults.dropped_sockets = 1
     first = begin(owner, "u1", 1.0)
     await owner.reconnected()

@@ -78,7 +78,7 @@ def with_id3(mp3: bytes, size: int) -> bytes:
 
 @dataclass
 class Site:
-    """A server that sends what it is given, up to a point, and the rest when it is told to."""
+    """A server that sends a body up to a position, and the rest when `go_on` is set."""
 
     url: str = ""
     body: bytes = b""

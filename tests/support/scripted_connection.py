@@ -1,4 +1,4 @@
-"""A LITE connection without a socket: it records commands, and reports what a test tells it to."""
+"""A LITE connection without a socket, which records the commands that are sent."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ async def lazy_client() -> tuple[Client, AsyncActivityHandle]:
 
 async def test_an_adopted_session_gets_its_lost_socket_back() -> None:
     """The old attempt's "not found" came when the new one had adopted the session: it was read as
-    the new one's, and the session was given up, and another one started in its place."""
+    the new one's: the session was released, and another one started in its place."""
     client, attempt = await lazy_client()
     old = ScriptedLease(attempt, HeartbeatAnswer.NOT_FOUND)
     new = ScriptedLease(attempt, HeartbeatAnswer.ACCEPTED)

@@ -86,6 +86,6 @@ async def test_speech_of_a_refused_utterance_is_not_added_to_the_one_before(
             await connection.send(LiveBegin(utterance_id=f"u-{number}").model_dump_json())
         await connection.send(LiveBegin(utterance_id="one-too-many").model_dump_json())
         await connection.send(PCM)
-        assert "wait already" in (await message(connection, "error"))["error"]["message"]
+        assert "are open already" in (await message(connection, "error"))["error"]["message"]
         await connection.send(LiveBegin(utterance_id=f"u-{MAX_OPEN - 1}").model_dump_json())
         assert (await message(connection, "live.progress"))["received_bytes"] == 0
