@@ -40,8 +40,8 @@ NOT_STOPPED, NOT_CLEAN = "provider_not_stopped", "room_not_clean"
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Alerts after 3 s, not after 20 s; newer words each 5 s, not each 5 min."""
+def early_alerts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The alert after 3 s, not 20 s; its text renewed every 5 s, not every 5 min."""
     monkeypatch.setattr(options, "CLEANUP_ALERT_AFTER", timedelta(seconds=3))
     monkeypatch.setattr(options, "CLEANUP_STRETCH", timedelta(seconds=5))
 
@@ -102,9 +102,9 @@ async def test_a_reply_to_stop_that_never_comes_is_not_waited_for_long(
 
 
 async def test_a_rate_limited_stop_waits_as_long_as_it_was_told(
-    relayed: RelayedPlatform, impatient: None
+    relayed: RelayedPlatform, early_alerts: None
 ) -> None:
-    """Also when that is longer than the call's own time: it is said meanwhile."""
+    """Also when the pause is longer than the call's timeout: an alert is active meanwhile."""
     session = await live(relayed)
     relayed.faults.rate_limited_stops = 1
     relayed.faults.retry_after_s = 6
@@ -129,7 +129,7 @@ async def test_a_worker_killed_while_it_stops_is_followed_by_another(
     livekit: LiveKitServer,
     run_folder: Path,
 ) -> None:
-    """It cost 15 s, the whole time that a stop may take."""
+    """The kill cost 15 s, the whole timeout of a stop."""
     logs = [run_folder / f"stop-kill-{number}.log" for number in range(3)]
     async with (
         worker_process(relayed_workerless, temporal, livekit, Role.STREAMS, logs[0]),
@@ -182,7 +182,7 @@ async def test_a_stop_that_fails_after_the_termination_is_repeated_there(
 
 @pytest.mark.timeout(120)
 async def test_a_stop_that_fails_is_an_alert_until_it_works(
-    relayed: RelayedPlatform, impatient: None
+    relayed: RelayedPlatform, early_alerts: None
 ) -> None:
     session = await live(relayed)
     provider_id = (await session.status()).provider_session_id
@@ -221,7 +221,7 @@ async def test_a_stop_that_fails_is_an_alert_until_it_works(
 
 @pytest.mark.timeout(120)
 async def test_what_could_not_be_stopped_stays_an_alert(
-    relayed: RelayedPlatform, impatient: None, monkeypatch: pytest.MonkeyPatch
+    relayed: RelayedPlatform, early_alerts: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(options, "CLEANUP_TIMEOUT", timedelta(seconds=12))
     session = await live(relayed)
@@ -242,8 +242,8 @@ async def test_what_could_not_be_stopped_stays_an_alert(
 
 
 @pytest.mark.timeout(120)
-async def test_a_stop_that_fails_keeps_neither_the_room_nor_those_who_wait(
-    relayed: RelayedPlatform, livekit: LiveKitServer, impatient: None
+async def test_a_failing_stop_delays_neither_the_room_nor_waiting_callers(
+    relayed: RelayedPlatform, livekit: LiveKitServer, early_alerts: None
 ) -> None:
     session = await live(relayed, room=OwnRoom().model_dump())
     room = (await session.attach()).room
@@ -264,7 +264,7 @@ async def test_a_stop_that_fails_keeps_neither_the_room_nor_those_who_wait(
 
 @pytest.mark.timeout(120)
 async def test_a_room_that_cannot_be_cleaned_is_an_alert_until_it_is(
-    relayed: RelayedPlatform, livekit: LiveKitServer, impatient: None
+    relayed: RelayedPlatform, livekit: LiveKitServer, early_alerts: None
 ) -> None:
     session = await live(relayed, room=OwnRoom().model_dump())
     room = (await session.attach()).room
@@ -294,8 +294,8 @@ async def test_a_room_that_cannot_be_cleaned_is_an_alert_until_it_is(
         ("a\n```\nreboot", "$'a\\n\\x60\\x60\\x60\\nreboot'"),
     ],
 )
-def test_names_in_commands_cannot_leave_their_place(name: str, word: str) -> None:
-    """A room's name is anybody's text, and is copied into an operator's shell."""
+def test_names_in_commands_are_quoted(name: str, word: str) -> None:
+    """A room's name is arbitrary text, and is copied into an operator's shell."""
     assert alerts.quoted(name) == word
 
 
@@ -331,7 +331,9 @@ async def test_a_session_that_ended_by_itself_is_billed_until_then(
     assert_books_agree(relayed_workerless, report)
 
 
-async def test_books_that_cannot_be_read_leave_an_upper_bound(relayed: RelayedPlatform) -> None:
+async def test_without_the_session_list_the_bill_is_an_upper_bound(
+    relayed: RelayedPlatform,
+) -> None:
     session = await live(relayed)
     relayed.faults.list_failures = 100
     report = await session.end()
@@ -341,14 +343,14 @@ async def test_books_that_cannot_be_read_leave_an_upper_bound(relayed: RelayedPl
 
 
 @pytest.mark.timeout(120)
-async def test_a_cleanup_whose_workers_were_away_for_longer_than_its_patience_ends(
+async def test_a_cleanup_whose_workers_were_away_past_its_timeout_ends(
     temporal: TemporalServer,
     livekit: LiveKitServer,
     worker_settings: WorkerSettings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """LiveAvatar had asked for a pause, and meanwhile all workers were gone until the half hour
-    was over: the next try was given less than no time, which the server refuses, for ever."""
+    was over: the next try had a negative timeout, which the server refused, again and again."""
     monkeypatch.setattr(options, "CLEANUP_ALERT_AFTER", timedelta(seconds=1))
     monkeypatch.setattr(options, "CLEANUP_TIMEOUT", timedelta(seconds=12))
     async with relayed_platform(temporal, livekit, worker_settings, workers=False) as relayed:

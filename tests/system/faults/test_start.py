@@ -63,7 +63,7 @@ async def test_a_lost_reply_to_start_is_stopped_before_another_session_starts(
 async def test_a_reply_to_start_that_never_comes_is_not_waited_for_long(
     relayed: RelayedPlatform,
 ) -> None:
-    """The call gives up after 15 s; its session is stopped at most 5 s later."""
+    """The call times out after 15 s; its session is stopped at most 5 s later."""
     with relayed.liveavatar.hold(START, reply=True, times=1) as hold:
         session = await relayed.begin()
         await hold.reached()
@@ -122,7 +122,7 @@ async def test_a_worker_killed_under_start_is_noticed_in_seconds(
     livekit: LiveKitServer,
     run_folder: Path,
 ) -> None:
-    """It cost 25 s, the whole time that a start may take."""
+    """The kill cost 25 s, the whole timeout of a start."""
     relayed_workerless.faults.slow_start_s = 2.0
     async with (
         worker_process(
@@ -164,7 +164,7 @@ async def test_a_start_that_lands_after_its_stop_is_stopped_by_the_worker_that_s
     run_folder: Path,
 ) -> None:
     """A worker lost Temporal under its request and was given up: the session that it started after
-    that billed until the other one was over."""
+    that was billed until the other one had ended."""
     first_log, second_log = run_folder / "late-1.log", run_folder / "late-2.log"
     host, _, port = temporal.address.partition(":")
     async with TcpRelay(host, int(port)).listening() as relay:
@@ -195,11 +195,11 @@ async def test_a_start_that_lands_after_its_stop_is_stopped_by_the_worker_that_s
 
 
 @pytest.mark.timeout(120)
-async def test_a_start_that_lands_after_its_stop_is_looked_after_again(
+async def test_a_start_that_lands_after_its_stop_is_looked_up_again(
     relayed: RelayedPlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody comes back who knows of it: LiveAvatar's books are asked again while they do not say
-    that it is over."""
+    """No worker that knows of it comes back: LiveAvatar's list is queried until the session has
+    ended."""
     monkeypatch.setattr(options, "LOST_START_PAUSES", (timedelta(seconds=2), timedelta(seconds=4)))
     monkeypatch.setitem(options.START_CALL, "start_to_close_timeout", timedelta(seconds=3))
     with relayed.liveavatar.hold(START, times=1) as hold:
@@ -259,7 +259,9 @@ async def test_a_pause_longer_than_the_calls_own_time_is_kept(
 
 
 @pytest.mark.timeout(90)
-async def test_a_session_waits_its_turn_and_says_so(relayed_single: RelayedPlatform) -> None:
+async def test_a_session_over_the_limit_waits_and_its_status_says_so(
+    relayed_single: RelayedPlatform,
+) -> None:
     first = await relayed_single.begin()
     await first.attach()
     second = await relayed_single.begin()
@@ -282,7 +284,7 @@ async def test_a_session_waits_its_turn_and_says_so(relayed_single: RelayedPlatf
 
 
 @pytest.mark.timeout(90)
-async def test_a_turn_that_does_not_come_is_named_as_what_was_missing(
+async def test_a_start_timeout_at_the_limit_names_the_limit(
     relayed_single: RelayedPlatform,
 ) -> None:
     first = await relayed_single.begin()
@@ -393,7 +395,7 @@ async def end_by_update(session: Session) -> None:
 
 @pytest.mark.parametrize("taken_back", [cancel, end_by_signal, end_by_update])
 @pytest.mark.parametrize("stage", STAGES)
-async def test_a_start_that_is_taken_back_leaves_nothing(
+async def test_a_cancelled_start_leaves_nothing(
     relayed: RelayedPlatform, stage: Stage, taken_back: Callable[[Session], Awaitable[Any]]
 ) -> None:
     async with stage(relayed) as session:

@@ -135,7 +135,7 @@ async def test_a_session_that_liveavatar_loses_goes_on_in_another(
     seal_key: SecretStr,
     how: str,
 ) -> None:
-    """In the middle of a sentence: the next one says the rest from the first sample not heard."""
+    """Lost in mid-sentence: the next one speaks the rest from the first sample not heard."""
     async with own_platform(temporal, livekit, platform, seal_key) as fragile:
         session = await fragile.start(sandbox=False)
         async with session.live() as live:

@@ -58,7 +58,7 @@ async def test_clips_go_on_through_a_rotation(brief: Platform) -> None:
 async def test_a_sentence_longer_than_the_limit_goes_on_in_the_next_session(
     brief: Platform,
 ) -> None:
-    """It has no border: it is cut where it stands, and goes on from the first sample not heard."""
+    """Without a pause it is cut at the limit, and goes on from the first sample not heard."""
     session = await brief.start(sandbox=False, max_duration_s=600)
     async with session.live() as live:
         line = await speak_live(live, 30)

@@ -1,4 +1,4 @@
-"""``avatar-sessions janitor``, as a process of its own."""
+"""`avatar-sessions janitor` as a process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WITHIN_S = 45.0
 
 @dataclass(frozen=True)
 class Ran:
-    """A command that has left."""
+    """A command that has exited."""
 
     code: int
     out: str
@@ -78,7 +78,7 @@ async def test_without_it_the_round_is_made(environment: JanitorEnvironment) -> 
     assert not environment.is_billed(orphan)
 
 
-async def test_a_round_that_could_not_see_leaves_with_1_and_says_so(
+async def test_a_failed_round_exits_with_1_and_its_reason(
     environment: JanitorEnvironment,
 ) -> None:
     environment.outage.list_fails = True

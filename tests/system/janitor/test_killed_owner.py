@@ -53,7 +53,7 @@ def worker_process(
 
 
 async def findings(environment: JanitorEnvironment) -> list[JanitorFinding]:
-    """The results of all rounds so far, and a look at their histories."""
+    """The results of all rounds so far; their histories hold no secret."""
     found = []
     running = f"WorkflowType = '{names.JANITOR_WORKFLOW_TYPE}' AND ExecutionStatus = 'Completed'"
     async for execution in environment.client.list_workflows(running):
@@ -81,15 +81,15 @@ async def findings_with(environment: JanitorEnvironment, provider_id: str) -> li
 
 
 @pytest.mark.timeout(180)
-async def test_terminated_and_killed_at_once_is_stopped_in_time(
+async def test_a_session_terminated_and_killed_together_is_stopped_in_time(
     environment: JanitorEnvironment,
     temporal: TemporalServer,
     livekit: LiveKitServer,
     run_folder: Path,
 ) -> None:
-    """Nobody was left to stop it: it billed for 200 s, until LiveAvatar's own limit.
+    """No process was left to stop it: it was billed for 200 s, until LiveAvatar's own limit.
 
-    The janitor runs as its own process on its schedule; all that owned sessions is dead.
+    The janitor runs as its own process on its schedule; every owner is dead.
     """
     logs = [run_folder / f"janitor-{name}.log" for name in ("sessions", "streams", "janitor")]
     sessions = AvatarSessions(environment.client, Seal(environment.settings.seal_keys))

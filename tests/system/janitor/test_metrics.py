@@ -1,4 +1,4 @@
-"""What the janitor counts reaches a collector."""
+"""The janitor's metrics reach a collector."""
 
 from __future__ import annotations
 

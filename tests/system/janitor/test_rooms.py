@@ -57,7 +57,7 @@ async def metadata_of(environment: JanitorEnvironment, room: str) -> str:
 
 
 async def enter(environment: JanitorEnvironment, room: str, identity: str) -> rtc.Room:
-    """Be in the room."""
+    """Join the room."""
     token = (
         api.AccessToken(environment.livekit.api_key, environment.livekit.api_secret)
         .with_identity(identity)
@@ -85,7 +85,7 @@ async def test_the_room_of_a_closed_workflow_is_deleted(
     assert not await environment.room_exists(room)
 
 
-async def test_a_person_in_it_does_not_keep_it(
+async def test_a_participant_does_not_keep_a_room(
     environment: JanitorEnvironment, room: str, closed: Workflow
 ) -> None:
     """The end of a session deletes its room with the participants in it; so does the janitor."""
@@ -136,7 +136,7 @@ async def test_a_room_of_a_running_session_is_left_alone(
 
 
 @pytest.mark.parametrize("metadata", ["", "words", '{"made_by": "another program"}', "[1]", "null"])
-async def test_rooms_without_our_mark_are_not_even_looked_at(
+async def test_rooms_without_the_mark_are_not_examined(
     environment: JanitorEnvironment, room: str, metadata: str
 ) -> None:
     await make_room(environment, room, metadata)
@@ -146,7 +146,7 @@ async def test_rooms_without_our_mark_are_not_even_looked_at(
     assert await environment.room_exists(room)
 
 
-async def test_another_namespaces_room_is_not_ours(
+async def test_a_room_of_another_namespace_is_left_alone(
     environment: JanitorEnvironment, room: str, closed: Workflow
 ) -> None:
     await make_room(
@@ -180,7 +180,7 @@ async def test_a_dry_run_deletes_no_room(
     assert await environment.room_exists(room)
 
 
-async def test_without_a_livekit_of_ours_there_are_no_rooms_to_look_at(
+async def test_without_an_own_livekit_no_rooms_are_examined(
     environment: JanitorEnvironment,
 ) -> None:
     orphan = await environment.orphan()
@@ -191,7 +191,7 @@ async def test_without_a_livekit_of_ours_there_are_no_rooms_to_look_at(
     assert not environment.is_billed(orphan)
 
 
-async def test_a_livekit_that_is_away_is_told_and_sessions_are_stopped_all_the_same(
+async def test_an_unreachable_livekit_is_reported_and_sessions_are_stopped(
     environment: JanitorEnvironment,
 ) -> None:
     orphan = await environment.orphan()
@@ -246,10 +246,10 @@ async def test_a_room_of_another_program_without_metadata_gets_none(
 
 
 @pytest.mark.parametrize("inhabited", [True, False])
-async def test_the_next_session_takes_over_a_room_of_ours(
+async def test_the_next_session_takes_over_a_marked_room(
     environment: JanitorEnvironment, room: str, closed: Workflow, inhabited: bool
 ) -> None:
-    """Else the janitor would delete the room of the earlier session, and the later one with it.
+    """Otherwise the janitor would delete the earlier session's room, which the later one uses.
 
     Creating the room again is not enough: LiveKit kept the earlier mark while a participant
     was in it.

@@ -33,7 +33,7 @@ async def exists(environment: JanitorEnvironment) -> bool:
     return True
 
 
-async def test_it_is_made_where_there_is_none(environment: JanitorEnvironment) -> None:
+async def test_a_missing_schedule_is_created(environment: JanitorEnvironment) -> None:
     await ensure_schedule(environment.client, 30)
     schedule = (await schedule_of(environment).describe()).schedule
     assert await every(environment) == timedelta(seconds=30)
@@ -44,20 +44,20 @@ async def test_it_is_made_where_there_is_none(environment: JanitorEnvironment) -
     assert not schedule.state.paused
 
 
-async def test_its_rounds_are_made(environment: JanitorEnvironment) -> None:
+async def test_a_scheduled_round_runs(environment: JanitorEnvironment) -> None:
     orphan = await environment.orphan()
     async with environment.janitor():
         await ensure_schedule(environment.client, 1)
         await until(lambda: not environment.is_billed(orphan), 40)
 
 
-async def test_other_settings_change_it(environment: JanitorEnvironment) -> None:
+async def test_changed_settings_update_the_schedule(environment: JanitorEnvironment) -> None:
     await ensure_schedule(environment.client, 30)
     await ensure_schedule(environment.client, 12)
     assert await every(environment) == timedelta(seconds=12)
 
 
-async def test_the_same_settings_do_not_touch_it(environment: JanitorEnvironment) -> None:
+async def test_unchanged_settings_do_not_update_it(environment: JanitorEnvironment) -> None:
     await ensure_schedule(environment.client, 30)
     before = (await schedule_of(environment).describe()).info.last_updated_at
     await ensure_schedule(environment.client, 30)
@@ -75,7 +75,9 @@ async def test_a_pause_outlives_a_restart_and_a_change(environment: JanitorEnvir
     assert await every(environment) == timedelta(seconds=12)
 
 
-async def test_several_processes_may_make_it_at_once(environment: JanitorEnvironment) -> None:
+async def test_several_processes_may_create_it_concurrently(
+    environment: JanitorEnvironment,
+) -> None:
     clients = [
         await client_like(environment.client, environment.client.namespace) for _ in range(4)
     ]
@@ -83,17 +85,17 @@ async def test_several_processes_may_make_it_at_once(environment: JanitorEnviron
     assert await every(environment) == timedelta(seconds=30)
 
 
-async def test_a_worker_keeps_it_beside_its_work(environment: JanitorEnvironment) -> None:
+async def test_a_worker_maintains_the_schedule(environment: JanitorEnvironment) -> None:
     async with maintained_schedule(environment.client, 30):
         async with asyncio.timeout(30):
             while not await exists(environment):
                 await asyncio.sleep(0.1)
 
 
-async def test_one_that_cannot_be_made_is_told_and_takes_nothing_down(
+async def test_a_schedule_that_cannot_be_created_is_logged_and_retried(
     environment: JanitorEnvironment, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Here: a namespace that does not exist. It is tried again for as long as the worker works."""
+    """Here: a namespace that does not exist. The worker retries while it runs."""
     nowhere = await client_like(environment.client, "no-such-namespace")
     with caplog.at_level(logging.ERROR, logger="workers.janitor_schedule"):
         async with maintained_schedule(nowhere, 30):

@@ -1,4 +1,4 @@
-"""What the janitor does with LiveAvatar sessions: it ends what is over, and nothing else."""
+"""The janitor stops LiveAvatar sessions whose workflow has closed, and no others."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def test_a_running_session_is_left_alone(environment: JanitorEnvironment) 
     assert environment.is_billed(newer)
 
 
-async def test_the_next_session_under_the_same_key_is_no_excuse(
+async def test_a_new_session_under_the_same_key_does_not_spare_the_orphan(
     environment: JanitorEnvironment,
 ) -> None:
     """The workflow id runs again, but it is another run: the orphan of the first is stopped."""
@@ -166,7 +166,7 @@ async def test_another_namespaces_session_is_a_stranger(
     assert environment.is_billed(orphan)
 
 
-async def test_a_stranger_is_stopped_after_the_grace_where_the_key_is_ours_alone(
+async def test_with_an_own_api_key_a_stranger_is_stopped_after_the_grace(
     environment: JanitorEnvironment,
 ) -> None:
     stranger = await environment.billed()
@@ -181,7 +181,7 @@ async def test_a_stranger_is_stopped_after_the_grace_where_the_key_is_ours_alone
     assert not environment.is_billed(stranger)
 
 
-async def test_a_round_by_hand_can_be_more_careful_and_never_less(
+async def test_a_manual_round_can_only_be_more_careful(
     environment: JanitorEnvironment,
 ) -> None:
     stranger, orphan = await environment.billed(), await environment.orphan()
@@ -203,7 +203,7 @@ async def test_a_dry_run_touches_nothing(environment: JanitorEnvironment) -> Non
 
 
 async def test_a_misspelt_dry_run_is_refused(environment: JanitorEnvironment) -> None:
-    """A typed input would have dropped the word, and made a real round of it."""
+    """A typed input would have dropped the field, and the round would have stopped sessions."""
     orphan = await environment.orphan()
     async with environment.janitor():
         misspelt = await environment.client.start_workflow(
@@ -218,7 +218,7 @@ async def test_a_misspelt_dry_run_is_refused(environment: JanitorEnvironment) ->
     assert environment.is_billed(orphan)
 
 
-async def test_a_list_that_fails_is_told_and_the_next_round_works(
+async def test_a_failing_list_is_reported_and_the_next_round_works(
     environment: JanitorEnvironment,
 ) -> None:
     orphan = await environment.orphan()
@@ -243,7 +243,7 @@ async def test_a_stop_that_fails_once_is_repeated_in_the_round(
     assert decision_on(finding, orphan) is Decision.STOPPED
 
 
-async def test_a_stop_that_keeps_failing_is_told_and_tried_in_the_next_round(
+async def test_a_stop_that_keeps_failing_is_reported_and_retried_in_the_next_round(
     environment: JanitorEnvironment,
 ) -> None:
     orphan = await environment.orphan()
@@ -276,7 +276,7 @@ async def test_a_failed_search_leaves_everything_alone(environment: JanitorEnvir
     assert environment.is_billed(orphan)
 
 
-async def test_two_janitors_at_once_do_no_harm(environment: JanitorEnvironment) -> None:
+async def test_two_concurrent_janitors_do_no_harm(environment: JanitorEnvironment) -> None:
     orphans = [await environment.orphan() for _ in range(5)]
     alive = await environment.billed()
     await environment.opened_by_workflow(alive)

@@ -1,4 +1,4 @@
-"""Bad input gets a clear error, and nothing is lost."""
+"""Bad input gets a clear error, and the session goes on."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ NOT_WAYNE = "11111111-1111-4111-8111-111111111111"
 
 
 async def failed(sessions: AvatarSessions, error: type[SessionFailed], **request: Any) -> str:
-    """Start, and expect attach to raise; return the reason's words."""
+    """Start, and expect attach to raise; the message."""
     began = time.monotonic()
     session = await sessions.start(new_key(), wayne(**request))
     with pytest.raises(error) as caught:
@@ -96,7 +96,7 @@ async def test_a_request_that_can_never_work_is_told_field_by_field(platform: Pl
 
 
 class Elsewhere:
-    """A namespace with workers of its own, for settings that break every session."""
+    """A namespace with its own workers, for settings that break every session."""
 
     def __init__(self, temporal: TemporalServer, settings: WorkerSettings) -> None:
         self._temporal = temporal
@@ -135,7 +135,7 @@ async def test_no_credits(elsewhere: Elsewhere, livekit: LiveKitServer) -> None:
 
 
 async def test_a_422_with_its_detail(elsewhere: Elsewhere, livekit: LiveKitServer) -> None:
-    """A server that refuses our shape: its own words, field by field, reach the report."""
+    """The server refuses the request's shape: its message, field by field, reaches the report."""
     async with LiveAvatarSimulator(simulator_settings(livekit)) as simulator:
         simulator.faults.token_failures = 1
         simulator.faults.token_failure_status = 422
@@ -143,7 +143,7 @@ async def test_a_422_with_its_detail(elsewhere: Elsewhere, livekit: LiveKitServe
     assert "422" in words
 
 
-async def test_a_room_of_our_own_without_a_server(elsewhere: Elsewhere) -> None:
+async def test_an_own_room_without_a_livekit_server(elsewhere: Elsewhere) -> None:
     words = await elsewhere.fails(
         SessionFailed,
         {"livekit_url": None, "livekit_api_key": None, "livekit_api_secret": None},
@@ -218,10 +218,10 @@ async def test_a_flood_of_commands_does_not_stop_an_end(platform: Platform) -> N
     ],
     ids=["long queue", "reserved queue", "other stream", "other session"],
 )
-async def test_a_strangers_owner_ready_changes_nothing(
+async def test_a_forged_owner_ready_signal_changes_nothing(
     platform: Platform, change: dict[str, Any]
 ) -> None:
-    """A bogus queue failed every workflow task from then on, and the session went on billing."""
+    """A bogus queue failed every workflow task from then on, while the session was billed."""
     session = await platform.start()
     await session.attach()
     provider_id = (await session.status()).provider_session_id
@@ -240,7 +240,7 @@ async def test_a_strangers_owner_ready_changes_nothing(
 
 async def test_a_rejection_stays_small_whatever_was_wrong(platform: Platform) -> None:
     """60,000 unknown fields made a rejection of 3.7 MB, which the server refused again and again:
-    the session answered nothing any more, and billed."""
+    the session did not answer any more, and was billed."""
     session = await platform.start()
     await session.attach()
     handle = platform.client.get_workflow_handle(session.workflow_id)
@@ -275,8 +275,8 @@ async def test_a_viewer_cannot_take_the_avatars_place(platform: Platform) -> Non
 
 
 async def test_a_signal_with_an_absurd_gap_is_ignored(platform: Platform) -> None:
-    """Whoever could signal and knew the owner wedged the workflow for good, and the session went on
-    billing: the number did not fit into a time span."""
+    """A client that knew the owner could wedge the workflow for good, and the session went on
+    being billed: the number did not fit into a timedelta."""
     session = await platform.start()
     await session.attach()
     handle = platform.client.get_workflow_handle(session.workflow_id)

@@ -32,7 +32,7 @@ def open_in_ledger(platform: Platform, provider_session_id: str) -> bool:
 
 @pytest_asyncio.fixture
 async def trickle() -> AsyncIterator[str]:
-    """The address of a clip that never comes to its end."""
+    """The URL of a clip whose download never ends."""
 
     async def drip(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -52,7 +52,7 @@ async def trickle() -> AsyncIterator[str]:
 
 
 @pytest_asyncio.fixture
-async def open_minded(
+async def private_clips(
     temporal: TemporalServer, platform: Platform, worker_settings: WorkerSettings
 ) -> AsyncIterator[Platform]:
     """Workers that fetch clips from loopback, too."""
@@ -69,11 +69,11 @@ async def open_minded(
 
 
 async def test_an_end_does_not_wait_for_a_clip_that_never_comes(
-    open_minded: Platform, trickle: str
+    private_clips: Platform, trickle: str
 ) -> None:
     """The cancel of the utterance was taken for its failure, and the workflow stayed in ENDING
-    for ever: provider stopped, room left, key taken."""
-    session = await open_minded.start()
+    for ever: LiveAvatar stopped, the room left behind, the key in use."""
+    session = await private_clips.start()
     await session.attach()
     await session.send(Speak(clip=Clip(url=trickle)))
     await asyncio.sleep(1)
@@ -83,10 +83,10 @@ async def test_an_end_does_not_wait_for_a_clip_that_never_comes(
 
 
 async def test_an_interrupt_frees_playout_from_a_clip_that_never_comes(
-    open_minded: Platform, trickle: str
+    private_clips: Platform, trickle: str
 ) -> None:
-    """Speech asked for after the interrupt was not heard before the fetch had run out of time."""
-    session = await open_minded.start()
+    """Speech requested after the interrupt was not heard before the fetch had timed out."""
+    session = await private_clips.start()
     await session.attach()
     await session.send(Speak(clip=Clip(url=trickle), command_id="slow"))
     await asyncio.sleep(1)
@@ -100,7 +100,7 @@ async def test_an_interrupt_frees_playout_from_a_clip_that_never_comes(
 
 
 async def test_an_end_that_waited_too_long_ends_the_session(platform: Platform) -> None:
-    """It expired like any other command, and the session billed until it was idle."""
+    """It expired like any other command, and the session was billed until it was idle."""
     platform.simulator.faults.slow_start_s = 3.0
     try:
         session = await platform.start()

@@ -34,7 +34,7 @@ async def test_a_command_costs_at_most_twelve_events(platform: Platform) -> None
 
 @pytest.mark.timeout(120)
 async def test_a_live_utterance_costs_at_most_five_events(platform: Platform) -> None:
-    """Heard one by one, each with its own line: the dearest way."""
+    """Awaited one by one, each reported by its own signal: the most expensive way."""
     session = await platform.start(sandbox=False)
     count = 4
     async with session.live() as live:
@@ -51,7 +51,7 @@ async def test_a_live_utterance_costs_at_most_five_events(platform: Platform) ->
     assert after - before <= count * UTTERANCE_EVENTS
 
 
-async def test_eleven_commands_at_once_are_all_done(platform: Platform) -> None:
+async def test_eleven_concurrent_commands_are_all_done(platform: Platform) -> None:
     """Temporal takes ten concurrent updates of a workflow; the eleventh waits until one is done."""
     session = await platform.start(sandbox=False)
     await session.attach()

@@ -115,7 +115,7 @@ async def _talking(session: Session) -> None:
 
 
 async def test_commands_before_the_avatar_wait_for_it_in_order(platform: Platform) -> None:
-    """Signal-with-start of a speak is a whole greeting."""
+    """Signal-with-start of a speak command is enough for a greeting."""
     platform.simulator.faults.slow_start_s = 1.0
     try:
         session = await platform.sessions.start(
@@ -189,7 +189,7 @@ async def test_an_immediate_end_cuts_speech_and_reports_what_was_heard(platform:
 
 
 async def test_an_end_before_the_avatar_is_live_stops_what_was_begun(platform: Platform) -> None:
-    """A stop before CONNECTED must not be lost: elsewhere the session connects later and bills."""
+    """A stop before CONNECTED must not be lost: the session would connect later and be billed."""
     platform.simulator.faults.slow_start_s = 1.5
     try:
         session = await platform.start()

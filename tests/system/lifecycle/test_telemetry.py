@@ -21,7 +21,7 @@ from workers.telemetry import tracing
 
 
 class Collector:
-    """Takes OTLP over HTTP and remembers it."""
+    """Receives OTLP over HTTP."""
 
     def __init__(self) -> None:
         self.url = ""

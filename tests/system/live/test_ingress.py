@@ -53,7 +53,7 @@ def provider_line(platform: Platform, provider_session_id: str | None) -> Sessio
 async def test_a_client_written_for_liveavatar_speaks_to_the_ingress_unchanged(
     platform: Platform,
 ) -> None:
-    """The same class that talks to LiveAvatar, with nothing but a URL."""
+    """The class that connects to LiveAvatar, given the ingress URL."""
     session = await platform.start()
     access = await speaker_access(platform, session)
     url = SecretStr(f"{access.ingress_url}/{ticket_of(platform, access)}")
@@ -127,7 +127,7 @@ async def test_binary_frames_are_spoken_and_accounted_for(platform: Platform) ->
 
 
 async def test_a_cut_connection_goes_on_at_the_right_sample(platform: Platform) -> None:
-    """The connection breaks in mid-utterance; nothing is said twice, and nothing is missing."""
+    """The connection breaks in mid-utterance; no sample is spoken twice, and none is missing."""
     session = await platform.start()
     pcm = tone(4)
     async with connected(platform, session) as connection:
@@ -329,7 +329,7 @@ async def test_only_a_client_that_never_reads_is_disconnected(platform: Platform
 
 
 async def test_an_in_band_interrupt_also_drops_the_clips_that_wait(platform: Platform) -> None:
-    """The person talks: what was asked for before is not wanted any more, wherever it waits."""
+    """A person speaks: what was requested before is dropped, wherever it waits."""
     session = await platform.start()
     long, short = Clip(file="long.wav"), Clip(file="short.wav")
     async with connected(platform, session) as connection:
@@ -348,7 +348,7 @@ async def test_an_in_band_interrupt_also_drops_the_clips_that_wait(platform: Pla
     }
 
 
-async def test_words_can_be_sealed_before_they_stand_in_history(
+async def test_text_can_be_sealed_before_it_is_in_history(
     platform: Platform, temporal: TemporalServer
 ) -> None:
     client = await temporal.new_namespace()

@@ -52,10 +52,10 @@ async def test_a_conversation_is_not_idle_because_its_owner_is_busy(platform: Pl
     assert report.end_reason is EndReason.REQUESTED
 
 
-async def test_a_plain_speakers_utterance_stands_in_the_report_after_a_drain(
+async def test_a_plain_speakers_utterance_is_reported_after_a_drain(
     workerless: Platform,
 ) -> None:
-    """It cannot come back to go on with it; its line was dropped as if it could."""
+    """A plain speaker cannot resume its utterance; its report was dropped as if it could."""
     async with contextlib.AsyncExitStack() as first:
         await first.enter_async_context(running_workers(workerless.client, workerless.settings))
         session = await workerless.start(sandbox=False)
@@ -74,8 +74,8 @@ async def test_a_plain_speakers_utterance_stands_in_the_report_after_a_drain(
 
 
 async def test_dead_speakers_do_not_keep_a_worker_from_leaving(workerless: Platform) -> None:
-    """Two connections flooded one utterance and died: a handler waited for ever, and the drain with
-    it."""
+    """Two connections flooded one utterance and broke: a handler waited for ever, and so did the
+    drain."""
     async with contextlib.AsyncExitStack() as crew:
         await crew.enter_async_context(running_workers(workerless.client, workerless.settings))
         session = await workerless.start(sandbox=False)

@@ -145,7 +145,7 @@ async def test_a_speaker_leaves_an_owner_that_is_cut_off(
     workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> None:
     """An owner that Temporal does not reach is replaced, and has no socket any more. Its speakers
-    still reached it, and waited with it until it let go: for twenty seconds and more."""
+    still reached it, and waited until it released the session: for twenty seconds and more."""
     folder = run_folder
     first_log, second_log = folder / "cut-off-1.log", folder / "cut-off-2.log"
     host, _, port = temporal.address.partition(":")

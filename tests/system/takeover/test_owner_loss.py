@@ -29,8 +29,8 @@ from workflows.parts import options
 async def test_an_end_does_not_wait_for_an_owner_that_is_dead(
     workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> None:
-    """Two cancels in one step are one: the end waited ten seconds more for the dead owner's
-    stream, which it had meant to cancel after five."""
+    """Two cancels in one step count as one: the end waited ten seconds more for the dead owner's
+    stream, which it should have cancelled after five."""
     sessions_log, streams_log = run_folder / "dead-sessions.log", run_folder / "dead-streams.log"
     async with worker_process(workerless, temporal, livekit, Role.SESSIONS, sessions_log):
         async with worker_process(
@@ -56,7 +56,7 @@ async def test_a_session_that_recovered_late_is_not_given_up(
     seal_key: SecretStr,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its owner came back between two looks, the second of which was after the last moment: the
+    """Its owner came back between two checks, the second of which was after the deadline: the
     session was ended although it was live."""
     monkeypatch.setattr(options, "RECOVERY_TIMEOUT", timedelta(seconds=4.8))
     async with own_platform(temporal, livekit, platform, seal_key) as fragile:
@@ -72,11 +72,11 @@ async def test_a_session_that_recovered_late_is_not_given_up(
 
 
 @pytest.mark.timeout(120)
-async def test_a_cancel_that_meets_a_question_to_the_owner_is_cleaned_up_after(
+async def test_a_cancel_during_the_idle_query_still_cleans_up(
     workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> None:
-    """Before it calls a session idle, the workflow asks the owner. A cancel in that moment failed
-    the question and, with it, the workflow: without its cleanup, and without a report."""
+    """Before a session counts as idle, the workflow queries the owner. A cancel during that query
+    failed the query and the workflow: without cleanup, and without a report."""
     sessions_log, streams_log = run_folder / "idle-sessions.log", run_folder / "idle-streams.log"
     async with (
         worker_process(workerless, temporal, livekit, Role.SESSIONS, sessions_log),
@@ -96,6 +96,6 @@ async def test_a_cancel_that_meets_a_question_to_the_owner_is_cleaned_up_after(
 
 
 async def pending_activities(handle: WorkflowHandle[Any, Any]) -> list[str]:
-    """What the workflow waits for, by name."""
+    """The names of the activities that are under way."""
     described = await handle.describe()
     return [one.activity_type.name for one in described.raw_description.pending_activities]

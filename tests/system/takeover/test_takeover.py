@@ -25,7 +25,7 @@ from workers.wiring import Role
 async def test_a_clip_goes_on_where_a_killed_owner_left_it(
     workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> None:
-    """kill -9 in the middle of a sentence: the next owner says the rest."""
+    """kill -9 in mid-sentence: the next owner speaks the rest."""
     async with worker_process(
         workerless, temporal, livekit, Role.SESSIONS, run_folder / "kill-sessions.log"
     ):
@@ -58,7 +58,7 @@ async def test_a_clip_goes_on_where_a_killed_owner_left_it(
 async def test_a_clip_can_be_dropped_with_its_owner(
     workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> None:
-    """``resume="drop"``: what was being said is lost, with how much was heard; the rest follows."""
+    """`resume="drop"`: the clip is LOST, with what was heard of it; the next command follows."""
     folder = run_folder
     async with worker_process(
         workerless, temporal, livekit, Role.SESSIONS, folder / "drop-sessions.log"
@@ -88,7 +88,7 @@ async def test_a_clip_can_be_dropped_with_its_owner(
 async def test_a_drained_owner_leaves_its_clip_to_the_next(
     workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> None:
-    """A deploy in the middle of a clip: nothing of it is lost, and nothing said twice."""
+    """A deploy during a clip: no sample is lost, and none is spoken twice."""
     folder = run_folder
     async with (
         worker_process(
@@ -175,7 +175,7 @@ async def test_a_start_whose_worker_died_is_stopped_and_another_generation_opens
 
 
 async def until_starting(platform: Platform) -> None:
-    """Wait until LiveAvatar works on a start."""
+    """Wait until LiveAvatar is processing a start."""
     give_up = time.monotonic() + 30
     while all(one.phase != "starting" for one in platform.simulator.sessions.values()):
         assert time.monotonic() < give_up
@@ -185,7 +185,7 @@ async def until_starting(platform: Platform) -> None:
 async def test_a_draining_owner_stops_the_session_of_a_terminated_workflow(
     workerless: Platform, temporal: TemporalServer, livekit: LiveKitServer, run_folder: Path
 ) -> None:
-    """Terminated, and the worker stopped before its next heartbeat: the session stayed open."""
+    """Terminated, and the worker stopped before its next heartbeat: the session was left open."""
     log = run_folder / "drain-terminated.log"
     async with worker_process(workerless, temporal, livekit, Role.ALL, log) as only:
         session = await workerless.sessions.start(new_key(), wayne(sandbox=False))
