@@ -29,7 +29,7 @@ from deploy.local.livekit import LiveKitServer
 from deploy.local.settings import ROOT, LocalSettings, find_chromium
 from deploy.local.temporal import TemporalServer
 from tests.support.secret_scan import find_secrets, remember, remembered
-from tests.support.shared_servers import Addresses, SharedServers
+from tests.support.shared_servers import Addresses, ServerThread
 
 if TYPE_CHECKING:  # pytest-xdist's classes, for its hooks
     from xdist.workermanage import WorkerController
@@ -41,20 +41,20 @@ FAST_PROCESSES: Final = 3
 SERVERS: Final = frozenset({"temporal", "livekit"})
 NOT_FAST: Final = SERVERS | {"chromium"}
 GROUPS: Final = (
-    ("rows", "chaos"),  # one run of the chosen faults, whose results its tests look at
+    ("rows", "stacks"),  # one run of the chosen chaos faults, whose results its tests read
     ("chromium", "browser"),
     ("product", "examples"),
 )
 """A fixture, and the group of the tests that use it: a group runs in one process, one by one. These
 fixtures take much of the machine; two of the same kind side by side would slow each other down."""
-GROUP_OF_FOLDER: Final = {"demo": "demo", "avatar_sessions": "client"}
+GROUP_OF_FOLDER: Final = {"demo": "stacks", "avatar_sessions": "client"}
 """The same for a folder's tests that need a server."""
 RUNS_KEPT: Final = 5
 AFTER_LAST_WORKER_S: Final = 0.5
 """A process whose Temporal worker has just shut down can die at interpreter exit (measured: 3 of
 12 without this pause, 0 of 12 with it; Python 3.11, temporalio 1.35)."""
 
-_servers = pytest.StashKey[SharedServers]()
+_servers = pytest.StashKey[ServerThread]()
 _addresses = pytest.StashKey[Addresses]()
 _folder = pytest.StashKey[Path]()
 
@@ -159,7 +159,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def _start_servers(config: pytest.Config, wanted: frozenset[str]) -> None:
-    servers = SharedServers(_new_run_folder(config.stash[_folder]))
+    servers = ServerThread(_new_run_folder(config.stash[_folder]))
     config.stash[_servers] = servers
     settings = LocalSettings()
     capture = config.pluginmanager.getplugin("capturemanager")

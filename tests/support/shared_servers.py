@@ -47,7 +47,7 @@ class Addresses:
         )
 
 
-class SharedServers:
+class ServerThread:
     """Starts servers, and ends them with `close`."""
 
     def __init__(self, logs: Path) -> None:
