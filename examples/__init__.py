@@ -1,1 +1,1 @@
-"""Programs to learn from and to start one's own with. Not part of any package that is installed."""
+"""Programs to copy and learn from. Not part of any installed package."""

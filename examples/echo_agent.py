@@ -1,17 +1,16 @@
-"""A voice agent that says back what a person says: the whole loop, small enough to read.
+"""A voice agent that repeats what a person says: the complete loop, small enough to read.
 
     python examples/echo_agent.py SESSION_KEY
 
-    a person's microphone ──▶ the session's room ──▶ Ears ──▶ Endpointer ──▶ EchoAgent
-    the avatar in the room ◀── LiveAvatar ◀── the session's owner ◀── live speech ◀──┘
+    a person's microphone ──▶ the session's room ──▶ RoomAudio ──▶ Endpointer ──▶ EchoAgent
+    the avatar in the room ◀── LiveAvatar ◀── the session's owner ◀── live speech ◀───────┘
 
-A real agent differs in one place: `EchoAgent._answer` would ask a speech recognizer, a language
-model and a voice, and write the voice's PCM as it is made. The rest stays: who talks over the
-avatar interrupts it, and the avatar looks attentive while somebody speaks.
+A real agent differs in one place: `EchoAgent._answer` would call a speech recognizer, a language
+model and text to speech, and write PCM as it is synthesized. The rest stays: a person who talks
+over the avatar interrupts it, and the avatar takes the attentive pose while a person speaks.
 
-Where Temporal is and the seal keys come from the environment: TEMPORAL_ADDRESS (and Temporal's
-other standard variables) and AVATAR_SESSIONS_SEAL_KEYS, the same as the workers'. Ends with the
-session, or on Ctrl-C or SIGTERM.
+It reads TEMPORAL_ADDRESS (and Temporal's other standard variables) and AVATAR_SESSIONS_SEAL_KEYS,
+with the workers' values. It ends with the session, or on Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -47,26 +46,26 @@ from examples.voice.room_audio import (
 )
 
 READY: Final = "echo agent listening"
-"""Logged when it hears the room: whoever starts it can wait for that."""
-JOIN_AGAIN_AFTER_S: Final = 1.0
-ASK_AGAIN_AFTER_S: Final = 2.0
+"""Logged when the agent receives the room's audio, so that its starter can wait for it."""
+REJOIN_AFTER_S: Final = 1.0
+RETRY_AFTER_S: Final = 2.0
 MAX_WAITING_TURNS: Final = 16
 MAX_ANSWERS: Final = 3
-"""Answers that are being said or wait for it; each holds up to 30 s of sound."""
+"""Maximum number of answers that play or wait; each holds up to 30 s of audio."""
 
 log = logging.getLogger("echo_agent")
 
 
 class NoAgentAccess(Exception):
-    """The session's room gives agents no access of their own."""
+    """The session's room has no access for agents."""
 
 
 class EchoAgent:
     """Takes turns with the people in the room.
 
     Args:
-        live: the session's live speech, taking PCM mono at `SAMPLE_RATE_HZ`.
-        tasks: what its answers run in.
+        live: the session's live speech, with mono PCM at `SAMPLE_RATE_HZ`.
+        tasks: the task group for its answers.
     """
 
     def __init__(self, live: LiveSpeech, tasks: asyncio.TaskGroup) -> None:
@@ -78,11 +77,11 @@ class EchoAgent:
         self._answers: set[asyncio.Task[None]] = set()
         self._avatar_talks = False
 
-    async def hear(self, who: str, sound: AsyncIterator[Pcm]) -> None:
-        """Follow one person's microphone until it goes away."""
+    async def hear(self, who: str, audio: AsyncIterator[Pcm]) -> None:
+        """Process one person's microphone until its audio ends."""
         log.info("%s has a microphone", who)
         endpointer = Endpointer(SAMPLE_RATE_HZ)
-        async for pcm in sound:
+        async for pcm in audio:
             for event in endpointer.feed(pcm):
                 await self._turns.put((who, event))
         unfinished = endpointer.flush()
@@ -90,21 +89,21 @@ class EchoAgent:
             await self._turns.put((who, unfinished))
 
     async def take_turns(self) -> None:
-        """Fall silent when somebody begins to speak, and answer when they have spoken."""
+        """Interrupt the avatar when a person begins to speak, and answer when they have stopped."""
         while True:
             who, event = await self._turns.get()
             try:
                 match event:
                     case SpeechBegan():
-                        await self._give_way(who)
+                        await self._interrupt(who)
                     case SpeechStopped():
                         await self._live.set_pose("idle")
                         self._begin_answer(who, event.pcm)
             except NoAnswer as error:
-                log.warning("%s", error)  # the session moves to another owner: go on after it
+                log.warning("%s", error)  # the session moves to another owner: continue afterwards
 
     async def follow_the_avatar(self) -> None:
-        """Know whether it talks, whoever asked it to."""
+        """Track whether the avatar talks, also when another client made it."""
         async for event in self._live.events():
             match event:
                 case AvatarTalking():
@@ -112,36 +111,36 @@ class EchoAgent:
                 case AvatarIdle() | AvatarListening():
                     self._avatar_talks = False
 
-    async def _give_way(self, who: str) -> None:
+    async def _interrupt(self, who: str) -> None:
         if self._avatar_talks or self._answers:
-            cut = await self._live.interrupt()
-            log.info("%s interrupts after %d ms", who, cut.heard_ms)
+            interrupted = await self._live.interrupt()
+            log.info("%s interrupts after %d ms", who, interrupted.heard_ms)
         await self._live.set_pose("listening")
 
     def _begin_answer(self, who: str, pcm: Pcm) -> None:
         if len(self._answers) >= MAX_ANSWERS:
-            log.warning("%s is not answered: too many answers wait", who)
+            log.warning("%s is not answered: too many answers are waiting", who)
             return
         answer = self._tasks.create_task(self._answer(who, pcm), name=f"answer {who}")
         self._answers.add(answer)
         answer.add_done_callback(self._answers.discard)
 
     async def _answer(self, who: str, pcm: Pcm) -> None:
-        """Say it back. `write` waits while the avatar has enough to say for the moment."""
+        """Repeat the speech. `write` waits while enough audio is buffered."""
         async with self._live.utterance(text=f"echo of {who}") as speech:
             for second in _seconds_of(pcm):
                 await speech.write(second)
-        heard = await speech.result()
-        log.info("%s was answered: %s, %d ms heard", who, heard.outcome, heard.heard_ms)
+        report = await speech.result()
+        log.info("%s was answered: %s, %d ms heard", who, report.outcome, report.heard_ms)
 
 
 async def serve(session: Session, avatars: Collection[str]) -> None:
-    """Be the agent of a session until it is over.
+    """Serve as the session's agent until the session is over.
 
-    Raises (in a group where a task of ours met it):
-        SessionNotFound, SessionOver, SessionFailed: there is no such session (any more).
-        ReplacedInRoom: another agent serves it.
-        AvatarSessionsError: it cannot be reached.
+    Raises (in an exception group if a task raised it):
+        SessionNotFound, SessionOver, SessionFailed: there is no such session, or it has ended.
+        ReplacedInRoom: another agent serves the session.
+        AvatarSessionsError: the session cannot be reached.
     """
     async with (
         session.live(sample_rate_hz=SAMPLE_RATE_HZ) as live,
@@ -159,17 +158,17 @@ async def serve(session: Session, avatars: Collection[str]) -> None:
 
 
 async def _stay_in_room(session: Session, agent: EchoAgent, avatars: Collection[str]) -> None:
-    """Be in the room, and come back whenever we were put out or it was replaced."""
+    """Receive the room's audio, and rejoin when the connection or the room was replaced."""
     while True:
         try:
             access = await session.attach()
             if access.agent is None:
-                raise NoAgentAccess("this session's room gives agents no access of their own")
-            ears = RoomAudio(access.agent, agent.hear, avatars)
-            await ears.listen(joined=lambda: log.info("%s to %s", READY, session.key))
+                raise NoAgentAccess("this session's room has no access for agents")
+            room_audio = RoomAudio(access.agent, agent.hear, avatars)
+            await room_audio.listen(joined=lambda: log.info("%s to %s", READY, session.key))
         except (AccessFailed, CannotJoin, NoAnswer) as error:
             log.warning("%s", error)
-        await asyncio.sleep(JOIN_AGAIN_AFTER_S)
+        await asyncio.sleep(REJOIN_AFTER_S)
 
 
 async def _until_over(session: Session) -> None:
@@ -178,7 +177,7 @@ async def _until_over(session: Session) -> None:
             report = await session.report()
         except NoAnswer as error:
             log.warning("%s", error)
-            await asyncio.sleep(ASK_AGAIN_AFTER_S)
+            await asyncio.sleep(RETRY_AFTER_S)
         else:
             log.info("the session is over: %s", report.end_reason)
             return
@@ -193,22 +192,22 @@ def _seconds_of(pcm: Pcm) -> Iterator[Pcm]:
 
 
 async def run(session_key: str, avatars: Collection[str]) -> int:
-    """Serve one session; the exit status."""
-    this = asyncio.current_task()
-    assert this is not None
+    """Serve one session; returns the exit status."""
+    task = asyncio.current_task()
+    assert task is not None
     loop = asyncio.get_running_loop()
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(sign, this.cancel)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
     try:
         sessions = await AvatarSessions.connect()
         await serve(sessions.get(session_key), avatars)
     except asyncio.CancelledError:
         log.info("asked to stop")
     except Exception as error:
-        cause = _first_of(error)
+        cause = _root_error(error)
         if isinstance(cause, SessionOver | SessionFailed):
             log.info("%s", cause)
-        elif isinstance(cause, _TOLD):
+        elif isinstance(cause, _REPORTED):
             log.error("%s", cause)
             return 1
         else:
@@ -216,12 +215,12 @@ async def run(session_key: str, avatars: Collection[str]) -> int:
     return 0
 
 
-_TOLD: Final = (AvatarSessionsError, NoAgentAccess, ReplacedInRoom, SealError, ValueError)
-"""What is said in a sentence instead of a traceback."""
+_REPORTED: Final = (AvatarSessionsError, NoAgentAccess, ReplacedInRoom, SealError, ValueError)
+"""Errors that are logged as a sentence, without a traceback."""
 
 
-def _first_of(error: BaseException) -> BaseException:
-    """What it began with: task groups wrap what their tasks raise."""
+def _root_error(error: BaseException) -> BaseException:
+    """The first error within exception groups, which task groups raise."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
@@ -229,19 +228,19 @@ def _first_of(error: BaseException) -> BaseException:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the agent; see `--help`."""
-    parser = argparse.ArgumentParser(description="Says back what is said in a session's room.")
+    parser = argparse.ArgumentParser(description="Repeats what people say in a session's room.")
     parser.add_argument("session_key")
     parser.add_argument(
         "--avatar-identity",
         action="append",
         default=[],
         metavar="NAME",
-        help="never listen to this participant (besides avatar and heygen)",
+        help="identity of an avatar to ignore (besides avatar and heygen)",
     )
     parsed = parser.parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     log.setLevel(logging.INFO)
-    logging.getLogger("livekit").setLevel(logging.ERROR)  # its native part warns of its own ways
+    logging.getLogger("livekit").setLevel(logging.ERROR)  # its native part logs internal warnings
     return asyncio.run(run(parsed.session_key, {*AVATAR_IDENTITIES, *parsed.avatar_identity}))
 
 

@@ -1,7 +1,7 @@
 """Voices that need neither key nor network, so that every example runs anywhere.
 
-`EspeakTts` where espeak-ng is installed, else `ToneTts`, which hums a tone for each word. Not
-voices to sell.
+`EspeakTts` where espeak-ng is installed, else `ToneTts`, which plays a tone for each word. Not for
+production.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from examples.tts import StreamingTts, TtsRefused, TtsUnavailable
 
 PROGRAM: Final = "espeak-ng"
 ESPEAK_RATE_HZ: Final = 22_050
-"""Of espeak-ng's own voices."""
+"""The sample rate of espeak-ng's voices."""
 SILENCE_TIMEOUT_S: Final = 10.0
 PIECE_BYTES: Final = 8_820  # 0.2 s
 MAX_SPEECH_BYTES: Final = 600 * 2 * ESPEAK_RATE_HZ
@@ -33,23 +33,23 @@ TONE_FADE_S: Final = 0.005  # without it every word begins and ends with a click
 
 
 def local_tts() -> StreamingTts:
-    """The best voice that this machine has."""
+    """espeak-ng where it is installed, else tones."""
     found = shutil.which(PROGRAM)
     return ToneTts() if found is None else EspeakTts(Path(found))
 
 
 class EspeakTts:
-    """espeak-ng, streamed. Texts go in by stdin: they are never words of a command line."""
+    """espeak-ng, streamed. The text is passed on stdin, never as an argument."""
 
     sample_rate_hz: Final = ESPEAK_RATE_HZ
 
     def __init__(self, program: Path, *, silence_timeout_s: float = SILENCE_TIMEOUT_S) -> None:
-        """Take where the program is, and how long it may be silent."""
+        """Use this program; fail when it is silent for ``silence_timeout_s``."""
         self._program = program
         self._silence_timeout_s = silence_timeout_s
 
     async def stream(self, text: str) -> AsyncGenerator[bytes, None]:
-        """See `StreamingTts.stream`. The program ends with the stream, however that ends."""
+        """See `StreamingTts.stream`. The program ends with the stream."""
         utf_8 = ("-b", "1")
         try:
             process = await asyncio.create_subprocess_exec(
@@ -63,16 +63,16 @@ class EspeakTts:
         stdin, stdout = process.stdin, process.stdout
         assert stdin is not None
         assert stdout is not None
-        taken = 0
+        received = 0
         try:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                stdin.write(text.encode())  # buffered here: nobody waits for the program to read
+                stdin.write(text.encode())  # buffered: does not block
                 stdin.close()
             piece = await self._after_header(stdout)
             while piece or (piece := await self._read(stdout)):
-                taken += len(piece)
-                if taken > MAX_SPEECH_BYTES:
-                    raise TtsRefused("the speech of this text has no end")
+                received += len(piece)
+                if received > MAX_SPEECH_BYTES:
+                    raise TtsRefused("the speech is longer than ten minutes")
                 yield piece
                 piece = b""
             status = await process.wait()
@@ -80,18 +80,18 @@ class EspeakTts:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-        if status != 0 or not taken:
-            raise TtsRefused(f"{PROGRAM} made no speech of this (exit status {status})")
+        if status != 0 or not received:
+            raise TtsRefused(f"{PROGRAM} produced no speech (exit status {status})")
 
     async def _read(self, stdout: asyncio.StreamReader) -> bytes:
         try:
             async with asyncio.timeout(self._silence_timeout_s):
                 return await stdout.read(PIECE_BYTES)
         except TimeoutError:
-            raise TtsUnavailable(f"{PROGRAM} hangs: it was ended") from None
+            raise TtsUnavailable(f"{PROGRAM} does not respond: it was killed") from None
 
     async def _after_header(self, stdout: asyncio.StreamReader) -> bytes:
-        """Read to where the samples begin; what was read of them."""
+        """Read the WAV header; returns the samples that were read after it."""
         head = b""
         while len(head) < MAX_HEADER_BYTES:
             piece = await self._read(stdout)
@@ -103,12 +103,12 @@ class EspeakTts:
             if not piece:
                 break
         if head:
-            raise TtsRefused(f"{PROGRAM} answered something that is not WAV")
+            raise TtsRefused(f"{PROGRAM} did not produce WAV")
         return b""
 
 
 def _check_format(head: bytes) -> None:
-    """Refuse another format than 16-bit mono PCM at the rate that was promised."""
+    """Require 16-bit mono PCM at `ESPEAK_RATE_HZ`."""
     at = head.find(b"fmt ")
     channels, rate_hz, bits = (
         int.from_bytes(head[at + begin : at + end], "little")
@@ -116,33 +116,33 @@ def _check_format(head: bytes) -> None:
     )
     if at < 0 or (channels, rate_hz, bits) != (1, ESPEAK_RATE_HZ, 16):
         raise TtsRefused(
-            f"{PROGRAM} speaks {bits}-bit sound at {rate_hz} Hz here: choose one of its own voices"
+            f"{PROGRAM} produced {bits}-bit audio at {rate_hz} Hz: use one of its own voices"
         )
 
 
 class ToneTts:
-    """A tone for each word, as long as the word is, and a short rest after it.
+    """A tone for each word, proportional to its length, and a short pause.
 
-    The same text is always the same sound, so that its length can be reckoned with.
+    The same text always gives the same audio, so that tests know its duration.
     """
 
     sample_rate_hz: Final = TONE_RATE_HZ
 
     async def stream(self, text: str) -> AsyncGenerator[bytes, None]:
-        """See `StreamingTts.stream`. A word is a piece."""
+        """See `StreamingTts.stream`. One piece per word."""
         words = text.split()
         if not words:
-            raise TtsRefused("there are no words in this text")
+            raise TtsRefused("the text has no words")
         for word in words:
-            yield _hum(word)
-            await asyncio.sleep(0)  # a long text must not hold the event loop
+            yield _tone_of(word)
+            await asyncio.sleep(0)  # a long text must not block the event loop
 
 
-def _hum(word: str) -> bytes:
+def _tone_of(word: str) -> bytes:
     count = round(TONE_RATE_HZ * TONE_LETTER_S * len(word))
     t = np.arange(count) / TONE_RATE_HZ
     pitch_hz = 140 + sum(word.encode()) % 120
     fade = np.minimum(1, np.minimum(t, t[::-1]) / TONE_FADE_S)
     tone = TONE_LOUDNESS * np.sin(2 * np.pi * pitch_hz * t) * fade
-    rest = np.zeros(round(TONE_RATE_HZ * TONE_PAUSE_S))
-    return (np.concatenate([tone, rest]) * 32_767).astype("<i2").tobytes()
+    pause = np.zeros(round(TONE_RATE_HZ * TONE_PAUSE_S))
+    return (np.concatenate([tone, pause]) * 32_767).astype("<i2").tobytes()

@@ -1,18 +1,18 @@
-"""A backend with a voice agent's part: sessions for callers, a page to watch, texts to be said.
+"""A backend that runs sessions for its callers, and has their avatars speak texts.
 
     python -m examples.backend        then open http://127.0.0.1:8000/
 
-    page ── POST /api/session ───────────▶ AvatarSessions.start        one session a caller
+    page ── POST /api/session ───────────▶ AvatarSessions.start        one session per caller
     page ── POST /api/session/access ────▶ Session.attach              waits until it is live
-    page ── POST /api/session/say ───────▶ voice ─▶ one LiveSpeech a session, kept open, shared
-    page ── POST /api/session/interrupt ─▶ the same LiveSpeech         cuts what is being said
+    page ── POST /api/session/say ───────▶ voice ─▶ one LiveSpeech per session, kept open, shared
+    page ── POST /api/session/interrupt ─▶ the same LiveSpeech         interrupts the speech
     page ── GET, DELETE /api/session ────▶ Session.status, Session.end
 
-What it leaves out, and you must not: **a login**. A cookie tells one browser from another, and
-whoever reaches the port may start sessions, which cost money. Put your own login into
-`caller.caller_of`, limit what one account may start, and serve it over TLS. It listens on loopback
-until you say otherwise. It also leaves out a language model: what is said is what was typed.
+It has **no login**, and yours needs one. A cookie identifies the browser, and every client that
+reaches the port can start sessions, which cost money. Put your login into `caller.caller_of`, limit
+what one account may start, and serve it over TLS. It listens on loopback by default. It also has no
+language model: the avatar speaks the text that was typed.
 
-Several processes of it may serve the same callers: nothing here has to be remembered. Each has a
-connection of its own to a session it speaks for; the avatar has one mouth, and says it in turn.
+Several processes can serve the same callers, because none keeps state. Each has its own connection
+to a session that it speaks for; the owner plays their utterances one at a time.
 """

@@ -23,15 +23,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="127.0.0.1; before you choose another, put a login into it (see examples/README.md)",
+        help="127.0.0.1; before you choose another, add a login (see examples/README.md)",
     )
     parsed = parser.parse_args(arguments)
     try:
         settings = BackendSettings()
     except ValidationError as error:
-        for one in error.errors(include_input=False):
-            name = str(one["loc"][0]).upper()
-            sys.stderr.write(f"{name} is not usable as it is set: {one['msg']}\n")
+        for problem in error.errors(include_input=False):
+            name = str(problem["loc"][0]).upper()
+            sys.stderr.write(f"{name} is not usable as it is set: {problem['msg']}\n")
         return 2
     logging.basicConfig(format="%(levelname)s: %(name)s: %(message)s", level=logging.WARNING)
     uvicorn.run(

@@ -1,4 +1,4 @@
-"""The FastAPI application: its routes, and what lives as long as it does."""
+"""The FastAPI application: routes, and the objects with its lifespan."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from avatar_sessions import (
 )
 from examples.backend import page
 from examples.backend.caller import Caller, RequestGate, caller_of, hosts_of
-from examples.backend.lines import Lines
 from examples.backend.problems import answer_errors
 from examples.backend.settings import BackendSettings, voice_of
+from examples.backend.speech import SpeechPool
 from examples.tts import StreamingTts
 
 MAX_TEXT_CHARS: Final = 1000
@@ -32,19 +32,19 @@ END_TIMEOUT_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What the routes work with; made once, by the lifespan."""
+    """The objects that the routes use; created once, by the lifespan."""
 
     sessions: AvatarSessions
-    lines: Lines
+    speech: SpeechPool
     settings: BackendSettings
 
     def session_of(self, caller: Caller) -> Session:
-        """The caller's session. Whether there is one shows when it is used."""
+        """The caller's session; using it raises if there is none."""
         return self.sessions.get(caller.session_key)
 
 
 class BackendState(TypedDict):
-    """What each request finds in ``request.state``."""
+    """The content of ``request.state``."""
 
     backend: Backend
 
@@ -60,9 +60,9 @@ def create_app(
 
     Args:
         settings: read once, at the edge.
-        host: the name by which it is reached, besides loopback's.
-        connect: makes the one client of avatar sessions.
-        tts: None: the voice that the settings choose.
+        host: its host name, besides loopback's.
+        connect: creates the client of avatar sessions.
+        tts: None: the voice of the settings.
     """
 
     @contextlib.asynccontextmanager
@@ -72,9 +72,9 @@ def create_app(
             if voice is None:
                 voice = await stack.enter_async_context(voice_of(settings))
             sessions = await connect()
-            lines = Lines(voice, max_lines=settings.backend_max_lines)
-            await stack.enter_async_context(lines)
-            yield {"backend": Backend(sessions, lines, settings)}
+            speech = SpeechPool(voice, max_sessions=settings.backend_max_lines)
+            await stack.enter_async_context(speech)
+            yield {"backend": Backend(sessions, speech, settings)}
 
     app = FastAPI(title="Avatar sessions: a backend", lifespan=lifespan, docs_url=None)
     answer_errors(app)
@@ -90,17 +90,17 @@ def _backend(request: Request) -> Backend:
     return backend
 
 
-def _not_kept(response: Response) -> None:
+def _no_store(response: Response) -> None:
     response.headers["cache-control"] = "no-store"
 
 
-Ours = Annotated[Backend, Depends(_backend)]
-Theirs = Annotated[Caller, Depends(caller_of)]
-routes = APIRouter(prefix="/api/session", dependencies=[Depends(_not_kept)])
+ThisBackend = Annotated[Backend, Depends(_backend)]
+ThisCaller = Annotated[Caller, Depends(caller_of)]
+routes = APIRouter(prefix="/api/session", dependencies=[Depends(_no_store)])
 
 
-class Words(BaseModel):
-    """What the avatar is to say."""
+class SayRequest(BaseModel):
+    """A text for the avatar to speak."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -110,38 +110,38 @@ class Words(BaseModel):
 
 
 class Started(BaseModel):
-    """A session was asked for; it may not be live yet."""
+    """The session was requested; it may not be live yet."""
 
     session_key: str
 
 
 class PageAccess(BaseModel):
-    """What the page joins the room with. Whoever has the token is in the room."""
+    """The page's access to the room. The token is a credential."""
 
     livekit_url: str
     token: str
     generation: int
-    """Whose room it is: LiveAvatar's next session has another one (docs/guide/viewer.md)."""
+    """The generation of the room: LiveAvatar's next session has another room."""
 
 
-class SaidWords(BaseModel):
-    """What became of some words."""
+class SayResult(BaseModel):
+    """The outcome of a text."""
 
     outcome: UtteranceOutcome
     heard_ms: int
     broke_off: bool
-    """The voice failed in the middle: the rest of the words was never made."""
+    """The voice failed during the text: the rest was not synthesized."""
 
 
-class Cut(BaseModel):
-    """What an interrupt cut, as far as this process knows."""
+class InterruptResult(BaseModel):
+    """The utterance that was interrupted, as far as this process knows."""
 
     utterance_id: str | None = None
     heard_ms: int | None = None
 
 
 class SessionStanding(BaseModel):
-    """How a session stands."""
+    """The state of a session."""
 
     state: SessionState
     generation: int
@@ -152,7 +152,7 @@ class SessionStanding(BaseModel):
 
 
 class Ended(BaseModel):
-    """How a session went."""
+    """The result of an ended session."""
 
     end_reason: EndReason
     utterances: int
@@ -161,19 +161,19 @@ class Ended(BaseModel):
 
 
 @routes.post("", status_code=202)
-async def start(backend: Ours, caller: Theirs) -> Started:
-    """Start the caller's session, or find the one that runs. Waits for nothing."""
+async def start(backend: ThisBackend, caller: ThisCaller) -> Started:
+    """Start the caller's session, or return the running one. Does not wait until it is live."""
     request = backend.settings.session_request(caller.tenant)
     session = await backend.sessions.start(caller.session_key, request)
     return Started(session_key=session.key)
 
 
 @routes.post("/access")
-async def access(backend: Ours, caller: Theirs) -> PageAccess:
-    """Wait until the avatar is live, and give the page access to its room.
+async def access(backend: ThisBackend, caller: ThisCaller) -> PageAccess:
+    """Wait until the avatar is live, and return access to its room.
 
-    A token is handed out once, in this answer: it is kept nowhere here and stands in no address.
-    A page that is loaded again asks again, and gets another.
+    The token is only in this response: it is not stored, and not in an address. A reloaded page
+    requests another one.
     """
     session = backend.session_of(caller)
     before = (await session.status()).generation
@@ -182,34 +182,34 @@ async def access(backend: Ours, caller: Theirs) -> PageAccess:
         after = (await session.status()).generation
         if after == before:
             break
-        before = after  # it has just moved on: whose room that was is not certain
+        before = after  # the session moved meanwhile: the room may be either generation's
     return PageAccess(
         livekit_url=granted.viewer.livekit_url, token=granted.viewer.token, generation=after
     )
 
 
 @routes.post("/say")
-async def say(words: Words, backend: Ours, caller: Theirs) -> SaidWords:
-    """Say some words, after those asked for before; answers when that is over."""
-    line = await backend.lines.to(backend.session_of(caller))
-    said = await line.say(words.text)
-    return SaidWords(outcome=said.outcome, heard_ms=said.heard_ms, broke_off=said.broke_off)
+async def say(request: SayRequest, backend: ThisBackend, caller: ThisCaller) -> SayResult:
+    """Speak a text, after earlier ones; responds when playback is over."""
+    speech = await backend.speech.of(backend.session_of(caller))
+    spoken = await speech.say(request.text)
+    return SayResult(outcome=spoken.outcome, heard_ms=spoken.heard_ms, broke_off=spoken.broke_off)
 
 
 @routes.post("/interrupt")
-async def interrupt(backend: Ours, caller: Theirs) -> Cut:
-    """Fall silent, whatever other requests have under way; answers when it is on the wire."""
-    line = backend.lines.open_to(caller.session_key)
-    if line is None:  # another process may be speaking
+async def interrupt(backend: ThisBackend, caller: ThisCaller) -> InterruptResult:
+    """Interrupt the speech of all requests; responds when the interrupt was sent."""
+    speech = backend.speech.open_of(caller.session_key)
+    if speech is None:  # another process may be speaking
         await backend.session_of(caller).interrupt()
-        return Cut()
-    cut = await line.interrupt()
-    return Cut(utterance_id=cut.utterance_id, heard_ms=cut.heard_ms)
+        return InterruptResult()
+    interrupted = await speech.interrupt()
+    return InterruptResult(utterance_id=interrupted.utterance_id, heard_ms=interrupted.heard_ms)
 
 
 @routes.get("")
-async def status(backend: Ours, caller: Theirs) -> SessionStanding:
-    """How the caller's session stands; the last one's end, where it is over."""
+async def status(backend: ThisBackend, caller: ThisCaller) -> SessionStanding:
+    """The state of the caller's session, or the end of the last one."""
     now = await backend.session_of(caller).status()
     return SessionStanding(
         state=now.state,
@@ -222,13 +222,13 @@ async def status(backend: Ours, caller: Theirs) -> SessionStanding:
 
 
 @routes.delete("")
-async def end(backend: Ours, caller: Theirs) -> Ended:
-    """End the caller's session, and wait for its cleanup. Repeated, it answers the same."""
+async def end(backend: ThisBackend, caller: ThisCaller) -> Ended:
+    """End the caller's session, and wait for its cleanup. Safe to repeat."""
     report = await backend.session_of(caller).end(timeout_s=END_TIMEOUT_S)
-    await backend.lines.close(caller.session_key)
+    await backend.speech.close(caller.session_key)
     return Ended(
         end_reason=report.end_reason,
         utterances=report.totals.count,
         heard_ms=report.totals.heard_ms,
-        billed_s=sum(one.billed_s for one in report.generations),
+        billed_s=sum(each.billed_s for each in report.generations),
     )

@@ -1,4 +1,4 @@
-"""Who asks, and what is let in at all. `caller_of` is where your login goes."""
+"""Identifies callers and checks requests. Your login goes into `caller_of`."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ _TOO_LARGE: Final = ProblemAnswer(413, "too_large", f"A body has {MAX_BODY_BYTES
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Somebody who may have one session."""
+    """A caller, who may have one session."""
 
     id: str
     tenant: str
 
     @property
     def session_key(self) -> str:
-        """The caller's own: nobody can name another's, for none is ever named in a request."""
+        """The key of the caller's session. Requests never name a key, so it cannot be another's."""
         return f"web-{self.id}"
 
 
 def caller_of(request: Request) -> Caller:
-    """Who asks. **In place of a login**: a browser that has opened the page is somebody.
+    """The caller of a request. **In place of a login**: any browser that has opened the page.
 
     Raises:
-        HTTPException: 401, nobody.
+        HTTPException: 401, the browser has not opened the page.
     """
     cookie = request.cookies.get(COOKIE)
     if not cookie or len(cookie) > 100:
         raise HTTPException(401, "Open the page first")
-    # A digest: session keys stand in Temporal's history and in logs, and the cookie must not.
+    # A digest: session keys are in Temporal's history and in logs, where the cookie must not be.
     digest = hashlib.sha256(cookie.encode()).hexdigest()[:20]
     tenant: str = request.state.backend.settings.backend_tenant
     return Caller(id=digest, tenant=tenant)
 
 
-def introduce(request: Request, response: Response) -> None:
-    """Give a browser that has none its cookie."""
+def set_cookie(request: Request, response: Response) -> None:
+    """Set the cookie of a browser that has none."""
     if not request.cookies.get(COOKIE):
         response.set_cookie(
             COOKIE,
@@ -64,13 +64,13 @@ def introduce(request: Request, response: Response) -> None:
 
 
 class RequestGate:
-    """Turns away other sites' pages and bodies of unknown or great length, before any is read."""
+    """ASGI middleware: refuses other sites' requests, and bodies of unknown or excessive length."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it."""
+        """Pass a request on, or refuse it."""
         problem = _problem_with(scope) if scope["type"] == "http" else None
         if problem is None:
             await self._app(scope, receive, send)
@@ -81,8 +81,8 @@ class RequestGate:
 def _problem_with(scope: Scope) -> ProblemAnswer | None:
     headers: dict[bytes, bytes] = dict(scope["headers"])
     origin, host = headers.get(b"origin"), headers.get(b"host", b"")
-    ours = (b"http://" + host, b"https://" + host)
-    if scope["method"] not in _SAFE_METHODS and origin is not None and origin not in ours:
+    own = (b"http://" + host, b"https://" + host)
+    if scope["method"] not in _SAFE_METHODS and origin is not None and origin not in own:
         return _FOREIGN
     if b"transfer-encoding" in headers:
         return _NO_LENGTH
@@ -92,5 +92,5 @@ def _problem_with(scope: Scope) -> ProblemAnswer | None:
 
 
 def hosts_of(host: str) -> Collection[str]:
-    """The names by which this server may be asked for: another site's name is not its own."""
+    """The allowed Host headers: against DNS rebinding."""
     return {"127.0.0.1", "localhost", host} - {"0.0.0.0"}

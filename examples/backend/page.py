@@ -11,22 +11,22 @@ from typing import Final
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
 
-from examples.backend.caller import introduce
+from examples.backend.caller import set_cookie
 
 STATIC: Final = Path(__file__).with_name("static")
-WEB: Final = Path(__file__).resolve().parents[2] / "viewer" / "static"
+VIEWER_STATIC: Final = Path(__file__).resolve().parents[2] / "viewer" / "static"
 LIVEKIT_CLIENT: Final = "node_modules/livekit-client/dist/livekit-client.esm.mjs"
 CDN_URL: Final = "https://cdn.jsdelivr.net/npm"
 
 FILES: Final = {
     "page.js": STATIC / "page.js",
     "style.css": STATIC / "style.css",
-    "avatar-room.js": WEB / "avatar-room.js",  # joins the room and plays the avatar
-    "avatars.js": WEB / "avatars.js",  # which it needs
-    "state.js": WEB / "state.js",
-    "livekit-client.js": WEB / LIVEKIT_CLIENT,  # after `make web`; else it comes from a CDN
+    "avatar-room.js": VIEWER_STATIC / "avatar-room.js",  # joins the room and plays the avatar
+    "avatars.js": VIEWER_STATIC / "avatars.js",  # imported by avatar-room.js
+    "state.js": VIEWER_STATIC / "state.js",
+    "livekit-client.js": VIEWER_STATIC / LIVEKIT_CLIENT,  # after `make web`; otherwise from a CDN
 }
-"""What is served below /static/: these names and no others."""
+"""The files below /static/; no others are served."""
 MEDIA_TYPES: Final = {".js": "text/javascript", ".css": "text/css"}
 
 routes = APIRouter(include_in_schema=False)
@@ -34,7 +34,7 @@ routes = APIRouter(include_in_schema=False)
 
 @routes.get("/")
 async def index(request: Request) -> Response:
-    """The page, with where its scripts come from, and a cookie for who has none."""
+    """The page with its import map, and a cookie for a browser that has none."""
     imports = _import_map()
     html = (STATIC / "index.html").read_text(encoding="utf-8")
     response = HTMLResponse(
@@ -46,7 +46,7 @@ async def index(request: Request) -> Response:
             "x-content-type-options": "nosniff",
         },
     )
-    introduce(request, response)
+    set_cookie(request, response)
     return response
 
 
@@ -61,8 +61,8 @@ async def static(name: str) -> Response:
 
 
 def _import_map() -> str:
-    """Where livekit-client comes from, and its hash: a CDN that changed it would not be run."""
-    package = json.loads((WEB / "package.json").read_text(encoding="utf-8"))
+    """Where livekit-client comes from, and its hash, so that a changed file is not run."""
+    package = json.loads((VIEWER_STATIC / "package.json").read_text(encoding="utf-8"))
     version: str = package["dependencies"]["livekit-client"]
     url = "/static/livekit-client.js"
     if not FILES["livekit-client.js"].is_file():
@@ -72,7 +72,7 @@ def _import_map() -> str:
 
 
 def _policy(imports: str) -> str:
-    """What the page may load: itself, and media from whichever LiveKit server it is sent to."""
+    """Content-Security-Policy: the page's own files, livekit-client, and any LiveKit server."""
     digest = base64.b64encode(hashlib.sha256(imports.encode()).digest()).decode()
     loopback = "ws://127.0.0.1:* http://127.0.0.1:* ws://localhost:* http://localhost:*"
     return "; ".join(

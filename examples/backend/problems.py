@@ -1,7 +1,7 @@
-"""What a caller is told when something does not work: every error's HTTP answer, in one place.
+"""Maps every error to its HTTP response.
 
-The answer is ``{"error": a word for programs, "message": a sentence for people}``. The sentences
-are written here: an error's own text may name hosts and settings, and goes to the log.
+The body is ``{"error": a word for programs, "message": a sentence for people}``. The sentences are
+written here: an error's own text may name hosts and settings, and is only logged.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from avatar_sessions import errors
-from examples.backend.lines import TooManyLines, TooManySayings
+from examples.backend.speech import SpeechPoolFull, TooManyTexts
 from examples.tts import TtsBusy, TtsError, TtsKeyRefused, TtsRefused, TtsUnavailable
 
-MAX_TOLD_PROBLEMS: Final = 3
+MAX_VALIDATION_PROBLEMS: Final = 3
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ProblemAnswer:
-    """One answer."""
+    """One error response."""
 
     status: int
     error: str
@@ -34,7 +34,7 @@ class ProblemAnswer:
     retry_after_s: int | None = None
 
     def response(self) -> JSONResponse:
-        """As it goes to the caller."""
+        """The HTTP response."""
         headers = {"cache-control": "no-store"}
         if self.retry_after_s is not None:
             headers["retry-after"] = str(self.retry_after_s)
@@ -42,11 +42,11 @@ class ProblemAnswer:
         return JSONResponse(body, status_code=self.status, headers=headers)
 
 
-_OURS: Final = ProblemAnswer(500, "misconfigured", "Something is set up wrong on our side.")
-_AWAY: Final = ProblemAnswer(503, "unavailable", "The avatar cannot be reached at the moment.", 5)
+_MISCONFIGURED: Final = ProblemAnswer(500, "misconfigured", "The backend is misconfigured.")
+_UNAVAILABLE: Final = ProblemAnswer(503, "unavailable", "The avatar cannot be reached now.", 5)
 
 PROBLEMS: Final[Mapping[type[Exception], ProblemAnswer]] = {
-    # The session is not there, or not any more.
+    # There is no session, or it has ended.
     errors.SessionNotFound: ProblemAnswer(404, "no_session", "There is no session: start one."),
     errors.SessionOver: ProblemAnswer(410, "session_over", "The session is over."),
     errors.SessionTerminated: ProblemAnswer(
@@ -54,53 +54,53 @@ PROBLEMS: Final[Mapping[type[Exception], ProblemAnswer]] = {
     ),
     errors.SessionFailed: ProblemAnswer(502, "session_failed", "The session failed."),
     errors.StartTimedOut: ProblemAnswer(
-        504, "start_timed_out", "The avatar did not come up in time."
+        504, "start_timed_out", "The avatar did not start in time."
     ),
     errors.ServiceUnreachable: ProblemAnswer(
-        502, "liveavatar_unreachable", "LiveAvatar is not there.", 30
+        502, "liveavatar_unreachable", "LiveAvatar cannot be reached.", 30
     ),
     errors.ConcurrencyLimit: ProblemAnswer(
-        503, "all_taken", "All avatars are taken: try again soon.", 30
+        503, "all_taken", "All avatars are in use: try again soon.", 30
     ),
-    # Not 402: it is our account, and nothing that the caller could pay.
-    errors.NoCredits: ProblemAnswer(503, "no_credits", "No avatar is to be had at present."),
-    errors.Unauthorized: _OURS,
-    errors.InvalidRequest: _OURS,  # the backend chose what was asked for, and not the caller
+    # Not 402: the account is the backend's, not the caller's.
+    errors.NoCredits: ProblemAnswer(503, "no_credits", "No avatar is available at present."),
+    errors.Unauthorized: _MISCONFIGURED,
+    errors.InvalidRequest: _MISCONFIGURED,  # the backend made the request, not the caller
     errors.InvalidArgument: ProblemAnswer(422, "malformed", "The session cannot take this."),
-    # The session is there.
-    errors.AccessFailed: _AWAY,
-    errors.CommandRejected: ProblemAnswer(422, "refused", "The session does not take this."),
-    errors.CommandExpired: ProblemAnswer(504, "too_late", "The avatar was not there in time."),
+    # The session exists.
+    errors.AccessFailed: _UNAVAILABLE,
+    errors.CommandRejected: ProblemAnswer(422, "refused", "The session does not accept this."),
+    errors.CommandExpired: ProblemAnswer(504, "too_late", "The avatar was not available in time."),
     errors.TooManyAwaited: ProblemAnswer(
-        429, "busy", "Too much is asked of this session at once.", 2
+        429, "busy", "Too many requests wait for this session.", 2
     ),
-    errors.UtteranceOver: ProblemAnswer(409, "interrupted", "It was interrupted."),
-    TooManySayings: ProblemAnswer(429, "busy", "The avatar has not said your last words yet.", 2),
-    TooManyLines: ProblemAnswer(503, "all_taken", "Too many conversations are going on here.", 10),
+    errors.UtteranceOver: ProblemAnswer(409, "interrupted", "The speech was interrupted."),
+    TooManyTexts: ProblemAnswer(429, "busy", "Too many texts are waiting to be spoken.", 2),
+    SpeechPoolFull: ProblemAnswer(503, "all_taken", "This server has too many sessions.", 10),
     # Live speech.
-    errors.LiveSpeechUnavailable: _OURS,
-    errors.LiveSpeechUnreachable: _AWAY,
-    errors.LiveSpeechClosed: _AWAY,
-    errors.LiveSpeechMisused: _OURS,
+    errors.LiveSpeechUnavailable: _MISCONFIGURED,
+    errors.LiveSpeechUnreachable: _UNAVAILABLE,
+    errors.LiveSpeechClosed: _UNAVAILABLE,
+    errors.LiveSpeechMisused: _MISCONFIGURED,
     # Temporal and the workers.
-    errors.SealKeysUnusable: _OURS,
-    errors.SealMismatch: _OURS,
-    errors.UnexpectedAnswer: ProblemAnswer(
-        502, "unexpected", "The session answered something odd."
+    errors.SealKeysUnusable: _MISCONFIGURED,
+    errors.SealMismatch: _MISCONFIGURED,
+    errors.UnexpectedAnswer: ProblemAnswer(502, "unexpected", "The session answered unexpectedly."),
+    errors.TemporalUnreachable: _UNAVAILABLE,
+    errors.WorkersMissing: _UNAVAILABLE,
+    errors.NoAnswer: ProblemAnswer(
+        504, "no_answer", "No answer in time; it may still take effect."
     ),
-    errors.TemporalUnreachable: _AWAY,
-    errors.WorkersMissing: _AWAY,
-    errors.NoAnswer: ProblemAnswer(504, "no_answer", "No answer in time; it may still happen."),
     # The voice.
     TtsBusy: ProblemAnswer(503, "voice_busy", "The voice is busy: try again soon.", 5),
     TtsUnavailable: ProblemAnswer(502, "voice_unavailable", "The voice cannot be reached."),
-    TtsRefused: ProblemAnswer(502, "voice_refused", "The voice cannot say this."),
-    TtsKeyRefused: _OURS,
+    TtsRefused: ProblemAnswer(502, "voice_refused", "The voice cannot speak this text."),
+    TtsKeyRefused: _MISCONFIGURED,
 }
 
 
 def problem_of(error: Exception) -> ProblemAnswer:
-    """The answer to an error: that of its class, else of the nearest class above it."""
+    """The response for an error: that of its class, or of the nearest base class."""
     for one in type(error).__mro__:
         problem = PROBLEMS.get(one)
         if problem is not None:
@@ -109,15 +109,15 @@ def problem_of(error: Exception) -> ProblemAnswer:
 
 
 def answer_errors(app: FastAPI) -> None:
-    """Let an application answer with these."""
-    for base in (errors.AvatarSessionsError, TtsError, TooManyLines, TooManySayings):
-        app.add_exception_handler(base, _told)
+    """Register these responses with an application."""
+    for base in (errors.AvatarSessionsError, TtsError, SpeechPoolFull, TooManyTexts):
+        app.add_exception_handler(base, _known)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(StarletteHTTPException, _refused)
     app.add_exception_handler(Exception, _unforeseen)
 
 
-async def _told(request: Request, error: Exception) -> JSONResponse:
+async def _known(request: Request, error: Exception) -> JSONResponse:
     problem = problem_of(error)
     level = logging.WARNING if problem.status >= 500 else logging.INFO
     log.log(level, "%s %s: %d: %s", request.method, request.url.path, problem.status, error)
@@ -125,23 +125,23 @@ async def _told(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _unforeseen(_: Request, error: Exception) -> JSONResponse:
-    return problem_of(error).response()  # the server logs it, with its traceback
+    return problem_of(error).response()  # uvicorn logs it with its traceback
 
 
 async def _malformed(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    told = [
-        f"{'.'.join(str(part) for part in one['loc'][1:])[:100] or 'body'}: {one['msg']}"
-        for one in error.errors()[:MAX_TOLD_PROBLEMS]  # without what was sent: it may be long
+    problems = [
+        f"{'.'.join(str(part) for part in each['loc'][1:])[:100] or 'body'}: {each['msg']}"
+        for each in error.errors()[:MAX_VALIDATION_PROBLEMS]  # without the input, which may be long
     ]
-    return ProblemAnswer(422, "malformed", "; ".join(told)).response()
+    return ProblemAnswer(422, "malformed", "; ".join(problems)).response()
 
 
 async def _refused(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException | StarletteHTTPException)
-    words = error.detail.rstrip(".")
+    detail = error.detail.rstrip(".")
     response = ProblemAnswer(
-        error.status_code, words.lower().replace(" ", "_"), f"{words}."
+        error.status_code, detail.lower().replace(" ", "_"), f"{detail}."
     ).response()
     response.headers.update(error.headers or {})
     return response

@@ -1,7 +1,7 @@
-"""The backend's settings, read once from the environment, and the voice that they choose.
+"""The backend's settings, read once from the environment, and the voice that they select.
 
-Where Temporal is and the seal keys are read by `avatar_sessions` itself: TEMPORAL_ADDRESS and its
-like, AVATAR_SESSIONS_SEAL_KEYS.
+`avatar_sessions` itself reads Temporal's variables (TEMPORAL_ADDRESS, …) and
+AVATAR_SESSIONS_SEAL_KEYS.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ class BackendSettings(BaseSettings):
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
     openai_api_key: SecretStr | None = None
-    """None: a voice of this machine."""
+    """None: a local voice."""
     openai_base_url: Annotated[str, StringConstraints(pattern=r"^https?://")] = OPENAI_URL
-    """Of any server that knows OpenAI's ``/v1/audio/speech``."""
+    """Any server with OpenAI's ``/v1/audio/speech``."""
     openai_tts_model: str = "gpt-4o-mini-tts"
     openai_tts_voice: str = "alloy"
 
     backend_avatar_id: UUID = UUID(str(WAYNE_AVATAR_ID))
     backend_sandbox: bool = True
-    """Free, and about a minute long. Not for a browser to choose: it decides what is billed."""
+    """Free, about a minute long. Not the browser's choice: it decides about billing."""
     backend_max_duration_s: int | None = Field(default=None, ge=10, le=24 * 3600)
     backend_idle_timeout_s: float = Field(default=120.0, ge=1, le=24 * 3600)
-    """Ends sessions whose page was closed without a word."""
+    """Ends sessions whose page was closed."""
     backend_tenant: Annotated[str, StringConstraints(min_length=1, max_length=200)] = "examples"
-    """Stands on every session; with a login, the caller's account."""
+    """The tenant of every session; with a login, the caller's account."""
     backend_max_lines: int = Field(default=50, ge=1, le=10_000)
-    """Sessions that this process speaks for at once."""
+    """Maximum number of sessions that this process speaks for."""
 
     def session_request(self, tenant: str) -> SessionRequest:
-        """What a caller's session is started with."""
+        """The request for a caller's session."""
         return SessionRequest(
             avatar_id=self.backend_avatar_id,
             sandbox=self.backend_sandbox,
@@ -56,10 +56,10 @@ class BackendSettings(BaseSettings):
 
 @contextlib.asynccontextmanager
 async def voice_of(settings: BackendSettings) -> AsyncIterator[StreamingTts]:
-    """The voice of these settings, while the context is open.
+    """The voice that the settings select, while the context is open.
 
     Raises:
-        examples.tts.TtsKeyRefused: the key cannot be one.
+        examples.tts.TtsKeyRefused: the key has illegal characters.
     """
     if settings.openai_api_key is None:
         yield local_tts()

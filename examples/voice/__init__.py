@@ -1,1 +1,1 @@
-"""What a voice agent needs besides speech of its own: ears in a room, and a sense of turns."""
+"""A voice agent's input: the audio of a room, and where a person's speech begins and ends."""

@@ -1,8 +1,7 @@
-"""Where a person's speech begins and ends, told by loudness alone. Pure: no I/O, no clock.
+"""Detects where a person's speech begins and ends, by loudness alone. Pure: no I/O, no clock.
 
-A stand-in for a real voice activity detector: it knows loud from quiet and nothing of words. It
-learns how loud a room is while nobody speaks, takes what rises above that for speech, and takes
-speech for ended when it has been quiet for longer than the pauses inside a sentence.
+A stand-in for a real voice activity detector. It tracks the room's noise floor, takes audio above
+it as speech, and takes speech as ended after a silence longer than the pauses within a sentence.
 """
 
 from __future__ import annotations
@@ -28,92 +27,92 @@ class EndpointSettings:
 
     frame_s: float = 0.02
     onset_s: float = 0.08
-    """Loud for so long: somebody speaks. Shorter is a cough, a key, a door."""
+    """Audio that is loud for this long is speech; shorter is a cough, a key, a door."""
     hangover_s: float = 0.7
-    """Quiet for so long: the speech is over. Longer than a pause for breath, or it cuts in."""
+    """Speech ends after this long below the threshold; longer than a pause for breath."""
     lead_in_s: float = 0.2
-    """Kept from before the onset: words begin softly."""
+    """Audio kept from before the onset: words begin softly."""
     tail_s: float = 0.2
-    """Kept of the hangover: words end softly, too."""
+    """Audio kept of the hangover: words end softly."""
     begin_above_floor_db: float = 12.0
     stay_above_floor_db: float = 8.0
-    """Less than to begin, so that a quiet syllable does not end it."""
+    """Lower than to begin, so that a soft syllable does not end the speech."""
     quietest_speech_dbfs: float = -48.0
-    """Nothing softer is speech, however quiet the room is."""
+    """Nothing softer is speech, however silent the room is."""
     floor_memory_s: float = 3.0
-    """The room's noise is the quietest moment of so long. Speech pauses within it; a fan that
-    is switched on does not, and is part of the room from then on."""
+    """The noise floor is the softest moment of this time. Speech pauses within it; a fan that was
+    switched on does not, and becomes part of the noise floor."""
     longest_s: float = 30.0
-    """No more of one speech is kept; the rest of it is let go."""
+    """The maximum length of speech that is kept; the rest is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechBegan:
-    """Somebody has begun to speak, `onset_s` ago."""
+    """A person began to speak, `onset_s` ago."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechStopped:
-    """Somebody has spoken, and is quiet now."""
+    """A person has stopped speaking."""
 
     pcm: Pcm = field(repr=False)
-    """What was said, mono, from its lead-in to its tail."""
+    """The speech, mono, with lead-in and tail."""
     truncated: bool
-    """It was longer than `longest_s`: this is its beginning."""
+    """The speech was longer than `longest_s`; `pcm` is its beginning."""
 
 
 class Turn(Enum):
-    """Who has the floor: the room, or a person."""
+    """Whether a person speaks."""
 
-    QUIET = "quiet"
+    SILENT = "silent"
     RISING = "rising"
-    """Loud, for less than `onset_s` as yet."""
+    """Above the threshold, for less than `onset_s` so far."""
     SPEAKING = "speaking"
     FADING = "fading"
-    """Quiet, for less than `hangover_s` as yet."""
+    """Below the threshold, for less than `hangover_s` so far."""
 
 
 _LEGAL: Final[dict[Turn, frozenset[Turn]]] = {
-    Turn.QUIET: frozenset({Turn.RISING}),
-    Turn.RISING: frozenset({Turn.QUIET, Turn.SPEAKING}),
+    Turn.SILENT: frozenset({Turn.RISING}),
+    Turn.RISING: frozenset({Turn.SILENT, Turn.SPEAKING}),
     Turn.SPEAKING: frozenset({Turn.FADING}),
-    Turn.FADING: frozenset({Turn.SPEAKING, Turn.QUIET}),
+    Turn.FADING: frozenset({Turn.SPEAKING, Turn.SILENT}),
 }
 
 
 class NoiseFloor:
-    """The quietest moment of the last few seconds."""
+    """The softest moment of the last few seconds."""
 
     def __init__(self, frames: int) -> None:
         self._frames_a_part = max(1, frames // _MEMORY_PARTS)
         self._parts: deque[float] = deque(maxlen=_MEMORY_PARTS)
-        self._quietest = 0.0
+        self._softest = 0.0
         self._count = 0
 
     @property
     def dbfs(self) -> float:
-        """As far as is known; full scale before anything was heard."""
-        return min(self._quietest, *self._parts) if self._parts else self._quietest
+        """The noise floor; full scale before the first frame."""
+        return min(self._softest, *self._parts) if self._parts else self._softest
 
     def add(self, dbfs: float) -> None:
-        """One more frame."""
-        self._quietest = min(self._quietest, dbfs)
+        """Add a frame's loudness."""
+        self._softest = min(self._softest, dbfs)
         self._count += 1
         if self._count == self._frames_a_part:
-            self._parts.append(self._quietest)
-            self._quietest, self._count = 0.0, 0
+            self._parts.append(self._softest)
+            self._softest, self._count = 0.0, 0
 
 
 class Endpointer:
-    """Follows one person's sound. Feed it as it comes, in pieces of any length.
+    """Detects speech in one person's audio, fed in pieces of any length.
 
-    Holds at most `longest_s` and `lead_in_s` of it.
+    Keeps at most `longest_s` and `lead_in_s` of audio.
     """
 
     def __init__(
         self, sample_rate_hz: int, settings: EndpointSettings = EndpointSettings()
     ) -> None:
-        self.turn = Turn.QUIET
+        self.turn = Turn.SILENT
         self._settings = settings
         self._frame = round(sample_rate_hz * settings.frame_s)
         self._rest: Pcm = np.empty(0, np.int16)
@@ -125,11 +124,11 @@ class Endpointer:
 
     @property
     def floor_dbfs(self) -> float:
-        """How loud the room is while nobody speaks, as far as is known."""
+        """The room's noise floor."""
         return max(SILENCE_DBFS, self._floor.dbfs)
 
     def feed(self, pcm: Pcm) -> list[SpeechBegan | SpeechStopped]:
-        """Take in mono sound, and tell what it shows."""
+        """Process mono audio; returns the events in it."""
         sound = np.concatenate([self._rest, pcm])
         whole = len(sound) // self._frame * self._frame
         self._rest = sound[whole:]
@@ -137,7 +136,7 @@ class Endpointer:
         return [event for event in steps if event is not None]
 
     def flush(self) -> SpeechStopped | None:
-        """No more will come: what was being said, if anything was."""
+        """End the audio; returns unfinished speech, if any."""
         if self.turn is Turn.SPEAKING:
             self._become(Turn.FADING)
         return self._end() if self.turn is Turn.FADING else None
@@ -149,13 +148,13 @@ class Endpointer:
         self._frames_in_turn += 1
         begins = dbfs > self._threshold(settings.begin_above_floor_db)
         match self.turn:
-            case Turn.QUIET | Turn.RISING:
+            case Turn.SILENT | Turn.RISING:
                 self._lead_in.append(frame)
                 if not begins:
                     if self.turn is Turn.RISING:
-                        self._become(Turn.QUIET)
+                        self._become(Turn.SILENT)
                     return None
-                if self.turn is Turn.QUIET:
+                if self.turn is Turn.SILENT:
                     self._become(Turn.RISING)
                 if self._frames_in_turn < self._frames(settings.onset_s):
                     return None
@@ -186,13 +185,13 @@ class Endpointer:
             self._truncated = True
 
     def _end(self) -> SpeechStopped:
-        quiet = self._frames_in_turn - self._frames(self._settings.tail_s)
-        if not self._truncated and 0 < quiet < len(self._speech):
-            self._lead_in.extend(self._speech[-quiet:])  # the next word may follow at once
-            del self._speech[-quiet:]
+        silent = self._frames_in_turn - self._frames(self._settings.tail_s)
+        if not self._truncated and 0 < silent < len(self._speech):
+            self._lead_in.extend(self._speech[-silent:])  # the next word may follow immediately
+            del self._speech[-silent:]
         ended = SpeechStopped(np.concatenate(self._speech), self._truncated)
         self._speech = []
-        self._become(Turn.QUIET)
+        self._become(Turn.SILENT)
         return ended
 
     def _frames(self, seconds: float) -> int:
@@ -206,7 +205,7 @@ class Endpointer:
 
 
 def loudness_dbfs(pcm: Pcm) -> float:
-    """Root mean square of some sound, without its constant part."""
+    """Root mean square of the audio, without its constant part, in dB of full scale."""
     sound = pcm.astype(np.float32) / FULL_SCALE
     power = float(np.var(sound)) if len(sound) else 0.0
     return max(SILENCE_DBFS, 10 * float(np.log10(power + 1e-12)))

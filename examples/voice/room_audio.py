@@ -1,6 +1,6 @@
-"""Ears in a session's room: hears every person's microphone, and never the avatar.
+"""Receives the microphone of every person in a session's room, and never the avatar.
 
-Joins as a participant that only listens. What is heard is the caller's business.
+Joins as a participant that publishes nothing; the audio is passed to a callback.
 """
 
 from __future__ import annotations
@@ -17,38 +17,37 @@ from avatar_sessions import ParticipantAccess
 from examples.voice.endpointing import Pcm
 
 SAMPLE_RATE_HZ: Final = 48_000
-"""What LiveKit carries: asking for it costs no conversion."""
+"""LiveKit's own rate: needs no conversion."""
 FRAME_MS: Final = 20
 WAITING_FRAMES: Final = 100
-"""Two seconds of sound wait for whoever listens; after that the oldest is let go."""
+"""Two seconds of audio are buffered; beyond that the oldest is dropped."""
 STALLED_S: Final = 0.5
-"""A track sends frames all the time, of silence as well."""
+"""A track sends frames continuously, also in silence."""
 JOIN_TIMEOUT_S: Final = 10.0
 LEAVE_TIMEOUT_S: Final = 3.0
 
 AVATAR_IDENTITIES: Final = frozenset({"avatar", "heygen"})
-"""What an avatar is called: in a room of our own unless the request says otherwise, and in a
-room that LiveAvatar hosts."""
+"""The avatar's identity: by default in rooms on your own LiveKit, and in hosted rooms."""
 
 Hear = Callable[[str, AsyncIterator[Pcm]], Awaitable[None]]
-"""Called with who it is and their sound, mono at `SAMPLE_RATE_HZ`; returns when that has ended."""
+"""Called with an identity and its audio, mono at `SAMPLE_RATE_HZ`; returns when the audio ends."""
 
 
 class CannotJoin(Exception):
-    """The room did not let us in, or was not there."""
+    """The room cannot be joined."""
 
 
 class ReplacedInRoom(Exception):
-    """Somebody else joined with our access: another agent of the same session."""
+    """Another agent of the session joined with the same identity."""
 
 
 class RoomAudio:
-    """One stay in one room.
+    """The audio of one room, from joining it to leaving it.
 
     Args:
         access: an agent's access to the room.
-        hear: called for each microphone as it appears.
-        avatars: identities that are never listened to.
+        hear: called for each microphone.
+        avatars: identities that are never subscribed to.
     """
 
     def __init__(
@@ -62,14 +61,14 @@ class RoomAudio:
         self._avatars = avatars
         self._room = rtc.Room()
         self._listening: dict[str, asyncio.Task[None]] = {}
-        self._gone: set[str] = set()  # tracks that were taken out of the room
+        self._gone: set[str] = set()  # tracks that were unsubscribed
 
     async def listen(self, joined: Callable[[], None]) -> None:
-        """Join, call `joined`, and hear everybody until the room is over.
+        """Join, call `joined`, and receive audio until the room is closed.
 
         Raises:
-            CannotJoin: we were not let in.
-            ReplacedInRoom: another agent has taken our place.
+            CannotJoin: the room cannot be joined.
+            ReplacedInRoom: another agent joined with the same identity.
         """
         over: asyncio.Future[object] = asyncio.get_running_loop().create_future()
 
@@ -81,7 +80,7 @@ class RoomAudio:
         try:
             await self._join()
             async with asyncio.TaskGroup() as hearing:
-                self._choose_among_all(hearing)
+                self._subscribe_to_people(hearing)
                 joined()
                 reason = await over
                 for task in self._listening.values():
@@ -99,14 +98,14 @@ class RoomAudio:
             async with asyncio.timeout(JOIN_TIMEOUT_S):
                 await self._room.connect(self._access.livekit_url, self._access.token, options)
         except (rtc.ConnectError, TimeoutError) as error:
-            # Chained from nothing: the original's text may hold the token.
+            # Not chained: the original's text may hold the token.
             raise CannotJoin(f"the room cannot be joined ({type(error).__name__})") from None
 
-    def _choose_among_all(self, hearing: asyncio.TaskGroup) -> None:
-        """Whom to listen to, of those who are there and of those who come."""
+    def _subscribe_to_people(self, hearing: asyncio.TaskGroup) -> None:
+        """Subscribe to people in the room, now and when they join."""
 
         def on_published(_: rtc.RemoteTrackPublication, who: rtc.RemoteParticipant) -> None:
-            self._choose(who)
+            self._subscribe(who)
 
         def on_subscribed(
             track: rtc.Track, _: rtc.RemoteTrackPublication, who: rtc.RemoteParticipant
@@ -125,10 +124,10 @@ class RoomAudio:
         self._room.on("track_subscribed", on_subscribed)
         self._room.on("track_unsubscribed", on_unsubscribed)
         for participant in self._room.remote_participants.values():
-            self._choose(participant)
+            self._subscribe(participant)
 
-    def _choose(self, who: rtc.RemoteParticipant) -> None:
-        """Subscribe to somebody's microphone if they are a person, and to nothing else."""
+    def _subscribe(self, who: rtc.RemoteParticipant) -> None:
+        """Subscribe to the participant's microphone if it is a person, and to nothing else."""
         person = self._is_person(who)
         for publication in who.track_publications.values():
             wanted = person and publication.source == rtc.TrackSource.SOURCE_MICROPHONE
@@ -136,10 +135,12 @@ class RoomAudio:
                 publication.set_subscribed(wanted)
 
     def _is_person(self, who: rtc.RemoteParticipant) -> bool:
-        """Not the avatar and no program. An avatar by another name shows itself by its video."""
-        shows = any(one.kind == rtc.TrackKind.KIND_VIDEO for one in who.track_publications.values())
-        program = who.kind == rtc.ParticipantKind.PARTICIPANT_KIND_AGENT
-        return not (shows or program or who.identity in self._avatars)
+        """Neither the avatar nor an agent. An avatar with another identity has video."""
+        has_video = any(
+            one.kind == rtc.TrackKind.KIND_VIDEO for one in who.track_publications.values()
+        )
+        is_agent = who.kind == rtc.ParticipantKind.PARTICIPANT_KIND_AGENT
+        return not (has_video or is_agent or who.identity in self._avatars)
 
     async def _hear_track(self, track: rtc.Track, who: rtc.RemoteParticipant) -> None:
         stream = rtc.AudioStream(
@@ -161,7 +162,7 @@ class RoomAudio:
                 async with asyncio.timeout(STALLED_S):
                     event = await anext(stream)
             except TimeoutError:
-                # A stream whose track was taken away does not end by itself: it falls silent.
+                # The stream of an unsubscribed track does not end: it stops delivering frames.
                 if sid in self._gone:
                     return
             except StopAsyncIteration:

@@ -1,4 +1,4 @@
-"""The whole product, and the example agent as a process of its own in one of its sessions."""
+"""The whole product, a session, and the example agent in it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def product(
 
 @pytest.fixture
 def start_agent(product: Product) -> StartAgent:
-    """Starts agents as the documentation says; whatever a test leaves running is ended."""
+    """Starts agents as documented; those that a test leaves running are killed."""
 
     @contextlib.asynccontextmanager
     async def start(session_key: str) -> AsyncIterator[RunningAgent]:
@@ -85,7 +85,7 @@ async def session(product: Product) -> AsyncIterator[Session]:
 
 @pytest_asyncio.fixture
 async def agent(session: Session, start_agent: StartAgent) -> AsyncIterator[RunningAgent]:
-    """The agent in that session, listening."""
+    """The agent in that session, receiving the room's audio."""
     async with start_agent(session.key) as agent:
         await agent.until(READY)
         yield agent
@@ -93,7 +93,7 @@ async def agent(session: Session, start_agent: StartAgent) -> AsyncIterator[Runn
 
 @pytest.fixture(scope="session")
 def words() -> Pcm:
-    """Seven seconds of a voice, without a pause that would end a speech."""
+    """Seven seconds of speech, without a pause that would end it."""
     sound, rate_hz = soundfile.read(ROOT / "demo/samples/hello.flac", dtype="int16")
     at_rate: Pcm = soxr.resample(sound, rate_hz, RATE_HZ).astype(np.int16)
     return at_rate

@@ -1,4 +1,4 @@
-"""The example backend, with everything behind it as it runs in production."""
+"""The example backend with the whole product behind it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from deploy.local.settings import ROOT
 from examples.backend.caller import MAX_BODY_BYTES
-from examples.backend.lines import MAX_SAYINGS, Lines
+from examples.backend.speech import MAX_TEXTS, SpeechPool
 from examples.local_tts import ToneTts
 from tests.support.platforms.backend_server import BackendCaller, RunningBackend, backend
 from tests.support.platforms.product import Product
@@ -25,14 +25,14 @@ from tests.support.waiting import until
 
 SHORT = "Good morning to you"
 SHORT_MS = 16 * 60 + 4 * 80
-"""How long `ToneTts` hums for it."""
+"""The duration of `ToneTts`'s audio for it."""
 LONG = "a story that goes on and on " * 12
 SECOND = b"\1\2" * 24_000
 
 
 @pytest_asyncio.fixture(scope="module")
 async def running(product: Product) -> AsyncIterator[RunningBackend]:
-    """The backend with a voice of known length."""
+    """The backend with a voice of known duration."""
     async with backend(product, ToneTts()) as running:
         yield running
 
@@ -43,21 +43,25 @@ async def ada(running: RunningBackend) -> AsyncIterator[BackendCaller]:
         yield caller
 
 
-def talking() -> list[str]:
-    """Lines that are open in this process, and texts that are becoming speech."""
+def speech_tasks() -> list[str]:
+    """Tasks of open live speech and of texts, in this process."""
     names = (task.get_name() for task in asyncio.all_tasks())
-    return [name for name in names if name.startswith(("line web-", "voice ", "live-speech web-"))]
+    return [
+        name for name in names if name.startswith(("speech web-", "voice ", "live-speech web-"))
+    ]
 
 
-def making() -> int:
-    """Texts that are becoming speech, or wait for their turn."""
-    return sum(name.startswith("voice ") for name in talking())
+def texts_in_progress() -> int:
+    """Texts that are synthesized or waiting."""
+    return sum(name.startswith("voice ") for name in speech_tasks())
 
 
-# ----------------------------------------------------------------- the way through
+# ------------------------------------------------------------------------ sessions
 
 
-async def test_a_session_from_its_start_to_its_end(ada: BackendCaller, product: Product) -> None:
+async def test_a_session_is_started_spoken_to_and_ended(
+    ada: BackendCaller, product: Product
+) -> None:
     session = await ada.start()
     assert (await session.status()).state == "LIVE"
     assert (await ada.http.get("/api/session")).json()["state"] == "LIVE"
@@ -75,7 +79,7 @@ async def test_a_session_from_its_start_to_its_end(ada: BackendCaller, product: 
 
     assert ended.status_code == 200
     assert (ended.json()["end_reason"], ended.json()["utterances"]) == ("requested", 1)
-    assert talking() == []
+    assert speech_tasks() == []
     line = await ada.line()
     assert line.ended_at is not None
     assert line.sockets_open == 0
@@ -85,7 +89,7 @@ async def test_a_session_from_its_start_to_its_end(ada: BackendCaller, product: 
     assert (await ada.http.delete("/api/session")).json() == ended.json()
 
 
-async def test_starting_twice_is_one_session_and_another_caller_has_another(
+async def test_a_caller_has_one_session_and_another_caller_has_another(
     running: RunningBackend, product: Product
 ) -> None:
     async with running.caller() as ada, running.caller() as bob:
@@ -101,7 +105,7 @@ async def test_starting_twice_is_one_session_and_another_caller_has_another(
         assert tenants
 
 
-async def test_the_page_gets_a_token_that_is_kept_nowhere(
+async def test_the_page_gets_a_token_that_is_not_stored(
     ada: BackendCaller, product: Product
 ) -> None:
     await ada.start()
@@ -115,10 +119,10 @@ async def test_the_page_gets_a_token_that_is_kept_nowhere(
     assert token not in (await ada.http.get("/api/session")).text
 
 
-async def test_a_stop_cuts_what_is_said_and_drops_what_waits(ada: BackendCaller) -> None:
+async def test_an_interrupt_ends_the_utterance_and_drops_waiting_texts(ada: BackendCaller) -> None:
     await ada.start()
     long = ada.saying(LONG)
-    await until(lambda: making() == 1)
+    await until(lambda: texts_in_progress() == 1)
     waits = ada.saying(SHORT)
     while not (await ada.line()).utterances:
         await asyncio.sleep(0.02)
@@ -137,8 +141,8 @@ async def test_a_stop_cuts_what_is_said_and_drops_what_waits(ada: BackendCaller)
     assert after.json()["outcome"] == "completed"
 
 
-class _SlowToBegin(ToneTts):
-    """Hums, and thinks about one of the texts until it is told to go on."""
+class _DelayedTts(ToneTts):
+    """Delays one of the texts until the test continues it."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -152,15 +156,15 @@ class _SlowToBegin(ToneTts):
                 yield piece
 
 
-async def test_texts_are_said_in_the_order_in_which_they_came(product: Product) -> None:
-    """Also when the voice takes longest over the first of them."""
+async def test_texts_are_spoken_in_the_order_of_their_requests(product: Product) -> None:
+    """Also if the voice takes longest for the first one."""
     texts = [f"number {one}" for one in range(4)]
-    voice = _SlowToBegin(texts[0])
+    voice = _DelayedTts(texts[0])
     session = await product.open()
-    async with Lines(voice, max_lines=1) as lines:
-        line = await lines.to(session)
-        says = asyncio.gather(*(line.say(text) for text in texts))
-        await until(lambda: making() == len(texts))
+    async with SpeechPool(voice, max_sessions=1) as pool:
+        speech = await pool.of(session)
+        says = asyncio.gather(*(speech.say(text) for text in texts))
+        await until(lambda: texts_in_progress() == len(texts))
         voice.go_on.set()
         await says
 
@@ -173,31 +177,31 @@ async def test_one_connection_serves_all_requests_of_a_session(ada: BackendCalle
 
     await asyncio.gather(*(ada.post("/say", {"text": "yes"}) for _ in range(3)))
 
-    assert sum(name.startswith("live-speech ") for name in talking()) == 1
+    assert sum(name.startswith("live-speech ") for name in speech_tasks()) == 1
 
 
-async def test_the_line_closes_when_the_session_ends_by_itself(
+async def test_live_speech_closes_when_the_session_ends(
     ada: BackendCaller, product: Product
 ) -> None:
     session = await ada.start()
     long = ada.saying(LONG)
-    await until(lambda: making() == 1)
+    await until(lambda: texts_in_progress() == 1)
 
     await session.end()
 
     answer = await long
     assert answer.status_code == 410 or answer.json()["outcome"] == "cancelled"
-    await until(lambda: talking() == [])
+    await until(lambda: speech_tasks() == [])
     after = await ada.post("/say", {"text": SHORT})
     assert (after.status_code, after.json()["error"]) == (410, "session_over")
 
 
-async def test_a_session_that_ends_does_not_wait_for_a_voice_that_is_still_busy(
+async def test_the_end_of_a_session_does_not_wait_for_the_voice(
     product: Product,
 ) -> None:
     async with (
         speech_server(speaks(SECOND, SECOND, waits=True)) as server,
-        speaking(product, server) as ada,
+        caller_with_voice(product, server) as ada,
     ):
         story = ada.saying("A story.")
         while not (await ada.line()).utterances:
@@ -206,16 +210,16 @@ async def test_a_session_that_ends_does_not_wait_for_a_voice_that_is_still_busy(
         await ada.http.delete("/api/session")
 
         assert (await asyncio.wait_for(story, 10)).json()["outcome"] == "cancelled"
-        await asyncio.wait_for(server.left_alone.wait(), 10)
+        await asyncio.wait_for(server.client_closed.wait(), 10)
 
 
-async def test_a_backend_that_goes_leaves_its_sessions_to_the_next_one(product: Product) -> None:
+async def test_sessions_survive_a_restart_of_the_backend(product: Product) -> None:
     async with backend(product, ToneTts()) as first, first.caller() as ada:
         session = await ada.start()
         await ada.post("/say", {"text": SHORT})
         ada.session_key = ""  # not to be ended here
         cookies = ada.http.cookies
-    assert talking() == []
+    assert speech_tasks() == []
 
     async with backend(product, ToneTts()) as second, second.caller() as ada:
         ada.http.cookies = cookies
@@ -230,18 +234,18 @@ async def test_a_backend_that_goes_leaves_its_sessions_to_the_next_one(product: 
 
 
 @contextlib.asynccontextmanager
-async def speaking(product: Product, server: SpeechServer) -> AsyncIterator[BackendCaller]:
-    """A caller of a backend whose voice is that server."""
+async def caller_with_voice(product: Product, server: SpeechServer) -> AsyncIterator[BackendCaller]:
+    """A caller of a backend whose voice is this server."""
     settings = {"openai_api_key": "obviously-fake-openai-key", "openai_base_url": server.url}
     async with backend(product, None, **settings) as running, running.caller() as caller:
         await caller.start()
         yield caller
 
 
-async def test_a_stop_ends_the_voice_at_once_and_not_with_its_next_piece(product: Product) -> None:
+async def test_an_interrupt_ends_the_request_to_the_voice_immediately(product: Product) -> None:
     async with (
         speech_server(speaks(SECOND, SECOND, waits=True)) as server,
-        speaking(product, server) as ada,
+        caller_with_voice(product, server) as ada,
     ):
         story = ada.saying("A story.")
         while not (await ada.line()).utterances:
@@ -250,13 +254,13 @@ async def test_a_stop_ends_the_voice_at_once_and_not_with_its_next_piece(product
         await ada.post("/interrupt")
 
         assert (await story).json()["outcome"] == "interrupted"
-        await asyncio.wait_for(server.left_alone.wait(), 10)
+        await asyncio.wait_for(server.client_closed.wait(), 10)
 
 
-async def test_speech_is_heard_while_the_voice_still_makes_the_rest(product: Product) -> None:
+async def test_speech_plays_while_the_voice_still_synthesizes(product: Product) -> None:
     async with (
         speech_server(speaks(SECOND, SECOND, waits=True)) as server,
-        speaking(product, server) as ada,
+        caller_with_voice(product, server) as ada,
     ):
         story = ada.saying("A story.")
         await until(lambda: bool(server.asked))
@@ -272,10 +276,10 @@ async def test_speech_is_heard_while_the_voice_still_makes_the_rest(product: Pro
         }
 
 
-async def test_a_voice_that_breaks_off_is_heard_as_far_as_it_came(product: Product) -> None:
+async def test_speech_before_a_failure_of_the_voice_is_played(product: Product) -> None:
     async with (
         speech_server(speaks(SECOND, ends=False)) as server,
-        speaking(product, server) as ada,
+        caller_with_voice(product, server) as ada,
     ):
         answer = await ada.post("/say", {"text": "A story."})
 
@@ -286,11 +290,11 @@ async def test_a_voice_that_breaks_off_is_heard_as_far_as_it_came(product: Produ
         }
 
 
-async def test_a_voice_that_fails_does_not_cut_what_the_avatar_is_saying(product: Product) -> None:
-    """An exception in an utterance's block interrupts everything that is on its way."""
+async def test_a_failing_voice_does_not_interrupt_the_avatar(product: Product) -> None:
+    """An exception within an utterance's block interrupts everything that is queued."""
     async with (
         speech_server(speaks(SECOND, SECOND)) as server,
-        speaking(product, server) as ada,
+        caller_with_voice(product, server) as ada,
     ):
         story = ada.saying("A story.")
         while not (await ada.line()).utterances:
@@ -305,7 +309,7 @@ async def test_a_voice_that_fails_does_not_cut_what_the_avatar_is_saying(product
         assert len((await ada.line()).utterances) == 1
 
 
-# ---------------------------------------------------------------------- what is refused
+# ------------------------------------------------------------------------ refusals
 
 
 @pytest.mark.parametrize(
@@ -320,7 +324,7 @@ async def test_a_voice_that_fails_does_not_cut_what_the_avatar_is_saying(product
         (None, "body: "),
     ],
 )
-async def test_a_malformed_say_is_refused_in_words(
+async def test_a_malformed_text_is_refused_with_the_reason(
     ada: BackendCaller, body: object, words: str
 ) -> None:
     answer = await ada.post("/say", body)
@@ -330,7 +334,7 @@ async def test_a_malformed_say_is_refused_in_words(
 
 
 @pytest.mark.parametrize("sent", [b"{", b"\xff\xfe", b'{"text": "\\ud800"}'])
-async def test_what_is_no_text_is_refused(ada: BackendCaller, sent: bytes) -> None:
+async def test_invalid_json_is_refused(ada: BackendCaller, sent: bytes) -> None:
     headers = {"content-type": "application/json"}
     answer = await ada.http.post("/api/session/say", content=sent, headers=headers)
 
@@ -341,7 +345,9 @@ async def test_what_is_no_text_is_refused(ada: BackendCaller, sent: bytes) -> No
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", ""), ("DELETE", ""), ("POST", "/access"), ("POST", "/say")]
 )
-async def test_who_has_no_session_is_told_so(ada: BackendCaller, method: str, path: str) -> None:
+async def test_requests_without_a_session_are_404(
+    ada: BackendCaller, method: str, path: str
+) -> None:
     body = {"text": "hello"} if path == "/say" else None
     answer = await ada.http.request(method, f"/api/session{path}", json=body)
 
@@ -349,15 +355,15 @@ async def test_who_has_no_session_is_told_so(ada: BackendCaller, method: str, pa
     assert answer.json() == {"error": "no_session", "message": "There is no session: start one."}
 
 
-async def test_who_has_not_opened_the_page_is_nobody(running: RunningBackend) -> None:
-    async with httpx.AsyncClient(base_url=running.url, trust_env=False) as nobody:
-        answer = await nobody.post("/api/session")
+async def test_a_client_that_has_not_opened_the_page_is_401(running: RunningBackend) -> None:
+    async with httpx.AsyncClient(base_url=running.url, trust_env=False) as stranger:
+        answer = await stranger.post("/api/session")
 
     assert answer.status_code == 401
     assert answer.json() == {"error": "open_the_page_first", "message": "Open the page first."}
 
 
-async def test_other_sites_are_turned_away(ada: BackendCaller) -> None:
+async def test_requests_from_other_sites_are_refused(ada: BackendCaller) -> None:
     foreign = await ada.http.post("/api/session", headers={"origin": "https://evil.example"})
     other_port = await ada.http.post("/api/session", headers={"origin": "http://127.0.0.1:1"})
     renamed = await ada.http.get("/", headers={"host": "evil.example"})
@@ -370,7 +376,7 @@ async def test_other_sites_are_turned_away(ada: BackendCaller) -> None:
     assert own.status_code == 422
 
 
-async def test_a_body_of_great_or_unknown_length_is_not_read(ada: BackendCaller) -> None:
+async def test_a_body_of_excessive_or_unknown_length_is_refused(ada: BackendCaller) -> None:
     async def endless() -> AsyncIterator[bytes]:
         yield b"{}"
 
@@ -380,13 +386,13 @@ async def test_a_body_of_great_or_unknown_length_is_not_read(ada: BackendCaller)
     assert (large.status_code, unknown.status_code) == (413, 411)
 
 
-async def test_more_texts_than_it_remembers_are_refused_and_the_others_are_not_lost(
+async def test_texts_beyond_the_limit_are_refused_and_the_others_are_spoken(
     ada: BackendCaller,
 ) -> None:
     await ada.start()
     long = ada.saying(LONG)
-    await until(lambda: making() == 1)
-    says = [ada.saying("yes") for _ in range(MAX_SAYINGS)]
+    await until(lambda: texts_in_progress() == 1)
+    says = [ada.saying("yes") for _ in range(MAX_TEXTS)]
     await until(lambda: any(one.done() for one in says))
     await ada.post("/interrupt")
 
@@ -396,7 +402,7 @@ async def test_more_texts_than_it_remembers_are_refused_and_the_others_are_not_l
     assert refused[0].headers["retry-after"] == "2"
 
 
-async def test_more_sessions_than_it_speaks_for_are_refused(product: Product) -> None:
+async def test_sessions_beyond_the_limit_are_refused(product: Product) -> None:
     async with (
         backend(product, ToneTts(), backend_max_lines=1) as running,
         running.caller() as ada,
@@ -413,8 +419,10 @@ async def test_more_sessions_than_it_speaks_for_are_refused(product: Product) ->
         assert (await bob.post("/say", {"text": "yes"})).status_code == 200
 
 
-async def test_an_interrupt_without_a_line_goes_by_the_session(ada: BackendCaller) -> None:
-    """Another process may be the one that speaks."""
+async def test_an_interrupt_without_live_speech_goes_through_the_session(
+    ada: BackendCaller,
+) -> None:
+    """Another process may be speaking."""
     session = await ada.start()
     async with session.live() as live:
         async with live.utterance() as speech:
@@ -429,7 +437,7 @@ async def test_an_interrupt_without_a_line_goes_by_the_session(ada: BackendCalle
 # ------------------------------------------------------------------------ the program
 
 
-async def test_the_program_serves_until_it_is_asked_to_stop(product: Product) -> None:
+async def test_the_program_serves_until_sigterm(product: Product) -> None:
     log = product.logs / "backend.log"
     environment = {
         **{name: text for name, text in os.environ.items() if not name.startswith("OPENAI_")},
@@ -462,16 +470,16 @@ async def test_the_program_serves_until_it_is_asked_to_stop(product: Product) ->
     assert "Traceback" not in log.read_text()
 
 
-async def test_settings_that_cannot_be_used_are_told_in_a_sentence() -> None:
+async def test_invalid_settings_are_reported_in_a_sentence() -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "examples.backend", "--port", "0"),
         cwd=ROOT,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "BACKEND_AVATAR_ID": "nobody", "OPENAI_BASE_URL": "ftp://x"},
+        env={**os.environ, "BACKEND_AVATAR_ID": "not-a-uuid", "OPENAI_BASE_URL": "ftp://x"},
     )
-    _, told = await asyncio.wait_for(process.communicate(), 30)
+    _, errors = await asyncio.wait_for(process.communicate(), 30)
 
     assert process.returncode == 2
-    assert b"BACKEND_AVATAR_ID is not usable as it is set" in told
-    assert b"OPENAI_BASE_URL is not usable as it is set" in told
-    assert b"Traceback" not in told
+    assert b"BACKEND_AVATAR_ID is not usable as it is set" in errors
+    assert b"OPENAI_BASE_URL is not usable as it is set" in errors
+    assert b"Traceback" not in errors

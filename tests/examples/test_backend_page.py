@@ -1,4 +1,4 @@
-"""The example backend's page in a real browser, with everything behind it."""
+"""The example backend's page in a real browser, with the whole product behind it."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ async def running(product: Product) -> AsyncIterator[RunningBackend]:
         yield running
 
 
-async def says(page: Page, state: str) -> None:
+async def shows(page: Page, state: str) -> None:
     await expect(page.get_by_role("status")).to_have_text(state, timeout=SOON_MS)
 
 
-async def test_a_person_starts_the_avatar_makes_it_talk_stops_it_and_ends_it(
+async def test_the_page_starts_speaks_interrupts_and_ends(
     running: RunningBackend, browser: Browser, product: Product
 ) -> None:
     page = await browser.new_page()
     page.set_default_timeout(SOON_MS)
-    complaints: list[str] = []
+    errors: list[str] = []
     addresses: list[str] = []
-    page.on("console", lambda one: complaints.append(one.text) if one.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda one: errors.append(one.text) if one.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("request", lambda request: addresses.append(request.url))
     await page.goto(running.url)
-    await says(page, "No session")
+    await shows(page, "No session")
 
     await page.get_by_role("button", name="Start").click()
-    await says(page, "Live")
+    await shows(page, "Live")
     await page.wait_for_function(PLAYS, timeout=SOON_MS)
 
     field = page.get_by_label("Text for the avatar to speak")
@@ -58,44 +58,44 @@ async def test_a_person_starts_the_avatar_makes_it_talk_stops_it_and_ends_it(
     await expect(said.first).to_contain_text("interrupted", timeout=SOON_MS)
 
     await page.reload()
-    await says(page, "Live")
+    await shows(page, "Live")
     await page.wait_for_function(PLAYS, timeout=SOON_MS)
     await page.screenshot(path=product.logs / "backend-page.png")
 
     await page.get_by_role("button", name="End").click()
-    await says(page, "Ended")
+    await shows(page, "Ended")
     await expect(page.get_by_role("button", name="Start")).to_be_enabled()
     await page.close()
-    # Before there is a session the page asks and is told 404, which a browser notes as an error.
-    assert [one for one in complaints if "404" not in one] == []
+    # Before the start the page polls and gets 404, which browsers log as an error.
+    assert [one for one in errors if "404" not in one] == []
     assert not [one for one in addresses if running.url in one and "token" in one]
 
 
-async def test_the_page_follows_the_session_into_the_room_of_liveavatars_next_one(
+async def test_the_page_follows_into_the_room_of_the_next_generation(
     running: RunningBackend, browser: Browser, product: Product
 ) -> None:
     page = await browser.new_page()
     page.set_default_timeout(SOON_MS)
     await page.goto(running.url)
     await page.get_by_role("button", name="Start").click()
-    await says(page, "Live")
+    await shows(page, "Live")
     await page.wait_for_function(PLAYS, timeout=SOON_MS)
 
     lost = product.simulator.ledger().sessions[-1]
     await product.simulator.end_session(str(lost.session_id), SessionEndReason.SERVER_ERROR)
-    await page.wait_for_function(  # the old room's picture is gone
+    await page.wait_for_function(  # the old room's video has ended
         "() => document.querySelector('#avatar').srcObject === null", timeout=SOON_MS
     )
 
     await page.wait_for_function(PLAYS, timeout=2 * SOON_MS)
-    await says(page, "Live")
+    await shows(page, "Live")
     assert product.simulator.ledger().sessions[-1].session_id != lost.session_id
     await page.get_by_role("button", name="End").click()
-    await says(page, "Ended")
+    await shows(page, "Ended")
     await page.close()
 
 
-async def test_a_refusal_is_told_on_the_page(running: RunningBackend, browser: Browser) -> None:
+async def test_a_refusal_is_shown_on_the_page(running: RunningBackend, browser: Browser) -> None:
     page = await browser.new_page()
     await page.goto(running.url)
     await page.context.clear_cookies()

@@ -1,4 +1,4 @@
-"""What the example backend answers to every error there is."""
+"""The example backend's response to every error."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from examples.local_tts import ToneTts
 from tests.support.platforms.backend_server import backend
 from tests.support.platforms.product import Product
 
-INSIDE = "a host and a setting of ours"
-FAILURE = Failure(type="Some", message=INSIDE)
+INTERNAL = "a host name and a setting"
+FAILURE = Failure(type="Some", message=INTERNAL)
 
 
 def answer_to(error: Exception) -> tuple[int, str]:
     problem = problem_of(error)
-    assert INSIDE not in problem.message
+    assert INTERNAL not in problem.message
     return problem.status, problem.error
 
 
@@ -35,11 +35,11 @@ def answer_to(error: Exception) -> tuple[int, str]:
         (errors.AvatarNotAccepted("web-1", FAILURE), (500, "misconfigured")),
         (errors.DurationOverPlan("web-1", FAILURE), (500, "misconfigured")),
         (errors.StartTimedOut("web-1", FAILURE), (504, "start_timed_out")),
-        (errors.TooManyAwaited(INSIDE), (429, "busy")),
-        (errors.SealMismatch(INSIDE), (500, "misconfigured")),
-        (errors.LiveSpeechUnreachable("web-1", INSIDE, 30), (503, "unavailable")),
-        (errors.TemporalUnreachable(INSIDE, "does not answer"), (503, "unavailable")),
-        (errors.WorkersMissing(INSIDE, INSIDE), (503, "unavailable")),
+        (errors.TooManyAwaited(INTERNAL), (429, "busy")),
+        (errors.SealMismatch(INTERNAL), (500, "misconfigured")),
+        (errors.LiveSpeechUnreachable("web-1", INTERNAL, 30), (503, "unavailable")),
+        (errors.TemporalUnreachable(INTERNAL, "does not answer"), (503, "unavailable")),
+        (errors.WorkersMissing(INTERNAL, INTERNAL), (503, "unavailable")),
         (errors.AnswerTimedOut("speak", "web-1", 5), (504, "no_answer")),
         (
             errors.CommandExpired(
@@ -47,18 +47,18 @@ def answer_to(error: Exception) -> tuple[int, str]:
             ),
             (504, "too_late"),
         ),
-        (tts.TtsBusy(INSIDE), (503, "voice_busy")),
-        (tts.TtsKeyRefused(INSIDE), (500, "misconfigured")),
-        (RuntimeError(INSIDE), (500, "internal")),
+        (tts.TtsBusy(INTERNAL), (503, "voice_busy")),
+        (tts.TtsKeyRefused(INTERNAL), (500, "misconfigured")),
+        (RuntimeError(INTERNAL), (500, "internal")),
     ],
 )
-def test_each_error_has_its_answer_and_keeps_what_is_inside(
+def test_each_error_has_its_response_without_internal_details(
     error: Exception, answer: tuple[int, str]
 ) -> None:
     assert answer_to(error) == answer
 
 
-def test_no_error_of_the_client_or_of_a_voice_was_forgotten() -> None:
+def test_every_error_of_client_and_voice_has_a_response() -> None:
     bases = {errors.AvatarSessionsError, tts.TtsError}
     known = [
         one
@@ -73,14 +73,14 @@ def test_no_error_of_the_client_or_of_a_voice_was_forgotten() -> None:
     ]
 
 
-def test_who_may_come_again_is_told_when() -> None:
+def test_retryable_responses_have_retry_after() -> None:
     answers: list[ProblemAnswer] = [one for one in PROBLEMS.values() if one.status in (429, 503)]
-    lasting = {"no_credits"}  # waiting does not bring money
+    lasting = {"no_credits"}  # waiting does not help
 
     assert {one.error for one in answers if one.retry_after_s is None} == lasting
 
 
-async def test_a_session_that_cannot_start_is_answered_and_not_explained_to_a_stranger(
+async def test_a_failed_start_is_reported_without_details(
     product: Product,
 ) -> None:
     unknown = uuid4()

@@ -1,4 +1,4 @@
-"""The example agent: hears people, answers through the avatar, gives way, and goes when asked."""
+"""The example agent: repeats speech, is interrupted, and exits on signals and with its session."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.support.speech.person import RATE_HZ, likeness, person_in
 from tests.support.waiting import until
 
 
-async def test_what_a_person_says_is_said_back_by_the_avatar_and_nothing_else_is(
+async def test_the_avatar_repeats_a_persons_speech_and_nothing_else(
     session: Session, agent: RunningAgent, words: Pcm
 ) -> None:
-    """Said twice: an agent that heard the avatar too would answer its own answers."""
+    """Two utterances: an agent that received the avatar's audio would answer its own answers."""
     first, second = words[: 2 * RATE_HZ], words[2 * RATE_HZ : 5 * RATE_HZ]
     async with person_in(session) as ada:
         ada.say(first)
@@ -42,7 +42,7 @@ async def test_what_a_person_says_is_said_back_by_the_avatar_and_nothing_else_is
     assert report.utterances[1].heard_ms == pytest.approx(3000, abs=600)
 
 
-async def test_who_talks_over_the_avatar_silences_it(
+async def test_a_person_who_talks_over_the_avatar_interrupts_it(
     session: Session, agent: RunningAgent, words: Pcm
 ) -> None:
     async with person_in(session) as ada:
@@ -59,7 +59,7 @@ async def test_who_talks_over_the_avatar_silences_it(
     assert answer.outcome is UtteranceOutcome.COMPLETED
 
 
-async def test_the_avatar_looks_attentive_while_a_person_speaks(
+async def test_the_avatar_listens_while_a_person_speaks(
     session: Session, agent: RunningAgent, words: Pcm
 ) -> None:
     poses: list[str] = []
@@ -74,7 +74,7 @@ async def test_the_avatar_looks_attentive_while_a_person_speaks(
     assert poses.index("AvatarListening") < poses.index("AvatarTalking")
 
 
-async def test_a_microphone_that_is_switched_off_in_mid_sentence_is_answered(
+async def test_speech_that_ends_with_the_microphone_is_answered(
     session: Session, agent: RunningAgent, words: Pcm
 ) -> None:
     async with person_in(session) as ada:
@@ -86,7 +86,7 @@ async def test_a_microphone_that_is_switched_off_in_mid_sentence_is_answered(
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-async def test_it_goes_when_it_is_asked_to_and_leaves_the_session_alone(
+async def test_the_agent_exits_on_a_signal_and_the_session_continues(
     session: Session, agent: RunningAgent, sign: signal.Signals
 ) -> None:
     agent.process.send_signal(sign)
@@ -96,7 +96,7 @@ async def test_it_goes_when_it_is_asked_to_and_leaves_the_session_alone(
     assert (await session.status()).state == "LIVE"
 
 
-async def test_it_goes_with_the_session(session: Session, agent: RunningAgent) -> None:
+async def test_the_agent_exits_with_the_session(session: Session, agent: RunningAgent) -> None:
     await session.end()
 
     assert await agent.ended() == 0
@@ -104,7 +104,7 @@ async def test_it_goes_with_the_session(session: Session, agent: RunningAgent) -
     assert "Traceback" not in agent.logged
 
 
-async def test_a_second_agent_takes_the_place_of_the_first(
+async def test_a_second_agent_replaces_the_first(
     session: Session, agent: RunningAgent, start_agent: StartAgent
 ) -> None:
     async with start_agent(session.key) as second:
@@ -115,7 +115,7 @@ async def test_a_second_agent_takes_the_place_of_the_first(
         assert "Traceback" not in agent.logged
 
 
-async def test_a_session_that_is_not_there_is_told_in_a_sentence(
+async def test_an_unknown_session_is_reported_in_a_sentence(
     product: Product, start_agent: StartAgent
 ) -> None:
     async with start_agent("no-such-session") as agent:
@@ -140,8 +140,8 @@ def test_the_agent_leaves_without_the_interpreters_teardown() -> None:
     assert (ended.returncode, ended.stdout) == (3, "flushed")
 
 
-def test_likeness_tells_a_sentence_from_another(words: Pcm) -> None:
-    """The measure of these tests, measured."""
+def test_likeness_distinguishes_sentences(words: Pcm) -> None:
+    """Checks the measure that these tests use."""
     first, second = words[: 2 * RATE_HZ], words[2 * RATE_HZ : 4 * RATE_HZ]
     silence = np.zeros(RATE_HZ, np.int16)
     quieter = np.concatenate([silence, first // 3, silence])

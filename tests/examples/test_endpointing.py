@@ -1,4 +1,4 @@
-"""When a person's speech begins and ends, in all kinds of rooms."""
+"""Endpointing: begin and end of speech, with various noise floors."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SETTINGS = EndpointSettings()
 
 
 def noise(seconds: float, dbfs: float = -65, seed: int = 7) -> Pcm:
-    """A room in which nobody speaks."""
+    """A room's noise without speech."""
     wanted = 10 ** (dbfs / 20) * 32_768
     sound = np.random.default_rng(seed).normal(0, wanted, round(seconds * RATE_HZ))
     return np.clip(sound, -32_768, 32_767).astype(np.int16)
 
 
 def voice(seconds: float, dbfs: float = -20) -> Pcm:
-    """Four syllables a second, with the short silences between them."""
+    """Four syllables per second, with short silences between them."""
     at = np.arange(round(seconds * RATE_HZ)) / RATE_HZ
     syllables = np.clip(np.sin(2 * np.pi * 4 * at) + 0.4, 0, None)
     sound = syllables * np.sin(2 * np.pi * 180 * at)
@@ -38,7 +38,7 @@ def voice(seconds: float, dbfs: float = -20) -> Pcm:
 
 
 def over(room: Pcm, sound: Pcm, at_s: float) -> Pcm:
-    """The sound in the room, from `at_s` on."""
+    """The room's noise, with the sound mixed in from `at_s` on."""
     mixed = room.astype(np.int32)
     begin = round(at_s * RATE_HZ)
     mixed[begin : begin + len(sound)] += sound
@@ -48,14 +48,14 @@ def over(room: Pcm, sound: Pcm, at_s: float) -> Pcm:
 def heard(
     sound: Pcm, piece_ms: float = 10, settings: EndpointSettings = SETTINGS
 ) -> list[tuple[float, SpeechBegan | SpeechStopped]]:
-    """What the endpointer tells, each with the second at which it told it."""
+    """The endpointer's events, each with the time in seconds at which it came."""
     endpointer = Endpointer(RATE_HZ, settings)
     size = round(RATE_HZ * piece_ms / 1000)
     events: list[tuple[float, SpeechBegan | SpeechStopped]] = []
     for begin in range(0, len(sound), size):
         piece = sound[begin : begin + size]
-        told_at = (begin + len(piece)) / RATE_HZ
-        events += [(told_at, event) for event in endpointer.feed(piece)]
+        event_at = (begin + len(piece)) / RATE_HZ
+        events += [(event_at, event) for event in endpointer.feed(piece)]
     return events
 
 
@@ -65,7 +65,7 @@ def speeches(sound: Pcm, settings: EndpointSettings = SETTINGS) -> list[SpeechSt
     ]
 
 
-def test_a_person_is_noticed_at_once_and_let_finish() -> None:
+def test_speech_is_detected_soon_and_ends_after_the_hangover() -> None:
     (began_at, began), (ended_at, ended) = heard(over(noise(6), voice(2), at_s=1.5))
 
     assert isinstance(began, SpeechBegan)
@@ -75,7 +75,7 @@ def test_a_person_is_noticed_at_once_and_let_finish() -> None:
     assert not ended.truncated
 
 
-def test_what_was_said_is_kept_whole_with_its_soft_beginning_and_end() -> None:
+def test_speech_is_kept_with_lead_in_and_tail() -> None:
     said = voice(2)
 
     (speech,) = speeches(over(noise(6), said, at_s=1.5))
@@ -88,17 +88,17 @@ def test_what_was_said_is_kept_whole_with_its_soft_beginning_and_end() -> None:
 
 
 @pytest.mark.parametrize("room_dbfs", [-90, -60, -45, -38])
-def test_a_loud_room_is_no_speech_and_hides_none(room_dbfs: float) -> None:
+def test_speech_is_detected_above_any_noise_floor(room_dbfs: float) -> None:
     events = heard(over(noise(9, room_dbfs), voice(2, max(room_dbfs + 25, -35)), at_s=4))
 
     assert [type(event) for _, event in events] == [SpeechBegan, SpeechStopped]
     assert events[0][0] == pytest.approx(4.1, abs=0.15)
 
 
-def test_a_fan_that_is_switched_on_is_speech_for_a_few_seconds_only() -> None:
-    quiet, fan = noise(4), noise(12, -35)
+def test_a_fan_becomes_part_of_the_noise_floor() -> None:
+    silence, fan = noise(4), noise(12, -35)
 
-    events = heard(np.concatenate([quiet, fan, over(noise(6, -35), voice(2, -12), 2)]))
+    events = heard(np.concatenate([silence, fan, over(noise(6, -35), voice(2, -12), 2)]))
 
     ends = [at for at, event in events if isinstance(event, SpeechStopped)]
     assert ends[0] < 4 + SETTINGS.floor_memory_s + SETTINGS.hangover_s + 0.5
@@ -106,13 +106,13 @@ def test_a_fan_that_is_switched_on_is_speech_for_a_few_seconds_only() -> None:
     assert len(ends) == 2
 
 
-def test_a_click_is_no_speech() -> None:
+def test_a_click_is_not_speech() -> None:
     click = noise(0.05, -10)
 
     assert heard(over(noise(4), click, at_s=2)) == []
 
 
-def test_a_pause_for_breath_does_not_end_a_sentence_and_a_longer_one_does() -> None:
+def test_a_short_pause_does_not_end_speech_and_a_longer_one_does() -> None:
     def said_with_pause(pause_s: float) -> Pcm:
         parts = [noise(1), voice(1), noise(pause_s), voice(1), noise(2)]
         return np.concatenate(parts)
@@ -121,7 +121,7 @@ def test_a_pause_for_breath_does_not_end_a_sentence_and_a_longer_one_does() -> N
     assert len(speeches(said_with_pause(SETTINGS.hangover_s + 0.5))) == 2
 
 
-def test_no_more_than_half_a_minute_of_one_speech_is_kept() -> None:
+def test_at_most_longest_s_of_speech_is_kept() -> None:
     endpointer = Endpointer(RATE_HZ)
     events: list[SpeechBegan | SpeechStopped] = []
     for sound in (noise(1), *[voice(5)] * 9, noise(2)):
@@ -139,7 +139,7 @@ def endpointer_holds_s(endpointer: Endpointer) -> float:
 
 
 @pytest.mark.parametrize("piece_ms", [1, 7, 20, 333, 10_000])
-def test_it_does_not_matter_in_which_pieces_the_sound_comes(piece_ms: float) -> None:
+def test_the_result_does_not_depend_on_the_pieces(piece_ms: float) -> None:
     sound = over(noise(6), voice(2), at_s=1.5)
 
     ends = [event for _, event in heard(sound, piece_ms) if isinstance(event, SpeechStopped)]
@@ -149,7 +149,7 @@ def test_it_does_not_matter_in_which_pieces_the_sound_comes(piece_ms: float) -> 
     assert np.array_equal(ends[0].pcm, whole.pcm)
 
 
-def test_a_microphone_that_goes_away_in_mid_sentence_leaves_what_was_said() -> None:
+def test_flush_returns_unfinished_speech() -> None:
     endpointer = Endpointer(RATE_HZ)
     endpointer.feed(np.concatenate([noise(1), voice(1.01)]))
 
@@ -166,7 +166,7 @@ def test_digital_silence_and_a_constant_offset_are_silence() -> None:
     assert loudness_dbfs(np.full(960, 9000, np.int16)) == -90
 
 
-def test_real_speech_is_heard_as_sentences() -> None:
+def test_real_speech_is_detected_as_one_speech() -> None:
     """The demo's own sample: no pause inside it is longer than 0.4 s."""
     sound, rate_hz = soundfile.read(ROOT / "demo/samples/story.flac", dtype="int16")
     endpointer = Endpointer(rate_hz)
@@ -179,6 +179,6 @@ def test_real_speech_is_heard_as_sentences() -> None:
     assert len(events[1].pcm) == pytest.approx(len(sound), rel=0.05)
 
 
-def test_an_illegal_turn_names_both() -> None:
-    with pytest.raises(RuntimeError, match="from quiet to fading"):
+def test_an_illegal_transition_names_both_states() -> None:
+    with pytest.raises(RuntimeError, match="from silent to fading"):
         Endpointer(RATE_HZ)._become(Turn.FADING)

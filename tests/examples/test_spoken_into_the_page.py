@@ -1,6 +1,6 @@
-"""A person at the viewer page: what goes into the microphone comes out of the avatar.
+"""The viewer page with the example agent: speech and text of a viewer are spoken by the avatar.
 
-Chromium with a microphone that hears a file, and everything behind it as it runs in production.
+Chromium with a microphone that plays a file, and the whole product behind it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from viewer.typed_speech import Espeak, TypedSpeech
 
 @pytest_asyncio.fixture
 async def viewer(product: Product, tmp_path: Path) -> AsyncIterator[ViewerServer]:
-    """The demo's own server, with the demo's own voice."""
+    """A viewer server with espeak-ng, or its stand-in."""
     voice = Espeak.find() or Espeak(voice_in(tmp_path))
     source = SessionViewerSource(product.sessions)
     speaker = TypedSpeech(product.sessions, voice)
@@ -37,31 +37,31 @@ async def viewer(product: Product, tmp_path: Path) -> AsyncIterator[ViewerServer
 
 
 @pytest_asyncio.fixture
-async def ears(session: Session) -> AsyncIterator[Person]:
-    """Somebody else in the room, who remembers what the avatar said."""
-    async with person_in(session, "ears") as person:
+async def listener(session: Session) -> AsyncIterator[Person]:
+    """Another participant, who records the avatar's speech."""
+    async with person_in(session, "listener") as person:
         await person.switch_off()
         yield person
 
 
 def recorded(folder: Path, *parts: Pcm) -> Path:
-    """What the browser's microphone hears, from the click on: a quiet second first."""
+    """A recording for the browser's microphone, with a second of silence at both ends."""
     file = folder / "microphone.wav"
-    quiet = np.zeros(RATE_HZ, np.int16)
-    soundfile.write(file, np.concatenate([quiet, *parts, quiet]), RATE_HZ, subtype="PCM_16")
+    silence = np.zeros(RATE_HZ, np.int16)
+    soundfile.write(file, np.concatenate([silence, *parts, silence]), RATE_HZ, subtype="PCM_16")
     return Path(f"{file}%noloop")
 
 
-async def talk(page: Page) -> None:
+async def switch_on_microphone(page: Page) -> None:
     await shows(page, "Idle")
     await page.get_by_role("button", name="Talk").click()
     await expect(page.get_by_role("button", name="You are heard")).to_be_visible(timeout=SOON_MS)
 
 
-async def test_what_goes_into_the_microphone_comes_out_of_the_avatar(
+async def test_speech_into_the_microphone_is_echoed_by_the_avatar(
     session: Session,
     agent: RunningAgent,
-    ears: Person,
+    listener: Person,
     viewer: ViewerServer,
     playwright: Playwright,
     chromium: Path,
@@ -73,20 +73,20 @@ async def test_what_goes_into_the_microphone_comes_out_of_the_avatar(
     sound = recorded(tmp_path, said)
     async with browser_with_microphone(playwright, chromium, sound, GRANT_PERMISSIONS) as browser:
         page = await open_page(await browser.new_context(), viewer.invite(session.key))
-        await talk(page)
+        await switch_on_microphone(page)
 
         await shows(page, "Talking")
         await agent.until("was answered: completed")
-        await until(lambda: likeness(said, ears.heard) > 0.85)
+        await until(lambda: likeness(said, listener.heard) > 0.85)
 
     (utterance,) = (await session.end()).utterances
     assert utterance.source == "live"
     assert utterance.outcome is UtteranceOutcome.COMPLETED
     assert utterance.heard_ms == pytest.approx(4000, abs=900)
-    assert likeness(words[3 * RATE_HZ : 7 * RATE_HZ], ears.heard) < 0.8
+    assert likeness(words[3 * RATE_HZ : 7 * RATE_HZ], listener.heard) < 0.8
 
 
-async def test_talking_over_the_avatar_silences_it(
+async def test_talking_over_the_avatar_interrupts_it(
     session: Session,
     agent: RunningAgent,
     viewer: ViewerServer,
@@ -96,12 +96,12 @@ async def test_talking_over_the_avatar_silences_it(
     tmp_path: Path,
     livekit_client: None,
 ) -> None:
-    """The person speaks for seven seconds, waits for three, and talks over the answer."""
+    """The viewer speaks for seven seconds, pauses for three, and talks over the answer."""
     pause = np.zeros(3 * RATE_HZ, np.int16)
     sound = recorded(tmp_path, words, pause, words[: 2 * RATE_HZ])
     async with browser_with_microphone(playwright, chromium, sound, GRANT_PERMISSIONS) as browser:
         page = await open_page(await browser.new_context(), viewer.invite(session.key))
-        await talk(page)
+        await switch_on_microphone(page)
 
         await agent.until("was answered: interrupted")
         await agent.until("was answered: completed")
@@ -112,9 +112,9 @@ async def test_talking_over_the_avatar_silences_it(
     assert answer.outcome is UtteranceOutcome.COMPLETED
 
 
-async def test_words_typed_into_the_page_are_said_by_the_avatar(
+async def test_text_typed_into_the_page_is_spoken_by_the_avatar(
     session: Session,
-    ears: Person,
+    listener: Person,
     viewer: ViewerServer,
     playwright: Playwright,
     chromium: Path,
@@ -131,7 +131,7 @@ async def test_words_typed_into_the_page_are_said_by_the_avatar(
         await page.get_by_role("button", name="Say", exact=True).click()
 
         await shows(page, "Talking")
-        await until(lambda: ears.hears_now)
+        await until(lambda: listener.hears_now)
         await expect(page.get_by_role("button", name="Say", exact=True)).to_be_enabled(
             timeout=SOON_MS
         )
@@ -143,10 +143,10 @@ async def test_words_typed_into_the_page_are_said_by_the_avatar(
     )
 
 
-async def test_words_for_a_session_that_has_no_owner_are_refused_in_a_sentence(
+async def test_text_for_an_unknown_session_is_refused_in_a_sentence(
     product: Product, viewer: ViewerServer, tmp_path: Path
 ) -> None:
     speaker = TypedSpeech(product.sessions, Espeak(voice_in(tmp_path)))
 
-    with pytest.raises(ViewerSourceError, match=r"There is no session 'nobody'\."):
-        await speaker.say("nobody", "hello")
+    with pytest.raises(ViewerSourceError, match=r"There is no session 'unknown'\."):
+        await speaker.say("unknown", "hello")

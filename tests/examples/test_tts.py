@@ -1,4 +1,4 @@
-"""Voices: what an OpenAI-style server is asked, what becomes of its answers, and the local ones."""
+"""Text to speech: OpenAI's API, its errors, and the local voices."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def tts_at(url: str, **options: float) -> OpenAiTts:
 
 
 async def speech_of(tts: StreamingTts, text: str = "Good morning.") -> bytes:
-    taken = bytearray()
-    await take(tts, text, taken)
-    return bytes(taken)
+    received = bytearray()
+    await receive(tts, text, received)
+    return bytes(received)
 
 
-async def take(tts: StreamingTts, text: str, taken: bytearray) -> None:
+async def receive(tts: StreamingTts, text: str, received: bytearray) -> None:
     async with contextlib.aclosing(tts.stream(text)) as pieces:
         async for piece in pieces:
-            taken += piece
+            received += piece
 
 
 # ------------------------------------------------------------------ OpenAI's
 
 
 @pytest.mark.parametrize("ending", ["", "/", "/v1", "/v1/"])
-async def test_the_server_is_asked_for_bare_pcm_as_openai_documents_it(ending: str) -> None:
+async def test_the_request_is_as_openai_documents_it(ending: str) -> None:
     async with speech_server(speaks(b"\1\2", b"\3\4")) as server, tts_at(server.url + ending) as t:
         assert await speech_of(t, "Good morning, Ä.") == b"\1\2\3\4"
 
@@ -64,16 +64,16 @@ async def test_the_server_is_asked_for_bare_pcm_as_openai_documents_it(ending: s
     }
 
 
-async def test_the_first_bytes_are_there_while_the_server_still_makes_the_rest() -> None:
-    """The rest is not made before the first piece has arrived."""
+async def test_the_first_bytes_arrive_before_the_rest_is_synthesized() -> None:
+    """The server sends the rest only after the first piece has arrived."""
     async with (
         speech_server(speaks(HALF_A_SECOND, b"\1\2", waits=True)) as server,
         tts_at(server.url) as tts,
         contextlib.aclosing(tts.stream("Good morning.")) as pieces,
     ):
-        taken = 0
-        while taken < len(HALF_A_SECOND):
-            taken += len(await anext(pieces))
+        received = 0
+        while received < len(HALF_A_SECOND):
+            received += len(await anext(pieces))
 
         server.go_on.set()
         assert await anext(pieces) == b"\1\2"
@@ -89,19 +89,19 @@ async def test_a_stream_that_is_closed_early_ends_the_request() -> None:
         async with contextlib.aclosing(tts.stream("A long story.")) as pieces:
             await anext(pieces)
 
-        await asyncio.wait_for(server.left_alone.wait(), 10)
+        await asyncio.wait_for(server.client_closed.wait(), 10)
 
 
-async def test_speech_that_is_cut_off_is_told_with_how_far_it_came() -> None:
-    taken = bytearray()
+async def test_a_truncated_stream_raises_with_its_duration() -> None:
+    received = bytearray()
     async with (
         speech_server(speaks(HALF_A_SECOND, HALF_A_SECOND, ends=False)) as server,
         tts_at(server.url) as tts,
     ):
         with pytest.raises(TtsUnavailable, match=r"broke off after 1\.0 s of speech"):
-            await take(tts, "A long story.", taken)
+            await receive(tts, "A long story.", received)
 
-    assert taken == HALF_A_SECOND * 2
+    assert received == HALF_A_SECOND * 2
 
 
 @pytest.mark.parametrize(
@@ -111,13 +111,13 @@ async def test_speech_that_is_cut_off_is_told_with_how_far_it_came() -> None:
         (speaks(HALF_A_SECOND, b"", waits=True), r"broke off after 0\.5 s .* in time"),
     ],
 )
-async def test_a_server_that_falls_silent_is_given_up(answer: Answer, words: str) -> None:
+async def test_a_silent_server_times_out(answer: Answer, words: str) -> None:
     async with speech_server(answer) as server, tts_at(server.url, silence_timeout_s=0.5) as tts:
         with pytest.raises(TtsUnavailable, match=words):
             await speech_of(tts)
 
 
-async def test_nobody_there_is_told_with_what_to_check() -> None:
+async def test_an_unreachable_server_is_reported_with_what_to_check() -> None:
     async with speech_server(stays_silent) as server:
         url = server.url
     async with tts_at(url) as tts:
@@ -141,12 +141,12 @@ def openai_error(message: str, code: str = "") -> object:
         (
             refuses("429 Too Many Requests", openai_error("slow down", "rate_limit_exceeded")),
             TtsBusy,
-            "ask again later",
+            "retry later",
         ),
         (
             refuses("429 Too Many Requests", openai_error("no quota", "insufficient_quota")),
             TtsBusy,
-            "check its billing",
+            "check the billing",
         ),
         (
             refuses("400 Bad Request", openai_error(f"{'x' * 190} {KEY} is not a voice")),
@@ -155,24 +155,24 @@ def openai_error(message: str, code: str = "") -> object:
         ),
         (refuses("404 Not Found", "no object"), TtsRefused, r"answered 404; check the model"),
         (refuses("503 Unavailable", openai_error("overloaded")), TtsUnavailable, "503: overloaded"),
-        (refuses("200 OK", openai_error("odd")), TtsRefused, "not bare PCM"),
-        (speaks(b"RIFF\0\0\0\0WAVE", kind="audio/wav"), TtsRefused, "audio/wav .* not bare PCM"),
-        (speaks(), TtsRefused, "made no speech of this text"),
+        (refuses("200 OK", openai_error("odd")), TtsRefused, "not raw PCM"),
+        (speaks(b"RIFF\0\0\0\0WAVE", kind="audio/wav"), TtsRefused, "audio/wav .* not raw PCM"),
+        (speaks(), TtsRefused, "returned no speech for this text"),
     ],
 )
-async def test_a_refusal_says_what_to_do_and_never_repeats_the_key(
+async def test_a_refusal_says_what_to_do_without_the_key(
     answer: Answer, error: type[TtsError], words: str
 ) -> None:
     async with speech_server(answer) as server, tts_at(server.url) as tts:
         with pytest.raises(error, match=words) as refused:
             await speech_of(tts)
 
-    told = "".join(traceback.format_exception(refused.value))
-    assert KEY not in told
+    shown = "".join(traceback.format_exception(refused.value))
+    assert KEY not in shown
     assert KEY[:9] not in str(refused.value)
 
 
-async def test_a_busy_server_says_when_to_come_again() -> None:
+async def test_a_rate_limit_has_retry_after() -> None:
     answer = refuses("429 Too Many Requests", openai_error("slow down"), "retry-after: 7")
     async with speech_server(answer) as server, tts_at(server.url) as tts:
         with pytest.raises(TtsBusy) as refused:
@@ -182,8 +182,8 @@ async def test_a_busy_server_says_when_to_come_again() -> None:
 
 
 @pytest.mark.parametrize("key", ["", "  \n", "two\nlines", "schlüssel", "a key"])
-def test_a_key_that_no_header_can_carry_is_refused_without_repeating_it(key: str) -> None:
-    """httpx quotes a header that it refuses: the key stood in a log."""
+def test_a_key_that_no_header_can_have_is_refused_without_repeating_it(key: str) -> None:
+    """httpx quotes a header that it refuses: the key was in a log."""
     with pytest.raises(TtsKeyRefused) as refused:
         OpenAiTts(SecretStr(key))
 
@@ -200,10 +200,10 @@ async def test_a_key_read_from_a_file_may_end_with_a_line_break() -> None:
     assert server.asked[0][1]["authorization"] == f"Bearer {KEY}"
 
 
-# ----------------------------------------------------------------- local ones
+# ----------------------------------------------------------------- local voices
 
 
-async def test_tones_are_as_long_as_the_words_and_always_the_same() -> None:
+async def test_tones_are_proportional_to_words_and_reproducible() -> None:
     tts = ToneTts()
     once = np.frombuffer(await speech_of(tts, "one seventeen"), "<i2")
 
@@ -221,7 +221,7 @@ async def test_a_text_without_words_is_refused() -> None:
 @pytest.mark.parametrize(
     "where", ["stand-in", *(["installed"] if shutil.which(PROGRAM) is not None else [])]
 )
-async def test_espeak_makes_speech_of_words_however_they_look(where: str, tmp_path: Path) -> None:
+async def test_espeak_speaks_any_text(where: str, tmp_path: Path) -> None:
     program = Path(shutil.which(PROGRAM) or "") if where == "installed" else voice_in(tmp_path)
     text = "-f /etc/passwd; $(reboot) `id` äöü '\""
 
@@ -238,11 +238,11 @@ async def test_espeak_makes_speech_of_words_however_they_look(where: str, tmp_pa
     ("does", "error", "words"),
     [
         (FAILS, TtsRefused, "exit status 3"),
-        (BABBLES, TtsRefused, "not WAV"),
-        (HANGS, TtsUnavailable, "hangs: it was ended"),
+        (BABBLES, TtsRefused, "did not produce WAV"),
+        (HANGS, TtsUnavailable, "does not respond: it was killed"),
     ],
 )
-async def test_a_program_that_fails_is_told_in_a_sentence(
+async def test_a_failing_program_is_reported_in_a_sentence(
     does: str, error: type[TtsError], words: str, tmp_path: Path
 ) -> None:
     tts = EspeakTts(voice_in(tmp_path, does), silence_timeout_s=0.5)
@@ -251,12 +251,12 @@ async def test_a_program_that_fails_is_told_in_a_sentence(
         await speech_of(tts)
 
 
-async def test_a_program_that_is_not_there_is_told_in_a_sentence(tmp_path: Path) -> None:
+async def test_a_missing_program_is_reported_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(TtsUnavailable, match="cannot be started"):
         await speech_of(EspeakTts(tmp_path / "nothing"))
 
 
-def test_this_machine_has_a_voice() -> None:
+def test_local_tts_selects_espeak_if_installed() -> None:
     expected = EspeakTts if shutil.which(PROGRAM) else ToneTts
 
     assert isinstance(local_tts(), expected)

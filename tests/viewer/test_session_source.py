@@ -67,7 +67,7 @@ RECORD = """() => {
 
 
 @dataclass
-class Product:
+class RotatingSessions:
     """The simulator, and a client of the sessions."""
 
     simulator: LiveAvatarSimulator
@@ -75,9 +75,9 @@ class Product:
 
 
 @contextlib.asynccontextmanager
-async def product(
+async def rotating_sessions(
     temporal: TemporalServer, livekit: LiveKitServer, limit_s: int
-) -> AsyncIterator[Product]:
+) -> AsyncIterator[RotatingSessions]:
     """Workers, and a simulator whose sessions last `limit_s` at most."""
     client = await temporal.new_namespace()
     key = Seal.new_key()
@@ -88,7 +88,7 @@ async def product(
         LiveAvatarSimulator(settings) as simulator,
         running_workers(client, worker_settings(simulator, livekit, key)),
     ):
-        yield Product(simulator, AvatarSessions(client, Seal([key])))
+        yield RotatingSessions(simulator, AvatarSessions(client, Seal([key])))
 
 
 @contextlib.asynccontextmanager
@@ -128,7 +128,7 @@ async def test_a_viewer_sees_and_hears_the_avatar_across_generations(
 ) -> None:
     """At LiveAvatar's time limit, and when LiveAvatar loses the session during an utterance."""
     limit_s = LIMIT_S if how == "rotation" else 1200
-    async with product(temporal, livekit, limit_s) as its:
+    async with rotating_sessions(temporal, livekit, limit_s) as its:
         sessions = its.sessions
         room = OwnRoom() if kind == "own" else None
         request = wayne(sandbox=False, max_duration_s=600, room=room)

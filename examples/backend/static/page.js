@@ -1,16 +1,16 @@
-// The page: starts the caller's session, shows the avatar, sends texts, stops them.
+// The page: starts the caller's session, shows the avatar, sends texts, interrupts them.
 //
-// Whoever the caller is, the server knows by a cookie that no script can read. Access to the room
-// is asked for when it is needed and kept in memory only.
+// The server identifies the caller by a cookie that no script can read. Room access is requested when
+// needed, and kept in memory only.
 
 import { AvatarRoom } from "./avatar-room.js";
 
 const STATUS_INTERVAL_MS = 1000;
-const MAX_LINES = 50;
+const MAX_ITEMS = 50;
 const BEFORE_LIVE = new Set(["REQUESTED", "MINTING", "STARTING", "CONNECTING"]);
 const IN_ROOM = new Set(["LIVE", "RECOVERING"]);
 const OVER = new Set(["ENDED", "FAILED"]);
-const WORDS = {
+const LABELS = {
   none: "No session",
   REQUESTED: "Starting",
   MINTING: "Starting",
@@ -25,12 +25,12 @@ const WORDS = {
 
 const byId = (id) => document.getElementById(id);
 const room = new AvatarRoom({ video: byId("avatar"), audio: byId("voice") });
-let state = "none"; // the session's, as the server told last
+let state = "none"; // the session's, from the last response
 let joining = false;
-let generation = 0; // the LiveAvatar session whose room we are in, or were
+let generation = 0; // of the room that was joined last
 
-/** What the server answered; its sentence as an Error where it refused. */
-async function ask(method, path = "", body = undefined) {
+/** Send a request; returns the response, or throws its message. */
+async function request(method, path = "", body = undefined) {
   const response = await fetch(`/api/session${path}`, {
     method,
     headers: body === undefined ? {} : { "content-type": "application/json" },
@@ -44,9 +44,9 @@ async function ask(method, path = "", body = undefined) {
   return answer;
 }
 
-function become(next) {
+function setState(next) {
   state = next;
-  byId("state").textContent = WORDS[state];
+  byId("state").textContent = LABELS[state];
   document.body.dataset.state = state;
   const live = IN_ROOM.has(state);
   for (const id of ["text", "send", "stop"]) byId(id).disabled = !live;
@@ -54,28 +54,28 @@ function become(next) {
   byId("end").disabled = !(live || BEFORE_LIVE.has(state));
 }
 
-function complain(error) {
+function showProblem(error) {
   byId("problem").hidden = error === null;
   byId("problem").textContent = error?.message ?? "";
 }
 
-/** Do something for a click; whatever goes wrong is told on the page. */
+/** Run an action; show its error on the page. */
 async function attempt(work) {
-  complain(null);
+  showProblem(null);
   try {
     await work();
   } catch (error) {
-    complain(error);
+    showProblem(error);
   }
 }
 
-/** Join the room with fresh access; the server answers when the avatar is live. */
+/** Join the room with fresh access; the server responds when the avatar is live. */
 async function join() {
   if (joining) return;
   joining = true;
   try {
-    const access = await ask("POST", "/access");
-    if (room.deleted && access.generation === generation) return; // the next one is on its way
+    const access = await request("POST", "/access");
+    if (room.deleted && access.generation === generation) return; // the next room is not ready yet
     await room.join(access.livekit_url, access.token);
     generation = access.generation;
   } finally {
@@ -84,48 +84,48 @@ async function join() {
 }
 
 /**
- * Look how the session stands, and do what follows from it: this also makes up for a lost room, and
- * follows the session into the room of LiveAvatar's next one.
+ * Poll the session's state and act on it. This also rejoins a lost room, and follows the session into
+ * the room of its next generation.
  */
-async function look() {
+async function poll() {
   let moved = false;
   try {
-    const standing = await ask("GET");
-    become(standing.state);
+    const standing = await request("GET");
+    setState(standing.state);
     moved = standing.generation > generation;
   } catch (error) {
-    if (error.status !== 404) return complain(error);
-    become("none");
+    if (error.status !== 404) return showProblem(error);
+    setState("none");
   }
   if (state === "LIVE" && (room.link === "none" || moved)) await attempt(join);
   if (OVER.has(state) || state === "none") {
-    generation = 0; // the next session begins to count anew
+    generation = 0; // the next session counts from 1 again
     await room.leave();
   }
 }
 
-function note(text, told) {
-  const line = document.createElement("li");
+function addText(text, result) {
+  const item = document.createElement("li");
   const what = document.createElement("small");
-  what.textContent = told;
-  line.append(text, what);
-  byId("said").prepend(line);
-  while (byId("said").children.length > MAX_LINES) byId("said").lastElementChild.remove();
+  what.textContent = result;
+  item.append(text, what);
+  byId("said").prepend(item);
+  while (byId("said").children.length > MAX_ITEMS) byId("said").lastElementChild.remove();
   return what;
 }
 
 byId("start").addEventListener("click", () =>
   attempt(async () => {
-    await ask("POST");
+    await request("POST");
     generation = 0;
-    become("REQUESTED");
+    setState("REQUESTED");
   }),
 );
 
 byId("end").addEventListener("click", () =>
   attempt(async () => {
-    become("ENDING");
-    await ask("DELETE");
+    setState("ENDING");
+    await request("DELETE");
   }),
 );
 
@@ -134,20 +134,20 @@ byId("say").addEventListener("submit", (event) => {
   const text = byId("text").value.trim();
   if (!text) return;
   byId("text").value = "";
-  const what = note(text, "…");
+  const what = addText(text, "…");
   void attempt(async () => {
     try {
-      const { outcome, heard_ms, broke_off } = await ask("POST", "/say", { text });
+      const { outcome, heard_ms, broke_off } = await request("POST", "/say", { text });
       const rest = broke_off ? ", the voice broke off" : "";
       what.textContent = `${outcome}, ${(heard_ms / 1000).toFixed(1)} s heard${rest}`;
     } catch (error) {
-      what.textContent = "not said";
+      what.textContent = "not spoken";
       throw error;
     }
   });
 });
 
-byId("stop").addEventListener("click", () => attempt(() => ask("POST", "/interrupt")));
+byId("stop").addEventListener("click", () => attempt(() => request("POST", "/interrupt")));
 byId("sound").addEventListener("click", () => room.startSound());
 room.addEventListener("change", () => {
   byId("sound").hidden = !room.soundBlocked;
@@ -155,8 +155,8 @@ room.addEventListener("change", () => {
 addEventListener("pagehide", () => void room.leave());
 
 async function watch() {
-  await look();
+  await poll();
   setTimeout(watch, STATUS_INTERVAL_MS);
 }
-become("none");
+setState("none");
 void watch();

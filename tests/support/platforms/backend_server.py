@@ -1,4 +1,4 @@
-"""The example backend on a free port, in this process, and browsers' stand-ins that ask it."""
+"""The example backend on a free port, in this process, and HTTP clients as its browsers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.support.platforms.product import Product
 from tests.support.waiting import until
 
 
-class _Server(uvicorn.Server):
+class _EmbeddedServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
 class BackendCaller:
-    """One browser: it has opened the page, and keeps its cookie."""
+    """A browser that has opened the page, and keeps its cookie."""
 
     def __init__(self, http: httpx.AsyncClient, product: Product) -> None:
         self.http = http
@@ -45,11 +45,11 @@ class BackendCaller:
         return await self.http.post(f"/api/session{path}", json=body)
 
     def saying(self, text: str) -> asyncio.Task[httpx.Response]:
-        """A request to say this, under way."""
+        """A running request to speak this text."""
         return asyncio.create_task(self.post("/say", {"text": text}), name=f"request: say {text}")
 
     async def line(self) -> SessionLine:
-        """The simulator's account of the session."""
+        """The session in the simulator's ledger."""
         status = await self._product.sessions.get(self.session_key).status()
         lines = self._product.simulator.ledger().sessions
         (line,) = (one for one in lines if one.session_id == status.provider_session_id)
@@ -57,7 +57,7 @@ class BackendCaller:
 
 
 class RunningBackend:
-    """A backend, and who calls it."""
+    """A running backend, and its callers."""
 
     def __init__(self, url: str, product: Product) -> None:
         self.url = url
@@ -65,7 +65,7 @@ class RunningBackend:
 
     @contextlib.asynccontextmanager
     async def caller(self) -> AsyncIterator[BackendCaller]:
-        """A browser. Its session is ended, if the test has not done that."""
+        """A browser; its session is ended unless the test has ended it."""
         async with httpx.AsyncClient(base_url=self.url, timeout=50, trust_env=False) as http:
             await http.get("/")
             caller = BackendCaller(http, self._product)
@@ -78,7 +78,7 @@ class RunningBackend:
 async def backend(
     product: Product, tts: StreamingTts | None, **settings: object
 ) -> AsyncIterator[RunningBackend]:
-    """The backend with this voice; None: the one that the settings choose."""
+    """The backend with this voice; None: the voice of the settings."""
 
     async def connect() -> AvatarSessions:
         return product.sessions
@@ -86,7 +86,7 @@ async def backend(
     chosen = BackendSettings.model_validate({"backend_sandbox": False, **settings})
     app = create_app(chosen, connect=connect, tts=tts)
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2)
-    server = _Server(config)
+    server = _EmbeddedServer(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="backend")
         try:

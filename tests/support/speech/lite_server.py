@@ -1,4 +1,4 @@
-"""A media server of the tests: real sockets on loopback, driven by the library's server role."""
+"""A scripted media server on loopback, with the library's server role."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CHUNK = bytes(9_600)
 
 
 class Media:
-    """One connection's server side: a `ServerProtocol`, its socket and what it was told."""
+    """One connection's server side: a `ServerProtocol`, its socket and the commands received."""
 
     def __init__(self, socket: ServerConnection) -> None:
         self.socket = socket

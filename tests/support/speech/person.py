@@ -1,4 +1,4 @@
-"""A person in a session's room: speaks into a microphone, and remembers what the avatar said."""
+"""A person in a session's room: publishes a microphone, and records the avatar's speech."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ class Person:
 
     @property
     def heard(self) -> Pcm:
-        """All that the avatar has said, with the silences between; mono, `RATE_HZ`."""
+        """The avatar's audio so far, silence included; mono, `RATE_HZ`."""
         return np.concatenate([np.zeros(0, np.int16), *self._pieces])
 
     @property
     def hears_now(self) -> bool:
-        """The avatar is audible at this moment."""
+        """Whether the avatar is audible now."""
         recent = self._pieces[-5:]
         return bool(recent) and loudness_dbfs(np.concatenate(recent)) > -45
 
     @property
     def unsaid_s(self) -> float:
-        """How much there is still to say."""
+        """Seconds of speech still to be published."""
         return len(self._to_say) / RATE_HZ
 
     def say(self, sound: Pcm) -> None:
-        """Speak, in real time, from now on."""
+        """Publish this speech in real time, from now on."""
         self._to_say = np.concatenate([self._to_say, sound])
 
     async def use_microphone(self) -> None:
-        """A microphone never rests: between words it sends the room's silence."""
+        """Publish speech, and silence between it, as a microphone does."""
         count = RATE_HZ * PIECE_MS // 1000
         while True:
             piece, self._to_say = self._to_say[:count], self._to_say[count:]
@@ -59,7 +59,7 @@ class Person:
             await self._microphone.capture_frame(rtc.AudioFrame(piece.tobytes(), RATE_HZ, 1, count))
 
     async def switch_off(self) -> None:
-        """Take the microphone out of the room."""
+        """Unpublish the microphone."""
         for publication in list(self._room.local_participant.track_publications.values()):
             await self._room.local_participant.unpublish_track(publication.sid)
 
@@ -69,7 +69,7 @@ class Person:
         _: rtc.RemoteTrackPublication,
         who: rtc.RemoteParticipant,
     ) -> None:
-        """Listen to the avatar."""
+        """Record the avatar's audio track."""
         if track.kind == rtc.TrackKind.KIND_AUDIO and who.identity == AVATAR:
             self.tasks.append(asyncio.create_task(self._listen(track), name="hear the avatar"))
 
@@ -107,10 +107,10 @@ async def person_in(session: Session, identity: str = "ada") -> AsyncIterator[Pe
 
 
 def likeness(said: Pcm, heard: Pcm, rate_hz: int = RATE_HZ) -> float:
-    """How much of what was said is in what was heard, wherever: 1 is all, 0 is nothing.
+    """How well the speech matches a part of the recording: 1 is identical, 0 not at all.
 
-    The correlation of the two loudness curves where they fit best: a codec, an automatic gain and
-    noise suppression change the wave, and not when it is loud.
+    The best correlation of the two loudness envelopes: codecs, automatic gain and noise suppression
+    change the waveform, and hardly the envelope.
     """
     a, b = _envelope(said, rate_hz), _envelope(heard, rate_hz)
     if len(b) < len(a) or not a.any():

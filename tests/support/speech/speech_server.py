@@ -1,4 +1,4 @@
-"""A speech server on loopback that does what the test says: real sockets, real HTTP, no model."""
+"""A text to speech server on loopback, with scripted responses over real HTTP."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Answer = Callable[["SpeechServer", asyncio.StreamWriter], Coroutine[Any, Any, No
 
 @dataclass
 class SpeechServer:
-    """What it was asked, and when it may go on. Made by `speech_server`."""
+    """The requests it received, and when it may continue. Made by `speech_server`."""
 
     answer: Answer
     url: str = ""
     asked: list[tuple[str, dict[str, str], Any]] = field(default_factory=list)
     """Each request: its first line, headers with names in lower case, and its JSON."""
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set by the test: an answer that waits for it goes on."""
-    left_alone: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by the test: a waiting response continues."""
+    client_closed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a client has closed its connection."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one request, and see the client go."""
+        """Answer one request, and notice when the client closes."""
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             lines = (line.split(": ", 1) for line in head[1:] if line)
@@ -34,10 +34,10 @@ class SpeechServer:
             body = await reader.readexactly(int(headers.get("content-length", "0")))
             self.asked.append((head[0], headers, json.loads(body)))
             answering = asyncio.create_task(self.answer(self, writer), name="answer")
-            leaving = asyncio.create_task(reader.read(1), name="see the client go")
+            leaving = asyncio.create_task(reader.read(1), name="client closes")
             await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if leaving.done():
-                self.left_alone.set()
+                self.client_closed.set()
             for task in (answering, leaving):
                 task.cancel()
             await asyncio.gather(answering, leaving, return_exceptions=True)
@@ -60,13 +60,13 @@ async def _chunk(writer: asyncio.StreamWriter, piece: bytes) -> None:
 def speaks(
     *pieces: bytes, waits: bool = False, ends: bool = True, kind: str = "audio/pcm"
 ) -> Answer:
-    """Streams these pieces.
+    """Stream these pieces.
 
     Args:
-        pieces: a chunk each.
-        waits: after the first piece, until the test says `go_on`.
-        ends: False: the connection breaks instead of ending the answer.
-        kind: its content type.
+        pieces: one chunk each.
+        waits: wait after the first piece until `go_on` is set.
+        ends: False: the connection is closed without the end of the response.
+        kind: the content type.
     """
 
     async def answer(server: SpeechServer, writer: asyncio.StreamWriter) -> None:
@@ -83,7 +83,7 @@ def speaks(
 
 
 def refuses(status: str, body: object, *headers: str) -> Answer:
-    """Answers this status with this JSON."""
+    """Answer with this status and JSON."""
     text = json.dumps(body).encode()
 
     async def answer(_: SpeechServer, writer: asyncio.StreamWriter) -> None:
@@ -101,7 +101,7 @@ def refuses(status: str, body: object, *headers: str) -> Answer:
 
 
 async def stays_silent(server: SpeechServer, writer: asyncio.StreamWriter) -> None:
-    """Takes the request and never answers."""
+    """Accept the request and never answer."""
     await server.go_on.wait()
 
 

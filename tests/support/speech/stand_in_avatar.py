@@ -1,4 +1,4 @@
-"""A stand-in for the avatar: publishes moving colours and a tone into a real LiveKit room."""
+"""A stand-in for the avatar: publishes moving colours and a tone in a real LiveKit room."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _token(livekit: LiveKitServer, identity: str, grants: api.VideoGrants) -> st
 
 @dataclass
 class StandInAvatar:
-    """What the test makes it do."""
+    """A stand-in avatar, controlled by the test."""
 
     room: rtc.Room
     loudness: float = 0.0
@@ -52,7 +52,7 @@ class StandInAvatar:
 async def avatar_in(
     livekit: LiveKitServer, room_name: str, identity: str = "heygen", *, mirrored: bool = False
 ) -> AsyncIterator[StandInAvatar]:
-    """An avatar in the room while the context is open; `mirrored` tells it from another one."""
+    """An avatar in the room while the context is open; `mirrored` tells two apart."""
     grants = api.VideoGrants(room_join=True, room=room_name)
     room = rtc.Room()
     await room.connect(livekit.url, _token(livekit, identity, grants))

@@ -1,4 +1,4 @@
-"""Stand-ins for espeak-ng: it is not on every machine, and does not fail when a test needs it."""
+"""Stand-ins for espeak-ng, which is not on every machine, and cannot be made to fail."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HUMS: Final = """
         int(9000 * math.sin(n * 0.05) * (n // 3000 % 2)).to_bytes(2, "little", signed=True)
         for n in range(22050 * len(text) // 15)
     )
-    # As espeak-ng does: the length is not known when the header goes out.
+    # As espeak-ng does: the length is not known when the header is written.
     sys.stdout.buffer.write(b"RIFF\\x24\\xf0\\xff\\x7fWAVEfmt " + struct.pack(
         "<IHHIIHH", 16, 1, 1, 22050, 44100, 2, 16) + b"data\\x00\\xf0\\xff\\x7f" + frames)
 """
@@ -30,7 +30,7 @@ NEVER_ENDS: Final = """
 
 
 def voice_in(folder: Path, does: str = HUMS) -> Path:
-    """A program that is started like espeak-ng, and does what the test says."""
+    """A program with espeak-ng's interface and this behaviour."""
     program = folder / "espeak-ng"
     opening = f"#!{sys.executable}\nimport math, pathlib, struct, sys\n"
     where = "folder = pathlib.Path(__file__).parent\n"

@@ -419,7 +419,7 @@ async def test_the_page_runs_only_the_pinned_library_from_a_cdn(
 async def test_avatar_room_works_on_any_page_with_two_elements(
     stage: Stage, viewer: ViewerServer, tab: BrowserContext
 ) -> None:
-    """The documentation's example for a page of one's own."""
+    """The documentation's example for a page of your own."""
     page = await open_page(tab, viewer.url)
     (token,) = stage.tokens
 
