@@ -47,7 +47,7 @@ GROUPS: Final = (
 )
 """A fixture, and the group of the tests that use it: a group runs in one process, one by one. These
 fixtures take much of the machine; two of the same kind side by side would slow each other down."""
-GROUP_OF_FOLDER: Final = {"demo": "stacks", "avatar_sessions": "client"}
+GROUP_OF_FOLDER: Final = {"demo": "stacks", "avatar_sessions": "client", "docs": "client"}
 """The same for a folder's tests that need a server."""
 RUNS_KEPT: Final = 5
 AFTER_LAST_WORKER_S: Final = 0.5

@@ -28,9 +28,6 @@ STILL_LARGE: Final = frozenset(
         "avatar_sessions/session.py",
         "avatar_sessions/cli/main.py: _parser",
         "owner/utterance.py: __init__",
-        "tests/system/janitor/test_killed_owner.py:"
-        " test_terminated_and_killed_at_once_is_stopped_in_time",
-        "tests/support",
     }
 )
 """To be split; nothing is added here."""

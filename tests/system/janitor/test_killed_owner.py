@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from livekit import api
 
-from avatar_sessions import AvatarSessions
+from avatar_sessions import AvatarSessions, Session
 from avatar_sessions.contract import names
 from avatar_sessions.contract.janitor import Decision, JanitorFinding
 from avatar_sessions.contract.messages import OwnRoom
@@ -80,6 +80,35 @@ async def findings_with(environment: JanitorEnvironment, provider_id: str) -> li
         await asyncio.sleep(0.5)
 
 
+async def live_session(sessions: AvatarSessions, **request: object) -> tuple[Session, str]:
+    """A live session, and the id of its LiveAvatar session."""
+    session = await sessions.start(new_key(), wayne(sandbox=False, **request))
+    await session.attach()
+    provider_id = (await session.status()).provider_session_id
+    assert provider_id is not None
+    return session, provider_id
+
+
+def acted_on(rounds: list[JanitorFinding]) -> list[tuple[str, Decision]]:
+    """The LiveAvatar sessions whose workflow does not run, and the decisions on them."""
+    return [
+        (line.provider_session_id, line.decision)
+        for one in rounds
+        for line in one.sessions
+        if line.decision is not Decision.RUNNING
+    ]
+
+
+async def until_deleted(livekit: LiveKitServer, room: str) -> None:
+    """Wait until a room is deleted."""
+    async with livekit_at(livekit) as livekit_api:
+        listing = api.ListRoomsRequest(names=[room])
+        give_up = time.monotonic() + 20
+        while (await livekit_api.room.list_rooms(listing)).rooms:
+            assert time.monotonic() < give_up
+            await asyncio.sleep(0.1)
+
+
 @pytest.mark.timeout(180)
 async def test_a_session_terminated_and_killed_together_is_stopped_in_time(
     environment: JanitorEnvironment,
@@ -108,16 +137,10 @@ async def test_a_session_terminated_and_killed_together_is_stopped_in_time(
                 AVATAR_SESSIONS_JANITOR_INTERVAL_S="5",
             ) as janitor,
         ):
-            session = await sessions.start(
-                new_key(), wayne(sandbox=False, room=OwnRoom(name=room).model_dump())
+            session, provider_id = await live_session(
+                sessions, room=OwnRoom(name=room).model_dump()
             )
-            await session.attach()
-            other = await sessions.start(new_key(), wayne(sandbox=False))
-            await other.attach()
-            provider_id = (await session.status()).provider_session_id
-            other_id = (await other.status()).provider_session_id
-            assert provider_id is not None
-            assert other_id is not None
+            other, other_id = await live_session(sessions)
 
             for owner in (first, second):
                 owner.send_signal(signal.SIGKILL)
@@ -127,11 +150,7 @@ async def test_a_session_terminated_and_killed_together_is_stopped_in_time(
             await until(lambda: not liveavatar.sessions[provider_id].billing, PROMISED_S)
             took_s = time.monotonic() - terminated_at
             assert liveavatar.sessions[other_id].billing, "its workflow runs"
-            async with livekit_at(livekit) as livekit_api:
-                listing = api.ListRoomsRequest(names=[room])
-                give_up = time.monotonic() + 20
-                while (await livekit_api.room.list_rooms(listing)).rooms:
-                    assert time.monotonic() < give_up
+            await until_deleted(livekit, room)
             await environment.client.get_workflow_handle(other.workflow_id).terminate("test")
             await until(lambda: not liveavatar.sessions[other_id].billing, PROMISED_S)
             rounds = await findings_with(environment, other_id)
@@ -140,13 +159,9 @@ async def test_a_session_terminated_and_killed_together_is_stopped_in_time(
     print(f"stopped {took_s:.1f} s after it was terminated")
     assert status == 0
     assert "Traceback" not in logs[2].read_text()
-    acted = [
-        (line.provider_session_id, line.decision)
-        for one in rounds
-        for line in one.sessions
-        if line.decision is not Decision.RUNNING
-    ]
-    assert sorted(acted) == sorted([(provider_id, Decision.STOPPED), (other_id, Decision.STOPPED)])
+    assert sorted(acted_on(rounds)) == sorted(
+        [(provider_id, Decision.STOPPED), (other_id, Decision.STOPPED)]
+    )
     assert [
         (line.room, line.decision)
         for one in rounds
