@@ -18,7 +18,6 @@ from liveavatar_lite.messages import AgentStateUpdated, ErrorReported, SpeakEnde
 from liveavatar_lite.protocol import PoseChanged
 from liveavatar_lite.utterance_book import UtteranceEnded, UtteranceStarted
 from liveavatar_simulator import AtLimit, Correlation, Faults, SpeechSignals
-from liveavatar_simulator.service.credits import pro_rated
 from tests.support.simulator import (
     Simulate,
     SimulatorCaller,
@@ -336,7 +335,3 @@ async def test_a_session_ends_when_the_credits_run_out(simulate: Simulate) -> No
 
     assert caller.line(started["session_id"]).end_reason == "NO_CREDITS"
     assert (await caller.start(await caller.mint())).status_code == 403
-
-
-def test_a_session_costs_what_was_measured() -> None:
-    assert pro_rated(95, 60) == Decimal("1.6")
