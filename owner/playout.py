@@ -13,12 +13,13 @@ perhaps one whose rest is still being played.
 
 ::
 
-    queue(A) queue(B)
-    time  ──────────────────────────────────────────────────────────────────────────►
-    A    [ turn: send ████ speak_end │ wait ][ playback ░░░░]           report A
-    B    . . . . . . . . . . . . . . . . . . [ turn: send ███ speak_end │ wait ][ ░░ ] report B
-                                             │ 0.5 s before the avatar has played A
-    LiveAvatar  ░░░░░░░░░ A ░░░░░░░░░░░░░░░░░░░░░░░░░░░░░ B ░░░░░░░░░░░
+    time        ────────────────────────────────────────────────────────────────────►
+    A           [ turn: ███ speak_end · · · ][ wait ] report
+    B           queued · · · · · · · · · · · [ turn: ███ speak_end · · · ][ wait ] report
+    LiveAvatar      ░░░░░░░░░░░░░ A ░░░░░░░░░░░░░░░░░░░░░░░░░░ B ░░░░░░░░░░░░░
+                                             │      │                            │
+                                             │      └ on_playback_finished(A)    └ … (B)
+                                             └ OVERLAP_S before A's playback ends
 
 - *Turn.* It ends `OVERLAP_S` before the avatar has played what was sent, so that the next utterance
   follows without a pause. Outside its turn an utterance waits for LiveAvatar's report that playback
@@ -31,8 +32,8 @@ perhaps one whose rest is still being played.
 - *What is meant.* Clips carry a sequence number, and an interrupt names the last one it means, so
   commands that overtake each other decide the same. Live speech has no number: what was begun
   before the interrupt was requested is meant, and all that an earlier owner had begun.
-- *One writer at a time.* `send_lock` keeps the order of chunks and commands. Who holds it looks
-  again whether the step still applies, because an interrupt may have come while it waited.
+- *One writer at a time.* `send_lock` keeps the order of chunks and commands. Its holder checks
+  again that the step still applies, because an interrupt may have come while it waited.
 - *Lost socket.* `on_disconnected` rewinds each utterance to what LiveAvatar confirmed. Utterances
   wait, and no outcome changes. `on_connected` adopts the segments that LiveAvatar still has,
   interrupts if one of them belongs to an utterance that was discarded meanwhile, and lets sending

@@ -11,17 +11,21 @@ decides the next step, wakes the playout when that step may have changed, and fi
 
 ::
 
-    writer  ── write ──► chunker ──► ready ──► on the wire ──► confirmed
-                         │ flush when the writer pauses │ sent again after a lost socket
-                         │ or bytes waited too long     │
+    writer ── write ──► chunker ──► ready ──► on the wire ──► confirmed
+                        │             ▲            │
+                        │             └────────────┘ sent again after a lost socket
+                        └ flushed when the writer pauses, or bytes waited too long
 
-    time ───────────────────────────────────────────────────────────────────────────►
-    received  ███████████████                     ██████ finish()
-    sent        ▐0.4▌▐1.0 s▌ ▐ flush ▌            ▐flush▌ EndSegment(last=True)
-    played          ░░░░░░░░░░░░░░░░░░            ░░░░░░
-                    │            lead ≤ 2 s   │   │     └ on_playback_finished: COMPLETED
-                    │                         │   └ on_playback_started("id~2")
-                    └ on_playback_started     └ played out; 0.3 s later EndSegment(last=False)
+    time     ──────────────────────────────────────────────────────────────────────►
+    received ███████████████               ██████ finish()
+    sent      ▐0.4▌▐1.0▌▐flush▌            ▐flush▌ EndSegment(last=True)
+    played        ░░░░░░░░░░░░░░░░░░           ░░░░░░
+                  │                 │  │       │     │
+                  │                 │  │       │     └ on_playback_finished: COMPLETED
+                  │                 │  │       └ on_playback_started("id~2"): the gap ends
+                  │                 │  └ EndSegment(last=False), 0.3 s later
+                  │                 └ everything sent is played: a gap begins
+                  └ on_playback_started("id")
 
 - *Chunks.* The first one is short, so that the avatar starts early; later ones last a second. A
   writer in real time fills a chunk too slowly, so a pause or a waiting time flushes what is there.
