@@ -20,7 +20,6 @@ MODULES = ("workers", "liveavatar_simulator")
 PROGRAMS = ("temporal", "livekit-server")
 RELAY_CALLS = {"open_connection", "start_server"}
 NO_RELAYS = {
-    "tests/owner/test_live_incidents.py",
     "tests/deploy/local/test_relay.py",  # a client and a server with a relay between them
     "tests/liveavatar_simulator/service/test_http_server.py",  # a client of the server under test
 }
