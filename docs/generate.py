@@ -224,8 +224,8 @@ def errors_page() -> str:
     return _page(
         "Errors",
         "The client's errors form one tree, the LITE library's another. On purpose, neither package"
-        " raises anything else, except `ValueError` or `TypeError` for an argument that can never"
-        " work.",
+        " raises anything else, except that the LITE library raises `ValueError` or `TypeError` for"
+        " an argument that can never work.",
         "## `avatar_sessions.errors`",
         *_tree(avatar_sessions.errors, "AvatarSessionsError"),
         "## `liveavatar_lite.errors`",
@@ -238,25 +238,28 @@ def _tree(module: ModuleType, root: str) -> Iterator[str]:
     start = next(number for number, line in enumerate(lines) if line.strip() == root)
     end = next((n for n in range(start, len(lines)) if not lines[n].strip()), len(lines))
     yield "\n".join(["```text", *lines[start:end], "```"])
-    for name, error in vars(module).items():
-        if (
-            inspect.isclass(error)
-            and issubclass(error, Exception)
-            and error.__module__ == module.__name__
-            and not name.startswith("_")
-        ):
-            yield f"### `{name}`"
-            yield from _docstring(error)
+    for line in lines[start:end]:
+        name = line.lstrip("│├└─ ").split()[0]
+        yield f"### `{name}`"
+        yield from _docstring(getattr(module, name))
 
 
 def _docstring(error: type[Exception]) -> Iterator[str]:
-    bases = ", ".join(f"`{base.__name__}`" for base in error.__bases__ if base.__name__[0] != "_")
-    yield f"A kind of {bases}." if bases else "A kind of `LiteError`."
+    bases = ", ".join(f"`{base.__name__}`" for base in _public_bases(error))
+    yield f"A kind of {bases}."
     for part in inspect.cleandoc(error.__doc__ or "").split("\n\n"):
         if part.startswith("Attributes:"):
             yield _attributes(part)
         else:
             yield _prose(part)
+
+
+def _public_bases(error: type[Exception]) -> Iterator[type[Exception]]:
+    for base in error.__bases__:
+        if base.__name__.startswith("_"):
+            yield from _public_bases(base)
+        else:
+            yield base
 
 
 def _attributes(part: str) -> str:
