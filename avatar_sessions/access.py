@@ -1,7 +1,7 @@
-"""Access to a session, opened: what a browser, an agent or a speaker joins with.
+"""Access to a session: what a browser, an agent or a speaker connects with.
 
-The answer crosses Temporal sealed (:class:`avatar_sessions.contract.messages.Access`) and is
-opened here, in the backend's memory. Nothing here does I/O.
+The tokens cross Temporal encrypted (:class:`~avatar_sessions.contract.messages.SealedAccess`) and
+are decrypted here, in the memory of the backend. No I/O.
 """
 
 from __future__ import annotations
@@ -17,48 +17,53 @@ from avatar_sessions.seal import Seal, SealError
 
 @dataclass(frozen=True, slots=True)
 class ParticipantAccess:
-    """What one participant joins the LiveKit room with. Its repr keeps the token to itself."""
+    """What one participant joins the LiveKit room with. Its repr does not show the token."""
 
     livekit_url: str
+    """The LiveKit server: ws:// or wss://."""
     token: str = field(repr=False)
-    """LiveKit access token: whoever has it is in the room. Hand it out over TLS, never in a URL."""
+    """The LiveKit access token. Its holder can join the room: send it over TLS, never in a URL."""
     identity: str | None = None
+    """The participant's identity, as far as it is known."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpeakerTicket:
-    """What sends live speech to the session's owner. Its repr keeps the ticket to itself."""
+    """What a speaker connects to the owner's ingress with. Its repr does not show the ticket."""
 
     ingress_url: str
-    """Where the owner listens: ws:// or wss://."""
+    """The address of the ingress: ws:// or wss://."""
     ticket: str = field(repr=False)
-    """Whoever has it speaks. It goes into the header ``Authorization: Bearer <ticket>``."""
+    """The ticket for the header ``Authorization: Bearer <ticket>``. Its holder can speak."""
     epoch: tuple[int, int]
-    """The owner it is for; another one refuses it."""
+    """The owner that accepts the ticket."""
     expires_at: datetime
-    """A connection must be opened by then; one that is open may stay."""
+    """When the ticket expires. An open connection may stay longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Access to a live session: its room, and its owner's ear."""
+    """Access to a live session: to its room, and to its owner's ingress."""
 
     session_key: str
+    """The session's key."""
     state: SessionState
+    """The session's state."""
     viewer: ParticipantAccess
+    """Access for a browser that watches the avatar."""
     agent: ParticipantAccess | None = None
-    """For a voice agent that hears the room; not every room gives one."""
+    """Access for a voice agent that hears the room. Not every room has it."""
     room: str | None = None
-    """The room's name, when it is our own."""
+    """The room's name, if it is an ``OwnRoom``."""
     speaker: SpeakerTicket | None = None
-    """For live speech, if it was asked for and the owner takes it."""
+    """Access for live speech, if it was requested and the owner takes live speech."""
 
 
 def opened(access: messages.SealedAccess, seal: Seal) -> Access:
-    """Open the tokens of an answer to ``attach``.
+    """Decrypt the tokens of an answer to ``attach``.
 
     Raises:
-        SealMismatch: they were sealed with a key that is not among ours.
+        SealMismatch: they were encrypted with a key that the client does not have.
     """
     agent, speaker = access.agent, access.speaker
     try:

@@ -32,16 +32,10 @@ from avatar_sessions.contract import names
 from avatar_sessions.contract.messages import Clip, Command, SessionRequest
 from avatar_sessions.contract.states import FINAL, SessionState
 from avatar_sessions.errors import SealKeysUnusable, TemporalUnreachable
-from avatar_sessions.rpc import CALL_TIMEOUT_S, HOW_TO_REACH, RPC_TIMEOUT, WorkflowRpc, as_json
+from avatar_sessions.rpc import CALL_TIMEOUT_S, REACH_ADVICE, RPC_TIMEOUT, WorkflowRpc, as_json
 from avatar_sessions.seal import Seal, SealError
-from avatar_sessions.session import (
-    ATTACH_TIMEOUT_S,
-    SIGNAL_OF_KIND,
-    Listing,
-    Session,
-    attach_message,
-    with_id,
-)
+from avatar_sessions.session import ATTACH_TIMEOUT_S, Listing, Session
+from avatar_sessions.session_rpc import SIGNAL_OF_KIND, SessionRpc, attach_message, with_id
 from avatar_sessions.settings import ClientSettings, read_settings, unknown_variables
 
 _LOGGER: Final = logging.getLogger("avatar_sessions")
@@ -120,9 +114,9 @@ class AvatarSessions:
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 client = await Client.connect(**arguments)
         except TimeoutError:
-            raise TemporalUnreachable(address, "does not answer", HOW_TO_REACH) from None
+            raise TemporalUnreachable(address, "does not answer", REACH_ADVICE) from None
         except (RuntimeError, ValueError) as error:  # what the SDK raises here
-            raise TemporalUnreachable(address, "cannot be reached", HOW_TO_REACH) from error
+            raise TemporalUnreachable(address, "cannot be reached", REACH_ADVICE) from error
         return cls(client, seal, task_queue=settings.task_queue)
 
     @property
@@ -187,12 +181,12 @@ class AvatarSessions:
             InvalidSessionKey: the key cannot be used.
             AvatarSessionsError: as for :meth:`Session.attach`.
         """
-        session = self._session(key, None)
+        session = SessionRpc(self._rpc, names.checked_session_key(key), None)
         attach = attach_message(viewer_identity)
         update_id = str(uuid4())
         run_id: str | None = None
 
-        async def ask() -> object:
+        async def attempt() -> object:
             nonlocal run_id
             if run_id is not None:  # started; the answer was lost
                 handle = self.temporal.get_workflow_handle(session.workflow_id, run_id=run_id)
@@ -210,7 +204,7 @@ class AvatarSessions:
             finally:
                 run_id = await _started_run(operation)
 
-        access = await session.attached_by(ask, timeout_s)
+        access = await session.attach_by(attempt, self._seal, timeout_s)
         return self._session(key, run_id), access
 
     # ------------------------------------------------------------ finding

@@ -1,4 +1,4 @@
-"""One round of the janitor by hand: asked for, waited for, and its finding read."""
+"""Runs one round of the janitor by hand: starts it, waits for it, and returns its finding."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ from avatar_sessions.errors import (
     NoAnswer,
     WorkersMissing,
 )
-from avatar_sessions.rpc import RPC_TIMEOUT, WorkflowGone, WorkflowRpc, as_json, understood
+from avatar_sessions.rpc import RPC_TIMEOUT, WorkflowGone, WorkflowRpc, as_json, parsed
 
 ROUND_TIMEOUT_S: Final = 90.0
-HOW_TO_RUN: Final = "run one with `python -m workers --role janitor` (role all is one, too)"
+HOW_TO_RUN: Final = "run one with `python -m workers --role janitor` (role all includes it)"
 
 
 class JanitorMissing(NoAnswer):
-    """Temporal answers, and no janitor took the round."""
+    """Temporal answers, and no janitor ran the round."""
 
     def __init__(self, address: str, namespace: str, waited_s: float | None = None) -> None:
         within = "" if waited_s is None else f" within {waited_s:g} s"
         super().__init__(
             f"no janitor answered{within} at {address}, namespace {namespace}: {HOW_TO_RUN}."
-            " Nothing was ended, and this round was withdrawn"
+            " Nothing was ended, and the round was terminated"
         )
 
 
 class JanitorFailed(AvatarSessionsError):
-    """The round itself broke; it is to be found in Temporal."""
+    """The round failed; Temporal shows its workflow."""
 
     def __init__(self, workflow_id: str, problem: str) -> None:
         super().__init__(f"the round {workflow_id} failed: {problem}")
 
 
-async def make_round(
+async def run_round(
     client: Client, round_: JanitorRound, *, timeout_s: float = ROUND_TIMEOUT_S
 ) -> JanitorFinding:
-    """Have a janitor make one round now, whatever its schedule says.
+    """Run one round of a janitor now, independently of its schedule.
 
     Args:
-        client: of the namespace whose sessions are ours.
-        round_: may be more careful than the janitor's own settings.
-        timeout_s: for its finding.
+        client: a client of the sessions' namespace.
+        round_: the request; it can be stricter than the worker's settings.
+        timeout_s: how many seconds to wait for the finding.
 
     Raises:
-        JanitorMissing: no janitor took it, or none finished it in time; it is withdrawn.
-        JanitorFailed: the round broke.
-        TemporalUnreachable: the server does not answer, or refuses.
+        JanitorMissing: no janitor ran it, or none finished it in time; the round is terminated.
+        JanitorFailed: the round failed.
+        TemporalUnreachable: the server does not answer, or refuses this client.
     """
-    calls = WorkflowRpc(client, names.JANITOR_TASK_QUEUE)
+    rpc = WorkflowRpc(client, names.JANITOR_TASK_QUEUE)
     workflow_id = names.JANITOR_BY_HAND_PREFIX + uuid4().hex[:12]
-    handle = await calls.short(
+    handle = await rpc.short(
         client.start_workflow(
             names.JANITOR_WORKFLOW_TYPE,
             as_json(round_),
@@ -73,21 +73,21 @@ async def make_round(
     )
 
     try:
-        answer: Any = await calls.answer(
-            handle.result, asked="a round", session_key=workflow_id, timeout_s=timeout_s
+        answer: Any = await rpc.answer(
+            handle.result, requested="a round", session_key=workflow_id, timeout_s=timeout_s
         )
     except (WorkersMissing, AnswerTimedOut) as error:
         waited_s = timeout_s if isinstance(error, AnswerTimedOut) else None
-        # Else it would be made later, when nobody looks.
-        with contextlib.suppress(WorkflowGone):  # it is over this very moment
-            await calls.short(handle.terminate("nobody took it", rpc_timeout=RPC_TIMEOUT))
-        raise JanitorMissing(calls.address, client.namespace, waited_s) from error
+        # Otherwise a janitor could run it later, after this call has reported that none did.
+        with contextlib.suppress(WorkflowGone):  # it has just closed
+            await rpc.short(handle.terminate("no janitor ran it in time", rpc_timeout=RPC_TIMEOUT))
+        raise JanitorMissing(rpc.address, client.namespace, waited_s) from error
     except WorkflowFailureError as error:
-        raise JanitorFailed(workflow_id, _words(error)) from error
-    return understood(JanitorFinding, answer)
+        raise JanitorFailed(workflow_id, _problem(error)) from error
+    return parsed(JanitorFinding, answer)
 
 
-def _words(error: WorkflowFailureError) -> str:
+def _problem(error: WorkflowFailureError) -> str:
     cause: BaseException | None = error.cause
     while isinstance(cause, ActivityError) and cause.cause is not None:
         cause = cause.cause

@@ -1,6 +1,6 @@
-"""How a closed workflow, or an update that failed, reads as a session's status, report or failure.
+"""Translates a closed workflow, or a failed update, into a session's status, report or failure.
 
-Pure translation. No I/O.
+No I/O.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from avatar_sessions.contract.messages import (
     SessionStatus,
 )
 from avatar_sessions.contract.states import EndReason, SessionState
-from avatar_sessions.rpc import understood
+from avatar_sessions.rpc import parsed
 
 REFUSALS: Final = frozenset({"CommandRejected", "TooManyWaiting", "ValueError", "ValidationError"})
-CLOSED_MEANWHILE: Final = "AcceptedUpdateCompletedWorkflow"
+WORKFLOW_CLOSED: Final = "AcceptedUpdateCompletedWorkflow"
 """The server's failure type for an update whose workflow closed before it answered."""
-_NOT_THE_SESSIONS: Final = REFUSALS | {CLOSED_MEANWHILE, "TooManyAwaited"}
-"""What an update's failure may say of the message instead of the session."""
+_ABOUT_THE_MESSAGE: Final = REFUSALS | {WORKFLOW_CLOSED, "TooManyAwaited"}
+"""Failure types of an update that are about the message, not the session."""
 
 
 def status_of_report(report: SessionReport) -> SessionStatus:
-    """What the query ``status`` would have answered at the very end."""
+    """Return the status at the session's end, as the query ``status`` would have."""
     last = report.generations[-1] if report.generations else None
     return SessionStatus(
         session_key=report.session_key,
@@ -48,7 +48,7 @@ def status_of_report(report: SessionReport) -> SessionStatus:
 def report_of_killed(
     session_key: str, description: WorkflowExecutionDescription, cause: BaseException
 ) -> SessionReport:
-    """A report for a workflow that was closed from outside and left none of its own."""
+    """Return a report for a workflow that was terminated, timed out or failed without a result."""
     failure = _failure_of(cause)
     return SessionReport(
         session_key=session_key,
@@ -62,7 +62,7 @@ def report_of_killed(
         cleanup=CleanupReport(
             provider_stopped=False,
             room_clean=False,
-            problems=["not known: the workflow left no report; owner and janitor clean up"],
+            problems=["not known: the workflow left no report; the owner and the janitor clean up"],
         ),
     )
 
@@ -71,7 +71,7 @@ def _failure_of(cause: BaseException) -> Failure:
     if isinstance(cause, TerminatedError):
         return Failure(type="Terminated", message=f"the workflow was terminated: {cause.message}")
     if isinstance(cause, TimeoutError):
-        return Failure(type="Terminated", message="the workflow ran into a timeout of its own")
+        return Failure(type="Terminated", message="the workflow timed out")
     if isinstance(cause, CancelledError):
         return Failure(type="Terminated", message="the workflow was cancelled before it ran")
     if isinstance(cause, ApplicationError):
@@ -80,12 +80,12 @@ def _failure_of(cause: BaseException) -> Failure:
 
 
 def failure_in(cause: BaseException) -> Failure | None:
-    """The failure that an error tells of: in its details, else by its type and message."""
+    """Return the failure in an error: from its details, else from its type and message."""
     if not isinstance(cause, ApplicationError):
         return None
     for detail in cause.details:
         if isinstance(detail, dict) and "type" in detail and "message" in detail:
-            return understood(Failure, detail)
-    if cause.type is None or cause.type in _NOT_THE_SESSIONS:
+            return parsed(Failure, detail)
+    if cause.type is None or cause.type in _ABOUT_THE_MESSAGE:
         return None
     return Failure(type=cause.type, message=cause.message)

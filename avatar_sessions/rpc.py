@@ -1,7 +1,7 @@
-"""Calls to Temporal with bounds and in our own words: every wait ends, every error is ours.
+"""Calls to Temporal with time limits, and with the client's own errors.
 
-Foreign errors are translated here and nowhere else. What the calls mean to a session is
-decided elsewhere (:mod:`avatar_sessions.session`).
+The SDK's RPC errors are translated here and nowhere else. What the calls mean to a session is
+decided in :mod:`avatar_sessions.session_rpc`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from avatar_sessions.errors import (
 )
 
 RPC_TIMEOUT: Final = timedelta(seconds=5)
-"""One attempt of one short request; the SDK repeats it while the server is away."""
+"""One attempt of a short request; the SDK repeats it while the server is away."""
 CALL_TIMEOUT_S: Final = 12.0
-"""A short request with its repeats."""
+"""A short request with its retries."""
 WORKERS_CHECK_AFTER_S: Final = 5.0
-"""An answer that takes longer makes us ask whether there are any workers."""
+"""After how long without an answer the client checks whether there are workers."""
 RECONNECT_S: Final = 60.0
-"""How long an answer is asked for again while the server cannot be reached."""
+"""How long a request is retried while the server cannot be reached."""
 RECONNECT_PAUSE_S: Final = 1.0
 
 T = TypeVar("T")
@@ -46,19 +46,19 @@ _AWAY: Final = frozenset(
     {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED}
 )
 _REFUSED: Final = frozenset({RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNAUTHENTICATED})
-HOW_TO_REACH: Final = "start it, or set TEMPORAL_ADDRESS"
+REACH_ADVICE: Final = "start it, or set TEMPORAL_ADDRESS"
 
 
 class WorkflowGone(Exception):
-    """No such workflow, or it is closed: internal, never seen by a caller."""
+    """There is no such workflow, or it is closed. Internal: callers never see it."""
 
 
 class TooMuchInFlight(Exception):
-    """The server's limit on unanswered updates is reached: internal."""
+    """The server's limit on unanswered updates is reached. Internal: callers never see it."""
 
 
 class WorkflowRpc:
-    """One Temporal client, one task queue."""
+    """Calls through one Temporal client, for the workflows of one task queue."""
 
     def __init__(self, client: Client, task_queue: str) -> None:
         self.client = client
@@ -66,16 +66,16 @@ class WorkflowRpc:
 
     @property
     def address(self) -> str:
-        """Where Temporal is."""
+        """The server's address."""
         return self.client.service_client.config.target_host
 
     async def short(self, call: Awaitable[T]) -> T:
-        """A request that the server answers by itself, without a worker.
+        """Await a request that the server answers by itself, without a worker.
 
         Raises:
-            WorkflowGone: no such workflow, or it is closed.
+            WorkflowGone: there is no such workflow, or it is closed.
             TemporalUnreachable: no answer in time, or a refusal.
-            UnexpectedAnswer: the server found fault with the request.
+            UnexpectedAnswer: the server refused the request as malformed.
         """
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
@@ -87,30 +87,30 @@ class WorkflowRpc:
 
     async def answer(
         self,
-        ask: Callable[[], Awaitable[T]],
+        request: Callable[[], Awaitable[T]],
         *,
-        asked: str,
+        requested: str,
         session_key: str,
         timeout_s: float | None,
     ) -> T:
-        """An answer that a worker gives; asked for again while the server is away.
+        """Wait for an answer that a worker gives; retry the request while the server is away.
 
         Args:
-            ask: makes one attempt. It is called again after a lost reply, so it must be safe
-                to repeat (an update under one id is).
-            asked: what was asked, for the error's text.
-            session_key: whose answer it is, for the error's text.
-            timeout_s: how long to wait; None waits as long as the workflow runs.
+            request: makes one attempt. It is called again after a lost reply, so it must be safe to
+                repeat (an update with one id is).
+            requested: what was requested, for the error's text.
+            session_key: the session's key, for the error's text.
+            timeout_s: how many seconds to wait. None: as long as the workflow runs.
 
         Raises:
-            WorkflowGone: no such workflow, or it is closed.
+            WorkflowGone: there is no such workflow, or it is closed.
             TooMuchInFlight: the server takes no more unanswered updates.
-            WorkersMissing: the answer is late, and nobody polls the task queue.
+            WorkersMissing: the answer is late, and no worker polls the task queue.
             AnswerTimedOut: the answer did not come in time.
-            TemporalUnreachable: the server was away for a minute, or refused.
+            TemporalUnreachable: the server was away for a minute, or refused this client.
         """
         task = asyncio.create_task(
-            self._ask_again(ask), name=f"avatar-sessions {asked} {session_key}"
+            self._retried(request), name=f"avatar-sessions {requested} {session_key}"
         )
         try:
             first_s = WORKERS_CHECK_AFTER_S if timeout_s is None else timeout_s
@@ -122,16 +122,16 @@ class WorkflowRpc:
                 await asyncio.wait({task}, timeout=rest_s)
             if not task.done():
                 assert timeout_s is not None
-                raise AnswerTimedOut(asked, session_key, timeout_s)
+                raise AnswerTimedOut(requested, session_key, timeout_s)
             return task.result()
         finally:
             await _cancelled(task)
 
     async def check_workers(self) -> None:
-        """Find out whether anybody polls the task queue (the server remembers for 5 minutes).
+        """Check whether a worker polls the task queue (the server remembers pollers for 5 minutes).
 
         Raises:
-            WorkersMissing: nobody does.
+            WorkersMissing: no worker does.
         """
         request = DescribeTaskQueueRequest(
             namespace=self.client.namespace,
@@ -144,19 +144,19 @@ class WorkflowRpc:
                 service.describe_task_queue(request, retry=False, timeout=RPC_TIMEOUT)
             )
         except NoAnswer:
-            return  # then nothing can be said about the workers
+            return  # whether there are workers is not known
         if not described.pollers:
             raise WorkersMissing(self.task_queue, self.address)
 
-    async def _ask_again(self, ask: Callable[[], Awaitable[T]]) -> T:
+    async def _retried(self, request: Callable[[], Awaitable[T]]) -> T:
         loop = asyncio.get_running_loop()
         away_since: float | None = None
         while True:
-            asked_at = loop.time()
+            requested_at = loop.time()
             try:
-                return await ask()
+                return await request()
             except WorkflowUpdateRPCTimeoutOrCancelledError as error:
-                # The SDK wraps a cancel of ours as well: that one must stay a cancel.
+                # The SDK also wraps a cancellation of this task, which must stay one.
                 if isinstance(error.__cause__, asyncio.CancelledError):
                     raise error.__cause__ from None
             except RPCError as error:
@@ -165,16 +165,16 @@ class WorkflowRpc:
                 if error.status not in _AWAY:
                     self.translate(error)
             now = loop.time()
-            if now - asked_at > RECONNECT_S:
-                away_since = None  # a long poll that ran out: the server is there
+            if now - requested_at > RECONNECT_S:
+                away_since = None  # a long poll that timed out: the server is there
                 continue
-            away_since = asked_at if away_since is None else away_since
+            away_since = requested_at if away_since is None else away_since
             if now - away_since > RECONNECT_S:
                 raise self._unreachable()
             await asyncio.sleep(RECONNECT_PAUSE_S)
 
     def translate(self, error: RPCError) -> NoReturn:
-        """Raise a Temporal error in our own words."""
+        """Raise the client's error for an RPC error."""
         if error.status is RPCStatusCode.NOT_FOUND:
             if _about_namespace(error):
                 raise TemporalUnreachable(
@@ -193,7 +193,7 @@ class WorkflowRpc:
             ) from error
         if error.status is RPCStatusCode.RESOURCE_EXHAUSTED:
             raise TemporalUnreachable(
-                self.address, f"is overloaded ({error.message})", "ask again later"
+                self.address, f"is overloaded ({error.message})", "try again later"
             ) from error
         if error.status is RPCStatusCode.INVALID_ARGUMENT and "search attribute" in error.message:
             wanted = ", ".join(f"{name} ({kind})" for name, kind in SEARCH_ATTRIBUTES.items())
@@ -204,19 +204,19 @@ class WorkflowRpc:
         raise UnexpectedAnswer(f"Temporal: {error.message}") from error
 
     def _unreachable(self) -> TemporalUnreachable:
-        return TemporalUnreachable(self.address, "does not answer", HOW_TO_REACH)
+        return TemporalUnreachable(self.address, "does not answer", REACH_ADVICE)
 
 
 def as_json(message: BaseModel) -> dict[str, Any]:
-    """A message as plain JSON, so that any JSON data converter carries it."""
+    """Return a message as plain JSON, which any JSON data converter takes."""
     return message.model_dump(mode="json", exclude_none=True)
 
 
-def understood(model: type[Model], answer: object) -> Model:
-    """An answer as the model it should be.
+def parsed(model: type[Model], answer: object) -> Model:
+    """Return an answer as an instance of its model.
 
     Raises:
-        UnexpectedAnswer: it is something else; the text holds no values.
+        UnexpectedAnswer: the answer has another shape. The text quotes no values.
     """
     try:
         return model.model_validate(answer)
@@ -233,7 +233,7 @@ def _about_namespace(error: RPCError) -> bool:
 
 
 async def _cancelled(task: asyncio.Task[Any]) -> None:
-    """End a task that may still run, and take note of its failure, whichever it is."""
+    """Cancel a task that may still run, and retrieve its exception."""
     if not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=1.0)

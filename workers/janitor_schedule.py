@@ -1,7 +1,7 @@
-"""The Temporal Schedule that starts the janitor's rounds: made, kept up to date, never resumed.
+"""Maintains the Temporal Schedule that starts the janitor's rounds: creates and updates it.
 
-Any of the janitor's processes does it, several at once if need be. Whether it is paused is the
-operator's business, and no failure in here is the worker's.
+Every janitor process does so; several at the same time do no harm. A paused schedule stays paused:
+that is the operator's decision. A failure here does not stop the worker.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ logger = logging.getLogger(__name__)
 
 RPC_TIMEOUT: Final = timedelta(seconds=10)
 CATCH_UP: Final = timedelta(seconds=10)
-"""Rounds missed while Temporal was away are not made up for: the next one sees all. The least
-that Temporal takes."""
+"""Rounds that were missed while Temporal was away are not caught up on: the next round checks
+everything. This is the shortest window that Temporal takes."""
 RUN_TIMEOUT: Final = timedelta(minutes=2)
-"""A round that no worker took makes room for the next one."""
+"""After this time, a round that no worker has taken gives way to the next one."""
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
-LOOK_AGAIN_S: Final = 300.0
-"""How soon a schedule that somebody deleted is made again."""
+CHECK_EVERY_S: Final = 300.0
+"""How often the schedule is checked, and created again if it was deleted."""
 NOTE: Final = (
-    "stops LiveAvatar sessions and deletes rooms whose workflow has closed; made by the worker"
+    "stops LiveAvatar sessions and deletes rooms whose workflow has closed; created by the worker"
     " (docs/operate/janitor.md)"
 )
 
 
 def janitor_schedule(interval_s: int) -> Schedule:
-    """The schedule as it should be."""
+    """Return the schedule as it should be."""
     return Schedule(
         action=ScheduleActionStartWorkflow(
             names.JANITOR_WORKFLOW_TYPE,
@@ -60,10 +60,11 @@ def janitor_schedule(interval_s: int) -> Schedule:
             task_queue=names.JANITOR_TASK_QUEUE,
             run_timeout=RUN_TIMEOUT,
             task_timeout=timedelta(seconds=names.WORKFLOW_TASK_TIMEOUT_S),
-            static_summary="end what nobody lives in",
+            static_summary="end sessions and rooms whose workflow has closed",
             static_details=(
-                "Lists LiveAvatar's active sessions and our LiveKit rooms, looks up the workflow"
-                " of each, and ends those whose workflow is closed. The result tells all of them."
+                "Lists LiveAvatar's active sessions and the rooms on the workers' LiveKit server,"
+                " looks up the workflow of each, and ends those whose workflow has closed. The"
+                " result lists the decisions."
             ),
         ),
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(seconds=interval_s))]),
@@ -74,29 +75,29 @@ def janitor_schedule(interval_s: int) -> Schedule:
 
 @contextlib.asynccontextmanager
 async def maintained_schedule(client: Client, interval_s: int) -> AsyncIterator[None]:
-    """See to it that the schedule exists, beside the worker's work."""
-    keeping = asyncio.create_task(_keep(client, interval_s), name="janitor's schedule")
+    """Maintain the schedule in the background while the block runs."""
+    task = asyncio.create_task(_maintain(client, interval_s), name="janitor's schedule")
     try:
         yield
     finally:
-        keeping.cancel()
-        await asyncio.wait({keeping}, timeout=5)
-        if keeping.done() and not keeping.cancelled() and keeping.exception() is not None:
-            logger.error("the janitor's schedule was not kept", exc_info=keeping.exception())
+        task.cancel()
+        await asyncio.wait({task}, timeout=5)
+        if task.done() and not task.cancelled() and task.exception() is not None:
+            logger.error("maintaining the janitor's schedule failed", exc_info=task.exception())
 
 
-async def _keep(client: Client, interval_s: int) -> None:
-    pause_s, was_there = FIRST_PAUSE_S, False
+async def _maintain(client: Client, interval_s: int) -> None:
+    pause_s, checked = FIRST_PAUSE_S, False
     while True:
         try:
-            # A change of settings is made once, at the start: two processes with different ones
-            # (a deploy) do not set it to and fro.
-            await ensure_schedule(client, interval_s, update=not was_there)
+            # Settings are applied once, at the start: two processes with different ones (during a
+            # deploy) must not change the schedule back and forth.
+            await ensure_schedule(client, interval_s, update=not checked)
         except (RPCError, RuntimeError, TimeoutError) as error:
             logger.error(
-                "the janitor's schedule %r cannot be made or read (%s): until it is there, nothing"
-                " ends what dead workers leave behind but LiveAvatar's own limits. Trying again in"
-                " %.0f s; by hand: `avatar-sessions janitor`",
+                "the janitor's schedule %r cannot be created or read (%s): without it, only"
+                " LiveAvatar's own limits end sessions that dead workers leave running. Retrying"
+                " in %.0f s; run a round by hand with `avatar-sessions janitor`",
                 names.JANITOR_SCHEDULE_ID,
                 _text(error),
                 pause_s,
@@ -104,14 +105,14 @@ async def _keep(client: Client, interval_s: int) -> None:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         else:
-            pause_s, was_there = FIRST_PAUSE_S, True
-            await asyncio.sleep(LOOK_AGAIN_S)
+            pause_s, checked = FIRST_PAUSE_S, True
+            await asyncio.sleep(CHECK_EVERY_S)
 
 
 async def ensure_schedule(client: Client, interval_s: int, *, update: bool = True) -> None:
-    """Create the schedule if it is missing; ``update``: change one that differs.
+    """Create the schedule if it is missing; with ``update``, change one that differs.
 
-    A pause, and the note of who made it, stay.
+    A pause and its note stay.
 
     Raises:
         RPCError: Temporal does not answer, or refuses.
@@ -126,7 +127,7 @@ async def ensure_schedule(client: Client, interval_s: int, *, update: bool = Tru
         try:
             await client.create_schedule(names.JANITOR_SCHEDULE_ID, wanted, rpc_timeout=RPC_TIMEOUT)
         except ScheduleAlreadyRunningError:
-            return  # another process was quicker, and knows no less
+            return  # another process created the same one meanwhile
         logger.info("janitor's schedule created: every %d s", interval_s)
         return
     if not update or _same(described.schedule, wanted):
@@ -140,11 +141,11 @@ async def ensure_schedule(client: Client, interval_s: int, *, update: bool = Tru
 
 
 def _same(found: Schedule, wanted: Schedule) -> bool:
-    return _essence(found) == _essence(wanted)
+    return _decided_parts(found) == _decided_parts(wanted)
 
 
-def _essence(schedule: Schedule) -> tuple[Any, ...]:
-    """What of a schedule is ours to decide, without what the server fills in."""
+def _decided_parts(schedule: Schedule) -> tuple[Any, ...]:
+    """The parts of a schedule that this project decides, without the server's defaults."""
     action, spec, policy = schedule.action, schedule.spec, schedule.policy
     if not isinstance(action, ScheduleActionStartWorkflow):
         return ()

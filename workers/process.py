@@ -1,4 +1,4 @@
-"""The life of a worker process: connect, run, drain on a signal, leave in bounded time."""
+"""Runs a worker process: connect, work, drain on a signal, exit within the drain timeout."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S: Final = 30.0
 EXIT_PAUSE_S: Final = 0.5
-"""Between the last worker's shutdown and the interpreter's exit: without it, 3 of 12 processes
-died in the SDK's native threads after all work was done (measured)."""
+"""The pause between the last worker's shutdown and the interpreter's exit. Without it, 3 of 12
+processes crashed in the SDK's native threads after all work was done (measured)."""
 
-LAST_MOMENT_S: Final = 0.3
-"""What hangs in the drain is left by the drain itself; this is for everything else."""
+EXIT_MARGIN_S: Final = 0.3
+"""Added to the drain timeout, so that a drain which hangs ends the process itself."""
 
 
 async def run(role: Role, settings: WorkerSettings) -> None:
-    """Work until SIGTERM or SIGINT. A second signal leaves at once: sessions are taken over.
+    """Work until SIGTERM or SIGINT. A second signal exits immediately; sessions are taken over.
 
-    From the first one on the process is gone within the drain timeout, whatever hangs, and
-    wherever: also while it connects, or when a collector of traces does not answer.
+    After the first signal the process exits within the drain timeout, whatever hangs: also while
+    it connects, or when a collector of traces does not answer.
 
     Raises:
         CannotStart: Temporal cannot be reached, or lacks what sessions need.
@@ -49,15 +49,15 @@ async def run(role: Role, settings: WorkerSettings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def signalled() -> None:
+    def on_signal() -> None:
         if stop.is_set():
-            _leave_hard("second signal: leaving at once, sessions are taken over by others")
+            _exit_hard("second signal: exiting now, other workers take the sessions over")
         stop.set()
-        _leave_hard_after(settings.drain_timeout_s)
+        _exit_hard_after(settings.drain_timeout_s)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signalled)
-    loop.add_signal_handler(signal.SIGUSR1, _tell_tasks)
+        loop.add_signal_handler(number, on_signal)
+    loop.add_signal_handler(signal.SIGUSR1, _log_tasks)
     endpoint = settings.otlp_endpoint
     with tracing(endpoint) as interceptors, metering(endpoint) as meter:
         client = await _connected(interceptors, stop)
@@ -66,12 +66,12 @@ async def run(role: Role, settings: WorkerSettings) -> None:
 
 
 async def _connected(interceptors: Sequence[Interceptor], stop: asyncio.Event) -> Client | None:
-    """A client that all is there for; None: told to stop before that.
+    """Connect, and prepare the namespace. None: the process was stopped before that.
 
     Raises:
         CannotStart: Temporal cannot be reached, or lacks what sessions need.
     """
-    connecting = asyncio.create_task(_connect_and_look(interceptors), name="connect")
+    connecting = asyncio.create_task(_connect_and_prepare(interceptors), name="connect")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     both: set[asyncio.Future[Any]] = {connecting, stopping}
     try:
@@ -83,17 +83,17 @@ async def _connected(interceptors: Sequence[Interceptor], stop: asyncio.Event) -
         await asyncio.wait(both)
 
 
-async def _connect_and_look(interceptors: Sequence[Interceptor]) -> Client:
+async def _connect_and_prepare(interceptors: Sequence[Interceptor]) -> Client:
     client = await connect(interceptors)
     await ensure_search_attributes(client)
     return client
 
 
-def _tell_tasks() -> None:
-    """What this process is at, for who looks into it: the log gets its tasks by their names."""
-    named = Counter(task.get_name().rstrip("-0123456789") for task in asyncio.all_tasks())
-    told = ", ".join(f"{count} {name}" for name, count in named.most_common())
-    logger.info("tasks %d: %s", named.total(), told)
+def _log_tasks() -> None:
+    """Log how many tasks of each name this process runs."""
+    counts = Counter(task.get_name().rstrip("-0123456789") for task in asyncio.all_tasks())
+    text = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    logger.info("tasks %d: %s", counts.total(), text)
 
 
 async def _work(
@@ -119,7 +119,7 @@ async def _work(
         stopping.cancel()
         if failed.done():
             failed.result()
-        logger.info("stopping: sessions go to other workers")
+        logger.info("draining: sessions are handed over to other workers")
 
 
 @contextlib.asynccontextmanager
@@ -128,7 +128,8 @@ async def running_worker_set(
 ) -> AsyncIterator[asyncio.Future[None]]:
     """Run the workers of a process; yields a future that fails when one of its workers does.
 
-    Streams are shut down first, so that their sessions move on while workflows still answer.
+    The worker of streams is shut down first, so that its sessions are handed over while workflows
+    still answer.
 
     Raises:
         CannotStart: the ingress cannot listen.
@@ -164,25 +165,25 @@ async def _started(
 async def _drain(
     worker_set: WorkerSet, running: list[asyncio.Task[None]], drain_timeout_s: float
 ) -> None:
-    """Hand everything over and stop the workers; what hangs then is left behind, hard.
+    """Hand the sessions over and stop the workers; exit the process if something hangs.
 
-    A worker's own shutdown waits for its activities without end.
+    A worker's own shutdown waits for its activities without a limit.
     """
     for worker, task in zip(worker_set.workers, running, strict=True):
         if not worker.is_running:
-            task.cancel()  # stopped while it starts: a shutdown would not reach it
+            task.cancel()  # still starting: a shutdown would not reach it
     try:
         async with asyncio.timeout(max(1.0, drain_timeout_s - EXIT_PAUSE_S)):
             streams, others = worker_set.workers[:1], worker_set.workers[1:]
             for group in (streams, others):
-                # Streams first: their sessions move on while workflows still answer.
+                # Streams first: their sessions are handed over while workflows still answer.
                 await asyncio.gather(*(one.shutdown() for one in group if one.is_running))
             if worker_set.streaming is not None:
                 await worker_set.streaming.close()
             if running:
                 await asyncio.wait(running)
     except TimeoutError:
-        _leave_hard(f"something does not stop within {drain_timeout_s:g} s: leaving hard")
+        _exit_hard(f"the workers do not stop within {drain_timeout_s:g} s: exiting")
     if running:
         await asyncio.sleep(EXIT_PAUSE_S)
 
@@ -195,16 +196,16 @@ async def _first_failure(running: list[asyncio.Task[None]]) -> None:
         task.result()
 
 
-def _leave_hard_after(drain_timeout_s: float) -> None:
-    """See to it that this process goes, also if its event loop is what hangs."""
-    within_s = max(drain_timeout_s, 1.0 + EXIT_PAUSE_S) + LAST_MOMENT_S
-    why = f"still here {within_s:g} s after the signal: leaving hard"
-    guard = threading.Timer(within_s, _leave_hard, (why,))
-    guard.daemon = True
-    guard.start()
+def _exit_hard_after(drain_timeout_s: float) -> None:
+    """Exit this process after the drain timeout, even if its event loop hangs."""
+    within_s = max(drain_timeout_s, 1.0 + EXIT_PAUSE_S) + EXIT_MARGIN_S
+    why = f"still running {within_s:g} s after the signal: exiting"
+    timer = threading.Timer(within_s, _exit_hard, (why,))
+    timer.daemon = True
+    timer.start()
 
 
-def _leave_hard(why: str) -> NoReturn:
+def _exit_hard(why: str) -> NoReturn:
     logger.error(why)
     logging.shutdown()
     sys.stdout.flush()

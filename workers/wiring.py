@@ -1,4 +1,4 @@
-"""From settings to Temporal workers: what runs in which role, on which queue, with what limits."""
+"""Builds Temporal workers from settings: what runs in a role, on which queue, with what limits."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from workflows.janitor import AvatarJanitor
 from workflows.session import AvatarSession
 
 STICKY_TIMEOUT: Final = timedelta(seconds=1)
-"""The first command after a crash of a workflow worker waits this long (10 s by default)."""
+"""How long the first command after a crash of a workflow worker waits (10 s by default)."""
 STREAM_POLLS: Final = 2
-"""A process that is stopped (SIGSTOP) keeps its polls, and swallows a session by each."""
-BEAT_THROTTLE: Final = timedelta(seconds=5)
-"""Bounds how long a cancel takes to reach a stream by the SDK's own heartbeat."""
-CLIP_BEAT_THROTTLE: Final = timedelta(milliseconds=200)
-LEAVE_SHARE: Final = 0.55
-"""Of the time to drain: for the turns in which sessions are handed over."""
-CALL_BEAT_THROTTLE: Final = timedelta(seconds=1)
-"""Calls last seconds and are missed after four: their beats must not be saved up."""
+"""Kept low: each poll of a stopped process (SIGSTOP) takes a session that it cannot run."""
+HEARTBEAT_THROTTLE: Final = timedelta(seconds=5)
+"""The limit for how long a cancellation takes to reach a stream with the SDK's heartbeats."""
+CLIP_HEARTBEAT_THROTTLE: Final = timedelta(milliseconds=200)
+HAND_OVER_SHARE: Final = 0.55
+"""The share of the drain timeout in which sessions are handed over."""
+CALL_HEARTBEAT_THROTTLE: Final = timedelta(seconds=1)
+"""Short calls last seconds and time out after four seconds without a heartbeat."""
 
 REPLY_TIMEOUT_S: Final = 15.0
 CALL_TIMEOUT_S: Final = 20.0
-"""A start is live in one to three seconds; its activity may take 40 s."""
+"""A start takes one to three seconds; its activity may take 40 s."""
 
 
 class Role(StrEnum):
@@ -55,24 +55,25 @@ class Role(StrEnum):
     ALL = "all"
     SESSIONS = "sessions"  # workflows and short calls
     STREAMS = "streams"  # owns sessions
-    JANITOR = "janitor"  # ends what nobody lives in any more
+    JANITOR = "janitor"  # ends sessions and rooms whose workflow has closed
 
     @property
     def sweeps(self) -> bool:
-        """Whether it is among the janitor's processes."""
+        """Whether this role includes the janitor."""
         return self in (Role.ALL, Role.JANITOR)
 
 
 @dataclass
 class WorkerSet:
-    """The Temporal workers of one process, in the order in which they are to be shut down."""
+    """The Temporal workers of one process, in the order of their shutdown."""
 
     workers: list[Worker]
     registry: SessionRegistry
+    """The sessions that this process owns."""
     ingress: IngressServer | None = None
-    """Where speakers reach the sessions; for processes that own some."""
+    """Where speakers reach the sessions; for processes that own sessions."""
     streaming: StreamActivities | None = None
-    """What owns them; to be closed when the workers are."""
+    """The activities that own the sessions; closed after the workers."""
 
 
 PASSED_THROUGH: Final = (
@@ -83,18 +84,18 @@ PASSED_THROUGH: Final = (
     "annotated_types",
     "workflows.parts",
 )
-"""Modules that the sandbox need not load anew for each session: they keep no state of their own
-and do no I/O (import-linter sees to that). Loading them took a third of a session's first step."""
+"""Packages that the sandbox does not import again for each session: they keep no state and do no
+I/O (import-linter checks that). Importing them took a third of a session's first workflow task."""
 
 
 def workflow_runner() -> SandboxedWorkflowRunner:
-    """The sandbox of the session workflow."""
+    """Return the sandbox of the workflows."""
     restrictions = SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH)
     return SandboxedWorkflowRunner(restrictions=restrictions)
 
 
 def liveavatar_for(settings: WorkerSettings) -> LiveAvatar:
-    """LiveAvatar's REST API, with limits below those of the activities that call it."""
+    """Return a client of LiveAvatar's REST API, with timeouts below those of the activities."""
     return LiveAvatar(
         settings.liveavatar_api_key,
         base_url=settings.liveavatar_api_url,
@@ -110,7 +111,7 @@ def worker_set_for(
     liveavatar: LiveAvatar,
     meter: Meter | None = None,
 ) -> WorkerSet:
-    """Build the workers of a role; ``meter``: where their metrics go, if anywhere."""
+    """Build the workers of a role; ``meter`` takes their metrics, if there is one."""
     seal = Seal(settings.seal_keys)
     registry = SessionRegistry()
     workers: list[Worker] = []
@@ -119,7 +120,7 @@ def worker_set_for(
     if role in (Role.ALL, Role.STREAMS):
         tickets = Tickets(settings.ticket_ttl_s)
         ingress = IngressServer(_ingress_settings(settings), registry, tickets)
-        # Unique per process start: a restarted process must not get its predecessor's commands.
+        # Unique to each process start: a restarted process must not get its predecessor's commands.
         queue = names.owner_task_queue(uuid.uuid4().hex[:12])
         streaming = _streaming(settings, liveavatar, seal, registry, tickets, ingress, queue)
         workers += _owner_workers(client, settings, streaming, queue)
@@ -154,7 +155,7 @@ def _sessions_worker(
         activities=activities,
         workflow_runner=workflow_runner(),
         sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
-        max_heartbeat_throttle_interval=CALL_BEAT_THROTTLE,
+        max_heartbeat_throttle_interval=CALL_HEARTBEAT_THROTTLE,
         graceful_shutdown_timeout=timedelta(seconds=settings.drain_timeout_s),
     )
 
@@ -167,19 +168,19 @@ def _janitor_worker(
         owns_key=settings.janitor_owns_key,
         grace_s=settings.janitor_grace_s,
     )
-    reaping = JanitorActivities(liveavatar, _livekit(settings), rules, JanitorMetrics(meter))
+    janitor = JanitorActivities(liveavatar, _livekit(settings), rules, JanitorMetrics(meter))
     return Worker(
         client,
         task_queue=names.JANITOR_TASK_QUEUE,
         workflows=[AvatarJanitor],
-        activities=[reaping.reap],
+        activities=[janitor.reap],
         workflow_runner=workflow_runner(),
-        # One round is due at a time, and somebody may ask for another by hand.
+        # One round is due at a time, and another may be started by hand.
         max_concurrent_activities=4,
         max_cached_workflows=10,
         sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
-        max_heartbeat_throttle_interval=BEAT_THROTTLE,
-        # A round that is cut is made anew, by another janitor or at the next time.
+        max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        # A round that is cut short is repeated, by another janitor or at the next interval.
         graceful_shutdown_timeout=timedelta(seconds=min(2.0, settings.drain_timeout_s)),
     )
 
@@ -208,7 +209,7 @@ def _streaming(
         ingress_url=lambda: ingress.url,
         seal_texts=settings.seal_texts,
         unsupervised_limit_s=settings.unsupervised_s,
-        drain_within_s=LEAVE_SHARE * settings.drain_timeout_s,
+        drain_within_s=HAND_OVER_SHARE * settings.drain_timeout_s,
     )
 
 
@@ -221,18 +222,18 @@ def _owner_workers(
         activities=[streaming.stream_audio],
         max_concurrent_activities=settings.max_sessions,
         max_concurrent_activity_task_polls=STREAM_POLLS,
-        max_heartbeat_throttle_interval=BEAT_THROTTLE,
-        # Sessions are handed over one by one; this is for what hangs.
+        max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        # Sessions are handed over one by one; this is for an activity that hangs.
         graceful_shutdown_timeout=timedelta(seconds=0.8 * settings.drain_timeout_s),
     )
     inbox = Worker(
         client,
         task_queue=queue,
         activities=[streaming.deliver_command, streaming.speak, streaming.grant_speaker],
-        # An utterance holds a slot while it lasts; commands need theirs at once.
+        # An utterance takes a slot while it lasts; a command must not wait for one.
         max_concurrent_activities=2 * settings.max_sessions + 50,
-        # How far a clip has come is told at each chunk: a dead owner's word must not be old.
-        max_heartbeat_throttle_interval=CLIP_BEAT_THROTTLE,
+        # The position in a clip is a heartbeat at each chunk: the next owner needs a recent one.
+        max_heartbeat_throttle_interval=CLIP_HEARTBEAT_THROTTLE,
         graceful_shutdown_timeout=timedelta(seconds=2),
     )
     return [streams, inbox]

@@ -36,7 +36,7 @@ from avatar_sessions.errors import (
     SessionNotFound,
     SessionOver,
 )
-from avatar_sessions.janitor import JanitorFailed, make_round
+from avatar_sessions.janitor import JanitorFailed, run_round
 from avatar_sessions.seal import Seal
 from avatar_sessions.session import SPEAK_TIMEOUT_S
 from avatar_sessions.settings import read_settings, unknown_variables
@@ -189,7 +189,7 @@ async def report(
 async def janitor(
     sessions: AvatarSessions, arguments: argparse.Namespace, output: CliOutput
 ) -> ExitCode:
-    finding = await make_round(
+    finding = await run_round(
         sessions.temporal, JanitorRound(dry_run=arguments.dry_run), timeout_s=arguments.wait_s
     )
     output.show(finding_text(finding), finding)

@@ -46,7 +46,7 @@ async def test_an_answer_of_another_shape_is_told_field_by_field(
 ) -> None:
     session = await others.start(key, wanted(tenant="gibberish"))
 
-    with pytest.raises(UnexpectedAnswer, match=r"not a Access.*viewer"):
+    with pytest.raises(UnexpectedAnswer, match=r"not a SealedAccess.*viewer"):
         await session.attach()
     with pytest.raises(UnexpectedAnswer, match=r"not a CommandResult.*outcome"):
         await session.interrupt()

@@ -16,7 +16,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from avatar_sessions.contract import names
 from avatar_sessions.contract.janitor import Decision, JanitorFinding, JanitorRound
 from avatar_sessions.contract.messages import OwnRoom, SessionRequest
-from avatar_sessions.janitor import make_round
+from avatar_sessions.janitor import run_round
 from deploy.local.livekit import LiveKitServer
 from liveavatar_lite import WAYNE_AVATAR_ID, LiveAvatar, TokenRequest
 from liveavatar_simulator import LiveAvatarSimulator
@@ -113,7 +113,7 @@ class JanitorEnvironment:
 
     async def round(self, **asked: object) -> JanitorFinding:
         """Ask the running janitor for one round."""
-        return await make_round(self.client, JanitorRound.model_validate(asked), timeout_s=40)
+        return await run_round(self.client, JanitorRound.model_validate(asked), timeout_s=40)
 
     async def room_exists(self, room: str) -> bool:
         async with livekit_at(self.livekit) as livekit:

@@ -17,7 +17,7 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from avatar_sessions.contract import names
 from avatar_sessions.contract.janitor import MAX_LINES, Decision, JanitorRound
-from avatar_sessions.janitor import JanitorFailed, make_round
+from avatar_sessions.janitor import JanitorFailed, run_round
 from deploy.local.temporal import TemporalServer
 from tests.support.platforms.janitor import (
     PROVIDER_SESSIONS,
@@ -306,7 +306,7 @@ async def test_a_round_that_cannot_be_understood_fails_with_its_reason(
 ) -> None:
     async with environment.janitor():
         with pytest.raises(JanitorFailed, match="grace_s"):
-            await make_round(
+            await run_round(
                 environment.client, JanitorRound.model_construct(grace_s=-1.0), timeout_s=30
             )
 
