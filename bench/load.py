@@ -99,11 +99,11 @@ class SpeakingLoad:
     """What runs for a load measurement."""
 
     def __init__(
-        self, temporal: TemporalServer, simulator_url: str, environment: dict[str, str], seal: Seal
+        self, temporal: TemporalServer, simulator_url: str, variables: dict[str, str], seal: Seal
     ) -> None:
         self._temporal = temporal
         self._simulator_url = simulator_url
-        self._environment = environment
+        self._variables = variables
         self._seal = seal
 
     @asynccontextmanager
@@ -114,7 +114,7 @@ class SpeakingLoad:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             cwd=ROOT,
-            env={**clean_environment(), **self._environment, **more},
+            env={**clean_environment(), **self._variables, **more},
             limit=1 << 24,
         )
         owner = OwnerProcess(process)
@@ -246,5 +246,5 @@ async def load_lab(logs: Path) -> AsyncIterator[SpeakingLoad]:
             AVATAR_SESSIONS_LOG_LEVEL="WARNING",
         )
         await start_worker(supervisor, Role.SESSIONS, of_workers, temporal)
-        environment = {**settings_environment(of_workers), **temporal.environment}
-        yield SpeakingLoad(temporal, liveavatar.url, environment, Seal([seal_key]))
+        variables = {**settings_environment(of_workers), **temporal.environment}
+        yield SpeakingLoad(temporal, liveavatar.url, variables, Seal([seal_key]))

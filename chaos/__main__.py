@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from chaos.environment.world import Layout
+from chaos.environment.environment import Layout
 from chaos.faults import FAULTS
 from chaos.runner import ChaosResult, run_folder
 from chaos.table import about, print_table, write_markdown, write_report
@@ -33,7 +33,7 @@ def main(words: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(words)
     interrupt_on_sigterm()
     folder = run_folder()
-    _forget_old_ones(folder.parent)
+    _remove_old_folders(folder.parent)
     folder.mkdir(parents=True)
     logging.basicConfig(
         filename=folder / "runner.log",
@@ -45,10 +45,10 @@ def main(words: Sequence[str] | None = None) -> int:
     print(f"breaking things: logs, histories and report in {folder}", file=sys.stderr)
     began_s = time.monotonic()
     faults = [FAULTS[name] for name in options.only]
-    proof = ChaosResult(faults, options.layout, options.rounds, options.seed, folder)
+    result = ChaosResult(faults, options.layout, options.rounds, options.seed, folder)
     status: int | None = None
     try:
-        asyncio.run(proof.run())
+        asyncio.run(result.run())
     except LocalError as error:
         print("\n".join((*error.detail, error.sentence)), file=sys.stderr)
         return 1
@@ -58,12 +58,12 @@ def main(words: Sequence[str] | None = None) -> int:
     except Exception:
         traceback.print_exc()  # a fault of the runner's own: what was done before counts
         status = 1
-    rows = proof.rows()
+    rows = result.rows()
     title = about(time.monotonic() - began_s, options.seed)
     print_table(rows, title, sys.stdout)
     write_report(report, rows)
     write_markdown(folder / "table.md", rows, title)
-    for line in proof.left_out:
+    for line in result.skipped:
         print(f"\n{line}")
     print(f"\nreport: {report}, the table for a page: {folder / 'table.md'}")
     if status is None:
@@ -110,7 +110,7 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def _forget_old_ones(folder: Path) -> None:
+def _remove_old_folders(folder: Path) -> None:
     old = sorted(folder.glob("chaos-*"), key=lambda path: path.stat().st_mtime)
     for path in old[: -FOLDERS_KEPT + 1]:
         shutil.rmtree(path, ignore_errors=True)

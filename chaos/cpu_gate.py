@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 from typing import Final
 
-IDLE_AT_LEAST: Final = 0.2
+MIN_IDLE: Final = 0.2
 """Of all cores' time, for a run to begin."""
-LOOK_S: Final = 0.5
-WAITS_AT_MOST_S: Final = 2.0
+POLL_S: Final = 0.5
+MAX_WAIT_S: Final = 2.0
 """Then it begins nevertheless: a machine that is always busy must not stop the proof."""
 _STAT: Final = Path("/proc/stat")
 
@@ -24,15 +24,15 @@ class CpuGate:
     def __init__(self) -> None:
         self._line = asyncio.Lock()
 
-    async def taken(self) -> None:
+    async def wait_for_idle(self) -> None:
         """Wait until a run may begin."""
         async with self._line:
-            give_up_s = time.monotonic() + WAITS_AT_MOST_S
+            give_up_s = time.monotonic() + MAX_WAIT_S
             before = _times()
             while True:
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(POLL_S)
                 now = _times()
-                if _idle(before, now) >= IDLE_AT_LEAST or time.monotonic() > give_up_s:
+                if _idle(before, now) >= MIN_IDLE or time.monotonic() > give_up_s:
                     return
                 before = now
 

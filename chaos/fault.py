@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from chaos.environment.world import EnvironmentKind, Layout
+from chaos.environment.environment import EnvironmentKind, Layout
 from chaos.run import FaultRun
 
 Inject = Callable[[FaultRun], Awaitable[None]]
@@ -25,7 +25,7 @@ class MachineLoad(StrEnum):
     """Mostly waits for timeouts."""
 
 
-def nothing_is_missing() -> str | None:
+def nothing_missing() -> str | None:
     """Most faults need nothing but this repository."""
     return None
 
@@ -41,7 +41,7 @@ class Fault:
     bound_ms: float | Mapping[Layout, float] | None
     """What p99 of the measured figures may be; None: only the invariants count."""
     layouts: tuple[Layout, ...] = (Layout.SPLIT,)
-    place: EnvironmentKind = EnvironmentKind.SHARED
+    environment_kind: EnvironmentKind = EnvironmentKind.SHARED
     load: MachineLoad = MachineLoad.WORKS
     takes_s: float = 15.0
     """About how long a run is: the long ones go first."""
@@ -50,7 +50,7 @@ class Fault:
     injected, measured and told apart; sessions and their ends are looked at after the last."""
     settle_s: float = 5.0
     """How long after the run something may still be billed."""
-    missing: Callable[[], str | None] = nothing_is_missing
+    missing: Callable[[], str | None] = nothing_missing
     """What it needs that is not on this machine, and how to get it; None: it can be made."""
 
     def bound_in(self, layout: Layout) -> float | None:

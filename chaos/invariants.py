@@ -17,20 +17,20 @@ from temporalio.service import RPCError
 from avatar_sessions.contract import names
 from avatar_sessions.contract.messages import GenerationReport
 from avatar_sessions.contract.states import UtteranceOutcome
+from chaos.environment.environment import Environment, EnvironmentKind
 from chaos.environment.processes import ResourceSnapshot, WorkerProcess
-from chaos.environment.world import Environment, EnvironmentKind
 from chaos.errors import ConditionTimeout, NotAvailable
-from chaos.position_code import Recording, Sound
+from chaos.position_code import RecordedSpeech, Recording
 from chaos.run import CodedSpeech, FaultRun, SessionUnderTest
 from liveavatar_simulator import SessionLine
 
-SAME_BILL_S: Final = 1.0
+BILL_TOLERANCE_S: Final = 1.0
 """How far a report's billed seconds may be from the ledger's, beyond how long the start took."""
-FILES_MORE: Final = 6
+EXTRA_FILES: Final = 6
 """Connections that are kept for the next call."""
-THREADS_MORE: Final = 4
+EXTRA_THREADS: Final = 4
 """Pools that grow on demand."""
-TASKS_MORE: Final = 4
+EXTRA_TASKS: Final = 4
 """Polls that are under way at one look, and not at the other."""
 SETTLED_WITHIN_S: Final = 15.0
 """How long connections that are closed may take to be gone from a process."""
@@ -53,25 +53,27 @@ class Figures:
     """Session key by provider session."""
 
 
-async def listen(run: FaultRun) -> None:
+async def check_speech(run: FaultRun) -> None:
     """Look for each utterance of the run in what was heard, by whichever LiveAvatar session."""
-    for patient in run.patients.values():
-        await _know_provider_sessions(run, patient)
+    for subject in run.subjects.values():
+        await _find_provider_ids(run, subject)
     started = [one.session_id for one in await run.new_lines() if one.started_at]
-    for patient in run.patients.values():
-        ids = [one for one in started if one in patient.provider_ids]  # in their order
-        if not ids or not patient.speeches:
+    for subject in run.subjects.values():
+        ids = [one for one in started if one in subject.provider_ids]  # in their order
+        if not ids or not subject.speeches:
             continue
-        recordings = [await run.world.simulator.heard(one) for one in ids]
-        await asyncio.to_thread(_hear, patient, ids, recordings)
+        recordings = [await run.environment.simulator.recording(one) for one in ids]
+        await asyncio.to_thread(_analyze_subject, subject, ids, recordings)
 
 
-def _hear(patient: SessionUnderTest, ids: list[str], recordings: list[Recording]) -> None:
+def _analyze_subject(
+    subject: SessionUnderTest, ids: list[str], recordings: list[Recording]
+) -> None:
     """An utterance may be said by one LiveAvatar session after the other."""
-    sound = Sound(recordings)
-    for speech in patient.speeches:
-        speech.hearing = sound.hear(speech.code)
-        speech.heard_from = {ids[at] for at in sound.recordings_with(speech.code)}
+    sound = RecordedSpeech(recordings)
+    for speech in subject.speeches:
+        speech.played = sound.analyze(speech.code)
+        speech.played_by = {ids[at] for at in sound.recordings_with(speech.code)}
 
 
 async def settle(run: FaultRun, within_s: float) -> None:
@@ -92,13 +94,13 @@ async def check(run: FaultRun) -> Figures:
     lines = [one for one in await run.new_lines() if one.started_at is not None]
     figures.sessions = len(lines)
     figures.keys_of = {
-        provider_id: key for key, one in run.patients.items() for provider_id in one.provider_ids
+        provider_id: key for key, one in run.subjects.items() for provider_id in one.provider_ids
     }
-    await _nothing_is_open(run, lines, figures)
-    nothing_is_billed_twice(run, lines, figures)
+    await _nothing_is_left_open(run, lines, figures)
+    one_session_is_billed(run, lines, figures)
     one_owner_speaks(run, lines, figures)
-    reports_tell_the_truth(run, lines)
-    what_is_completed_was_heard(run)
+    reports_match_the_bill(run, lines)
+    completed_means_heard(run)
     _count_speech(run, figures)
     for_nothing_s = billed_for_nothing(run, lines, figures)
     figures.billed_for_nothing_s = sum(for_nothing_s)
@@ -106,25 +108,25 @@ async def check(run: FaultRun) -> Figures:
     return figures
 
 
-async def _know_provider_sessions(run: FaultRun, patient: SessionUnderTest) -> None:
+async def _find_provider_ids(run: FaultRun, subject: SessionUnderTest) -> None:
     """From the report, or, where there is none, from the workflow's search attribute."""
-    if patient.report is not None:
-        patient.provider_ids |= {one.provider_session_id for one in patient.report.generations}
+    if subject.report is not None:
+        subject.provider_ids |= {one.provider_session_id for one in subject.report.generations}
         return
-    handle = run.world.client.get_workflow_handle(patient.session.workflow_id)
+    handle = run.environment.client.get_workflow_handle(subject.session.workflow_id)
     try:
         described = await handle.describe()
     except RPCError:
         return
-    told = described.search_attributes.get(names.SEARCH_ATTRIBUTE_PROVIDER_SESSION_ID, [])
-    patient.provider_ids |= {str(one) for one in told}
+    ids = described.search_attributes.get(names.SEARCH_ATTRIBUTE_PROVIDER_SESSION_ID, [])
+    subject.provider_ids |= {str(one) for one in ids}
 
 
-async def _nothing_is_open(run: FaultRun, lines: list[SessionLine], figures: Figures) -> None:
+async def _nothing_is_left_open(run: FaultRun, lines: list[SessionLine], figures: Figures) -> None:
     for line in lines:
         key = figures.keys_of.get(line.session_id)
-        patient = run.patients.get(key) if key else None
-        session = patient.session if patient else None
+        subject = run.subjects.get(key) if key else None
+        session = subject.session if subject else None
         if line.ended_at is None:
             figures.leaked += 1
             run.problem(
@@ -132,17 +134,17 @@ async def _nothing_is_open(run: FaultRun, lines: list[SessionLine], figures: Fig
                 f"LiveAvatar session {line.session_id} is billed and nobody stops it",
                 session,
             )
-            await run.world.simulator.stop(line.session_id)
+            await run.environment.simulator.stop(line.session_id)
         elif line.sockets_open:
             run.problem("nothing is left open", f"{line.sockets_open} sockets are open", session)
         if key is None:
             run.problem("nothing is left open", f"nobody knows of session {line.session_id}")
 
 
-def nothing_is_billed_twice(run: FaultRun, lines: list[SessionLine], figures: Figures) -> None:
+def one_session_is_billed(run: FaultRun, lines: list[SessionLine], figures: Figures) -> None:
     """Never more than one session of a key, beyond what an unknown outcome needs."""
     now_s = time.time()
-    for key, patient in run.patients.items():
+    for key, subject in run.subjects.items():
         spans = sorted(
             (_start_s(line), _end_s(line, now_s))
             for line in lines
@@ -154,7 +156,7 @@ def nothing_is_billed_twice(run: FaultRun, lines: list[SessionLine], figures: Fi
                 run.problem(
                     "one session is billed",
                     f"two were, for {both_s:.1f} s (at most {run.double_billing_s:g} s)",
-                    patient.session,
+                    subject.session,
                 )
 
 
@@ -167,7 +169,7 @@ def one_owner_speaks(run: FaultRun, lines: list[SessionLine], figures: Figures) 
             if command.type in ("agent.speak", "agent.speak_end")
         ]
         key = figures.keys_of.get(line.session_id)
-        session = run.patients[key].session if key else None
+        session = run.subjects[key].session if key else None
         if any(later < earlier for earlier, later in pairwise(sockets)):
             run.problem("one owner speaks", f"sockets took turns: {_turns(sockets)}", session)
 
@@ -177,26 +179,26 @@ def _turns(sockets: list[int]) -> str:
     return ", ".join(map(str, turns[:12]))
 
 
-def reports_tell_the_truth(run: FaultRun, lines: list[SessionLine]) -> None:
+def reports_match_the_bill(run: FaultRun, lines: list[SessionLine]) -> None:
     """Each started session stands in exactly one report, with its bill."""
-    told: dict[str, list[GenerationReport]] = {}
-    for patient in run.patients.values():
-        if patient.report is None:
-            if patient.must_report:
-                run.problem("every session is reported", "there is no report", patient.session)
+    reported: dict[str, list[GenerationReport]] = {}
+    for subject in run.subjects.values():
+        if subject.report is None:
+            if subject.must_report:
+                run.problem("every session is reported", "there is no report", subject.session)
             continue
-        for generation in patient.report.generations:
-            told.setdefault(generation.provider_session_id, []).append(generation)
+        for generation in subject.report.generations:
+            reported.setdefault(generation.provider_session_id, []).append(generation)
     unreported = {
         provider_id
-        for patient in run.patients.values()
-        if not patient.must_report or patient.report is None
-        for provider_id in patient.provider_ids
+        for subject in run.subjects.values()
+        if not subject.must_report or subject.report is None
+        for provider_id in subject.provider_ids
     }
     for line in lines:
         if line.session_id in unreported:
             continue
-        found = told.get(line.session_id, [])
+        found = reported.get(line.session_id, [])
         if len(found) != 1:
             run.problem(
                 "every session is reported",
@@ -208,7 +210,7 @@ def reports_tell_the_truth(run: FaultRun, lines: list[SessionLine]) -> None:
         ledger_s = _end_s(line, 0.0) - _start_s(line)
         # The report counts from the request to start, and LiveAvatar from its own start.
         starting_s = _start_s(line) - line.minted_at.timestamp()
-        if not -SAME_BILL_S <= found[0].billed_s - ledger_s <= SAME_BILL_S + starting_s:
+        if not -BILL_TOLERANCE_S <= found[0].billed_s - ledger_s <= BILL_TOLERANCE_S + starting_s:
             run.problem(
                 "reports tell the bill",
                 f"{line.session_id}: {found[0].billed_s:.1f} s in the report, {ledger_s:.1f} s"
@@ -216,47 +218,47 @@ def reports_tell_the_truth(run: FaultRun, lines: list[SessionLine]) -> None:
             )
 
 
-def what_is_completed_was_heard(run: FaultRun) -> None:
-    for patient in run.patients.values():
-        for speech in patient.speeches:
-            hearing, report = speech.hearing, speech.report
-            if speech.must_be is not None:
-                _ended_as_it_must(run, speech)
-            if hearing is None or report is None:
+def completed_means_heard(run: FaultRun) -> None:
+    for subject in run.subjects.values():
+        for speech in subject.speeches:
+            played, report = speech.played, speech.report
+            if speech.expected is not None:
+                _ended_as_required(run, speech)
+            if played is None or report is None:
                 continue
-            if report.outcome is UtteranceOutcome.COMPLETED and hearing.lost_ms > 0:
+            if report.outcome is UtteranceOutcome.COMPLETED and played.lost_ms > 0:
                 run.problem(
                     "completed means heard",
-                    f"{hearing.lost_ms:.1f} ms of a completed {speech.source} utterance were"
+                    f"{played.lost_ms:.1f} ms of a completed {speech.source} utterance were"
                     " never heard",
-                    patient.session,
+                    subject.session,
                 )
-            if hearing.out_of_order_ms > 0:
+            if played.out_of_order_ms > 0:
                 run.problem(
                     "speech keeps its order",
-                    f"{hearing.out_of_order_ms:.1f} ms came after what follows them",
-                    patient.session,
+                    f"{played.out_of_order_ms:.1f} ms came after what follows them",
+                    subject.session,
                 )
 
 
-def _ended_as_it_must(run: FaultRun, speech: CodedSpeech) -> None:
-    told = speech.report.outcome if speech.report else speech.error or "nothing was told of it"
-    if told != speech.must_be:
+def _ended_as_required(run: FaultRun, speech: CodedSpeech) -> None:
+    outcome = speech.report.outcome if speech.report else speech.error or "nothing was told of it"
+    if outcome != speech.expected:
         run.problem(
             "speech goes on",
-            f"a {speech.source} utterance should be {speech.must_be}: {told}",
+            f"a {speech.source} utterance should be {speech.expected}: {outcome}",
             speech.session,
         )
 
 
 def _count_speech(run: FaultRun, figures: Figures) -> None:
-    for patient in run.patients.values():
-        for speech in patient.speeches:
-            if speech.hearing is None:
+    for subject in run.subjects.values():
+        for speech in subject.speeches:
+            if speech.played is None:
                 continue
-            figures.speech_repeated_ms += speech.hearing.repeated_ms
-            if speech.must_be is UtteranceOutcome.COMPLETED:
-                figures.speech_lost_ms += speech.hearing.lost_ms
+            figures.speech_repeated_ms += speech.played.repeated_ms
+            if speech.expected is UtteranceOutcome.COMPLETED:
+                figures.speech_lost_ms += speech.played.lost_ms
 
 
 def billed_for_nothing(run: FaultRun, lines: list[SessionLine], figures: Figures) -> list[float]:
@@ -267,13 +269,13 @@ def billed_for_nothing(run: FaultRun, lines: list[SessionLine], figures: Figures
     for line in lines:
         key = figures.keys_of.get(line.session_id)
         begin_s, end_s = _start_s(line), _end_s(line, now_s)
-        unwanted_at_s = run.patients[key].unwanted_at_s if key else begin_s
+        released_at_s = run.subjects[key].released_at_s if key else begin_s
         if line.sockets_total == 0:
-            unwanted_at_s = begin_s
-        if unwanted_at_s is None:
+            released_at_s = begin_s
+        if released_at_s is None:
             seconds.append(0.0)
         else:
-            seconds.append(max(0.0, end_s - max(begin_s, unwanted_at_s)))
+            seconds.append(max(0.0, end_s - max(begin_s, released_at_s)))
     return seconds
 
 
@@ -286,33 +288,33 @@ def _end_s(line: SessionLine, now_s: float) -> float:
     return now_s if line.ended_at is None else line.ended_at.timestamp()
 
 
-async def nothing_is_held(run: FaultRun) -> None:
+async def no_resource_leaks(run: FaultRun) -> None:
     """Processes that go on hold no more files, threads and tasks than after the first run they
     served."""
-    world = run.world
+    environment = run.environment
     give_up_s = time.monotonic() + SETTLED_WITHIN_S
-    while held := _held(world, now := await world.census()):
+    while held := _grown(environment, now := await environment.resources()):
         if time.monotonic() > give_up_s:
             for text in held:
                 run.problem("nothing is left behind", text)
             break
         await asyncio.sleep(POLL_S)
     for worker, holds in now.items():
-        world.warm.setdefault(worker, holds)
+        environment.baseline.setdefault(worker, holds)
 
 
-def _held(world: Environment, census: dict[WorkerProcess, ResourceSnapshot]) -> list[str]:
+def _grown(environment: Environment, resources: dict[WorkerProcess, ResourceSnapshot]) -> list[str]:
     held: list[str] = []
-    for worker, now in census.items():
+    for worker, now in resources.items():
         if now.tasks is None:
             held.append(f"{worker!r} does not tell its tasks on SIGUSR1")
-        then = world.warm.get(worker)
+        then = environment.baseline.get(worker)
         if then is None:
             continue
         for what, more, before, at_most in (
-            ("open files", now.files, then.files, FILES_MORE),
-            ("threads", now.threads, then.threads, THREADS_MORE),
-            ("tasks", now.tasks or 0, then.tasks or 0, TASKS_MORE),
+            ("open files", now.files, then.files, EXTRA_FILES),
+            ("threads", now.threads, then.threads, EXTRA_THREADS),
+            ("tasks", now.tasks or 0, then.tasks or 0, EXTRA_TASKS),
         ):
             if more > before + at_most:
                 held.append(f"{worker!r} has {more} {what}, {before} before")
@@ -321,7 +323,7 @@ def _held(world: Environment, census: dict[WorkerProcess, ResourceSnapshot]) -> 
 
 async def no_room_is_left(run: FaultRun, within_s: float) -> None:
     """LiveKit has none of the rooms that this world's sessions made."""
-    if run.world.place is not EnvironmentKind.ROOMS:
+    if run.environment.kind is not EnvironmentKind.ROOMS:
         return
 
     async def none() -> bool:
@@ -334,9 +336,9 @@ async def no_room_is_left(run: FaultRun, within_s: float) -> None:
             run.problem("nothing is left behind", f"LiveKit still has the room {room}")
 
 
-async def what_was_heard(run: FaultRun) -> None:
+async def try_check_speech(run: FaultRun) -> None:
     """As `listen`; a simulator without a record is told as a problem, once."""
     try:
-        await listen(run)
+        await check_speech(run)
     except NotAvailable as error:
         run.problem("speech", str(error))

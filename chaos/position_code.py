@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 RATE_HZ: Final = 24_000
 SAMPLES_PER_MS: Final = RATE_HZ // 1000
-PIECES_AT_MOST: Final = 65_535
+MAX_PIECES: Final = 65_535
 """Every value of a sample but zero."""
 
 Samples = npt.NDArray[np.int16]
@@ -40,9 +40,9 @@ class PositionCode:
     def __post_init__(self) -> None:
         if self.pieces < 1 or self.first_piece < 0 or self.piece_samples < 1:
             raise ValueError("speech has at least one piece of one sample")
-        if self.first_piece + self.pieces > PIECES_AT_MOST:
+        if self.first_piece + self.pieces > MAX_PIECES:
             raise ValueError(
-                f"a session's speech has {PIECES_AT_MOST} pieces at most: take longer ones"
+                f"a session's speech has {MAX_PIECES} pieces at most: take longer ones"
             )
 
     @property
@@ -71,7 +71,7 @@ class SilentGap:
 
 
 @dataclass(frozen=True, slots=True)
-class Hearing:
+class PlayedSpeech:
     """What was heard of one utterance."""
 
     began_ms: float | None
@@ -107,27 +107,27 @@ class Recording:
     samples: Samples
 
 
-class Sound:
+class RecordedSpeech:
     """What one session after the other was heard to say, ready to be looked through."""
 
     def __init__(self, recordings: Sequence[Recording]) -> None:
         """Take one or more recordings, in any order."""
         self._each = [_pieces_of(one.samples) for one in recordings]
-        self._said = np.concatenate(self._each) if len(self._each) > 1 else self._each[0]
-        self._line = _pieces_of(_on_one_time_line(recordings)) if len(self._each) > 1 else None
+        self._joined = np.concatenate(self._each) if len(self._each) > 1 else self._each[0]
+        self._timeline = _pieces_of(_on_one_time_line(recordings)) if len(self._each) > 1 else None
 
-    def hear(self, code: PositionCode) -> Hearing:
+    def analyze(self, code: PositionCode) -> PlayedSpeech:
         """Look for an utterance.
 
         What was said is counted in each recording, what was silent in all: times and silences are
         those of the time line that begins with the first.
         """
-        said = _heard_in_pieces(code, self._said)
-        if self._line is None:
-            return said
-        together = _heard_in_pieces(code, self._line)
+        measure_silences = _analyze_pieces(code, self._joined)
+        if self._timeline is None:
+            return measure_silences
+        together = _analyze_pieces(code, self._timeline)
         return replace(
-            said,
+            measure_silences,
             began_ms=together.began_ms,
             ended_ms=together.ended_ms,
             silences=together.silences,
@@ -140,47 +140,47 @@ class Sound:
 
 def _on_one_time_line(recordings: Sequence[Recording]) -> Samples:
     first_s = min(one.began_at_s for one in recordings)
-    places = [round((one.began_at_s - first_s) * RATE_HZ) for one in recordings]
-    length = max(at + len(one.samples) for at, one in zip(places, recordings, strict=True))
+    positions = [round((one.began_at_s - first_s) * RATE_HZ) for one in recordings]
+    length = max(at + len(one.samples) for at, one in zip(positions, recordings, strict=True))
     line = np.zeros(length, dtype=np.int16)
-    for at, one in zip(places, recordings, strict=True):
+    for at, one in zip(positions, recordings, strict=True):
         part = line[at : at + len(one.samples)]
         np.copyto(part, one.samples, where=one.samples != 0)
     return line
 
 
-def heard_in(code: PositionCode, recordings: Sequence[Recording]) -> Hearing:
+def analyze_recordings(code: PositionCode, recordings: Sequence[Recording]) -> PlayedSpeech:
     """Look for an utterance that one session after the other may have said."""
-    return Sound(recordings).hear(code)
+    return RecordedSpeech(recordings).analyze(code)
 
 
-def heard_of(code: PositionCode, pcm: bytes | Samples) -> Hearing:
+def analyze_samples(code: PositionCode, pcm: bytes | Samples) -> PlayedSpeech:
     """Look for an utterance in what was heard: 24 kHz, 16 bit, mono, silence included."""
     sound = np.frombuffer(pcm, dtype="<i2") if isinstance(pcm, bytes) else pcm
-    return _heard_in_pieces(code, _pieces_of(sound))
+    return _analyze_pieces(code, _pieces_of(sound))
 
 
 def _own(code: PositionCode, piece: _Pieces) -> npt.NDArray[np.bool_]:
     return (piece >= code.first_piece) & (piece < code.end_piece)
 
 
-def _heard_in_pieces(code: PositionCode, piece: _Pieces) -> Hearing:
+def _analyze_pieces(code: PositionCode, piece: _Pieces) -> PlayedSpeech:
     own = _own(code, piece)
-    places = np.flatnonzero(own)
-    if not places.size:
-        return Hearing(None, None, code.length_ms, 0.0, 0.0, 0.0, ())
-    first, last = int(places[0]), int(places[-1])
+    positions = np.flatnonzero(own)
+    if not positions.size:
+        return PlayedSpeech(None, None, code.length_ms, 0.0, 0.0, 0.0, ())
+    first, last = int(positions[0]), int(positions[-1])
     inside = piece[first : last + 1]
     counts = np.bincount(inside[own[first : last + 1]] - code.first_piece, minlength=code.pieces)
     expected = code.piece_samples
     silent = inside == _NOTHING
     foreign = ~silent & ~own[first : last + 1]
-    return Hearing(
+    return PlayedSpeech(
         began_ms=first / SAMPLES_PER_MS,
         ended_ms=(last + 1) / SAMPLES_PER_MS,
         lost_ms=_ms(np.maximum(expected - counts, 0).sum()),
         repeated_ms=_ms(np.maximum(counts - expected, 0).sum()),
-        out_of_order_ms=_late(piece[places] - code.first_piece, code),
+        out_of_order_ms=_late(piece[positions] - code.first_piece, code),
         foreign_ms=_ms(foreign.sum()),
         silences=_runs(silent, first),
     )
@@ -193,13 +193,13 @@ def _pieces_of(sound: Samples) -> _Pieces:
     return np.where(value == 0, np.int32(_NOTHING), piece).astype(np.int32)
 
 
-def _late(heard: _Pieces, code: PositionCode) -> float:
+def _late(recording: _Pieces, code: PositionCode) -> float:
     """How much was first heard after something later."""
-    pieces, first_at = np.unique(heard, return_index=True)
+    pieces, first_at = np.unique(recording, return_index=True)
     # The earliest place of anything that stands later; the last piece has nothing after it.
     later = np.minimum.accumulate(first_at[::-1])[::-1]
     late = pieces[:-1][later[1:] < first_at[:-1]]
-    counts = np.bincount(heard, minlength=code.pieces)
+    counts = np.bincount(recording, minlength=code.pieces)
     return _ms(np.minimum(counts[late], code.piece_samples).sum())
 
 

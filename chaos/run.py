@@ -34,13 +34,13 @@ from avatar_sessions import (
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.live.speech import LiveSpeech
 from avatar_sessions.live.utterance import LiveUtterance
-from chaos.environment.world import Environment
+from chaos.environment.environment import Environment
 from chaos.errors import ConditionTimeout
-from chaos.position_code import RATE_HZ, SAMPLES_PER_MS, Hearing, PositionCode
+from chaos.position_code import RATE_HZ, SAMPLES_PER_MS, PlayedSpeech, PositionCode
 from liveavatar_lite import WAYNE_AVATAR_ID
 from liveavatar_simulator import SessionLine
 
-AT_ONCE: Final = 10
+MAX_CONCURRENT: Final = 10
 """Sessions that are started, or ended, at the same time."""
 POLL_S: Final = 0.1
 POLL_AT_MOST_S: Final = 0.5
@@ -64,15 +64,15 @@ class CodedSpeech:
     code: PositionCode
     source: str
     saying: asyncio.Future[UtteranceReport]
-    must_be: UtteranceOutcome | None = UtteranceOutcome.COMPLETED
+    expected: UtteranceOutcome | None = UtteranceOutcome.COMPLETED
     """How it must end; None: in any way."""
     measured: bool = False
     """Whether its longest silence is what the run measures."""
     report: UtteranceReport | None = None
     error: str | None = None
-    hearing: Hearing | None = None
+    played: PlayedSpeech | None = None
     """Set by the checks, from what was heard."""
-    heard_from: set[str] = field(default_factory=set)
+    played_by: set[str] = field(default_factory=set)
     """The LiveAvatar sessions that were heard to say something of it; set by the checks."""
 
 
@@ -84,7 +84,7 @@ class SessionUnderTest:
     provider_ids: set[str] = field(default_factory=set)
     speeches: list[CodedSpeech] = field(default_factory=list)
     next_piece: int = 0
-    unwanted_at_s: float | None = None
+    released_at_s: float | None = None
     """Wall clock: when nobody wanted it any more; None: still wanted."""
     report: SessionReport | None = None
     must_report: bool = True
@@ -107,8 +107,8 @@ class Violation:
 class FaultRun:
     """One fault in one world."""
 
-    def __init__(self, world: Environment, name: str, seed: int, times: int = 1) -> None:
-        self.world = world
+    def __init__(self, environment: Environment, name: str, seed: int, times: int = 1) -> None:
+        self.environment = environment
         self.name = name
         self.times = times
         """How often a fault that comes in a chain is to be injected."""
@@ -117,9 +117,9 @@ class FaultRun:
         self.piece_ms = 1
         """How finely speech tells its place: a session has 65 s of milliseconds."""
         self.random = random.Random(seed)
-        self.patients: dict[str, SessionUnderTest] = {}
+        self.subjects: dict[str, SessionUnderTest] = {}
         self.measured_ms: list[float] = []
-        self.rows: list[list[CodedSpeech]] = []
+        self.sequences: list[list[CodedSpeech]] = []
         """Utterances that follow each other without a pause; the pause where another LiveAvatar
         session goes on is measured."""
         self.problems: list[Violation] = []
@@ -134,29 +134,29 @@ class FaultRun:
     async def start(self, **request: object) -> Session:
         """Start a session, and wait for nothing."""
         key = f"{self.name}-{uuid.uuid4().hex[:8]}"
-        session = await self.world.sessions.start(key, session_request(**request))
-        self.patients[key] = SessionUnderTest(session)
+        session = await self.environment.sessions.start(key, session_request(**request))
+        self.subjects[key] = SessionUnderTest(session)
         return session
 
-    async def live(self, **request: object) -> Session:
+    async def start_live(self, **request: object) -> Session:
         """Start a session, and wait until its avatar is live."""
         session = await self.start(**request)
-        await self.attached(session)
+        await self.attach(session)
         return session
 
-    async def live_all(self, count: int, **request: object) -> list[Session]:
+    async def start_live_all(self, count: int, **request: object) -> list[Session]:
         """So many, at once."""
-        gate = asyncio.Semaphore(AT_ONCE)
+        gate = asyncio.Semaphore(MAX_CONCURRENT)
 
         async def one() -> Session:
             async with gate:
-                return await self.live(**request)
+                return await self.start_live(**request)
 
         return list(await asyncio.gather(*(one() for _ in range(count))))
 
     async def end_all(self, sessions: Iterable[Session]) -> None:
         """End them, some at once."""
-        gate = asyncio.Semaphore(AT_ONCE)
+        gate = asyncio.Semaphore(MAX_CONCURRENT)
 
         async def one(session: Session) -> None:
             async with gate:
@@ -164,12 +164,12 @@ class FaultRun:
 
         await asyncio.gather(*(one(session) for session in sessions))
 
-    async def attached(self, session: Session, within_s: float = ATTACH_WITHIN_S) -> None:
+    async def attach(self, session: Session, within_s: float = ATTACH_WITHIN_S) -> None:
         """Wait until the avatar is live, and remember what is billed."""
         await session.attach(timeout_s=within_s)
         status = await session.status()
         assert status.provider_session_id is not None
-        self.patients[session.key].provider_ids.add(status.provider_session_id)
+        self.subjects[session.key].provider_ids.add(status.provider_session_id)
 
     async def provider_id(self, session: Session) -> str:
         """The LiveAvatar session it has now."""
@@ -177,28 +177,28 @@ class FaultRun:
         assert status.provider_session_id is not None, "it has not been started"
         return status.provider_session_id
 
-    def unwanted(self, session: Session, at_s: float | None = None) -> float:
+    def mark_released(self, session: Session, at_s: float | None = None) -> float:
         """From this moment on nobody wants it; returns the moment, of the wall clock."""
         moment = time.time() if at_s is None else at_s
-        self.patients[session.key].unwanted_at_s = moment
+        self.subjects[session.key].released_at_s = moment
         return moment
 
     async def end(self, session: Session) -> None:
         """End it, and keep its report; one that does not end is told as a problem."""
-        patient = self.patients[session.key]
-        if patient.unwanted_at_s is None:
-            self.unwanted(session)
+        subject = self.subjects[session.key]
+        if subject.released_at_s is None:
+            self.mark_released(session)
         try:
-            patient.report = await session.end(timeout_s=END_WITHIN_S)
+            subject.report = await session.end(timeout_s=END_WITHIN_S)
         except AvatarSessionsError as error:
             self.problem("ends", f"{type(error).__name__}: {error}", session)
 
     async def terminate(self, session: Session) -> float:
         """Terminate its workflow, as an operator in a hurry does; returns the moment."""
-        patient = self.patients[session.key]
-        patient.must_report = False
-        moment = self.unwanted(session)
-        await self.world.client.get_workflow_handle(session.workflow_id).terminate("chaos")
+        subject = self.subjects[session.key]
+        subject.must_report = False
+        moment = self.mark_released(session)
+        await self.environment.client.get_workflow_handle(session.workflow_id).terminate("chaos")
         return moment
 
     # --------------------------------------------------------------- speech
@@ -222,34 +222,36 @@ class FaultRun:
         """Say a clip, and await its end in a task of its own."""
         code = self._code(session, seconds)
         name = f"coded-{code.first_piece}-{code.pieces}-{code.piece_samples}.wav"
-        path = self.world.ground.clip_folder / name
+        path = self.environment.shared_servers.clip_folder / name
         if not path.exists():
             await asyncio.to_thread(soundfile.write, path, code.samples(), RATE_HZ, "PCM_16")
-        said = session.speak(Clip(file=name), ttl_s=120, timeout_s=seconds + SPOKEN_MARGIN_S)
-        return self._speech(session, code, "clip", said)
+        report = session.speak(Clip(file=name), ttl_s=120, timeout_s=seconds + SPOKEN_MARGIN_S)
+        return self._speech(session, code, "clip", report)
 
-    def say_row(self, session: Session, seconds: float, count: int) -> list[CodedSpeech]:
+    def say_sequence(self, session: Session, seconds: float, count: int) -> list[CodedSpeech]:
         """Say live utterances as an agent does that streams its sentences: without a pause."""
         loop = asyncio.get_running_loop()
-        told: list[asyncio.Future[UtteranceReport]] = [loop.create_future() for _ in range(count)]
-        codes = [self._code(session, seconds) for _ in told]
-        row = [
-            self._speech(session, code, "live", future)
-            for code, future in zip(codes, told, strict=True)
+        futures: list[asyncio.Future[UtteranceReport]] = [
+            loop.create_future() for _ in range(count)
         ]
-        self.rows.append(row)
-        driver = asyncio.create_task(_say_row(session, codes, told), name="say a row")
+        codes = [self._code(session, seconds) for _ in futures]
+        sequence = [
+            self._speech(session, code, "live", future)
+            for code, future in zip(codes, futures, strict=True)
+        ]
+        self.sequences.append(sequence)
+        driver = asyncio.create_task(_say_sequence(session, codes, futures), name="say a row")
         self._drivers.add(driver)
         driver.add_done_callback(self._drivers.discard)
-        return row
+        return sequence
 
     def _code(self, session: Session, seconds: float) -> PositionCode:
-        patient = self.patients[session.key]
+        subject = self.subjects[session.key]
         piece_ms = self.piece_ms if seconds <= 30 else max(3, self.piece_ms)
         piece_samples = piece_ms * SAMPLES_PER_MS
         pieces = round(seconds * RATE_HZ / piece_samples)
-        code = PositionCode(patient.next_piece, pieces, piece_samples)
-        patient.next_piece = code.end_piece
+        code = PositionCode(subject.next_piece, pieces, piece_samples)
+        subject.next_piece = code.end_piece
         return code
 
     def _speech(
@@ -257,16 +259,16 @@ class FaultRun:
     ) -> CodedSpeech:
         task = asyncio.ensure_future(saying)
         speech = CodedSpeech(session, code, source, task)
-        self.patients[session.key].speeches.append(speech)
+        self.subjects[session.key].speeches.append(speech)
         return speech
 
-    async def said(self, *speeches: CodedSpeech) -> None:
+    async def measure_silences(self, *speeches: CodedSpeech) -> None:
         """Wait until they are over, and measure the silences in them."""
         for speech in speeches:
             speech.measured = True
-        await self.finished(*speeches)
+        await self.wait_finished(*speeches)
 
-    async def finished(self, *speeches: CodedSpeech) -> None:
+    async def wait_finished(self, *speeches: CodedSpeech) -> None:
         """Wait until they are over; one that does not come to its end in time is a problem."""
         longest_ms = max(one.code.length_ms for one in speeches)
         await asyncio.wait(
@@ -292,7 +294,7 @@ class FaultRun:
         Raises:
             Never: it was not within the bound.
         """
-        ids = {one for session in sessions for one in self.patients[session.key].provider_ids}
+        ids = {one for session in sessions for one in self.subjects[session.key].provider_ids}
         give_up_s = time.monotonic() + within_s
         while (heard_ms := _heard_so_far_ms(await self.lines(ids))) < ms:
             if time.monotonic() > give_up_s:
@@ -331,7 +333,7 @@ class FaultRun:
         Raises:
             Never: it did not within the bound.
         """
-        ids = self.patients[session.key].provider_ids
+        ids = self.subjects[session.key].provider_ids
 
         async def stopped() -> bool:
             return all(line.ended_at is not None for line in await self.lines(ids))
@@ -356,20 +358,22 @@ class FaultRun:
 
     async def lines(self, ids: set[str]) -> list[SessionLine]:
         """The ledger's lines of these provider sessions."""
-        return await self.world.simulator.lines(ids)
+        return await self.environment.simulator.lines(ids)
 
     async def new_lines(self) -> list[SessionLine]:
         """The ledger's lines of all that was made in this run."""
-        return await self.world.simulator.ledger(leave_out=self.known_before)
+        return await self.environment.simulator.ledger(leave_out=self.known_before)
 
     async def rooms(self) -> list[str]:
         """The rooms that sessions of this world have made on its LiveKit."""
-        livekit = self.world.livekit
+        livekit = self.environment.livekit
         server = LiveKitSettings(livekit.url, livekit.api_key, SecretStr(livekit.api_secret))
         async with livekit_api(server) as calls:
-            told = await calls.room.list_rooms(api.ListRoomsRequest())
-        marks = {room.name: mark_on(room.metadata) for room in told.rooms}
-        return [name for name, mark in marks.items() if mark and mark.namespace == self.world.name]
+            listed = await calls.room.list_rooms(api.ListRoomsRequest())
+        marks = {room.name: mark_on(room.metadata) for room in listed.rooms}
+        return [
+            name for name, mark in marks.items() if mark and mark.namespace == self.environment.name
+        ]
 
     async def until_nothing_starts(self, within_s: float) -> None:
         """Wait until LiveAvatar has begun whatever it was asked to begin in this run."""
@@ -381,9 +385,9 @@ class FaultRun:
             await self.until(begun, within_s, "all starts are over")
 
     @asynccontextmanager
-    async def quiet(self) -> AsyncIterator[None]:
+    async def start_lock(self) -> AsyncIterator[None]:
         """Measure in here: no process of any world starts."""
-        async with self.world.ground.quiet.window():
+        async with self.environment.shared_servers.start_lock.no_starts():
             yield
 
     # ------------------------------------------------------------- findings
@@ -404,13 +408,13 @@ class FaultRun:
             self.problem(invariant, text, session)
 
     @asynccontextmanager
-    async def going_wrong(self, **faults: object) -> AsyncIterator[None]:
+    async def injecting(self, **faults: object) -> AsyncIterator[None]:
         """Let the provider go wrong for as long as the block lasts."""
-        await self.world.simulator.go_wrong(**faults)
+        await self.environment.simulator.set_faults(**faults)
         try:
             yield
         finally:
-            await self.world.simulator.go_wrong()
+            await self.environment.simulator.set_faults()
 
 
 def _heard_so_far_ms(lines: list[SessionLine]) -> float:
@@ -432,26 +436,26 @@ async def _say_utterance(live: LiveSpeech, code: PositionCode) -> UtteranceRepor
     return await speech.result()
 
 
-async def _say_row(
-    session: Session, codes: list[PositionCode], told: list[asyncio.Future[UtteranceReport]]
+async def _say_sequence(
+    session: Session, codes: list[PositionCode], futures: list[asyncio.Future[UtteranceReport]]
 ) -> None:
     try:
         async with session.live() as live:
-            said: list[LiveUtterance] = []
+            sent: list[LiveUtterance] = []
             for code in codes:
                 async with live.utterance(text="coded speech") as speech:
                     await _say(speech, code)
-                said.append(speech)
-            for speech, future in zip(said, told, strict=True):
+                sent.append(speech)
+            for speech, future in zip(sent, futures, strict=True):
                 report = await speech.result()
                 if not future.done():
                     future.set_result(report)
     except AvatarSessionsError as error:
-        for future in told:
+        for future in futures:
             if not future.done():
                 future.set_exception(error)
     finally:
-        for future in told:
+        for future in futures:
             future.cancel()
 
 

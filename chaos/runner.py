@@ -24,12 +24,28 @@ from avatar_sessions import AvatarSessionsError
 from avatar_sessions.seal import Seal
 from chaos import invariants
 from chaos.cpu_gate import CpuGate
+from chaos.environment.environment import (
+    API_KEY,
+    Environment,
+    EnvironmentKind,
+    Layout,
+    SharedServers,
+)
 from chaos.environment.temporal import RestartableTemporal
-from chaos.environment.world import API_KEY, Environment, EnvironmentKind, Layout, SharedServers
 from chaos.errors import ConditionTimeout, NotAvailable
 from chaos.fault import Fault
 from chaos.run import CodedSpeech, FaultRun, Violation
-from chaos.schedule import COST, Job, Kind, Phase, PhaseGate, Queues, jobs_of, phases_of, width_for
+from chaos.schedule import (
+    COST,
+    EnvironmentKey,
+    Job,
+    Phase,
+    PhaseGate,
+    Queues,
+    jobs_of,
+    phases_of,
+    width_for,
+)
 from chaos.table import FaultRow, Tally
 from deploy.local.binaries import Binary, find_livekit, find_temporal
 from deploy.local.errors import LocalError, ServerUnavailable
@@ -43,12 +59,12 @@ logger = logging.getLogger(__name__)
 
 RUN_WITHIN_S: Final = 420.0
 """No run takes longer: what is left of it then is told as a problem."""
-GIVE_UP_SPEECH_S: Final = 5.0
-WORLDS_AT_MOST: Final = 64
+CANCEL_WITHIN_S: Final = 5.0
+ENVIRONMENT_LIMIT: Final = 64
 """Each that breaks is replaced by a new one."""
-LOOK_S: Final = 0.05
+LAG_CHECK_S: Final = 0.05
 LATE_S: Final = 0.2
-FAILURES_TOLD: Final = 3
+MAX_FAILURES_PRINTED: Final = 3
 """Of one row, as they happen; all are in the report."""
 
 
@@ -74,7 +90,7 @@ class ChaosResult:
         self._tallies = {(name, layout): Tally(by_name[name], layout) for name, layout in rows}
         self._runner = Runner(folder, seed, self._tallies)
         missing = {fault.name: fault.missing() for fault in faults}
-        self.left_out = [f"{name} is left out: {why}" for name, why in missing.items() if why]
+        self.skipped = [f"{name} is left out: {why}" for name, why in missing.items() if why]
         """Faults that need what is not here, and how to get it."""
 
     async def run(self) -> list[FaultRow]:
@@ -88,9 +104,9 @@ class ChaosResult:
 
     def rows(self) -> list[FaultRow]:
         """What came out so far; the last one, if there is one, is about no single fault."""
-        told = [tally.row() for tally in self._tallies.values()]
+        rows = [tally.row() for tally in self._tallies.values()]
         problems = self._runner.problems
-        return [*told, _after_all(problems)] if problems else told
+        return [*rows, _after_all(problems)] if problems else rows
 
 
 def _after_all(problems: list[Violation]) -> FaultRow:
@@ -136,22 +152,22 @@ class Runner:
         phases = phases_of(jobs, width_for(free_memory_bytes()))
         supervisor = Supervisor(self._folder / "logs")
         async with supervisor:
-            await self._prepare(supervisor, {job.fault.place for job in jobs})
+            await self._prepare(supervisor, {job.fault.environment_kind for job in jobs})
             for phase in phases:
                 await self._phase(phase)
             assert self._shared is not None
-            await self._look_for_leaks(self._shared)
-        self._look_at_what_is_left(supervisor)
+            await self._check_histories(self._shared)
+        self._check_leftovers(supervisor)
 
     async def _phase(self, phase: Phase) -> None:
         began_s = time.monotonic()
         queues, gate = Queues(phase.jobs), PhaseGate(phase.width)
-        air = CpuGate() if phase.needs_air else None
-        watch = asyncio.create_task(_watch_ourselves(), name="watch ourselves")
+        cpu_gate = CpuGate() if phase.waits_for_cpu else None
+        watch = asyncio.create_task(_watch_loop_lag(), name="watch ourselves")
         try:
             async with asyncio.TaskGroup() as group:
                 for number in range(min(phase.width, len(phase.jobs))):
-                    lane = self._lane(queues, gate, air)
+                    lane = self._lane(queues, gate, cpu_gate)
                     group.create_task(lane, name=f"lane {number}")
         finally:
             watch.cancel()
@@ -161,7 +177,7 @@ class Runner:
     async def _prepare(
         self,
         supervisor: Supervisor,
-        places: set[EnvironmentKind],
+        kinds: set[EnvironmentKind],
     ) -> None:
         settings = LocalSettings(temporal_address=None, livekit_url=None, livekit_port=free_port())
         source = find_temporal(settings, sys.stderr)
@@ -175,7 +191,7 @@ class Runner:
         remember(seal_key.get_secret_value(), "a seal key")
         remember(API_KEY.get_secret_value(), "the API key")
         livekit = None
-        if EnvironmentKind.ROOMS in places:
+        if EnvironmentKind.ROOMS in kinds:
             found = find_livekit(settings, sys.stderr)
             livekit = await start_livekit(supervisor, found, settings)
             remember(livekit.api_secret, "LiveKit's API secret")
@@ -183,77 +199,77 @@ class Runner:
         self._ground = SharedServers(supervisor, source, self._folder, seal_key, clips, livekit)
         shared = self._folder / "shared"
         shared.mkdir()
-        names = [f"w{number}" for number in range(WORLDS_AT_MOST)]
+        names = [f"w{number}" for number in range(ENVIRONMENT_LIMIT)]
         self._shared = RestartableTemporal(supervisor, source, shared, names)
         self._ports.add(self._shared.port)
         await self._shared.start()
 
     # --------------------------------------------------------------- worlds
 
-    async def _lane(self, queues: Queues, gate: PhaseGate, air: CpuGate | None) -> None:
+    async def _lane(self, queues: Queues, gate: PhaseGate, cpu_gate: CpuGate | None) -> None:
         while True:
-            with queues.a_lane() as kind:
-                if kind is None:
+            with queues.lane() as key:
+                if key is None:
                     return
-                await self._serve(kind, queues, gate, air)
+                await self._serve(key, queues, gate, cpu_gate)
 
     async def _serve(
-        self, kind: Kind, queues: Queues, gate: PhaseGate, air: CpuGate | None
+        self, key: EnvironmentKey, queues: Queues, gate: PhaseGate, cpu_gate: CpuGate | None
     ) -> None:
         """All jobs of a kind that nobody else takes, in one world unless one breaks."""
-        world: Environment | None = None
+        environment: Environment | None = None
         try:
-            while job := queues.next_of(kind):
+            while job := queues.next_of(key):
                 async with gate.inside(COST[job.fault.load]):
-                    if air is not None:
-                        await air.taken()
+                    if cpu_gate is not None:
+                        await cpu_gate.wait_for_idle()
                     tally = self._tallies[job.fault.name, job.layout]
                     try:
-                        world = world or await self._open(job)
-                        await world.prepare()
-                        await self._one(job, tally, world)
+                        environment = environment or await self._open(job)
+                        await environment.prepare()
+                        await self._run_job(job, tally, environment)
                     except (LocalError, RPCError, RuntimeError) as error:
                         logger.exception("a world broke in %s", job.fault.name)
-                        self._tell(job, tally, [Violation("its world lives on", str(error))])
-                        if world is not None:
-                            await world.close()
-                        world = None
-            if world is not None and world.place is EnvironmentKind.OWN_TEMPORAL:
-                await self._look_for_leaks(world.temporal)
+                        self._report(job, tally, [Violation("its world lives on", str(error))])
+                        if environment is not None:
+                            await environment.close()
+                        environment = None
+            if environment is not None and environment.kind is EnvironmentKind.OWN_TEMPORAL:
+                await self._check_histories(environment.temporal)
         finally:
-            if world is not None:
-                await world.close()
+            if environment is not None:
+                await environment.close()
 
     async def _open(self, job: Job) -> Environment:
         assert self._ground is not None
-        layout, place = job.kind_of_world
-        own = place is EnvironmentKind.OWN_TEMPORAL
-        if self._opened >= WORLDS_AT_MOST:
-            raise ServerUnavailable(f"{WORLDS_AT_MOST} worlds broke: see {self._folder}/logs")
-        world = Environment(self._ground, f"w{self._opened}", layout, place)
+        layout, environment_kind = job.environment_key
+        own = environment_kind is EnvironmentKind.OWN_TEMPORAL
+        if self._opened >= ENVIRONMENT_LIMIT:
+            raise ServerUnavailable(f"{ENVIRONMENT_LIMIT} worlds broke: see {self._folder}/logs")
+        environment = Environment(self._ground, f"w{self._opened}", layout, environment_kind)
         self._opened += 1
         try:
-            await world.open(None if own else self._shared)
+            await environment.open(None if own else self._shared)
         except BaseException:
-            await world.close()
+            await environment.close()
             raise
-        self._ports |= {world.simulator.media_port, world.temporal.port}
-        return world
+        self._ports |= {environment.simulator.media_port, environment.temporal.port}
+        return environment
 
     # ----------------------------------------------------------------- runs
 
-    async def _one(self, job: Job, tally: Tally, world: Environment) -> None:
+    async def _run_job(self, job: Job, tally: Tally, environment: Environment) -> None:
         began_s = time.monotonic()
-        run = FaultRun(world, job.fault.name, self._seed * 1000 + job.number, job.times)
-        run.known_before = {one.session_id for one in await world.simulator.ledger()}
+        run = FaultRun(environment, job.fault.name, self._seed * 1000 + job.number, job.times)
+        run.known_before = {one.session_id for one in await environment.simulator.ledger()}
         broke = await self._inject(run, job)
-        figures = await self._aftermath(run, job.fault)
+        figures = await self._check_run(run, job.fault)
         tally.runs += max(1, run.injected)
         tally.measured_ms += run.measured_ms
         tally.figures.append(figures)
         if run.problems:
             await self._save_histories(run)
-            self._tell(job, tally, run.problems)
+            self._report(job, tally, run.problems)
         logger.info(
             "%s %s run %d: %.1f s, measured %s ms, %d problems",
             job.fault.name,
@@ -282,30 +298,30 @@ class Runner:
             run.problem("the fault can be told", f"{type(error).__name__}: {error}")
         return None
 
-    async def _aftermath(self, run: FaultRun, fault: Fault) -> invariants.Figures:
+    async def _check_run(self, run: FaultRun, fault: Fault) -> invariants.Figures:
         """End what still runs, and check what must hold."""
-        await run.world.simulator.go_wrong()
-        speaking = [one.saying for each in run.patients.values() for one in each.speeches]
+        await run.environment.simulator.set_faults()
+        speaking = [one.saying for each in run.subjects.values() for one in each.speeches]
         await run.end_all(
-            one.session for one in run.patients.values() if one.report is None and one.must_report
+            one.session for one in run.subjects.values() if one.report is None and one.must_report
         )
         for task in speaking:
             task.cancel()
         if speaking:
-            await asyncio.wait(speaking, timeout=GIVE_UP_SPEECH_S)
+            await asyncio.wait(speaking, timeout=CANCEL_WITHIN_S)
         await invariants.settle(run, fault.settle_s)
-        await invariants.what_was_heard(run)
+        await invariants.try_check_speech(run)
         figures = await invariants.check(run)
-        for patient in run.patients.values():
-            for speech in patient.speeches:
-                if speech.hearing is not None:
+        for subject in run.subjects.values():
+            for speech in subject.speeches:
+                if speech.played is not None:
                     _log_speech(speech)
                     if speech.measured:
-                        run.measure(speech.hearing.longest_silence_ms)
-        for row in run.rows:
-            _measure_borders(run, row)
+                        run.measure(speech.played.longest_silence_ms)
+        for sequence in run.sequences:
+            _measure_borders(run, sequence)
         await invariants.no_room_is_left(run, fault.settle_s)
-        await invariants.nothing_is_held(run)
+        await invariants.no_resource_leaks(run)
         return figures
 
     # -------------------------------------------------------------- failures
@@ -313,16 +329,16 @@ class Runner:
     async def _save_histories(self, run: FaultRun) -> None:
         folder = self._folder / "histories"
         folder.mkdir(exist_ok=True)
-        for key, patient in run.patients.items():
-            handle = run.world.client.get_workflow_handle(patient.session.workflow_id)
+        for key, subject in run.subjects.items():
+            handle = run.environment.client.get_workflow_handle(subject.session.workflow_id)
             with contextlib.suppress(RPCError):
                 history = await handle.fetch_history()
                 (folder / f"{key}.json").write_text(history.to_json() + "\n")
 
-    def _tell(self, job: Job, tally: Tally, problems: Sequence[Violation]) -> None:
+    def _report(self, job: Job, tally: Tally, problems: Sequence[Violation]) -> None:
         tally.failed_runs += 1
         tally.problems += problems
-        if tally.failed_runs > FAILURES_TOLD:
+        if tally.failed_runs > MAX_FAILURES_PRINTED:
             return
         about = f"{job.fault.name} ({job.layout}) run {job.number}"
         for problem, count in Counter(problems).items():
@@ -330,11 +346,11 @@ class Runner:
             print(f"FAILED {about}: {problem}{times}", file=sys.stderr)
         print(f"  logs: {self._folder}/logs, histories: {self._folder}/histories", file=sys.stderr)
 
-    async def _look_for_leaks(self, temporal: RestartableTemporal) -> None:
+    async def _check_histories(self, temporal: RestartableTemporal) -> None:
         async for leak in leaks_in_histories(temporal.server("w0")):
             self.problems.append(Violation("nothing secret is told", leak))
 
-    def _look_at_what_is_left(self, supervisor: Supervisor) -> None:
+    def _check_leftovers(self, supervisor: Supervisor) -> None:
         for child in supervisor.children:
             if Path(f"/proc/{child.pid}").exists():
                 text = f"{child.spec.name} (pid {child.pid}) still runs"
@@ -351,27 +367,27 @@ class Runner:
             self.problems.append(Violation("nothing secret is told", leak))
 
 
-async def _watch_ourselves() -> None:
+async def _watch_loop_lag() -> None:
     """Log when this process was late itself: its speakers were, too."""
     while True:
         before_s = time.monotonic()
-        await asyncio.sleep(LOOK_S)
-        late_s = time.monotonic() - before_s - LOOK_S
+        await asyncio.sleep(LAG_CHECK_S)
+        late_s = time.monotonic() - before_s - LAG_CHECK_S
         if late_s > LATE_S:
             logger.warning("the runner itself was late by %.0f ms", 1000 * late_s)
 
 
-def _measure_borders(run: FaultRun, row: Sequence[CodedSpeech]) -> None:
+def _measure_borders(run: FaultRun, sequence: Sequence[CodedSpeech]) -> None:
     """The pause before an utterance that another LiveAvatar session says than the one before."""
-    for before, after in pairwise(row):
-        if before.hearing is None or after.hearing is None:
+    for before, after in pairwise(sequence):
+        if before.played is None or after.played is None:
             continue
-        ended_ms, began_ms = before.hearing.ended_ms, after.hearing.began_ms
+        ended_ms, began_ms = before.played.ended_ms, after.played.began_ms
         if ended_ms is None or began_ms is None:
             continue
         pause_ms = began_ms - ended_ms
         logger.info("%s: %.0f ms between two utterances", before.session.key, pause_ms)
-        if not before.heard_from & after.heard_from:
+        if not before.played_by & after.played_by:
             run.measure(max(0.0, pause_ms))
 
 
@@ -383,17 +399,17 @@ def free_memory_bytes() -> int:
 
 
 def _log_speech(speech: CodedSpeech) -> None:
-    hearing = speech.hearing
-    assert hearing is not None
-    told = speech.report.outcome if speech.report else speech.error
+    played = speech.played
+    assert played is not None
+    outcome = speech.report.outcome if speech.report else speech.error
     logger.info(
         "%s: %s speech %s, heard from %s to %s ms, lost %.0f, repeated %.0f, silent %s",
         speech.session.key,
         speech.source,
-        told,
-        hearing.began_ms,
-        hearing.ended_ms,
-        hearing.lost_ms,
-        hearing.repeated_ms,
-        [(round(one.at_ms), round(one.duration_ms)) for one in hearing.silences[:20]],
+        outcome,
+        played.began_ms,
+        played.ended_ms,
+        played.lost_ms,
+        played.repeated_ms,
+        [(round(one.at_ms), round(one.duration_ms)) for one in played.silences[:20]],
     )

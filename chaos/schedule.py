@@ -9,14 +9,14 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from chaos.environment.world import EnvironmentKind, Layout
+from chaos.environment.environment import EnvironmentKind, Layout
 from chaos.fault import Fault, MachineLoad
 
-TIGHT_AT_ONCE: Final = 3
-WORLDS_AT_ONCE: Final = 24
-WORTH_A_WORLD_S: Final = 15.0
+MAX_TIGHT: Final = 3
+MAX_ENVIRONMENTS: Final = 24
+MIN_WORK_S: Final = 15.0
 """A new world takes about so long, so that less work is left to the worlds there are."""
-WORLD_BYTES: Final = 512 * 1024 * 1024
+ENVIRONMENT_BYTES: Final = 512 * 1024 * 1024
 """What a world takes of memory: four processes of 85 MiB, and a Temporal server (measured)."""
 COST: Final = {
     MachineLoad.ALONE: 1,
@@ -24,7 +24,7 @@ COST: Final = {
     MachineLoad.WORKS: 2,
     MachineLoad.WAITS: 1,
 }
-TOGETHER_S: Final = 600.0
+PHASE_S: Final = 600.0
 """About how long all that may happen together takes: only the order comes from it."""
 
 
@@ -41,9 +41,9 @@ class Job:
     """How many runs it is."""
 
     @property
-    def kind_of_world(self) -> tuple[Layout, EnvironmentKind]:
+    def environment_key(self) -> tuple[Layout, EnvironmentKind]:
         """Worlds of one kind serve one run after the other."""
-        return self.layout, self.fault.place
+        return self.layout, self.fault.environment_kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Phase:
     jobs: tuple[Job, ...]
     width: int
     """How much of it may happen at once; `COST` says what each takes."""
-    needs_air: bool = False
+    waits_for_cpu: bool = False
     """Whether each waits until the machine has a little time left."""
 
 
@@ -82,8 +82,8 @@ def phases_of(jobs: Collection[Job], width: int) -> list[Phase]:
         return [job for job in jobs if job.fault.load in loads]
 
     phases = (
-        Phase(_by_world(of(MachineLoad.ALONE)), 1),
-        Phase(_by_world(of(MachineLoad.TIGHT)), TIGHT_AT_ONCE),
+        Phase(_by_environment(of(MachineLoad.ALONE)), 1),
+        Phase(_by_environment(of(MachineLoad.TIGHT)), MAX_TIGHT),
         Phase(_evenly(of(MachineLoad.WORKS, MachineLoad.WAITS)), max(width, *COST.values()), True),
     )
     return [phase for phase in phases if phase.jobs]
@@ -91,25 +91,25 @@ def phases_of(jobs: Collection[Job], width: int) -> list[Phase]:
 
 def width_for(free_bytes: int) -> int:
     """How many worlds may be there at once, with so much memory free."""
-    return max(1, min(WORLDS_AT_ONCE, free_bytes // WORLD_BYTES))
+    return max(1, min(MAX_ENVIRONMENTS, free_bytes // ENVIRONMENT_BYTES))
 
 
-def _by_world(jobs: Sequence[Job]) -> tuple[Job, ...]:
-    return tuple(sorted(jobs, key=lambda one: (one.kind_of_world, one.fault.name, one.number)))
+def _by_environment(jobs: Sequence[Job]) -> tuple[Job, ...]:
+    return tuple(sorted(jobs, key=lambda one: (one.environment_key, one.fault.name, one.number)))
 
 
 def _evenly(jobs: Sequence[Job]) -> tuple[Job, ...]:
     """Each row lies evenly over the time there is, and its last run begins early enough to end in
     it: so that starts of processes do not come in crowds, and no long wait is left for the end."""
 
-    def place(job: Job) -> tuple[float, float, str, Layout]:
-        begins_s = job.at * max(0.0, TOGETHER_S - job.fault.takes_s)
+    def position(job: Job) -> tuple[float, float, str, Layout]:
+        begins_s = job.at * max(0.0, PHASE_S - job.fault.takes_s)
         return begins_s, -job.fault.takes_s, job.fault.name, job.layout
 
-    return tuple(sorted(jobs, key=place))
+    return tuple(sorted(jobs, key=position))
 
 
-Kind = tuple[Layout, EnvironmentKind]
+EnvironmentKey = tuple[Layout, EnvironmentKind]
 
 
 class Queues:
@@ -119,38 +119,38 @@ class Queues:
     """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self._waiting: dict[Kind, deque[Job]] = {}
+        self._waiting: dict[EnvironmentKey, deque[Job]] = {}
         for job in jobs:
-            self._waiting.setdefault(job.kind_of_world, deque()).append(job)
-        self._lanes: Counter[Kind] = Counter()
+            self._waiting.setdefault(job.environment_key, deque()).append(job)
+        self._lanes: Counter[EnvironmentKey] = Counter()
 
     @contextmanager
-    def a_lane(self) -> Iterator[Kind | None]:
+    def lane(self) -> Iterator[EnvironmentKey | None]:
         """The kind that most work for each lane is left of, and the lane that serves it from now
         on; None: what is left is not worth another world."""
-        kind = max(self._waiting, key=self._left_for_one_more_s, default=None)
-        if kind is None or not self._is_worth_a_world(kind):
+        key = max(self._waiting, key=self._work_per_lane_s, default=None)
+        if key is None or not self._is_worth_an_environment(key):
             yield None
             return
-        self._lanes[kind] += 1
+        self._lanes[key] += 1
         try:
-            yield kind
+            yield key
         finally:
-            self._lanes[kind] -= 1
+            self._lanes[key] -= 1
 
-    def next_of(self, kind: Kind) -> Job | None:
+    def next_of(self, key: EnvironmentKey) -> Job | None:
         """Take the next job of a kind; None: there is no more."""
-        waiting = self._waiting[kind]
+        waiting = self._waiting[key]
         return waiting.popleft() if waiting else None
 
-    def _is_worth_a_world(self, kind: Kind) -> bool:
-        if not self._waiting[kind]:
+    def _is_worth_an_environment(self, key: EnvironmentKey) -> bool:
+        if not self._waiting[key]:
             return False
-        return not self._lanes[kind] or self._left_for_one_more_s(kind) > WORTH_A_WORLD_S
+        return not self._lanes[key] or self._work_per_lane_s(key) > MIN_WORK_S
 
-    def _left_for_one_more_s(self, kind: Kind) -> float:
-        left_s = sum(job.fault.takes_s for job in self._waiting[kind])
-        return left_s / (self._lanes[kind] + 1)
+    def _work_per_lane_s(self, key: EnvironmentKey) -> float:
+        left_s = sum(job.fault.takes_s for job in self._waiting[key])
+        return left_s / (self._lanes[key] + 1)
 
 
 class PhaseGate:

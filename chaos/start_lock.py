@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-PATIENCE_S: Final = 5.0
+MAX_DEFERRAL_S: Final = 5.0
 """So long a window lets starts go before it."""
 
 
@@ -23,8 +23,8 @@ class StartLock:
         self._is_starting = False
         self._starts_wanted = 0
         self._urgent_wanted = 0
-        self._windows = 0
-        self._windows_due = 0
+        self._measurements = 0
+        self._measurements_due = 0
         """Those whose patience is over."""
 
     @asynccontextmanager
@@ -33,7 +33,7 @@ class StartLock:
         self._starts_wanted += 1
         self._urgent_wanted += urgent
         try:
-            await self._until(self._may_start_at_once if urgent else self._may_start)
+            await self._until(self._may_start_urgently if urgent else self._may_start)
             self._is_starting = True
         finally:
             self._starts_wanted -= 1
@@ -42,37 +42,37 @@ class StartLock:
             yield
         finally:
             self._is_starting = False
-            await self._tell()
+            await self._notify()
 
     @asynccontextmanager
-    async def window(self) -> AsyncIterator[None]:
+    async def no_starts(self) -> AsyncIterator[None]:
         """Measure in here: nothing starts."""
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(MAX_DEFERRAL_S):
                 await self._until(lambda: not self._is_starting and not self._starts_wanted)
         except TimeoutError:
-            self._windows_due += 1
+            self._measurements_due += 1
             try:
                 await self._until(lambda: not self._is_starting)
             finally:
-                self._windows_due -= 1
-        self._windows += 1
+                self._measurements_due -= 1
+        self._measurements += 1
         try:
             yield
         finally:
-            self._windows -= 1
-            await self._tell()
+            self._measurements -= 1
+            await self._notify()
 
     def _may_start(self) -> bool:
-        return self._may_start_at_once() and not (self._urgent_wanted or self._windows_due)
+        return self._may_start_urgently() and not (self._urgent_wanted or self._measurements_due)
 
-    def _may_start_at_once(self) -> bool:
-        return not (self._is_starting or self._windows)
+    def _may_start_urgently(self) -> bool:
+        return not (self._is_starting or self._measurements)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         async with self._changed:
             await self._changed.wait_for(condition)
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()

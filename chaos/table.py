@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from bench.table import machine, percentile
-from chaos.environment.world import Layout
+from chaos.environment.environment import Layout
 from chaos.fault import Fault
 from chaos.invariants import Figures
 from chaos.run import Violation
 
-REASONS_TOLD: Final = 3
+MAX_REASONS: Final = 3
 _HEADINGS: Final = (
     "fault",
     "layout",
@@ -126,7 +126,7 @@ def print_table(rows: Sequence[FaultRow], title: str, out: TextIO) -> None:
     """Print what the figures stand for, the rows, and why those that are not ok are not."""
     print(f"\n{title}\n", file=out)
     lines = [_HEADINGS, *(_cells(row) for row in rows)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(_HEADINGS))]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADINGS))]
     for line in lines:
         cells = [
             cell.ljust(width) if heading in _WORDS else cell.rjust(width)
@@ -153,11 +153,11 @@ def _print_reasons(row: FaultRow, out: TextIO) -> None:
     kinds: dict[str, list[str]] = {}
     for problem in row.problems:
         kinds.setdefault(problem.partition(":")[0], []).append(problem)
-    for told in kinds.values():
-        for problem in told[:REASONS_TOLD]:
+    for problems in kinds.values():
+        for problem in problems[:MAX_REASONS]:
             print(f"  {problem}", file=out)
-        if len(told) > REASONS_TOLD:
-            print(f"  … and {len(told) - REASONS_TOLD} more of these", file=out)
+        if len(problems) > MAX_REASONS:
+            print(f"  … and {len(problems) - MAX_REASONS} more of these", file=out)
 
 
 def _cells(row: FaultRow) -> tuple[str, ...]:

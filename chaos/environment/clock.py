@@ -15,13 +15,13 @@ SEEN_WITHIN_S: Final = 1
 """How often a process looks at its clock's file: each look is 4 µs, and it asks often."""
 _LIBRARY: Final = "faketime/libfaketimeMT.so.1"
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where the kernel has it
-_PLACES: Final = ("/usr/lib", "/usr/lib64", "/usr/local/lib")
+_LIBRARY_FOLDERS: Final = ("/usr/lib", "/usr/lib64", "/usr/local/lib")
 
 
 def faketime() -> Path | None:
     """The library; None: it is not installed."""
-    for place in map(Path, _PLACES):
-        for found in (place / _LIBRARY, *sorted(place.glob(f"*-linux-*/{_LIBRARY}"))):
+    for folder in map(Path, _LIBRARY_FOLDERS):
+        for found in (folder / _LIBRARY, *sorted(folder.glob(f"*-linux-*/{_LIBRARY}"))):
             if found.exists():
                 return found
     return None
@@ -41,7 +41,7 @@ class FakeClock:
         """How far it is from the kernel's clock."""
         self.jump(0)
 
-    async def set_right(self) -> None:
+    async def reset(self) -> None:
         """Be the kernel's clock again, and wait until that is seen."""
         if self.off_s:
             self.jump(0)
@@ -55,7 +55,7 @@ class FakeClock:
         new.replace(self._file)  # never half written
 
     @property
-    def environment(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str]:
         """What makes a process go by it.
 
         Raises:
@@ -74,7 +74,7 @@ class FakeClock:
         }
 
 
-def sweep_up_after(pid: int) -> None:
+def remove_shared_memory(pid: int) -> None:
     """Remove the shared memory that libfaketime leaves behind where its process was killed."""
     for name in (f"faketime_shm_{pid}", f"sem.faketime_sem_{pid}"):
         (_SHARED_MEMORY / name).unlink(missing_ok=True)

@@ -75,7 +75,7 @@ class WorkerProcess:
         os.kill(self.child.pid, sign)
         return at_s
 
-    async def gone(self, within_s: float) -> float:
+    async def wait_for_exit(self, within_s: float) -> float:
         """Wait until it has ended; seconds since the last signal.
 
         Raises:
@@ -88,7 +88,7 @@ class WorkerProcess:
             raise ConditionTimeout(f"{self!r} still runs {within_s:g} s after its signal") from None
         return time.monotonic() - self.signalled_at_s
 
-    async def census(self) -> ResourceSnapshot:
+    async def resources(self) -> ResourceSnapshot:
         """Its open files and threads, as the kernel counts them, and its tasks."""
         tasks = await self._tasks()
         proc = Path("/proc") / str(self.child.pid)
@@ -100,14 +100,14 @@ class WorkerProcess:
 
     async def _tasks(self) -> int | None:
         """It writes them to its log when it is asked to."""
-        told_before = self.log.stat().st_size
+        log_size = self.log.stat().st_size
         os.kill(self.child.pid, signal.SIGUSR1)
         give_up_s = time.monotonic() + ANSWERS_WITHIN_S
         while time.monotonic() < give_up_s:
             with self.log.open("rb") as log:
-                log.seek(told_before)
-                if told := _TASKS.search(log.read()):
-                    return int(told[1])
+                log.seek(log_size)
+                if found := _TASKS.search(log.read()):
+                    return int(found[1])
             await asyncio.sleep(POLL_S)
         return None
 
@@ -126,12 +126,12 @@ class WorkerProcess:
 
 async def start_worker_process(
     supervisor: Supervisor,
-    quiet: StartLock,
+    start_lock: StartLock,
     name: str,
     role: Role,
     settings: WorkerSettings,
     temporal: TemporalServer,
-    environment: Mapping[str, str],
+    variables: Mapping[str, str],
     *,
     urgent: bool = False,
 ) -> WorkerProcess:
@@ -140,14 +140,14 @@ async def start_worker_process(
     Raises:
         LocalError: it ended before, or did not start.
     """
-    async with quiet.start(urgent=urgent):
+    async with start_lock.start(urgent=urgent):
         child = await start_worker(
             supervisor,
             role,
             settings,
             temporal,
             name=name,
-            environment=environment,
+            environment=variables,
             needed=False,
         )
     return WorkerProcess(role, child)

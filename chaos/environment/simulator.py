@@ -29,7 +29,7 @@ KEPT_S: Final = 2.0
 """How long a connection may be idle. The simulator closes it after 5 s, perhaps as we ask."""
 RECORD_S: Final = 300
 """How much of each session's sound is kept."""
-AT_ONCE: Final = 1000
+MAX_CONCURRENT: Final = 1000
 FAKE_LIVEKIT_KEY: Final = "an-obviously-fake-livekit-secret-of-32-bytes"
 
 
@@ -67,14 +67,14 @@ class SimulatorProcess:
         # A world's ledger grows with each run, and is looked at often: what is of no interest is
         # not made into models.
         reply = await self._ask("GET", "/simulator/ledger")
-        told: dict[str, Any] = from_json(reply.raise_for_status().content)
+        ledger: dict[str, Any] = from_json(reply.raise_for_status().content)
         return [
             SessionLine.model_validate(line)
-            for line in told["sessions"]
+            for line in ledger["sessions"]
             if wanted(line["session_id"])
         ]
 
-    async def go_wrong(self, **faults: Any) -> None:
+    async def set_faults(self, **faults: Any) -> None:
         """Set what goes wrong from now on; without arguments, nothing.
 
         Raises:
@@ -88,10 +88,10 @@ class SimulatorProcess:
     async def faults(self) -> dict[str, Any]:
         """What is still to go wrong."""
         reply = await self._ask("GET", "/simulator/faults")
-        told: dict[str, Any] = reply.raise_for_status().json()
-        return told
+        faults: dict[str, Any] = reply.raise_for_status().json()
+        return faults
 
-    async def heard(self, session_id: str) -> Recording:
+    async def recording(self, session_id: str) -> Recording:
         """What was heard in a session from its start, silence included.
 
         Raises:
@@ -141,13 +141,15 @@ class SimulatorProcess:
         try:
             return await self._http.request(method, path, **more)
         except httpx.TransportError as error:
-            told = f"{type(error).__name__}: {error}"
-            raise SimulatorLost(f"the simulator at {self.url} does not answer ({told})") from error
+            reason = f"{type(error).__name__}: {error}"
+            raise SimulatorLost(
+                f"the simulator at {self.url} does not answer ({reason})"
+            ) from error
 
 
 async def start_simulator_process(
     supervisor: Supervisor,
-    quiet: StartLock,
+    start_lock: StartLock,
     name: str,
     api_key: SecretStr,
     ports: tuple[int, int],
@@ -174,14 +176,14 @@ async def start_simulator_process(
             "join_rooms": False,
             "public_host": public_host,
             "credits": 1_000_000,
-            "concurrency_limit": AT_ONCE,
+            "concurrency_limit": MAX_CONCURRENT,
             "tape_length": 10_000,
             "record_heard_s": RECORD_S,
             "livekit_api_secret": FAKE_LIVEKIT_KEY,
             **settings,
         }
     )
-    async with quiet.start():
+    async with start_lock.start():
         simulator = await start_simulator(supervisor, chosen, name=name, verbose=True)
     assert simulator.simulator is not None
     end = partial(supervisor.end, simulator.simulator)

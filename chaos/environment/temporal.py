@@ -38,7 +38,7 @@ class RestartableTemporal:
             temporal_ui_port=free_port(),
         )
         self._name = folder.name
-        self._lives = 0
+        self._starts = 0
         self._child: Child | None = None
 
     @property
@@ -60,14 +60,14 @@ class RestartableTemporal:
         Raises:
             LocalError: it did not come up.
         """
-        self._lives += 1
+        self._starts += 1
         for tries_left in reversed(range(TRIES)):
             try:
                 self._child = await start_temporal_binary(
                     self._supervisor,
                     self._source,
                     self._settings,
-                    name=f"{self._name} temporal {self._lives}",
+                    name=f"{self._name} temporal {self._starts}",
                     more_namespaces=self._namespaces[1:],
                     database=self._database,
                     needed=False,
@@ -87,20 +87,20 @@ class RestartableTemporal:
     async def end(self) -> None:
         """For good."""
         if self._child is not None:
-            self.answer_again()
+            self.resume()
             await self._supervisor.end(self._child)
 
-    def stop_answering(self) -> None:
+    def suspend(self) -> None:
         """SIGSTOP: connections stay, nothing comes."""
         assert self._child is not None, "it was never started"
         self._child.signal_group(signal.SIGSTOP)
 
-    def answer_again(self) -> None:
+    def resume(self) -> None:
         """SIGCONT."""
         assert self._child is not None, "it was never started"
         self._child.signal_group(signal.SIGCONT)
 
 
-def through(server: TemporalServer, port: int) -> TemporalServer:
+def via_port(server: TemporalServer, port: int) -> TemporalServer:
     """The same server, reached by another port: a proxy's."""
     return replace(server, address=f"127.0.0.1:{port}")

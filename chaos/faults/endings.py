@@ -10,68 +10,68 @@ from chaos.fault import BOTH, Fault, MachineLoad
 from chaos.run import FaultRun
 from workers.wiring import Role
 
-AT_ONCE: Final = 3
+MAX_CONCURRENT: Final = 3
 
 
 async def end(run: FaultRun) -> None:
     """Ask for the end, of sessions that speak and of one that is silent."""
-    sessions = await run.live_all(AT_ONCE)
+    sessions = await run.start_live_all(MAX_CONCURRENT)
     speeches = [run.say_live(sessions[0], 8), await run.say_clip(sessions[1], 8)]
     for speech in speeches:
-        speech.must_be = None
+        speech.expected = None
     await run.until_heard(sessions[:2], 500)
-    asked_s = [run.unwanted(session) for session in sessions]
+    asked_s = [run.mark_released(session) for session in sessions]
     await asyncio.gather(*(run.end(session) for session in sessions))
     for session, at_s in zip(sessions, asked_s, strict=True):
         run.measure(1000 * (await run.until_stopped(session, 5) - at_s))
-    await run.finished(*speeches)
+    await run.wait_finished(*speeches)
 
 
 async def cancel(run: FaultRun) -> None:
     """Cancel the workflow in mid-utterance."""
-    session = await run.live()
+    session = await run.start_live()
     speech = run.say_live(session, 8)
-    speech.must_be = None
+    speech.expected = None
     await run.until_heard([session], 500)
-    at_s = run.unwanted(session)
+    at_s = run.mark_released(session)
     await session.cancel()
     run.measure(1000 * (await run.until_stopped(session, 20) - at_s))
     await run.end(session)
-    await run.finished(speech)
+    await run.wait_finished(speech)
 
 
 async def terminate(run: FaultRun) -> None:
     """Terminate the workflow: nobody is left to clean up but the owner."""
-    session = await run.live()
+    session = await run.start_live()
     speech = run.say_live(session, 30)
-    speech.must_be = None
+    speech.expected = None
     await run.until_heard([session], 500)
     await asyncio.sleep(run.random.uniform(0, 3))  # anywhere between two heartbeats
     at_s = await run.terminate(session)
     run.measure(1000 * (await run.until_stopped(session, 30) - at_s))
-    await run.finished(speech)
+    await run.wait_finished(speech)
 
 
 async def owner_and_workflow_killed(run: FaultRun) -> None:
     """Terminate, and kill the owner at once: only the janitor is left."""
-    await run.world.start_worker(Role.JANITOR)
-    session = await run.live()
-    owner = run.world.owner
+    await run.environment.start_worker(Role.JANITOR)
+    session = await run.start_live()
+    owner = run.environment.owner
     speech = run.say_live(session, 8)
-    speech.must_be = None
+    speech.expected = None
     await run.until_heard([session], 500)
     at_s = await run.terminate(session)
-    await run.world.kill(owner)
+    await run.environment.kill(owner)
     run.measure(1000 * (await run.until_stopped(session, 75) - at_s))
-    await run.finished(speech)
+    await run.wait_finished(speech)
 
 
 async def nothing(run: FaultRun) -> None:
     """No fault at all: what is left behind by sessions that speak and end."""
     began_s = time.monotonic()
-    sessions = await run.live_all(2)
-    await run.said(*(run.say_live(session, 3) for session in sessions))
-    await run.said(*[await run.say_clip(session, 2) for session in sessions])
+    sessions = await run.start_live_all(2)
+    await run.measure_silences(*(run.say_live(session, 3) for session in sessions))
+    await run.measure_silences(*[await run.say_clip(session, 2) for session in sessions])
     await asyncio.gather(*(run.end(session) for session in sessions))
     run.expect(time.monotonic() - began_s < 60, "speech", "a run without a fault took a minute")
 

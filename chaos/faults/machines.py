@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Final
 
 from chaos.environment import clock
+from chaos.environment.environment import EnvironmentKind
 from chaos.environment.processes import WorkerProcess
-from chaos.environment.world import EnvironmentKind
 from chaos.fault import BOTH, Fault, MachineLoad
 from chaos.run import FaultRun
 
@@ -21,14 +21,14 @@ _WRITTEN: Final = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,")
 
 async def log_disk_full(run: FaultRun) -> None:
     """No worker can write a line any more; sessions start, speak and end nevertheless."""
-    speaking = await run.live()
-    workers = [one for one in run.world.workers if one.is_alive]
+    speaking = await run.start_live()
+    workers = [one for one in run.environment.workers if one.is_alive]
     for worker in workers:
         worker.fill_disk()
     try:
         speech = run.say_live(speaking, SPEECH_S)
-        other = await run.live()
-        await run.said(speech, run.say_live(other, SPEECH_S))
+        other = await run.start_live()
+        await run.measure_silences(speech, run.say_live(other, SPEECH_S))
         await run.end(speaking)
         await run.end(other)
     finally:
@@ -41,16 +41,16 @@ async def log_disk_full(run: FaultRun) -> None:
 async def clock_jump(run: FaultRun) -> None:
     """The owner's wall clock jumps in mid-utterance, an hour forwards or backwards; speech goes on,
     a clip and more live speech follow, and all ends as if nothing had been."""
-    session, other = await run.live_all(2)
+    session, other = await run.start_live_all(2)
     speeches = [run.say_live(session, JUMP_SPEECH_S), await run.say_clip(other, JUMP_SPEECH_S)]
     await run.until_heard([session, other], run.mid_utterance_ms())
     jump_s = run.random.choice((-JUMP_S, JUMP_S))
-    run.world.clock.jump(jump_s)
-    await run.said(*speeches)
-    off_s = await _clock_of(run.world.owner) - time.time()
+    run.environment.clock.jump(jump_s)
+    await run.measure_silences(*speeches)
+    off_s = await _clock_of(run.environment.owner) - time.time()
     run.expect(abs(off_s - jump_s) < 60, "the fault happens", f"its clock is {off_s:.0f} s off")
-    late = await run.live()
-    await run.said(
+    late = await run.start_live()
+    await run.measure_silences(
         run.say_live(session, JUMP_SPEECH_S),
         run.say_live(late, JUMP_SPEECH_S),
         await run.say_clip(other, JUMP_SPEECH_S),
@@ -60,7 +60,7 @@ async def clock_jump(run: FaultRun) -> None:
 
 async def _clock_of(worker: WorkerProcess) -> float:
     """What a process takes the time for, by the last line that it wrote."""
-    await worker.census()  # it writes one
+    await worker.resources()  # it writes one
     written = [line for line in worker.child.last_lines() if _WRITTEN.match(line)]
     return datetime.strptime(written[-1][:19], "%Y-%m-%d %H:%M:%S").astimezone().timestamp()
 
@@ -79,7 +79,7 @@ FAULTS: Final = (
         inject=clock_jump,
         bound_ms=50,
         layouts=BOTH,
-        place=EnvironmentKind.CLOCKED,
+        environment_kind=EnvironmentKind.CLOCKED,
         load=MachineLoad.WAITS,
         takes_s=20,
         missing=clock.missing,

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
-from chaos.environment.world import EnvironmentKind
+from chaos.environment.environment import EnvironmentKind
 from chaos.fault import Fault, MachineLoad
 from chaos.run import FaultRun
 from deploy.local.relay import RelayMode
@@ -21,12 +21,12 @@ NO_SILENCE_MS: Final = 50
 
 async def _speaks_on(run: FaultRun, away_s: float, away: Callable[[], Awaitable[None]]) -> None:
     """Speak while `away` takes its time; then the session is as it was."""
-    session = await run.live()
+    session = await run.start_live()
     before = await session.status()
     speech = run.say_live(session, away_s + AFTERWARDS_S)
     await run.until_heard([session], run.mid_utterance_ms())
     await away()
-    await run.said(speech)
+    await run.measure_silences(speech)
     status = await session.status(timeout_s=30)
     run.expect(
         status.generation == before.generation,
@@ -42,9 +42,9 @@ async def temporal_killed(run: FaultRun, away_s: float) -> None:
     """SIGKILL, and started again with its database."""
 
     async def away() -> None:
-        await run.world.temporal.kill()
+        await run.environment.temporal.kill()
         await asyncio.sleep(away_s)
-        await run.world.temporal.start()
+        await run.environment.temporal.start()
 
     await _speaks_on(run, away_s, away)
 
@@ -53,11 +53,11 @@ async def temporal_stopped(run: FaultRun, away_s: float) -> None:
     """SIGSTOP and SIGCONT: it is there, and does not answer."""
 
     async def away() -> None:
-        run.world.temporal.stop_answering()
+        run.environment.temporal.suspend()
         try:
             await asyncio.sleep(away_s)
         finally:
-            run.world.temporal.answer_again()
+            run.environment.temporal.resume()
 
     await _speaks_on(run, away_s, away)
 
@@ -66,9 +66,9 @@ async def temporal_cut(run: FaultRun, mode: RelayMode) -> None:
     """The network between workers and Temporal."""
 
     async def away() -> None:
-        run.world.to_temporal.set_mode(mode)
+        run.environment.to_temporal.set_mode(mode)
         await asyncio.sleep(NETWORK_AWAY_S)
-        run.world.to_temporal.set_mode(RelayMode.PASS)
+        run.environment.to_temporal.set_mode(RelayMode.PASS)
 
     await _speaks_on(run, NETWORK_AWAY_S, away)
 
@@ -77,9 +77,9 @@ async def sockets_cut(run: FaultRun, mode: RelayMode) -> None:
     """The network between the owner and LiveAvatar's WebSockets."""
 
     async def away() -> None:
-        run.world.to_provider.set_mode(mode)
+        run.environment.to_provider.set_mode(mode)
         await asyncio.sleep(SOCKET_AWAY_S)
-        run.world.to_provider.set_mode(RelayMode.PASS)
+        run.environment.to_provider.set_mode(RelayMode.PASS)
 
     await _speaks_on(run, SOCKET_AWAY_S, away)
 
@@ -90,7 +90,7 @@ def _temporal_away(away_s: int) -> Fault:
         what=f"kill -9 of Temporal, back after {away_s} s: silence",
         inject=partial(temporal_killed, away_s=away_s),
         bound_ms=NO_SILENCE_MS,
-        place=EnvironmentKind.OWN_TEMPORAL,
+        environment_kind=EnvironmentKind.OWN_TEMPORAL,
         load=MachineLoad.WAITS,
         takes_s=away_s + 15,
         settle_s=20,
@@ -105,7 +105,7 @@ def _cut(
         what=what,
         inject=inject,
         bound_ms=bound_ms,
-        place=EnvironmentKind.PROXIED,
+        environment_kind=EnvironmentKind.PROXIED,
         load=MachineLoad.WAITS,
         takes_s=30,
         settle_s=20,
@@ -122,7 +122,7 @@ FAULTS: Final = (
         inject=partial(temporal_stopped, away_s=20),
         bound_ms=NO_SILENCE_MS,
         takes_s=40,
-        place=EnvironmentKind.OWN_TEMPORAL,
+        environment_kind=EnvironmentKind.OWN_TEMPORAL,
         load=MachineLoad.WAITS,
         settle_s=20,
     ),

@@ -7,8 +7,8 @@ import signal
 from typing import Final
 
 from avatar_sessions import Session
+from chaos.environment.environment import Layout
 from chaos.environment.processes import WorkerProcess
-from chaos.environment.world import Layout
 from chaos.errors import ConditionTimeout
 from chaos.fault import BOTH, Fault, MachineLoad
 from chaos.run import CodedSpeech, FaultRun
@@ -19,42 +19,42 @@ CHAIN: Final = 10
 SPEECH_S: Final = 7.0
 DRAINED_SPEECH_S: Final = 6.0
 DRAINED_WITHIN_S: Final = 10.0
-LEAVES_WITHIN_S: Final = 2.0
+EXITS_WITHIN_S: Final = 2.0
 FROZEN_S: Final = 20.0
-TAKEN_OVER_WITHIN_S: Final = 5.0
+TAKEOVER_WITHIN_S: Final = 5.0
 
 
 async def owner_killed(run: FaultRun) -> None:
     """kill -9 while a speaker is connected: its hint brings the next owner."""
-    sessions = await run.live_all(SPEAKING)
-    owner = run.world.owner
-    await run.world.start_owner()
-    async with run.quiet():
+    sessions = await run.start_live_all(SPEAKING)
+    owner = run.environment.owner
+    await run.environment.start_owner()
+    async with run.start_lock():
         speeches = [run.say_live(session, SPEECH_S) for session in sessions]
         await run.until_heard(sessions, run.mid_utterance_ms())
-        await run.world.kill(owner)
-        await run.said(*speeches)
+        await run.environment.kill(owner)
+        await run.measure_silences(*speeches)
 
 
 async def owner_killed_clip(run: FaultRun) -> None:
     """kill -9 in a clip: whoever asked for it waits, and nobody else is connected."""
-    sessions = await run.live_all(SPEAKING)
-    owner = run.world.owner
-    await run.world.start_owner()
+    sessions = await run.start_live_all(SPEAKING)
+    owner = run.environment.owner
+    await run.environment.start_owner()
     speeches = [await run.say_clip(session, SPEECH_S) for session in sessions]
     await run.until_heard(sessions, run.mid_utterance_ms())
-    await run.world.kill(owner)
-    await run.said(*speeches)
+    await run.environment.kill(owner)
+    await run.measure_silences(*speeches)
 
 
 async def owner_killed_unwatched(run: FaultRun) -> None:
     """kill -9 while nobody speaks or looks: only heartbeats tell."""
-    sessions = await run.live_all(SPEAKING)
-    owner = run.world.owner
-    await run.world.start_owner()
+    sessions = await run.start_live_all(SPEAKING)
+    owner = run.environment.owner
+    await run.environment.start_owner()
     epochs = [(await one.status()).epoch or (0, 0) for one in sessions]
     await asyncio.sleep(run.random.uniform(0, 5))  # anywhere between two heartbeats
-    killed_at_s = await run.world.kill(owner)
+    killed_at_s = await run.environment.kill(owner)
     for owned_at in [
         asyncio.create_task(run.until_owned_beyond(one, epoch, 40))
         for one, epoch in zip(sessions, epochs, strict=True)
@@ -65,11 +65,11 @@ async def owner_killed_unwatched(run: FaultRun) -> None:
 async def drain(run: FaultRun, count: int = DRAINED) -> None:
     """SIGTERM under load, as a deploy sends it; and the next, and the next."""
     run.piece_ms = 3  # a chain of utterances is longer than a minute
-    sessions = await run.live_all(count)
+    sessions = await run.start_live_all(count)
     async with run.speakers(sessions) as speakers:
         for _ in range(run.times):
-            owner = run.world.owner
-            await run.world.start_owner()
+            owner = run.environment.owner
+            await run.environment.start_owner()
             speeches = [
                 run.say_live(session, DRAINED_SPEECH_S, speaker)
                 for session, speaker in zip(sessions, speakers, strict=True)
@@ -83,9 +83,9 @@ async def _drain_one(
 ) -> None:
     await run.until_heard(sessions, run.mid_utterance_ms())
     owner.send(signal.SIGTERM)
-    gone = asyncio.create_task(owner.gone(30))
-    await run.said(*speeches)
-    gone_s = await gone
+    wait_for_exit = asyncio.create_task(owner.wait_for_exit(30))
+    await run.measure_silences(*speeches)
+    gone_s = await wait_for_exit
     run.expect(
         gone_s <= DRAINED_WITHIN_S,
         "a drained process leaves",
@@ -103,9 +103,9 @@ async def drain_5(run: FaultRun) -> None:
 
 async def second_signal(run: FaultRun) -> None:
     """SIGTERM, and again: it leaves at once, and its sessions are taken over as from a dead one."""
-    sessions = await run.live_all(SPEAKING)
-    owner = run.world.owner
-    await run.world.start_owner()
+    sessions = await run.start_live_all(SPEAKING)
+    owner = run.environment.owner
+    await run.environment.start_owner()
     speeches = [run.say_live(session, SPEECH_S) for session in sessions]
     await run.until_heard(sessions, run.mid_utterance_ms())
     owner.send(signal.SIGTERM)
@@ -113,27 +113,27 @@ async def second_signal(run: FaultRun) -> None:
     if owner.is_alive:
         owner.send(signal.SIGTERM)
     try:
-        run.measure(1000 * await owner.gone(30))
+        run.measure(1000 * await owner.wait_for_exit(30))
     except ConditionTimeout as error:
         run.problem("a second signal ends it", str(error))
-    await run.finished(*speeches)
+    await run.wait_finished(*speeches)
 
 
 async def frozen(run: FaultRun) -> None:
     """SIGSTOP for 20 s, then SIGCONT: it comes back to sessions that are another's."""
-    sessions = await run.live_all(SPEAKING)
-    owner = run.world.owner
-    await run.world.start_owner()
+    sessions = await run.start_live_all(SPEAKING)
+    owner = run.environment.owner
+    await run.environment.start_owner()
     speeches = [run.say_live(session, FROZEN_S + 8) for session in sessions]
     await run.until_heard(sessions, run.mid_utterance_ms())
     try:
-        async with run.quiet():
+        async with run.start_lock():
             owner.send(signal.SIGSTOP)
-            await asyncio.sleep(TAKEN_OVER_WITHIN_S)
-        await asyncio.sleep(FROZEN_S - TAKEN_OVER_WITHIN_S)
+            await asyncio.sleep(TAKEOVER_WITHIN_S)
+        await asyncio.sleep(FROZEN_S - TAKEOVER_WITHIN_S)
     finally:
         owner.send(signal.SIGCONT)
-    await run.said(*speeches)
+    await run.measure_silences(*speeches)
 
 
 FAULTS: Final = (
@@ -178,7 +178,7 @@ FAULTS: Final = (
         name="second-signal",
         what="SIGTERM twice → gone",
         inject=second_signal,
-        bound_ms=1000 * LEAVES_WITHIN_S,
+        bound_ms=1000 * EXITS_WITHIN_S,
         layouts=BOTH,
     ),
     Fault(

@@ -7,7 +7,7 @@ from typing import Final
 
 from avatar_sessions import AvatarSessionsError, Session
 from avatar_sessions.contract.states import FINAL
-from chaos.environment.world import BRIEF_S, EnvironmentKind
+from chaos.environment.environment import BRIEF_S, EnvironmentKind
 from chaos.errors import ConditionTimeout, NotAvailable
 from chaos.fault import Fault, MachineLoad
 from chaos.run import FaultRun
@@ -16,7 +16,7 @@ SPEECH_S: Final = 8.0
 SENTENCE_S: Final = 3.0
 SENTENCES: Final = 6
 BORDER_MS: Final = 1000
-TURNED_WITHIN_S: Final = 40.0
+REPLACED_WITHIN_S: Final = 40.0
 
 
 async def socket_drop(run: FaultRun) -> None:
@@ -35,11 +35,11 @@ async def never_connected(run: FaultRun) -> None:
 
 
 async def _broken_socket(run: FaultRun, *faults: str) -> None:
-    session = await run.live()
-    place_ms = round(run.mid_utterance_ms())
-    async with run.going_wrong(**dict.fromkeys(faults, 1), drop_after_ms=place_ms):
-        await run.said(run.say_live(session, SPEECH_S))
-        left = await run.world.simulator.faults()
+    session = await run.start_live()
+    position_ms = round(run.mid_utterance_ms())
+    async with run.injecting(**dict.fromkeys(faults, 1), drop_after_ms=position_ms):
+        await run.measure_silences(run.say_live(session, SPEECH_S))
+        left = await run.environment.simulator.faults()
         for fault in faults:
             run.expect(left[fault] == 0, "the fault happens", f"{fault} did not")
     await run.end(session)
@@ -47,24 +47,24 @@ async def _broken_socket(run: FaultRun, *faults: str) -> None:
 
 async def provider_ended(run: FaultRun) -> None:
     """LiveAvatar ends the session by itself: another one goes on with what was said."""
-    await _lost_provider(run, run.world.simulator.end)
+    await _lost_provider(run, run.environment.simulator.end)
 
 
 async def freeze(run: FaultRun) -> None:
     """LiveAvatar stops rendering without a word: found, and another session goes on."""
-    await _lost_provider(run, run.world.simulator.freeze)
+    await _lost_provider(run, run.environment.simulator.freeze)
 
 
 async def _lost_provider(run: FaultRun, lose: Callable[[str], Awaitable[None]]) -> None:
-    session = await run.live()
+    session = await run.start_live()
     speech = run.say_live(session, SPEECH_S)
-    speech.must_be = None  # what is said while nobody is there may be lost: it is counted
+    speech.expected = None  # what is said while nobody is there may be lost: it is counted
     await run.until_heard([session], run.mid_utterance_ms())
     lost = await run.provider_id(session)
     await lose(lost)
     ended = False
 
-    async def turned() -> bool:
+    async def replaced() -> bool:
         nonlocal ended
         try:
             status = await session.status(timeout_s=3)
@@ -74,15 +74,15 @@ async def _lost_provider(run: FaultRun, lose: Callable[[str], Awaitable[None]]) 
         return ended or (status.state == "LIVE" and status.provider_session_id != lost)
 
     try:
-        await run.until(turned, TURNED_WITHIN_S, "another LiveAvatar session is live")
+        await run.until(replaced, REPLACED_WITHIN_S, "another LiveAvatar session is live")
     except ConditionTimeout as error:
         await run.end(session)
         raise NotAvailable(f"nothing notices: {error}") from error
     if not ended:
-        await run.said(speech)
+        await run.measure_silences(speech)
     await run.end(session)
     if ended:
-        await run.finished(speech)
+        await run.wait_finished(speech)
         raise NotAvailable("the session ends with LiveAvatar's: no next one is opened")
 
 
@@ -90,8 +90,8 @@ async def rotation(run: FaultRun) -> None:
     """LiveAvatar's limit comes while an agent streams its sentences: the next LiveAvatar session
     takes over between two of them."""
     run.double_billing_s = BRIEF_S / 3 + 1
-    session = await run.live()
-    await run.finished(*run.say_row(session, SENTENCE_S, SENTENCES))
+    session = await run.start_live()
+    await run.wait_finished(*run.say_sequence(session, SENTENCE_S, SENTENCES))
     await run.end(session)
     _expect_next_generation(run, session)
 
@@ -99,14 +99,14 @@ async def rotation(run: FaultRun) -> None:
 async def rotation_in_speech(run: FaultRun) -> None:
     """The limit comes in an utterance without a border: it is cut, and goes on in the next."""
     run.double_billing_s = BRIEF_S / 3 + 1
-    session = await run.live()
-    await run.said(run.say_live(session, BRIEF_S + 2))
+    session = await run.start_live()
+    await run.measure_silences(run.say_live(session, BRIEF_S + 2))
     await run.end(session)
     _expect_next_generation(run, session)
 
 
 def _expect_next_generation(run: FaultRun, session: Session) -> None:
-    report = run.patients[session.key].report
+    report = run.subjects[session.key].report
     billed = [one for one in report.generations if one.started_at] if report else []
     run.expect(len(billed) >= 2, "the fault happens", f"{len(billed)} LiveAvatar sessions", session)
 
@@ -151,7 +151,7 @@ FAULTS: Final = (
         what="limit reached between utterances: pause at the border",
         inject=rotation,
         bound_ms=BORDER_MS,
-        place=EnvironmentKind.BRIEF,
+        environment_kind=EnvironmentKind.BRIEF,
         load=MachineLoad.WAITS,
         takes_s=25,
     ),
@@ -160,7 +160,7 @@ FAULTS: Final = (
         what="limit reached in one long utterance: silence",
         inject=rotation_in_speech,
         bound_ms=BORDER_MS,
-        place=EnvironmentKind.BRIEF,
+        environment_kind=EnvironmentKind.BRIEF,
         load=MachineLoad.WAITS,
         takes_s=30,
     ),

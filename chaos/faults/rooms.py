@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 from avatar_sessions import OwnRoom, Session, Video
-from chaos.environment.world import EnvironmentKind
+from chaos.environment.environment import EnvironmentKind
 from chaos.fault import Fault, MachineLoad
 from chaos.run import FaultRun
 from workers.wiring import Role
@@ -21,7 +21,7 @@ async def room_end(run: FaultRun) -> None:
     ended, cancelled = await _speaking(run, 2)
     at_s = time.time()
     for session in (ended, cancelled):
-        run.unwanted(session, at_s)
+        run.mark_released(session, at_s)
     await asyncio.gather(run.end(ended), cancelled.cancel())
     await _until_no_room(run, at_s, 20)
     await run.end(cancelled)
@@ -31,31 +31,31 @@ async def room_owner_killed(run: FaultRun) -> None:
     """kill -9: the next owner goes on in the same room, which goes with the session."""
     (session,) = await _live(run, 1)
     rooms = await run.rooms()
-    owner = run.world.owner
-    await run.world.start_owner()
+    owner = run.environment.owner
+    await run.environment.start_owner()
     speech = run.say_live(session, SPEECH_S)
     await run.until_heard([session], run.mid_utterance_ms())
-    await run.world.kill(owner)
-    await run.finished(speech)
+    await run.environment.kill(owner)
+    await run.wait_finished(speech)
     run.expect(await run.rooms() == rooms, "the room stays", f"{rooms} before", session)
-    at_s = run.unwanted(session)
+    at_s = run.mark_released(session)
     await run.end(session)
     await _until_no_room(run, at_s, 20)
 
 
 async def room_orphaned(run: FaultRun) -> None:
     """Terminate, and kill the owner at once: only the janitor is left, for session and room."""
-    await run.world.start_worker(Role.JANITOR)
+    await run.environment.start_worker(Role.JANITOR)
     (session,) = await _speaking(run, 1)
-    owner = run.world.owner
+    owner = run.environment.owner
     at_s = await run.terminate(session)
-    await run.world.kill(owner)
+    await run.environment.kill(owner)
     await run.until_stopped(session, 75)
     await _until_no_room(run, at_s, 75)
 
 
 async def _live(run: FaultRun, count: int) -> list[Session]:
-    sessions = await run.live_all(count, room=OwnRoom(), video=VIDEO)
+    sessions = await run.start_live_all(count, room=OwnRoom(), video=VIDEO)
     rooms = await run.rooms()
     run.expect(
         len(rooms) == count, "the fault happens", f"{count} sessions have {len(rooms)} rooms"
@@ -66,7 +66,7 @@ async def _live(run: FaultRun, count: int) -> list[Session]:
 async def _speaking(run: FaultRun, count: int) -> list[Session]:
     sessions = await _live(run, count)
     for session in sessions:
-        run.say_live(session, SPEECH_S).must_be = None
+        run.say_live(session, SPEECH_S).expected = None
     await run.until_heard(sessions, 500)
     return sessions
 
@@ -85,7 +85,7 @@ FAULTS: Final = (
         what="end, cancel → LiveKit has no room of ours",
         inject=room_end,
         bound_ms=5000,
-        place=EnvironmentKind.ROOMS,
+        environment_kind=EnvironmentKind.ROOMS,
         load=MachineLoad.WAITS,
         takes_s=5,
     ),
@@ -94,7 +94,7 @@ FAULTS: Final = (
         what="kill -9, then end → LiveKit has no room of ours",
         inject=room_owner_killed,
         bound_ms=5000,
-        place=EnvironmentKind.ROOMS,
+        environment_kind=EnvironmentKind.ROOMS,
         load=MachineLoad.WAITS,
         takes_s=15,
     ),
@@ -103,7 +103,7 @@ FAULTS: Final = (
         what="terminate and kill -9 → LiveKit has no room of ours",
         inject=room_orphaned,
         bound_ms=60_000,
-        place=EnvironmentKind.ROOMS,
+        environment_kind=EnvironmentKind.ROOMS,
         load=MachineLoad.WAITS,
         takes_s=30,
         settle_s=20,

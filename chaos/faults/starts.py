@@ -8,7 +8,7 @@ from typing import Final
 
 from avatar_sessions import Session
 from avatar_sessions.contract.states import SessionState
-from chaos.environment.world import EnvironmentKind
+from chaos.environment.environment import EnvironmentKind
 from chaos.fault import BOTH, Fault, MachineLoad
 from chaos.run import ATTACH_WITHIN_S, FaultRun, session_request
 from liveavatar_simulator import SessionLine
@@ -20,9 +20,9 @@ STOP_DOWN_S: Final = 6.0
 
 async def lost_start_reply(run: FaultRun) -> None:
     """The session starts, and the reply does not come."""
-    async with run.going_wrong(lost_start_replies=1):
+    async with run.injecting(lost_start_replies=1):
         session = await run.start()
-        await run.attached(session)
+        await run.attach(session)
     doubtful = await _others(run, session)
     run.expect(len(doubtful) == 1, "the fault happens", f"{len(doubtful)} sessions were doubtful")
     run.measure(1000 * _billed_s(doubtful))
@@ -31,11 +31,11 @@ async def lost_start_reply(run: FaultRun) -> None:
 
 async def late_start(run: FaultRun) -> None:
     """LiveAvatar takes longer than the call may last, and starts the session nevertheless."""
-    async with run.going_wrong(slow_start_s=LATE_S):
+    async with run.injecting(slow_start_s=LATE_S):
         session = await run.start()
         await until_state(run, session, SessionState.STARTING)
         await asyncio.sleep(1)
-    await run.attached(session)
+    await run.attach(session)
     await run.until_nothing_starts(LATE_S + 10)
     run.measure(1000 * _billed_s(await _others(run, session)))
     await run.end(session)
@@ -43,41 +43,41 @@ async def late_start(run: FaultRun) -> None:
 
 async def lost_token_reply(run: FaultRun) -> None:
     """A session is minted, and nobody hears of it: nothing is billed."""
-    async with run.going_wrong(lost_token_replies=1):
+    async with run.injecting(lost_token_replies=1):
         session = await run.start()
-        await run.attached(session)
+        await run.attach(session)
     await run.end(session)
 
 
 async def rate_limited(run: FaultRun) -> None:
     """429 for a token, two starts and a stop."""
-    async with run.going_wrong(
+    async with run.injecting(
         rate_limited_tokens=1, rate_limited_starts=2, rate_limited_stops=1, retry_after_s=1
     ):
         session = await run.start()
-        await run.attached(session)
+        await run.attach(session)
         await run.end(session)
 
 
 async def no_slot(run: FaultRun) -> None:
     """LiveAvatar lets one session run at once, and the first ends while the second asks."""
-    first = await run.live()
+    first = await run.start_live()
     second = await run.start()
     await until_state(run, second, SessionState.STARTING)
     await asyncio.sleep(run.random.uniform(0.2, 1))
     await run.end(first)
-    await run.attached(second)
+    await run.attach(second)
     await run.end(second)
 
 
 async def started_by_many(run: FaultRun) -> None:
     """Ten backends start one key at once: one session."""
     session = await run.start()
-    again = run.world.sessions
+    again = run.environment.sessions
     request = session_request()
     others = await asyncio.gather(*(again.start(session.key, request) for _ in range(9)))
     await asyncio.gather(*(one.attach(timeout_s=ATTACH_WITHIN_S) for one in others))
-    await run.attached(session)
+    await run.attach(session)
     lines = [one for one in await run.new_lines() if one.started_at is not None]
     run.expect(len(lines) == 1, "one session is billed", f"{len(lines)} were started", session)
     await run.end(session)
@@ -85,36 +85,36 @@ async def started_by_many(run: FaultRun) -> None:
 
 async def worker_killed_in_start(run: FaultRun) -> None:
     """kill -9 of the worker that waits for /start's reply: the outcome is unknown."""
-    async with run.going_wrong(slow_start_s=3):
+    async with run.injecting(slow_start_s=3):
         session = await run.start()
         await until_state(run, session, SessionState.STARTING)
         await asyncio.sleep(run.random.uniform(0.2, 2))
-        worker = run.world.for_workflows
-        await run.world.kill(worker)
-    await run.world.start_worker(worker.role, urgent=True)
-    await run.attached(session, within_s=110)
+        worker = run.environment.workflow_worker
+        await run.environment.kill(worker)
+    await run.environment.start_worker(worker.role, urgent=True)
+    await run.attach(session, within_s=110)
     await run.end(session)
 
 
 async def worker_killed_in_cleanup(run: FaultRun) -> None:
     """kill -9 of the worker that stops the session; another one goes on with it."""
-    session = await run.live()
-    async with run.going_wrong(stop_failures=2):
-        at_s = run.unwanted(session)
+    session = await run.start_live()
+    async with run.injecting(stop_failures=2):
+        at_s = run.mark_released(session)
         ending = asyncio.create_task(run.end(session))
         await until_state(run, session, SessionState.ENDING)
         await asyncio.sleep(run.random.uniform(0, 0.5))
-        worker = run.world.for_workflows
-        await run.world.kill(worker)
-        await run.world.start_worker(worker.role, urgent=True)
+        worker = run.environment.workflow_worker
+        await run.environment.kill(worker)
+        await run.environment.start_worker(worker.role, urgent=True)
         await ending
     run.measure(1000 * (await run.until_stopped(session, 60) - at_s))
 
 
 async def stop_fails(run: FaultRun) -> None:
     """LiveAvatar cannot stop anything for a while: the cleanup goes on until it can."""
-    session = await run.live()
-    async with run.going_wrong(stop_failures=1000):
+    session = await run.start_live()
+    async with run.injecting(stop_failures=1000):
         ending = asyncio.create_task(run.end(session))
         await asyncio.sleep(STOP_DOWN_S)
     works_again_s = time.time()
@@ -124,7 +124,7 @@ async def stop_fails(run: FaultRun) -> None:
 
 async def until_state(run: FaultRun, session: Session, state: SessionState) -> None:
     """Wait until the session stands there, by its search attribute: no worker need answer."""
-    handle = run.world.client.get_workflow_handle(session.workflow_id)
+    handle = run.environment.client.get_workflow_handle(session.workflow_id)
 
     async def there() -> bool:
         described = await handle.describe()
@@ -182,7 +182,7 @@ FAULTS: Final = (
         what="no slot at first, live in the end",
         inject=no_slot,
         bound_ms=None,
-        place=EnvironmentKind.CRAMPED,
+        environment_kind=EnvironmentKind.CRAMPED,
         load=MachineLoad.WAITS,
     ),
     Fault(

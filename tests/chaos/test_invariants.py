@@ -11,16 +11,16 @@ import pytest
 from avatar_sessions import Session, SessionReport, UtteranceReport
 from avatar_sessions.contract.messages import GenerationReport
 from avatar_sessions.contract.states import EndReason, SessionState, UtteranceOutcome
-from chaos.environment.world import Environment
+from chaos.environment.environment import Environment
 from chaos.invariants import (
     Figures,
     billed_for_nothing,
-    nothing_is_billed_twice,
+    completed_means_heard,
     one_owner_speaks,
-    reports_tell_the_truth,
-    what_is_completed_was_heard,
+    one_session_is_billed,
+    reports_match_the_bill,
 )
-from chaos.position_code import PositionCode, heard_of
+from chaos.position_code import PositionCode, analyze_samples
 from chaos.run import CodedSpeech, FaultRun, SessionUnderTest
 from liveavatar_simulator import SessionLine
 
@@ -78,7 +78,7 @@ def run() -> FaultRun:
     """A run with one session, in no world."""
     run = FaultRun(cast(Environment, None), "some", seed=1)
     session = Session(cast(Any, None), None, KEY)
-    run.patients[KEY] = SessionUnderTest(session)
+    run.subjects[KEY] = SessionUnderTest(session)
     return run
 
 
@@ -87,26 +87,26 @@ def figures() -> Figures:
     return Figures(keys_of={"first": KEY, "second": KEY})
 
 
-def told(run: FaultRun) -> list[str]:
+def violated(run: FaultRun) -> list[str]:
     return [one.invariant for one in run.problems]
 
 
 def test_one_generation_after_the_other_is_one_bill(run: FaultRun, figures: Figures) -> None:
-    nothing_is_billed_twice(run, [line("first", 0, 10), line("second", 8, 30)], figures)
-    assert told(run) == []
+    one_session_is_billed(run, [line("first", 0, 10), line("second", 8, 30)], figures)
+    assert violated(run) == []
 
 
 def test_two_that_are_billed_at_once_for_long_are_told(run: FaultRun, figures: Figures) -> None:
-    nothing_is_billed_twice(run, [line("first", 0, 20), line("second", 10, 30)], figures)
-    assert told(run) == ["one session is billed"]
+    one_session_is_billed(run, [line("first", 0, 20), line("second", 10, 30)], figures)
+    assert violated(run) == ["one session is billed"]
     assert run.problems[0].session_key == KEY
     assert "10.0 s" in run.problems[0].text
 
 
 def test_two_keys_may_be_billed_at_once(run: FaultRun) -> None:
     figures = Figures(keys_of={"first": KEY, "second": "another"})
-    nothing_is_billed_twice(run, [line("first", 0, 20), line("second", 0, 20)], figures)
-    assert told(run) == []
+    one_session_is_billed(run, [line("first", 0, 20), line("second", 0, 20)], figures)
+    assert violated(run) == []
 
 
 @pytest.mark.parametrize(
@@ -123,79 +123,79 @@ def test_a_socket_that_speaks_after_a_later_one_is_told(
 ) -> None:
     commands = [{"type": "agent.speak", "at_ms": 0, "socket": socket} for socket in sockets]
     one_owner_speaks(run, [line("first", 0, 20, commands=commands)], figures)
-    assert told(run) == problems
+    assert violated(run) == problems
 
 
 def test_a_report_with_the_ledgers_bill_is_true(run: FaultRun) -> None:
-    run.patients[KEY].report = report(("first", 20.6))
-    reports_tell_the_truth(run, [line("first", 0, 20)])
-    assert told(run) == []
+    run.subjects[KEY].report = report(("first", 20.6))
+    reports_match_the_bill(run, [line("first", 0, 20)])
+    assert violated(run) == []
 
 
 @pytest.mark.parametrize("billed_s", [18.5, 22.0])
 def test_another_bill_than_the_ledgers_is_told(run: FaultRun, billed_s: float) -> None:
-    run.patients[KEY].report = report(("first", billed_s))
-    reports_tell_the_truth(run, [line("first", 0, 20)])
-    assert told(run) == ["reports tell the bill"]
+    run.subjects[KEY].report = report(("first", billed_s))
+    reports_match_the_bill(run, [line("first", 0, 20)])
+    assert violated(run) == ["reports tell the bill"]
 
 
 def test_a_session_that_no_report_knows_is_told(run: FaultRun) -> None:
-    run.patients[KEY].report = report(("first", 20))
-    reports_tell_the_truth(run, [line("first", 0, 20), line("second", 0, 20)])
-    assert told(run) == ["every session is reported"]
+    run.subjects[KEY].report = report(("first", 20))
+    reports_match_the_bill(run, [line("first", 0, 20), line("second", 0, 20)])
+    assert violated(run) == ["every session is reported"]
 
 
 def test_a_session_that_is_reported_twice_is_told(run: FaultRun) -> None:
-    run.patients[KEY].report = report(("first", 20), ("first", 20))
-    reports_tell_the_truth(run, [line("first", 0, 20)])
-    assert told(run) == ["every session is reported"]
+    run.subjects[KEY].report = report(("first", 20), ("first", 20))
+    reports_match_the_bill(run, [line("first", 0, 20)])
+    assert violated(run) == ["every session is reported"]
 
 
 def test_a_report_that_is_missing_is_told_unless_the_workflow_was_terminated(run: FaultRun) -> None:
-    patient = run.patients[KEY]
-    patient.provider_ids = {"first"}
-    patient.must_report = False
-    reports_tell_the_truth(run, [line("first", 0, 20)])
-    assert told(run) == []
-    patient.must_report = True
-    reports_tell_the_truth(run, [line("first", 0, 20)])
-    assert told(run) == ["every session is reported"]
+    subject = run.subjects[KEY]
+    subject.provider_ids = {"first"}
+    subject.must_report = False
+    reports_match_the_bill(run, [line("first", 0, 20)])
+    assert violated(run) == []
+    subject.must_report = True
+    reports_match_the_bill(run, [line("first", 0, 20)])
+    assert violated(run) == ["every session is reported"]
 
 
 async def spoken(run: FaultRun, outcome: UtteranceOutcome, *, heard_ms: int) -> CodedSpeech:
     code = PositionCode(first_piece=0, pieces=1000)
     future: asyncio.Future[UtteranceReport] = asyncio.get_running_loop().create_future()
-    patient = run.patients[KEY]
-    speech = CodedSpeech(patient.session, code, "live", cast(Any, future))
+    subject = run.subjects[KEY]
+    speech = CodedSpeech(subject.session, code, "live", cast(Any, future))
     speech.report = UtteranceReport(id="u", outcome=outcome)
-    speech.hearing = heard_of(code, code.samples()[: 24 * heard_ms])
-    patient.speeches.append(speech)
+    speech.played = analyze_samples(code, code.samples()[: 24 * heard_ms])
+    subject.speeches.append(speech)
     return speech
 
 
 async def test_completed_means_that_every_sample_was_heard(run: FaultRun) -> None:
     await spoken(run, UtteranceOutcome.COMPLETED, heard_ms=1000)
-    what_is_completed_was_heard(run)
-    assert told(run) == []
+    completed_means_heard(run)
+    assert violated(run) == []
     await spoken(run, UtteranceOutcome.COMPLETED, heard_ms=999)
-    what_is_completed_was_heard(run)
-    assert told(run) == ["completed means heard"]
+    completed_means_heard(run)
+    assert violated(run) == ["completed means heard"]
 
 
 async def test_an_utterance_that_must_be_completed_and_is_not_is_told(run: FaultRun) -> None:
     speech = await spoken(run, UtteranceOutcome.LOST, heard_ms=500)
-    what_is_completed_was_heard(run)
-    assert told(run) == ["speech goes on"]
+    completed_means_heard(run)
+    assert violated(run) == ["speech goes on"]
     run.problems.clear()
-    speech.must_be = None
-    what_is_completed_was_heard(run)
-    assert told(run) == []
+    speech.expected = None
+    completed_means_heard(run)
+    assert violated(run) == []
 
 
 def test_what_is_billed_after_nobody_wanted_it_is_for_nothing(
     run: FaultRun, figures: Figures
 ) -> None:
-    run.unwanted(run.patients[KEY].session, at(15).timestamp())
+    run.mark_released(run.subjects[KEY].session, at(15).timestamp())
     assert billed_for_nothing(run, [line("first", 0, 20)], figures) == [pytest.approx(5)]
     assert billed_for_nothing(run, [line("first", 0, 14)], figures) == [0.0]
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from chaos.position_code import (
-    PIECES_AT_MOST,
+    MAX_PIECES,
     SAMPLES_PER_MS,
-    Hearing,
+    PlayedSpeech,
     PositionCode,
     Recording,
     Samples,
     SilentGap,
-    heard_in,
-    heard_of,
+    analyze_recordings,
+    analyze_samples,
 )
 
 CODE = PositionCode(first_piece=0, pieces=1000)
@@ -29,36 +29,36 @@ def said(begin_ms: float, end_ms: float) -> Samples:
     return SAID[round(begin_ms * SAMPLES_PER_MS) : round(end_ms * SAMPLES_PER_MS)]
 
 
-def heard(*parts: Samples) -> Hearing:
-    return heard_of(CODE, np.concatenate(parts))
+def heard(*parts: Samples) -> PlayedSpeech:
+    return analyze_samples(CODE, np.concatenate(parts))
 
 
 def test_speech_that_was_heard_as_it_was_said_is_whole() -> None:
-    hearing = heard(silence(120), SAID, silence(50))
-    assert hearing.is_whole
-    assert (hearing.began_ms, hearing.ended_ms) == (120, 1120)
-    assert hearing.silences == ()
-    assert hearing.longest_silence_ms == 0
+    played = heard(silence(120), SAID, silence(50))
+    assert played.is_whole
+    assert (played.began_ms, played.ended_ms) == (120, 1120)
+    assert played.silences == ()
+    assert played.longest_silence_ms == 0
 
 
 def test_bytes_are_read_as_samples() -> None:
-    assert heard_of(CODE, SAID.tobytes()) == heard_of(CODE, SAID)
+    assert analyze_samples(CODE, SAID.tobytes()) == analyze_samples(CODE, SAID)
 
 
 def test_speech_that_was_never_heard_is_lost() -> None:
-    assert heard_of(CODE, b"") == Hearing(None, None, 1000, 0, 0, 0, ())
+    assert analyze_samples(CODE, b"") == PlayedSpeech(None, None, 1000, 0, 0, 0, ())
     assert heard(silence(5000)).lost_ms == 1000
 
 
 def test_a_hole_is_lost_and_nothing_else() -> None:
-    hearing = heard(said(0, 300), said(420, 1000))
-    assert (hearing.lost_ms, hearing.repeated_ms, hearing.out_of_order_ms) == (120, 0, 0)
+    played = heard(said(0, 300), said(420, 1000))
+    assert (played.lost_ms, played.repeated_ms, played.out_of_order_ms) == (120, 0, 0)
 
 
 def test_a_silence_inside_is_told_with_its_place_and_loses_nothing() -> None:
-    hearing = heard(silence(10), said(0, 300), silence(250), said(300, 1000), silence(900))
-    assert hearing.silences == (SilentGap(310, 250),)
-    assert hearing.is_whole
+    played = heard(silence(10), said(0, 300), silence(250), said(300, 1000), silence(900))
+    assert played.silences == (SilentGap(310, 250),)
+    assert played.is_whole
 
 
 def test_silence_before_and_after_is_not_inside() -> None:
@@ -66,39 +66,39 @@ def test_silence_before_and_after_is_not_inside() -> None:
 
 
 def test_several_silences_are_told_apart() -> None:
-    hearing = heard(said(0, 100), silence(20), said(100, 200), silence(70), said(200, 1000))
-    assert [one.duration_ms for one in hearing.silences] == [20, 70]
-    assert hearing.longest_silence_ms == 70
+    played = heard(said(0, 100), silence(20), said(100, 200), silence(70), said(200, 1000))
+    assert [one.duration_ms for one in played.silences] == [20, 70]
+    assert played.longest_silence_ms == 70
 
 
 def test_a_step_back_is_heard_twice_and_not_out_of_order() -> None:
     """An owner that takes over may begin a little too early."""
-    hearing = heard(said(0, 600), said(450, 1000))
-    assert (hearing.lost_ms, hearing.repeated_ms, hearing.out_of_order_ms) == (0, 150, 0)
+    played = heard(said(0, 600), said(450, 1000))
+    assert (played.lost_ms, played.repeated_ms, played.out_of_order_ms) == (0, 150, 0)
 
 
 def test_what_comes_after_something_later_is_out_of_order() -> None:
-    hearing = heard(said(0, 200), said(400, 1000), said(200, 400))
-    assert (hearing.lost_ms, hearing.repeated_ms, hearing.out_of_order_ms) == (0, 0, 200)
+    played = heard(said(0, 200), said(400, 1000), said(200, 400))
+    assert (played.lost_ms, played.repeated_ms, played.out_of_order_ms) == (0, 0, 200)
 
 
 def test_two_owners_that_speak_at_once_are_heard_as_repetition() -> None:
     both = [said(at, at + 10) for at in range(0, 500, 10) for _ in range(2)]
-    hearing = heard(*both, said(500, 1000))
-    assert (hearing.lost_ms, hearing.repeated_ms, hearing.out_of_order_ms) == (0, 500, 0)
+    played = heard(*both, said(500, 1000))
+    assert (played.lost_ms, played.repeated_ms, played.out_of_order_ms) == (0, 500, 0)
 
 
 def test_parts_of_a_millisecond_count() -> None:
     """A cut need not be at a millisecond: twelve samples are half of one."""
-    hearing = heard(SAID[: 24 * 500 + 12], SAID[24 * 501 :])
-    assert (hearing.lost_ms, hearing.repeated_ms) == (0.5, 0)
-    hearing = heard(SAID[: 24 * 500 + 12], SAID[24 * 500 :])
-    assert (hearing.lost_ms, hearing.repeated_ms) == (0, 0.5)
+    played = heard(SAID[: 24 * 500 + 12], SAID[24 * 501 :])
+    assert (played.lost_ms, played.repeated_ms) == (0.5, 0)
+    played = heard(SAID[: 24 * 500 + 12], SAID[24 * 500 :])
+    assert (played.lost_ms, played.repeated_ms) == (0, 0.5)
 
 
 def test_loss_repetition_and_silence_are_counted_beside_each_other() -> None:
-    hearing = heard(said(0, 400), silence(1500), said(380, 700), said(710, 990))
-    assert (hearing.lost_ms, hearing.repeated_ms, hearing.longest_silence_ms) == (20, 20, 1500)
+    played = heard(said(0, 400), silence(1500), said(380, 700), said(710, 990))
+    assert (played.lost_ms, played.repeated_ms, played.longest_silence_ms) == (20, 20, 1500)
 
 
 def test_an_end_that_is_cut_off_is_lost() -> None:
@@ -107,16 +107,16 @@ def test_an_end_that_is_cut_off_is_lost() -> None:
 
 def test_other_speech_is_not_taken_for_it() -> None:
     other = PositionCode(first_piece=CODE.end_piece, pieces=100)
-    hearing = heard(other.samples(), said(0, 500), other.samples(), said(500, 1000))
-    assert hearing.is_whole
-    assert hearing.foreign_ms == 100
-    assert hearing.silences == ()
-    assert heard_of(other, np.concatenate([SAID, other.samples()])).is_whole
+    played = heard(other.samples(), said(0, 500), other.samples(), said(500, 1000))
+    assert played.is_whole
+    assert played.foreign_ms == 100
+    assert played.silences == ()
+    assert analyze_samples(other, np.concatenate([SAID, other.samples()])).is_whole
 
 
 @pytest.mark.parametrize("piece_samples", [1, 24, 72])
 @pytest.mark.parametrize(
-    "first_piece", [0, 32_700, 32_766, 32_767, 32_768, PIECES_AT_MOST - 200], ids=str
+    "first_piece", [0, 32_700, 32_766, 32_767, 32_768, MAX_PIECES - 200], ids=str
 )
 def test_every_value_of_a_sample_is_a_piece(first_piece: int, piece_samples: int) -> None:
     code = PositionCode(first_piece=first_piece, pieces=200, piece_samples=piece_samples)
@@ -124,17 +124,17 @@ def test_every_value_of_a_sample_is_a_piece(first_piece: int, piece_samples: int
     assert len(samples) == 200 * piece_samples
     assert len(np.unique(samples)) == 200
     assert 0 not in samples
-    hearing = heard_of(code, samples)
-    assert hearing.is_whole
-    assert hearing.lost_ms == 0
+    played = analyze_samples(code, samples)
+    assert played.is_whole
+    assert played.lost_ms == 0
 
 
 def test_long_speech_is_coded_in_longer_pieces() -> None:
     code = PositionCode(first_piece=0, pieces=40_000, piece_samples=72)
     assert code.length_ms == 120_000
     samples = code.samples()
-    hearing = heard_of(code, np.concatenate([samples[: 24 * 50_000], samples[24 * 50_100 :]]))
-    assert (hearing.lost_ms, hearing.repeated_ms) == (100, 0)
+    played = analyze_samples(code, np.concatenate([samples[: 24 * 50_000], samples[24 * 50_100 :]]))
+    assert (played.lost_ms, played.repeated_ms) == (100, 0)
 
 
 def test_random_cuts_are_counted_exactly() -> None:
@@ -144,15 +144,15 @@ def test_random_cuts_are_counted_exactly() -> None:
         first, second = sorted(random.integers(1, len(SAID) - 1, 2))
         hole = int(random.integers(0, second - first + 1))
         back = int(random.integers(0, first))
-        hearing = heard(SAID[:first], SAID[first + hole : second], SAID[second - back :])
-        lost = SAMPLES_PER_MS * hearing.lost_ms
+        played = heard(SAID[:first], SAID[first + hole : second], SAID[second - back :])
+        lost = SAMPLES_PER_MS * played.lost_ms
         kept = np.zeros(len(SAID), dtype=np.int64)
         kept[:first] += 1
         kept[first + hole : second] += 1
         kept[second - back :] += 1
         by_ms = kept.reshape(-1, SAMPLES_PER_MS).sum(axis=1)
         assert lost == pytest.approx(np.maximum(SAMPLES_PER_MS - by_ms, 0).sum())
-        assert hearing.repeated_ms * SAMPLES_PER_MS == pytest.approx(
+        assert played.repeated_ms * SAMPLES_PER_MS == pytest.approx(
             np.maximum(by_ms - SAMPLES_PER_MS, 0).sum()
         )
 
@@ -162,15 +162,15 @@ def test_the_silence_between_two_sessions_is_that_of_the_clock() -> None:
     recorded 50 ms after that, and to speak after another 200: 350 ms in all."""
     first = Recording(1000.0, np.concatenate([said(0, 400), silence(100)]))
     second = Recording(1000.55, np.concatenate([silence(200), said(380, 1000)]))
-    hearing = heard_in(CODE, [first, second])
-    assert [round(one.duration_ms) for one in hearing.silences] == [350]
-    assert (hearing.lost_ms, hearing.repeated_ms) == (0, 20)
+    played = analyze_recordings(CODE, [first, second])
+    assert [round(one.duration_ms) for one in played.silences] == [350]
+    assert (played.lost_ms, played.repeated_ms) == (0, 20)
 
 
 def test_two_sessions_that_speak_at_once_lose_nothing_of_the_count() -> None:
     both = [Recording(0.0, SAID), Recording(0.1, SAID)]
-    hearing = heard_in(CODE, both)
-    assert (hearing.lost_ms, hearing.repeated_ms, hearing.silences) == (0, 1000, ())
+    played = analyze_recordings(CODE, both)
+    assert (played.lost_ms, played.repeated_ms, played.silences) == (0, 1000, ())
 
 
 @pytest.mark.parametrize(
@@ -178,8 +178,8 @@ def test_two_sessions_that_speak_at_once_lose_nothing_of_the_count() -> None:
     [
         {"first_piece": 0, "pieces": 0},
         {"first_piece": -1, "pieces": 5},
-        {"first_piece": 0, "pieces": PIECES_AT_MOST + 1},
-        {"first_piece": PIECES_AT_MOST, "pieces": 1},
+        {"first_piece": 0, "pieces": MAX_PIECES + 1},
+        {"first_piece": MAX_PIECES, "pieces": 1},
         {"first_piece": 0, "pieces": 1, "piece_samples": 0},
     ],
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from chaos.environment.world import Layout
+from chaos.environment.environment import Layout
 from chaos.fault import Fault, MachineLoad
 from chaos.faults import FAULTS
 from chaos.faults.owners import drain_5
@@ -49,8 +49,8 @@ def chosen() -> list[Fault]:
 @pytest_asyncio.fixture(scope="session")
 async def rows(temporal: TemporalServer, run_folder: Path) -> dict[str, FaultRow]:
     """The rows by fault; `temporal` is asked for so that its program is there."""
-    told = await ChaosResult(chosen(), [Layout.SPLIT], 1, 1, run_folder / "chaos").run()
-    return {row.fault: row for row in told}
+    reported = await ChaosResult(chosen(), [Layout.SPLIT], 1, 1, run_folder / "chaos").run()
+    return {row.fault: row for row in reported}
 
 
 @pytest.mark.timeout(400)

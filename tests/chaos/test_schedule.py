@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from chaos.environment.world import Layout
+from chaos.environment.environment import Layout
 from chaos.fault import BOTH, Fault, MachineLoad
 from chaos.run import FaultRun
 from chaos.schedule import COST, Job, PhaseGate, Queues, jobs_of, phases_of, width_for
@@ -95,13 +95,13 @@ def test_lanes_go_where_most_work_is_left_for_each() -> None:
     rows = jobs_of([split, replace(all_roles, name="other")], list(Layout), 3)
     queues = Queues([job for row in rows.values() for job in row])
     with ExitStack() as lanes:
-        served = [lanes.enter_context(queues.a_lane()) for _ in range(4)]
+        served = [lanes.enter_context(queues.lane()) for _ in range(4)]
     assert [kind and kind[0] for kind in served] == ["split", "split", "all", "split"]
 
 
 def test_a_little_work_is_left_to_the_worlds_there_are() -> None:
     queues = Queues(jobs(replace(FAULT, takes_s=10), rounds=2))
-    with queues.a_lane() as kind, queues.a_lane() as no_kind:
+    with queues.lane() as kind, queues.lane() as no_kind:
         assert kind is not None
         assert no_kind is None
         assert queues.next_of(kind) is not None

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from chaos import start_lock as quiet_module
+from chaos import start_lock as start_lock_module
 from chaos.start_lock import StartLock
 from tests.support.waiting import until
 
@@ -15,16 +15,16 @@ class Scene:
     """Starts and windows that last until they are told to end."""
 
     def __init__(self) -> None:
-        self.quiet = StartLock()
+        self.start_lock = StartLock()
         self.inside: set[str] = set()
         self.over: dict[str, asyncio.Event] = {}
 
     async def start(self, name: str, *, urgent: bool = False) -> None:
-        async with self.quiet.start(urgent=urgent):
+        async with self.start_lock.start(urgent=urgent):
             await self._stay(name)
 
-    async def window(self, name: str) -> None:
-        async with self.quiet.window():
+    async def no_starts(self, name: str) -> None:
+        async with self.start_lock.no_starts():
             await self._stay(name)
 
     async def _stay(self, name: str) -> None:
@@ -44,8 +44,8 @@ async def a_moment() -> None:
 async def test_starts_wait_for_each_other_and_for_windows() -> None:
     scene = Scene()
     async with asyncio.TaskGroup() as group:
-        group.create_task(scene.window("w1"))
-        group.create_task(scene.window("w2"))
+        group.create_task(scene.no_starts("w1"))
+        group.create_task(scene.no_starts("w2"))
         await until(lambda: scene.inside == {"w1", "w2"})
         group.create_task(scene.start("s1"))
         group.create_task(scene.start("s2"))
@@ -62,13 +62,13 @@ async def test_starts_wait_for_each_other_and_for_windows() -> None:
 async def test_a_window_lets_starts_go_first_until_its_patience_is_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(quiet_module, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(start_lock_module, "MAX_DEFERRAL_S", 0.1)
     scene = Scene()
     async with asyncio.TaskGroup() as group:
         for name in ("s1", "s2", "s3"):
             group.create_task(scene.start(name))
         await until(lambda: scene.inside == {"s1"})
-        group.create_task(scene.window("w"))
+        group.create_task(scene.no_starts("w"))
         await a_moment()
         scene.end("s1")
         await until(lambda: scene.inside == {"s2"})
@@ -83,12 +83,12 @@ async def test_a_window_lets_starts_go_first_until_its_patience_is_over(
 async def test_who_gives_up_waiting_shuts_nobody_out() -> None:
     scene = Scene()
     async with asyncio.TaskGroup() as group:
-        group.create_task(scene.window("w"))
+        group.create_task(scene.no_starts("w"))
         await until(lambda: scene.inside == {"w"})
         waiting = group.create_task(scene.start("s1"))
         await a_moment()
         waiting.cancel()
-        group.create_task(scene.window("w2"))
+        group.create_task(scene.no_starts("w2"))
         await until(lambda: scene.inside == {"w", "w2"})
         scene.end("w")
         scene.end("w2")

@@ -6,7 +6,7 @@ import io
 import json
 from pathlib import Path
 
-from chaos.environment.world import Layout
+from chaos.environment.environment import Layout
 from chaos.fault import BOTH, Fault
 from chaos.invariants import Figures
 from chaos.run import FaultRun, Violation

@@ -20,10 +20,10 @@ from temporalio.client import Client
 
 from avatar_sessions import AvatarSessions
 from avatar_sessions.seal import Seal
-from chaos.environment.clock import FakeClock, sweep_up_after
+from chaos.environment.clock import FakeClock, remove_shared_memory
 from chaos.environment.processes import ResourceSnapshot, WorkerProcess, start_worker_process
 from chaos.environment.simulator import SimulatorProcess, start_simulator_process
-from chaos.environment.temporal import RestartableTemporal, through
+from chaos.environment.temporal import RestartableTemporal, via_port
 from chaos.start_lock import StartLock
 from deploy.local.binaries import Binary
 from deploy.local.livekit import LiveKitServer
@@ -40,7 +40,7 @@ ELSEWHERE: Final = "127.0.0.2"
 """Also this machine: where the simulator is reached by way of a proxy."""
 API_KEY: Final = SecretStr("obviously-fake-chaos-api-key")
 BRIEF_S: Final = 20
-GONE_WITHIN_S: Final = 20.0
+EXIT_WITHIN_S: Final = 20.0
 
 
 class Layout(StrEnum):
@@ -90,22 +90,22 @@ class SharedServers:
     clip_folder: Path
     livekit: LiveKitServer | None
     """None: no fault asks for rooms."""
-    quiet: StartLock = field(default_factory=StartLock)
+    start_lock: StartLock = field(default_factory=StartLock)
 
 
 class Environment:
     """One world. `open` it before use; its processes belong to the ground's supervisor."""
 
     def __init__(
-        self, ground: SharedServers, name: str, layout: Layout, place: EnvironmentKind
+        self, shared_servers: SharedServers, name: str, layout: Layout, kind: EnvironmentKind
     ) -> None:
-        self.ground = ground
+        self.shared_servers = shared_servers
         self.name = name
         self.layout = layout
-        self.place = place
+        self.kind = kind
         self.workers: list[WorkerProcess] = []
         """Those that were started and may still live."""
-        self.warm: dict[WorkerProcess, ResourceSnapshot] = {}
+        self.baseline: dict[WorkerProcess, ResourceSnapshot] = {}
         """What each worker held when it had served its first run."""
         self.to_temporal = TcpRelay(LOOPBACK, 0)
         self.to_provider = TcpRelay(LOOPBACK, 0)
@@ -119,62 +119,64 @@ class Environment:
         self._server_of_workers: TemporalServer | None = None
         self._clock: FakeClock | None = None
 
-    async def open(self, shared: RestartableTemporal | None) -> None:
+    async def open(self, shared_temporal: RestartableTemporal | None) -> None:
         """Start what it needs, but no workers.
 
         Args:
-            shared: the server that has a namespace of this world's name; None: one of its own.
+            shared_temporal: a server with a namespace of this name; None: start one.
 
         Raises:
             LocalError: something did not come up.
         """
-        ground = self.ground
-        if shared is None:
-            folder = ground.folder / self.name
+        servers = self.shared_servers
+        if shared_temporal is None:
+            folder = servers.folder / self.name
             folder.mkdir()
-            shared = RestartableTemporal(ground.supervisor, ground.source, folder, [self.name])
-            self._exits.push_async_callback(shared.end)
-            await shared.start()
-        self._temporal = shared
-        proxied = self.place is EnvironmentKind.PROXIED
+            shared_temporal = RestartableTemporal(
+                servers.supervisor, servers.source, folder, [self.name]
+            )
+            self._exits.push_async_callback(shared_temporal.end)
+            await shared_temporal.start()
+        self._temporal = shared_temporal
+        proxied = self.kind is EnvironmentKind.PROXIED
         ports = (free_port(), free_port())
         self._simulator = await start_simulator_process(
-            ground.supervisor,
-            ground.quiet,
+            servers.supervisor,
+            servers.start_lock,
             f"{self.name} simulator",
             API_KEY,
             ports,
             public_host=ELSEWHERE if proxied else LOOPBACK,
             settings={
                 **self._rooms,
-                **_PLAN.get(self.place, {}),
+                **_PLAN.get(self.kind, {}),
             },
         )
         self._exits.push_async_callback(self._simulator.close)
-        direct = shared.server(self.name)
+        direct = shared_temporal.server(self.name)
         server = direct
         if proxied:
-            self.to_temporal = TcpRelay(LOOPBACK, shared.port)
+            self.to_temporal = TcpRelay(LOOPBACK, shared_temporal.port)
             self.to_provider = TcpRelay(LOOPBACK, ports[1])
             await self._exits.enter_async_context(self.to_temporal.listening(LOOPBACK))
             await self._exits.enter_async_context(self.to_provider.listening(ELSEWHERE, ports[1]))
-            server = through(direct, self.to_temporal.port)
+            server = via_port(direct, self.to_temporal.port)
         self._client = await direct.client()
-        self._sessions = AvatarSessions(self._client, Seal([ground.seal_key]))
+        self._sessions = AvatarSessions(self._client, Seal([servers.seal_key]))
         self._server_of_workers = server
         self._settings = worker_settings(
             LiveAvatarEndpoint(self._simulator.url, API_KEY),
-            self.livekit if self.place is EnvironmentKind.ROOMS else None,
-            ground.seal_key,
-            AVATAR_SESSIONS_CLIP_FOLDER=str(ground.clip_folder),
+            self.livekit if self.kind is EnvironmentKind.ROOMS else None,
+            servers.seal_key,
+            AVATAR_SESSIONS_CLIP_FOLDER=str(servers.clip_folder),
         )
-        if self.place is EnvironmentKind.CLOCKED:
-            self._clock = FakeClock(ground.folder / f"{self.name}.clock")
+        if self.kind is EnvironmentKind.CLOCKED:
+            self._clock = FakeClock(servers.folder / f"{self.name}.clock")
 
     @property
     def _rooms(self) -> dict[str, object]:
         """What the simulator needs so that avatars join rooms, where the fault asks for rooms."""
-        if self.place is not EnvironmentKind.ROOMS:
+        if self.kind is not EnvironmentKind.ROOMS:
             return {}
         livekit = self.livekit
         return {
@@ -226,8 +228,8 @@ class Environment:
     @property
     def livekit(self) -> LiveKitServer:
         """The server that its rooms are on."""
-        assert self.ground.livekit is not None, "no LiveKit was started"
-        return self.ground.livekit
+        assert self.shared_servers.livekit is not None, "no LiveKit was started"
+        return self.shared_servers.livekit
 
     @property
     def clock(self) -> FakeClock:
@@ -240,19 +242,19 @@ class Environment:
     async def start_worker(self, role: Role, *, urgent: bool = False) -> WorkerProcess:
         """One more worker process; an urgent one goes before those of other worlds."""
         name = f"{self.name} {role.value} {next(self._numbers)}"
-        ground, environment = self.ground, {}
+        servers, variables = self.shared_servers, {}
         if self._clock is not None and role is self.owner_role:
-            environment = self._clock.environment
+            variables = self._clock.variables
         assert self._settings is not None, "the world is not open"
         assert self._server_of_workers is not None, "the world is not open"
         worker = await start_worker_process(
-            ground.supervisor,
-            ground.quiet,
+            servers.supervisor,
+            servers.start_lock,
             name,
             role,
             self._settings,
             self._server_of_workers,
-            environment,
+            variables,
             urgent=urgent,
         )
         self.workers.append(worker)
@@ -261,13 +263,13 @@ class Environment:
     async def kill(self, worker: WorkerProcess) -> float:
         """SIGKILL, and wait until it is gone; the moment, of the wall clock."""
         at_s = worker.send(signal.SIGKILL)
-        await worker.gone(GONE_WITHIN_S)
+        await worker.wait_for_exit(EXIT_WITHIN_S)
         if self._clock is not None:
-            sweep_up_after(worker.child.pid)
+            remove_shared_memory(worker.child.pid)
         return at_s
 
     @property
-    def for_workflows(self) -> WorkerProcess:
+    def workflow_worker(self) -> WorkerProcess:
         """The process that runs workflows and short calls."""
         if self.layout is Layout.ALL:
             return self.owner
@@ -299,11 +301,11 @@ class Environment:
 
         The youngest stay, so that what one fault has left over is used by the next.
         """
-        await self.simulator.go_wrong()
+        await self.simulator.set_faults()
         self.to_temporal.set_mode(RelayMode.PASS)
         self.to_provider.set_mode(RelayMode.PASS)
         if self._clock is not None:
-            await self._clock.set_right()
+            await self._clock.reset()
         wanted = (
             {self.owner_role} if self.layout is Layout.ALL else {self.owner_role, Role.SESSIONS}
         )
@@ -315,8 +317,8 @@ class Environment:
         missing = [role for role in sorted(wanted) if not self.alive(role)]
         await asyncio.gather(*(self.start_worker(role) for role in missing))
 
-    async def census(self) -> dict[WorkerProcess, ResourceSnapshot]:
+    async def resources(self) -> dict[WorkerProcess, ResourceSnapshot]:
         """What each living worker holds."""
         living = [one for one in self.workers if one.is_alive]
-        told = await asyncio.gather(*(one.census() for one in living))
-        return dict(zip(living, told, strict=True))
+        snapshots = await asyncio.gather(*(one.resources() for one in living))
+        return dict(zip(living, snapshots, strict=True))
