@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,7 +26,13 @@ NO_RELAYS = {
 }
 
 
-def sources() -> Iterator[tuple[str, ast.Module]]:
+@cache
+def sources() -> list[tuple[str, ast.Module]]:
+    """Every source outside the stack: its path in the checkout, and its syntax tree."""
+    return list(_sources())
+
+
+def _sources() -> Iterator[tuple[str, ast.Module]]:
     for room in ROOMS:
         for path in sorted((ROOT / room).rglob("*.py")):
             if STACK not in path.parents and "node_modules" not in path.parts:
