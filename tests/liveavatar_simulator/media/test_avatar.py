@@ -151,7 +151,7 @@ async def test_the_mouth_moves_with_the_sound(
     access = (started["livekit_url"], started["livekit_client_token"])
     async with viewing(*access) as viewer, await connected(started) as connection:
         await until(lambda: len(viewer.pictures) >= 20)
-        quiet = [picture for _, picture in viewer.pictures[-10:]]
+        silent = [picture for _, picture in viewer.pictures[-10:]]
         await connection.speak(tone(3.0, loudness=0.9), "u")
         await until(viewer.hears)
         began = len(viewer.pictures)
@@ -162,7 +162,7 @@ async def test_the_mouth_moves_with_the_sound(
         planes = [np.frombuffer(each, np.uint8).reshape(180, 320) for each in pictures]
         return float(np.mean([plane[102:114, 153:167].mean() for plane in planes]))
 
-    assert mouth_luma(quiet) - mouth_luma(loud) > 15, "an open mouth is darker than skin"
+    assert mouth_luma(silent) - mouth_luma(loud) > 15, "an open mouth is darker than skin"
 
 
 async def test_an_interrupt_silences_the_room_within_seconds(
