@@ -26,6 +26,7 @@ from tests.support.waiting import until
 DIALECTS = list(itertools.product(SpeechSignals, Correlation))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signals", "correlation"), DIALECTS, ids=str)
 async def test_sentences_a_pause_and_an_interrupt_are_reported_as_they_were_played(
     signals: SpeechSignals, correlation: Correlation
@@ -67,6 +68,7 @@ async def test_sentences_a_pause_and_an_interrupt_are_reported_as_they_were_play
     assert len(reports["paused"].gaps) == 1
 
 
+@pytest.mark.slow
 async def test_a_name_is_never_used_twice(owner: OwnerUnderTest) -> None:
     """A client that named all its utterances alike lost one after thirty-three, when one layer had
     forgotten the name and another had not."""

@@ -286,6 +286,7 @@ async def test_speech_lost_before_its_first_confirmation_is_sent_again(
         await owner.session.close()
 
 
+@pytest.mark.slow
 async def test_an_utterance_in_two_segments_is_over_with_the_second() -> None:
     """A pause ended the first segment; the report of its end came when all of the second was sent,
     and was taken for the utterance's: completed, with two seconds that were never heard."""

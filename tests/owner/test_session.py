@@ -16,6 +16,7 @@ from tests.support.owner_under_test import OwnerUnderTest, begin, clip, tone
 from tests.support.waiting import until
 
 
+@pytest.mark.slow
 async def test_speech_goes_on_when_a_lost_socket_is_back(owner: OwnerUnderTest) -> None:
     """LiveAvatar plays on what it has: nothing of the utterance is lost, nothing is sent twice."""
     await owner.session.set_pose(Pose.LISTENING)
@@ -32,6 +33,7 @@ async def test_speech_goes_on_when_a_lost_socket_is_back(owner: OwnerUnderTest) 
     assert owner.commands.count("agent.start_listening") == 2, "the pose came back"
 
 
+@pytest.mark.slow
 async def test_a_session_that_was_closed_opens_no_socket(owner: OwnerUnderTest) -> None:
     """It was handed over while its socket was being opened again: it opened one all the same, which
     would have closed the next owner's, failed on its own state, and left that socket open."""

@@ -114,6 +114,7 @@ async def test_unusual_files_are_decoded_to_their_end(
     assert abs(duration_s(len(pcm)) - seconds) < 0.11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["file", "url"])
 async def test_ten_minutes_take_a_few_megabytes(
     clips: ClipSource, tmp_path: Path, source: str
