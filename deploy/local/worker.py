@@ -30,15 +30,8 @@ STOP_WITHIN_S: Final = 15.0
 
 _WORKFLOW: Final = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
 _ACTIVITY: Final = TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
-_QUEUES: Final = {
-    Role.SESSIONS: (
-        (names.SESSIONS_TASK_QUEUE, _WORKFLOW),
-        (names.SESSIONS_TASK_QUEUE, _ACTIVITY),
-    ),
-    Role.STREAMS: ((names.STREAMS_TASK_QUEUE, _ACTIVITY),),
-    Role.JANITOR: ((names.JANITOR_TASK_QUEUE, _WORKFLOW), (names.JANITOR_TASK_QUEUE, _ACTIVITY)),
-}
-_QUEUES_OF_ALL: Final = tuple(queue for queues in _QUEUES.values() for queue in queues)
+PolledQueue = tuple[str, TaskQueueType.ValueType]
+"""A task queue's name, and the kind of tasks that are polled."""
 
 
 class _Explicit(WorkerSettings):
@@ -115,12 +108,23 @@ async def start_worker(
                 **(environment or {}),
             },
             cwd=ROOT,
-            ready=_PollsItsQueues(role, temporal),
+            ready=_PollsItsQueues(_queues(role, settings), temporal),
             ready_within_s=READY_WITHIN_S,
             stop_within_s=STOP_WITHIN_S,
             needed=needed,
         )
     )
+
+
+def _queues(role: Role, settings: WorkerSettings) -> list[PolledQueue]:
+    queues: list[PolledQueue] = []
+    if role in (Role.ALL, Role.SESSIONS):
+        queues += [(settings.task_queue, _WORKFLOW), (settings.task_queue, _ACTIVITY)]
+    if role in (Role.ALL, Role.STREAMS):
+        queues.append((names.STREAMS_TASK_QUEUE, _ACTIVITY))
+    if role in (Role.ALL, Role.JANITOR):
+        queues += [(names.JANITOR_TASK_QUEUE, _WORKFLOW), (names.JANITOR_TASK_QUEUE, _ACTIVITY)]
+    return queues
 
 
 class _PollsItsQueues:
@@ -130,8 +134,8 @@ class _PollsItsQueues:
     so a worker that has just been killed is not taken for its successor.
     """
 
-    def __init__(self, role: Role, temporal: TemporalServer) -> None:
-        self._missing = list(_QUEUES.get(role, _QUEUES_OF_ALL))
+    def __init__(self, queues: list[PolledQueue], temporal: TemporalServer) -> None:
+        self._missing = queues
         self._temporal = temporal
         self._client: Client | None = None
 

@@ -100,13 +100,15 @@ async def test_a_worker_is_ready_when_it_polls_and_not_because_an_earlier_one_di
 ) -> None:
     """The server lists pollers for five minutes after they have gone."""
     there = replace(temporal, namespace=(await temporal.new_namespace()).namespace)
-    usable = worker_settings(NO_SERVICE, None, Seal.new_key())
+    usable = worker_settings(
+        NO_SERVICE, None, Seal.new_key(), AVATAR_SESSIONS_TASK_QUEUE="another-queue"
+    )
     unusable = worker_settings(
         NO_SERVICE, None, Seal.new_key(), AVATAR_SESSIONS_INGRESS_HOST="192.0.2.1"
     )
 
     async with Supervisor(tmp_path) as supervisor:
-        first = await start_worker(supervisor, Role.STREAMS, usable, there, name="first")
+        first = await start_worker(supervisor, Role.ALL, usable, there, name="first")
         await supervisor.end(first)
         with pytest.raises(ProcessDied, match="second ended by itself"):
             await start_worker(supervisor, Role.STREAMS, unusable, there, name="second")
