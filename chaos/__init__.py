@@ -1,1 +1,1 @@
-"""The proof: real processes, broken with real signals, and what was billed and heard looked at."""
+"""Breaks real processes with real signals, then checks what was billed and what was heard."""

@@ -29,7 +29,7 @@ INTERRUPTED: Final = 130
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Break things, print, write the report; 0 if every row is ok."""
+    """Run the faults, print the table and write the report; 0 if every row is ok."""
     options = _parser().parse_args(words)
     interrupt_on_sigterm()
     folder = run_folder()
@@ -42,7 +42,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     report = options.report or folder / "report.json"
-    print(f"breaking things: logs, histories and report in {folder}", file=sys.stderr)
+    print(f"running faults: logs, histories and report in {folder}", file=sys.stderr)
     began_s = time.monotonic()
     faults = [FAULTS[name] for name in options.only]
     result = ChaosResult(faults, options.layout, options.rounds, options.seed, folder)
@@ -53,10 +53,10 @@ def main(words: Sequence[str] | None = None) -> int:
         print("\n".join((*error.detail, error.sentence)), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: all children are ended", file=sys.stderr)
+        print("interrupted: all child processes have ended", file=sys.stderr)
         status = INTERRUPTED
     except Exception:
-        traceback.print_exc()  # a fault of the runner's own: what was done before counts
+        traceback.print_exc()  # a bug in the runner: rows measured before it still count
         status = 1
     rows = result.rows()
     title = about(time.monotonic() - began_s, options.seed)
@@ -73,7 +73,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m chaos", description="Break real processes.")
-    parser.add_argument("--rounds", type=_count, default=ROUNDS, metavar="N", help="runs a row")
+    parser.add_argument(
+        "--rounds", type=_count, default=ROUNDS, metavar="N", help="runs of every row"
+    )
     parser.add_argument(
         "--only",
         type=_names,
@@ -86,10 +88,12 @@ def _parser() -> argparse.ArgumentParser:
         type=lambda text: [Layout(text)],
         default=list(Layout),
         metavar="all|split",
-        help="roles in one process, or spread; both where it matters",
+        help="all roles in one process, or split; default: both, where it matters",
     )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="JSON")
-    parser.add_argument("--seed", type=int, default=1, metavar="S", help="of where faults strike")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="where the JSON goes")
+    parser.add_argument(
+        "--seed", type=int, default=1, metavar="S", help="where in an utterance faults strike"
+    )
     return parser
 
 

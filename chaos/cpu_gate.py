@@ -1,6 +1,6 @@
-"""Lets runs begin while this machine has air: without it, their neighbours are what is measured.
+"""Admits a run only while at least 20 % of the CPU is idle; otherwise contention is measured.
 
-Looks at the whole machine, so that what others do on it counts, too.
+Reads the whole machine's CPU times, so other programs' load counts too.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Final
 
 MIN_IDLE: Final = 0.2
-"""Of all cores' time, for a run to begin."""
+"""The share of all cores' time that must be idle before a run begins."""
 POLL_S: Final = 0.5
 MAX_WAIT_S: Final = 2.0
-"""Then it begins nevertheless: a machine that is always busy must not stop the proof."""
+"""Then the run begins anyway, so that a machine that is always busy still gets through."""
 _STAT: Final = Path("/proc/stat")
 
 
 class CpuGate:
-    """Who wants to begin stands in line; one is let go a look."""
+    """Runs wait in line; each poll admits at most one."""
 
     def __init__(self) -> None:
         self._line = asyncio.Lock()
@@ -44,5 +44,5 @@ def _times() -> list[int]:
 
 def _idle(before: list[int], now: list[int]) -> float:
     spent = [late - early for early, late in zip(before, now, strict=True)]
-    total = sum(spent[:8])  # what guests take is counted in user, too
+    total = sum(spent[:8])  # guest time is also counted as user time
     return (spent[3] + spent[4]) / total if total > 0 else 1.0

@@ -1,4 +1,4 @@
-"""What can go wrong with the proof itself, as opposed to with what is proved."""
+"""What can go wrong in a chaos run itself, as opposed to in the sessions it tests."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from deploy.local.errors import LocalError
 
 
 class NotAvailable(Exception):
-    """The simulator cannot make a fault, or keeps no record: the row says so, and is not ok."""
+    """The simulator cannot make the fault or keeps no recording: the row says so and fails."""
 
 
 class SimulatorLost(LocalError):
-    """The simulator does not answer: what it knew is lost, and so is its world."""
+    """The simulator does not answer: its ledger is lost, so its environment cannot be used."""
 
 
 class ConditionTimeout(Exception):
-    """Something that was waited for did not happen within its bound."""
+    """A condition was not met within its bound."""

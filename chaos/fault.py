@@ -1,4 +1,4 @@
-"""What a fault is: a name, what is done, in which layouts, and the bound that must be kept."""
+"""What a fault is: a name, a function that injects it, its layouts, and the bound to keep."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ Inject = Callable[[FaultRun], Awaitable[None]]
 
 
 class MachineLoad(StrEnum):
-    """How much of this machine a run takes, and so what may happen at the same time."""
+    """How much of this machine a run takes, and so what may run at the same time."""
 
     ALONE = "alone"
-    """Nothing."""
+    """Nothing else may run."""
     TIGHT = "tight"
-    """Two others whose bound is about a second, too."""
+    """Two others whose bound is about a second may run too."""
     WORKS = "works"
-    """Starts and speaks all the time: takes the room of two that wait."""
+    """Starts sessions and speaks all the time: costs as much as two that wait."""
     WAITS = "waits"
     """Mostly waits for timeouts."""
 
 
 def nothing_missing() -> str | None:
-    """Most faults need nothing but this repository."""
+    """Nothing is missing: most faults need only this repository."""
     return None
 
 
@@ -36,22 +36,22 @@ class Fault:
 
     name: str
     what: str
-    """What is measured, in words."""
+    """What is measured, as the table's last column says it."""
     inject: Inject
     bound_ms: float | Mapping[Layout, float] | None
-    """What p99 of the measured figures may be; None: only the invariants count."""
+    """The limit for p99 of the measured figures; None: only the invariants count."""
     layouts: tuple[Layout, ...] = (Layout.SPLIT,)
     environment_kind: EnvironmentKind = EnvironmentKind.SHARED
     load: MachineLoad = MachineLoad.WORKS
     takes_s: float = 15.0
-    """About how long a run is: the long ones go first."""
+    """About how long a run takes; long runs are scheduled first."""
     chain: int = 1
-    """So many of it meet the same sessions, one after the other. Each counts as a run: it is
-    injected, measured and told apart; sessions and their ends are looked at after the last."""
+    """How many runs share the same sessions, one after the other. Each is injected and measured
+    separately; sessions and their ends are checked after the last."""
     settle_s: float = 5.0
-    """How long after the run something may still be billed."""
+    """How long after the run LiveAvatar sessions may still be billed."""
     missing: Callable[[], str | None] = nothing_missing
-    """What it needs that is not on this machine, and how to get it; None: it can be made."""
+    """What this machine lacks and how to get it; None: the fault can be made."""
 
     def bound_in(self, layout: Layout) -> float | None:
         """The bound in a layout."""

@@ -1,7 +1,7 @@
-"""Starts of Python processes, and the windows in which none may start. Knows no process.
+"""Serializes starts of Python processes, and keeps them out of time-critical measurements.
 
-A start takes a core for a second or two. So one happens at a time, and none while somebody measures
-how long a takeover takes: what a neighbour of ours costs is no part of the fault.
+A start occupies a core for one or two seconds. So processes start one at a time, and none starts
+while a takeover is measured: load from other runs is not part of the fault. Starts no process.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 MAX_DEFERRAL_S: Final = 5.0
-"""So long a window lets starts go before it."""
+"""How long a measurement lets waiting starts go first."""
 
 
 class StartLock:
-    """Starts shut each other and windows out; windows stand beside each other."""
+    """A start excludes other starts and measurements; measurements do not exclude each other."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Condition()
@@ -25,11 +25,15 @@ class StartLock:
         self._urgent_wanted = 0
         self._measurements = 0
         self._measurements_due = 0
-        """Those whose patience is over."""
+        """Measurements that have waited for `MAX_DEFERRAL_S`: no further start goes before them."""
 
     @asynccontextmanager
     async def start(self, *, urgent: bool = False) -> AsyncIterator[None]:
-        """Start a process in here; one that a fault waits for goes before those that do not."""
+        """Start a process in the block.
+
+        Args:
+            urgent: a fault waits for this start, so it goes before those that are not urgent.
+        """
         self._starts_wanted += 1
         self._urgent_wanted += urgent
         try:
@@ -46,7 +50,7 @@ class StartLock:
 
     @asynccontextmanager
     async def no_starts(self) -> AsyncIterator[None]:
-        """Measure in here: nothing starts."""
+        """Measure in the block: no process starts."""
         try:
             async with asyncio.timeout(MAX_DEFERRAL_S):
                 await self._until(lambda: not self._is_starting and not self._starts_wanted)

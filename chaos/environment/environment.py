@@ -1,7 +1,7 @@
-"""A world to break: a namespace on a real Temporal server, a simulator, and real worker processes.
+"""One environment of a chaos run: a Temporal namespace, a simulator and real worker processes.
 
-Worlds share nothing but this machine and, mostly, the Temporal server's process, so that several
-faults can happen at once. What is broken, and what must hold, is not decided here.
+Environments share only this machine and, mostly, the Temporal server's process, so that several
+faults can be injected at the same time. Injects no fault and checks no invariant.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from deploy.local.worker import worker_settings
 from workers.settings import WorkerSettings
 from workers.wiring import Role
 
-ELSEWHERE: Final = "127.0.0.2"
-"""Also this machine: where the simulator is reached by way of a proxy."""
+PROXY_HOST: Final = "127.0.0.2"
+"""A second loopback address: the simulator's media port behind a proxy."""
 API_KEY: Final = SecretStr("obviously-fake-chaos-api-key")
-BRIEF_S: Final = 20
+SHORT_LIMIT_S: Final = 20
 EXIT_WITHIN_S: Final = 20.0
 
 
@@ -47,41 +47,41 @@ class Layout(StrEnum):
     """How the roles are spread over processes."""
 
     ALL = "all"
-    """Each worker does everything."""
+    """Each worker has every role."""
     SPLIT = "split"
-    """Workflows in one process, sessions in others."""
+    """Workflows run in one process, sessions in others."""
 
 
 class EnvironmentKind(StrEnum):
-    """What a fault needs of its world."""
+    """What a fault needs from its environment."""
 
     SHARED = "shared"
-    """A namespace of the Temporal server that all worlds share."""
+    """A namespace of the shared Temporal server."""
     OWN_TEMPORAL = "own-temporal"
-    """A Temporal server that may be killed."""
+    """A separate Temporal server, which may be killed."""
     PROXIED = "proxied"
     """Workers reach Temporal and the simulator's sockets through proxies."""
-    CRAMPED = "cramped"
-    """LiveAvatar lets one session run at once."""
-    BRIEF = "brief"
-    """LiveAvatar's sessions last `BRIEF_S`, and then freeze."""
+    ONE_SESSION = "one-session"
+    """LiveAvatar's concurrency limit is one session."""
+    SHORT_LIMIT = "short-limit"
+    """LiveAvatar's sessions freeze after `SHORT_LIMIT_S`."""
     ROOMS = "rooms"
-    """There is a LiveKit, and avatars that join its rooms: with small pictures, and few."""
-    CLOCKED = "clocked"
+    """Avatars join rooms on a real LiveKit, with small pictures at five frames a second."""
+    FAKE_CLOCK = "fake-clock"
     """Owners have a wall clock that can jump."""
 
 
 _PLAN: Final = {
-    EnvironmentKind.CRAMPED: {"concurrency_limit": 1},
-    EnvironmentKind.BRIEF: {"plan_max_duration_s": BRIEF_S},
+    EnvironmentKind.ONE_SESSION: {"concurrency_limit": 1},
+    EnvironmentKind.SHORT_LIMIT: {"plan_max_duration_s": SHORT_LIMIT_S},
     EnvironmentKind.ROOMS: {"fps": 5, "max_video_height": 90},
 }
-"""What the simulator is told there."""
+"""The simulator's settings by kind of environment."""
 
 
 @dataclass(frozen=True, slots=True)
 class SharedServers:
-    """What worlds are made of."""
+    """What all environments share: servers, keys, folders and the start lock."""
 
     supervisor: Supervisor
     source: Binary
@@ -94,7 +94,7 @@ class SharedServers:
 
 
 class Environment:
-    """One world. `open` it before use; its processes belong to the ground's supervisor."""
+    """One environment. `open` it before use; the shared supervisor owns its processes."""
 
     def __init__(
         self, shared_servers: SharedServers, name: str, layout: Layout, kind: EnvironmentKind
@@ -104,9 +104,9 @@ class Environment:
         self.layout = layout
         self.kind = kind
         self.workers: list[WorkerProcess] = []
-        """Those that were started and may still live."""
+        """Workers that were started and may still run."""
         self.baseline: dict[WorkerProcess, ResourceSnapshot] = {}
-        """What each worker held when it had served its first run."""
+        """Each worker's resources after its first run."""
         self.to_temporal = TcpRelay(LOOPBACK, 0)
         self.to_provider = TcpRelay(LOOPBACK, 0)
         self._numbers = itertools.count(1)
@@ -116,17 +116,17 @@ class Environment:
         self._simulator: SimulatorProcess | None = None
         self._sessions: AvatarSessions | None = None
         self._settings: WorkerSettings | None = None
-        self._server_of_workers: TemporalServer | None = None
+        self._workers_temporal: TemporalServer | None = None
         self._clock: FakeClock | None = None
 
     async def open(self, shared_temporal: RestartableTemporal | None) -> None:
-        """Start what it needs, but no workers.
+        """Start its servers, but no workers.
 
         Args:
             shared_temporal: a server with a namespace of this name; None: start one.
 
         Raises:
-            LocalError: something did not come up.
+            LocalError: a server did not come up.
         """
         servers = self.shared_servers
         if shared_temporal is None:
@@ -146,7 +146,7 @@ class Environment:
             f"{self.name} simulator",
             API_KEY,
             ports,
-            public_host=ELSEWHERE if proxied else LOOPBACK,
+            public_host=PROXY_HOST if proxied else LOOPBACK,
             settings={
                 **self._rooms,
                 **_PLAN.get(self.kind, {}),
@@ -159,23 +159,23 @@ class Environment:
             self.to_temporal = TcpRelay(LOOPBACK, shared_temporal.port)
             self.to_provider = TcpRelay(LOOPBACK, ports[1])
             await self._exits.enter_async_context(self.to_temporal.listening(LOOPBACK))
-            await self._exits.enter_async_context(self.to_provider.listening(ELSEWHERE, ports[1]))
+            await self._exits.enter_async_context(self.to_provider.listening(PROXY_HOST, ports[1]))
             server = via_port(direct, self.to_temporal.port)
         self._client = await direct.client()
         self._sessions = AvatarSessions(self._client, Seal([servers.seal_key]))
-        self._server_of_workers = server
+        self._workers_temporal = server
         self._settings = worker_settings(
             LiveAvatarEndpoint(self._simulator.url, API_KEY),
             self.livekit if self.kind is EnvironmentKind.ROOMS else None,
             servers.seal_key,
             AVATAR_SESSIONS_CLIP_FOLDER=str(servers.clip_folder),
         )
-        if self.kind is EnvironmentKind.CLOCKED:
+        if self.kind is EnvironmentKind.FAKE_CLOCK:
             self._clock = FakeClock(servers.folder / f"{self.name}.clock")
 
     @property
     def _rooms(self) -> dict[str, object]:
-        """What the simulator needs so that avatars join rooms, where the fault asks for rooms."""
+        """The simulator's settings for rooms; empty if the environment has none."""
         if self.kind is not EnvironmentKind.ROOMS:
             return {}
         livekit = self.livekit
@@ -187,7 +187,7 @@ class Environment:
         }
 
     async def close(self) -> None:
-        """End all of its processes, the youngest first. Closed, it stays closed."""
+        """End all of its processes, newest first. It cannot be opened again."""
         for worker in self.workers:
             if worker.is_alive:
                 await self.kill(worker)
@@ -198,62 +198,62 @@ class Environment:
 
     @property
     def is_open(self) -> bool:
-        """Whether all of it came up."""
+        """Whether all of its servers came up."""
         return self._sessions is not None
 
     @property
     def simulator(self) -> SimulatorProcess:
-        """LiveAvatar, here."""
-        assert self._simulator is not None, "the world is not open"
+        """The simulator, in LiveAvatar's place."""
+        assert self._simulator is not None, "the environment is not open"
         return self._simulator
 
     @property
     def sessions(self) -> AvatarSessions:
-        """The client of a backend in this world."""
-        assert self._sessions is not None, "the world is not open"
+        """The client that a backend would use."""
+        assert self._sessions is not None, "the environment is not open"
         return self._sessions
 
     @property
     def client(self) -> Client:
-        """Temporal, as an operator has it."""
-        assert self._client is not None, "the world is not open"
+        """A Temporal client, as an operator would use it."""
+        assert self._client is not None, "the environment is not open"
         return self._client
 
     @property
     def temporal(self) -> RestartableTemporal:
-        """Its Temporal server's process."""
-        assert self._temporal is not None, "the world is not open"
+        """Its Temporal server."""
+        assert self._temporal is not None, "the environment is not open"
         return self._temporal
 
     @property
     def livekit(self) -> LiveKitServer:
-        """The server that its rooms are on."""
+        """The LiveKit server of its rooms."""
         assert self.shared_servers.livekit is not None, "no LiveKit was started"
         return self.shared_servers.livekit
 
     @property
     def clock(self) -> FakeClock:
-        """The wall clock of its owners."""
+        """The wall clock of its owners; only in a `FAKE_CLOCK` environment."""
         assert self._clock is not None, "its owners have the kernel's clock"
         return self._clock
 
     # --------------------------------------------------------------- workers
 
     async def start_worker(self, role: Role, *, urgent: bool = False) -> WorkerProcess:
-        """One more worker process; an urgent one goes before those of other worlds."""
+        """Start one more worker; an urgent one goes before those of other environments."""
         name = f"{self.name} {role.value} {next(self._numbers)}"
         servers, variables = self.shared_servers, {}
         if self._clock is not None and role is self.owner_role:
             variables = self._clock.variables
-        assert self._settings is not None, "the world is not open"
-        assert self._server_of_workers is not None, "the world is not open"
+        assert self._settings is not None, "the environment is not open"
+        assert self._workers_temporal is not None, "the environment is not open"
         worker = await start_worker_process(
             servers.supervisor,
             servers.start_lock,
             name,
             role,
             self._settings,
-            self._server_of_workers,
+            self._workers_temporal,
             variables,
             urgent=urgent,
         )
@@ -261,7 +261,7 @@ class Environment:
         return worker
 
     async def kill(self, worker: WorkerProcess) -> float:
-        """SIGKILL, and wait until it is gone; the moment, of the wall clock."""
+        """Send SIGKILL and wait for the exit; returns the wall-clock time of the signal."""
         at_s = worker.send(signal.SIGKILL)
         await worker.wait_for_exit(EXIT_WITHIN_S)
         if self._clock is not None:
@@ -270,7 +270,7 @@ class Environment:
 
     @property
     def workflow_worker(self) -> WorkerProcess:
-        """The process that runs workflows and short calls."""
+        """The process that runs workflows and short activities."""
         if self.layout is Layout.ALL:
             return self.owner
         (worker,) = self.alive(Role.SESSIONS)
@@ -282,24 +282,25 @@ class Environment:
         return Role.ALL if self.layout is Layout.ALL else Role.STREAMS
 
     async def start_owner(self) -> WorkerProcess:
-        """One more process that can own sessions."""
+        """Start one more process that can own sessions."""
         return await self.start_worker(self.owner_role)
 
     def alive(self, role: Role) -> list[WorkerProcess]:
-        """The workers of a role that have not ended."""
+        """The running workers of a role."""
         return [one for one in self.workers if one.is_alive and one.role is role]
 
     @property
     def owner(self) -> WorkerProcess:
-        """The process that owns all sessions: right after `prepare` there is one."""
+        """The one process that owns all sessions; exactly one runs right after `prepare`."""
         owners = self.alive(self.owner_role)
-        assert len(owners) == 1, f"{len(owners)} owners: ask only while there is one"
+        assert len(owners) == 1, f"{len(owners)} owners run, not one"
         return owners[0]
 
     async def prepare(self) -> None:
-        """The least that works: one owner and, where roles are split, one worker for workflows.
+        """Reset to the minimum: one owner and, in split layout, one worker for workflows.
 
-        The youngest stay, so that what one fault has left over is used by the next.
+        Clears all faults. The newest workers stay, so that workers started for one fault serve
+        the next.
         """
         await self.simulator.set_faults()
         self.to_temporal.set_mode(RelayMode.PASS)
@@ -310,15 +311,15 @@ class Environment:
             {self.owner_role} if self.layout is Layout.ALL else {self.owner_role, Role.SESSIONS}
         )
         for worker in list(self.workers):
-            youngest = self.alive(worker.role)[-1:] if worker.role in wanted else []
-            if worker.is_alive and worker not in youngest:
+            newest = self.alive(worker.role)[-1:] if worker.role in wanted else []
+            if worker.is_alive and worker not in newest:
                 await self.kill(worker)
         self.workers = [one for one in self.workers if one.is_alive]
         missing = [role for role in sorted(wanted) if not self.alive(role)]
         await asyncio.gather(*(self.start_worker(role) for role in missing))
 
     async def resources(self) -> dict[WorkerProcess, ResourceSnapshot]:
-        """What each living worker holds."""
-        living = [one for one in self.workers if one.is_alive]
-        snapshots = await asyncio.gather(*(one.resources() for one in living))
-        return dict(zip(living, snapshots, strict=True))
+        """The resources of each running worker."""
+        running = [one for one in self.workers if one.is_alive]
+        snapshots = await asyncio.gather(*(one.resources() for one in running))
+        return dict(zip(running, snapshots, strict=True))

@@ -1,4 +1,4 @@
-"""Worker processes that may die: started, signalled, looked into. Nothing here minds a death."""
+"""Worker processes that may die: starts, signals and inspects them. A death is not an error."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _TASKS: Final = re.compile(rb": tasks (\d+):")
 
 @dataclass(frozen=True, slots=True)
 class ResourceSnapshot:
-    """What a process holds."""
+    """Resources that a process has open."""
 
     files: int
     threads: int
     tasks: int | None
-    """asyncio's, as the process itself says; None: it does not."""
+    """asyncio tasks, as the process itself reports; None: no report."""
 
 
 class WorkerProcess:
@@ -43,43 +43,38 @@ class WorkerProcess:
         self.role = role
         self.child = child
         self.signalled_at_s = 0.0
-        """Monotonic, of the last signal."""
+        """When the last signal was sent, by the monotonic clock."""
 
     def __repr__(self) -> str:
         return f"{self.child.spec.name} (pid {self.child.pid})"
 
     @property
-    def owns(self) -> bool:
-        """Whether sessions' streams run in it."""
-        return self.role in (Role.ALL, Role.STREAMS)
-
-    @property
     def log(self) -> Path:
-        """Where it writes."""
+        """The path of its log."""
         return self.child.log
 
     @property
     def is_alive(self) -> bool:
-        """Not ended; it may be stopped."""
+        """Whether it has not ended; it may be stopped by SIGSTOP."""
         return self.child.process.returncode is None
 
     @property
     def status(self) -> int | None:
-        """Its exit status; negative is the signal that ended it; None while it lives."""
+        """Its exit status, or minus the signal that ended it; None while it runs."""
         return self.child.process.returncode
 
     def send(self, sign: signal.Signals) -> float:
-        """Signal it, and only it; returns the moment, of the wall clock."""
+        """Signal this process, not its group; returns the wall-clock time."""
         self.signalled_at_s = time.monotonic()
         at_s = time.time()
         os.kill(self.child.pid, sign)
         return at_s
 
     async def wait_for_exit(self, within_s: float) -> float:
-        """Wait until it has ended; seconds since the last signal.
+        """Wait until it has ended; returns the seconds since the last signal.
 
         Raises:
-            Never: it did not.
+            ConditionTimeout: it still runs.
         """
         try:
             async with asyncio.timeout(within_s):
@@ -89,7 +84,7 @@ class WorkerProcess:
         return time.monotonic() - self.signalled_at_s
 
     async def resources(self) -> ResourceSnapshot:
-        """Its open files and threads, as the kernel counts them, and its tasks."""
+        """Count its open files and threads in ``/proc``, and ask it for its tasks."""
         tasks = await self._tasks()
         proc = Path("/proc") / str(self.child.pid)
         return ResourceSnapshot(
@@ -99,7 +94,7 @@ class WorkerProcess:
         )
 
     async def _tasks(self) -> int | None:
-        """It writes them to its log when it is asked to."""
+        """Have it write its tasks to its log (SIGUSR1), and read their number."""
         log_size = self.log.stat().st_size
         os.kill(self.child.pid, signal.SIGUSR1)
         give_up_s = time.monotonic() + ANSWERS_WITHIN_S
@@ -112,11 +107,11 @@ class WorkerProcess:
         return None
 
     def fill_disk(self) -> None:
-        """From now on its log cannot grow: every write to it fails, as on a full disk."""
+        """Keep its log from growing: every further write fails, as on a full disk."""
         self._limit_log(self.log.stat().st_size)
 
     def free_disk(self) -> None:
-        """From now on its log can grow again."""
+        """Let its log grow again."""
         self._limit_log(resource.RLIM_INFINITY)
 
     def _limit_log(self, size: int) -> None:
@@ -135,10 +130,10 @@ async def start_worker_process(
     *,
     urgent: bool = False,
 ) -> WorkerProcess:
-    """Start one as soon as the start lock admits it, and wait until it is ready.
+    """Start a worker as soon as the start lock admits it, and wait until it is ready.
 
     Raises:
-        LocalError: it ended before, or did not start.
+        LocalError: it did not start, or ended before it was ready.
     """
     async with start_lock.start(urgent=urgent):
         child = await start_worker(

@@ -1,6 +1,6 @@
-"""The simulator in a process of its own, as the runner uses it: its ledger, its faults, its sound.
+"""The simulator in a process of its own: its ledger, its faults and its recordings, over HTTP.
 
-What is billed, what was sent and what was heard is asked here and nowhere else.
+The only module that asks what was billed, sent and heard.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from liveavatar_simulator import SessionLine
 
 CALL_TIMEOUT_S: Final = 15.0
 KEPT_S: Final = 2.0
-"""How long a connection may be idle. The simulator closes it after 5 s, perhaps as we ask."""
+"""How long a connection may be idle: less than the 5 s after which the simulator closes it."""
 RECORD_S: Final = 300
-"""How much of each session's sound is kept."""
+"""How much of each session's audio is recorded."""
 MAX_CONCURRENT: Final = 1000
 FAKE_LIVEKIT_KEY: Final = "an-obviously-fake-livekit-secret-of-32-bytes"
 
 
 class SimulatorProcess:
-    """One simulator, by HTTP."""
+    """A client of one simulator process."""
 
     def __init__(
         self, url: str, api_key: SecretStr, media_port: int, end: Callable[[], Awaitable[None]]
@@ -56,16 +56,15 @@ class SimulatorProcess:
         await self._end()
 
     async def ledger(self, leave_out: Collection[str] = ()) -> list[SessionLine]:
-        """Every session it knows, oldest first, but for those whose ids are of no interest."""
+        """Every session of the simulator, oldest first, without those left out."""
         return await self._lines(lambda session_id: session_id not in leave_out)
 
     async def lines(self, ids: Collection[str]) -> list[SessionLine]:
-        """Those of its sessions that have these ids, oldest first."""
+        """The sessions with these ids, oldest first."""
         return await self._lines(lambda session_id: session_id in ids)
 
     async def _lines(self, wanted: Callable[[str], bool]) -> list[SessionLine]:
-        # A world's ledger grows with each run, and is looked at often: what is of no interest is
-        # not made into models.
+        # The ledger grows with each run and is polled often: only wanted lines become models.
         reply = await self._ask("GET", "/simulator/ledger")
         ledger: dict[str, Any] = from_json(reply.raise_for_status().content)
         return [
@@ -75,10 +74,10 @@ class SimulatorProcess:
         ]
 
     async def set_faults(self, **faults: Any) -> None:
-        """Set what goes wrong from now on; without arguments, nothing.
+        """Replace the simulator's faults; without arguments, clear them.
 
         Raises:
-            NotAvailable: this simulator does not know such a fault.
+            NotAvailable: this simulator does not know the fault.
         """
         reply = await self._ask("POST", "/simulator/faults", json=faults)
         if reply.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
@@ -86,20 +85,20 @@ class SimulatorProcess:
         reply.raise_for_status()
 
     async def faults(self) -> dict[str, Any]:
-        """What is still to go wrong."""
+        """The faults that have not happened yet."""
         reply = await self._ask("GET", "/simulator/faults")
         faults: dict[str, Any] = reply.raise_for_status().json()
         return faults
 
     async def recording(self, session_id: str) -> Recording:
-        """What was heard in a session from its start, silence included.
+        """The audio that was heard in a session from its start, silence included.
 
         Raises:
             NotAvailable: this simulator does not record.
         """
         reply = await self._ask("GET", f"/simulator/sessions/{session_id}/heard.wav")
         if reply.status_code == httpx.codes.NOT_FOUND:
-            raise NotAvailable("the simulator keeps no record of what was heard")
+            raise NotAvailable("the simulator keeps no recording of what was heard")
         with wave.open(io.BytesIO(reply.raise_for_status().content)) as sound:
             assert (sound.getframerate(), sound.getnchannels(), sound.getsampwidth()) == (
                 RATE_HZ,
@@ -111,19 +110,19 @@ class SimulatorProcess:
         return Recording(began_at.timestamp(), samples)
 
     async def end(self, session_id: str, **how: Any) -> None:
-        """Let the provider end a session by itself."""
+        """Make LiveAvatar end a session by itself."""
         await self._do(f"/simulator/sessions/{session_id}/end", **how)
 
     async def freeze(self, session_id: str) -> None:
-        """Let the provider stop rendering without a word."""
+        """Make LiveAvatar stop rendering without any message."""
         await self._do(f"/simulator/sessions/{session_id}/freeze")
 
     async def drop_sockets(self) -> None:
-        """Cut every socket without a goodbye."""
+        """Cut every socket without a close frame."""
         await self._do("/simulator/sockets/drop")
 
     async def stop(self, session_id: str) -> None:
-        """Stop a session that the product left behind, so that the next run begins clean."""
+        """Stop a session that the product left open, so that the next run starts clean."""
         await self._ask(
             "POST",
             "/v1/sessions/stop",
@@ -157,15 +156,15 @@ async def start_simulator_process(
     public_host: str,
     settings: Mapping[str, object],
 ) -> SimulatorProcess:
-    """Start one; its delays are the measured ones, and no avatar joins a room.
+    """Start a simulator with LiveAvatar's measured delays; by default no avatar joins a room.
 
     Args:
-        supervisor: whom the process belongs to.
-        quiet: when it may start.
+        supervisor: ends the process.
+        start_lock: admits the start.
         name: of the process and its log.
-        api_key: the one it takes.
+        api_key: the only one it accepts.
         ports: for REST and for the media WebSockets.
-        public_host: what its media host is called in a ``ws_url``.
+        public_host: the host in the ``ws_url`` of its sessions.
         settings: further settings by their field names.
     """
     chosen = simulator_settings(

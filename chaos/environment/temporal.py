@@ -1,7 +1,7 @@
-"""A Temporal development server with a database of its own, so that it can die and come back.
+"""A Temporal development server with a database file, so that it can be killed and restarted.
 
-One serves many worlds, each in a namespace of its own; a world whose fault is the server's death
-has one to itself.
+One server serves many environments, each in its own namespace. An environment whose fault is the
+server's death has a server to itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TRIES: Final = 3
 
 
 class RestartableTemporal:
-    """One server, by its process."""
+    """One Temporal server process and its database."""
 
     def __init__(
         self, supervisor: Supervisor, source: Binary, folder: Path, namespaces: list[str]
@@ -43,11 +43,11 @@ class RestartableTemporal:
 
     @property
     def port(self) -> int:
-        """The same in each life."""
+        """Its port; the same after every restart."""
         return self._settings.temporal_port
 
     def server(self, namespace: str) -> TemporalServer:
-        """How one of its namespaces is reached."""
+        """Address and UI of one of its namespaces."""
         return TemporalServer(
             address=f"127.0.0.1:{self._settings.temporal_port}",
             namespace=namespace,
@@ -55,7 +55,7 @@ class RestartableTemporal:
         )
 
     async def start(self) -> None:
-        """Start it, with the data that there is, and wait until it answers for each namespace.
+        """Start it with its existing database, and wait until every namespace answers.
 
         Raises:
             LocalError: it did not come up.
@@ -74,33 +74,33 @@ class RestartableTemporal:
                 )
             except ProcessDied:
                 if not tries_left:
-                    raise  # else one of the ports that it chose itself was taken meanwhile
+                    raise  # otherwise a port that it had chosen itself was taken meanwhile
             else:
                 return
 
     async def kill(self) -> None:
-        """SIGKILL; its data stay."""
+        """SIGKILL; the database stays."""
         assert self._child is not None, "it was never started"
         self._child.signal_group(signal.SIGKILL)
         await self._child.process.wait()
 
     async def end(self) -> None:
-        """For good."""
+        """End it for good."""
         if self._child is not None:
             self.resume()
             await self._supervisor.end(self._child)
 
     def suspend(self) -> None:
-        """SIGSTOP: connections stay, nothing comes."""
+        """SIGSTOP: connections stay open, no reply comes."""
         assert self._child is not None, "it was never started"
         self._child.signal_group(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """SIGCONT: the server answers again."""
         assert self._child is not None, "it was never started"
         self._child.signal_group(signal.SIGCONT)
 
 
 def via_port(server: TemporalServer, port: int) -> TemporalServer:
-    """The same server, reached by another port: a proxy's."""
+    """The same server through another port, such as a proxy's."""
     return replace(server, address=f"127.0.0.1:{port}")

@@ -7,7 +7,7 @@ from typing import Final
 
 from avatar_sessions import AvatarSessionsError, Session
 from avatar_sessions.contract.states import FINAL
-from chaos.environment.environment import BRIEF_S, EnvironmentKind
+from chaos.environment.environment import SHORT_LIMIT_S, EnvironmentKind
 from chaos.errors import ConditionTimeout, NotAvailable
 from chaos.fault import Fault, MachineLoad
 from chaos.run import FaultRun
@@ -89,7 +89,7 @@ async def _lost_provider(run: FaultRun, lose: Callable[[str], Awaitable[None]]) 
 async def rotation(run: FaultRun) -> None:
     """LiveAvatar's limit comes while an agent streams its sentences: the next LiveAvatar session
     takes over between two of them."""
-    run.double_billing_s = BRIEF_S / 3 + 1
+    run.double_billing_s = SHORT_LIMIT_S / 3 + 1
     session = await run.start_live()
     await run.wait_finished(*run.say_sequence(session, SENTENCE_S, SENTENCES))
     await run.end(session)
@@ -98,9 +98,9 @@ async def rotation(run: FaultRun) -> None:
 
 async def rotation_in_speech(run: FaultRun) -> None:
     """The limit comes in an utterance without a border: it is cut, and goes on in the next."""
-    run.double_billing_s = BRIEF_S / 3 + 1
+    run.double_billing_s = SHORT_LIMIT_S / 3 + 1
     session = await run.start_live()
-    await run.measure_silences(run.say_live(session, BRIEF_S + 2))
+    await run.measure_silences(run.say_live(session, SHORT_LIMIT_S + 2))
     await run.end(session)
     _expect_next_generation(run, session)
 
@@ -151,7 +151,7 @@ FAULTS: Final = (
         what="limit reached between utterances: pause at the border",
         inject=rotation,
         bound_ms=BORDER_MS,
-        environment_kind=EnvironmentKind.BRIEF,
+        environment_kind=EnvironmentKind.SHORT_LIMIT,
         load=MachineLoad.WAITS,
         takes_s=25,
     ),
@@ -160,7 +160,7 @@ FAULTS: Final = (
         what="limit reached in one long utterance: silence",
         inject=rotation_in_speech,
         bound_ms=BORDER_MS,
-        environment_kind=EnvironmentKind.BRIEF,
+        environment_kind=EnvironmentKind.SHORT_LIMIT,
         load=MachineLoad.WAITS,
         takes_s=30,
     ),

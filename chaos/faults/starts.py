@@ -182,7 +182,7 @@ FAULTS: Final = (
         what="no slot at first, live in the end",
         inject=no_slot,
         bound_ms=None,
-        environment_kind=EnvironmentKind.CRAMPED,
+        environment_kind=EnvironmentKind.ONE_SESSION,
         load=MachineLoad.WAITS,
     ),
     Fault(
