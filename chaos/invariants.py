@@ -1,7 +1,7 @@
-"""What must hold after every fault, whatever it was: looked up in the simulator's ledger, in the
-reports, in what was heard, and in the kernel's account of the processes.
+"""The invariants that hold after every fault, checked in the simulator's ledger, in the reports, in
+the recordings, and in the kernel's account of the processes.
 
-Nothing here causes anything; `settle` waits, within a bound, until nothing is open.
+Injects nothing; `settle` waits, within a bound, until no LiveAvatar session is billed.
 """
 
 from __future__ import annotations
@@ -25,41 +25,45 @@ from chaos.run import CodedSpeech, FaultRun, SessionUnderTest
 from liveavatar_simulator import SessionLine
 
 BILL_TOLERANCE_S: Final = 1.0
-"""How far a report's billed seconds may be from the ledger's, beyond how long the start took."""
+"""How far a report's billed seconds may differ from the ledger's, beyond the start's duration."""
 EXTRA_FILES: Final = 6
-"""Connections that are kept for the next call."""
+"""For connections that are kept for the next call."""
 EXTRA_THREADS: Final = 4
-"""Pools that grow on demand."""
+"""For thread pools that grow on demand."""
 EXTRA_TASKS: Final = 4
-"""Polls that are under way at one look, and not at the other."""
+"""For polls that run during one count and not during the other."""
 SETTLED_WITHIN_S: Final = 15.0
-"""How long connections that are closed may take to be gone from a process."""
+"""How long closed connections may take to disappear from a process."""
 POLL_S: Final = 0.1
 
 
 @dataclass
 class Figures:
-    """What a run adds to its row."""
+    """The figures that a run adds to its row."""
 
     leaked: int = 0
     sessions: int = 0
     """LiveAvatar sessions that were billed."""
     billed_for_nothing_s: float = 0.0
     billed_for_nothing_worst_s: float = 0.0
-    """Of one LiveAvatar session."""
+    """The most that one LiveAvatar session adds to it."""
     speech_lost_ms: float = 0.0
     speech_repeated_ms: float = 0.0
     keys_of: dict[str, str] = field(default_factory=dict)
-    """Session key by provider session."""
+    """Session key by LiveAvatar session."""
 
 
 async def check_speech(run: FaultRun) -> None:
-    """Look for each utterance of the run in what was heard, by whichever LiveAvatar session."""
+    """Look for each utterance of the run in the recordings of its LiveAvatar sessions.
+
+    Raises:
+        NotAvailable: the simulator keeps no recordings.
+    """
     for subject in run.subjects.values():
         await _find_provider_ids(run, subject)
     started = [one.session_id for one in await run.new_lines() if one.started_at]
     for subject in run.subjects.values():
-        ids = [one for one in started if one in subject.provider_ids]  # in their order
+        ids = [one for one in started if one in subject.provider_ids]  # oldest first
         if not ids or not subject.speeches:
             continue
         recordings = [await run.environment.simulator.recording(one) for one in ids]
@@ -69,15 +73,15 @@ async def check_speech(run: FaultRun) -> None:
 def _analyze_subject(
     subject: SessionUnderTest, ids: list[str], recordings: list[Recording]
 ) -> None:
-    """An utterance may be said by one LiveAvatar session after the other."""
-    sound = RecordedSpeech(recordings)
+    """Several LiveAvatar sessions, one after the other, may have played an utterance."""
+    recorded = RecordedSpeech(recordings)
     for speech in subject.speeches:
-        speech.played = sound.analyze(speech.code)
-        speech.played_by = {ids[at] for at in sound.recordings_with(speech.code)}
+        speech.played = recorded.analyze(speech.code)
+        speech.played_by = {ids[at] for at in recorded.recordings_with(speech.code)}
 
 
 async def settle(run: FaultRun, within_s: float) -> None:
-    """Wait until nothing of the run is billed any more, or the bound is over."""
+    """Wait until no LiveAvatar session of the run is billed, or until the bound."""
 
     async def nothing_open() -> bool:
         return all(one.ended_at is not None for one in await run.new_lines() if one.started_at)
@@ -85,11 +89,11 @@ async def settle(run: FaultRun, within_s: float) -> None:
     try:
         await run.until(nothing_open, within_s, "nothing is billed any more")
     except ConditionTimeout:
-        return  # told by `check`, session by session
+        return  # `check` reports each session that is still open
 
 
 async def check(run: FaultRun) -> Figures:
-    """All of them, after `listen`; problems go to the run, figures come back."""
+    """Check all invariants, after `check_speech`; records problems in the run, returns figures."""
     figures = Figures()
     lines = [one for one in await run.new_lines() if one.started_at is not None]
     figures.sessions = len(lines)
@@ -109,7 +113,7 @@ async def check(run: FaultRun) -> Figures:
 
 
 async def _find_provider_ids(run: FaultRun, subject: SessionUnderTest) -> None:
-    """From the report, or, where there is none, from the workflow's search attribute."""
+    """Take them from the report, or, without one, from the workflow's search attribute."""
     if subject.report is not None:
         subject.provider_ids |= {one.provider_session_id for one in subject.report.generations}
         return
@@ -131,18 +135,18 @@ async def _nothing_is_left_open(run: FaultRun, lines: list[SessionLine], figures
             figures.leaked += 1
             run.problem(
                 "nothing is left open",
-                f"LiveAvatar session {line.session_id} is billed and nobody stops it",
+                f"LiveAvatar session {line.session_id} is still billed",
                 session,
             )
             await run.environment.simulator.stop(line.session_id)
         elif line.sockets_open:
             run.problem("nothing is left open", f"{line.sockets_open} sockets are open", session)
         if key is None:
-            run.problem("nothing is left open", f"nobody knows of session {line.session_id}")
+            run.problem("nothing is left open", f"no workflow knows session {line.session_id}")
 
 
 def one_session_is_billed(run: FaultRun, lines: list[SessionLine], figures: Figures) -> None:
-    """Never more than one session of a key, beyond what an unknown outcome needs."""
+    """One LiveAvatar session of a key is billed, except while a start's outcome is unknown."""
     now_s = time.time()
     for key, subject in run.subjects.items():
         spans = sorted(
@@ -161,7 +165,7 @@ def one_session_is_billed(run: FaultRun, lines: list[SessionLine], figures: Figu
 
 
 def one_owner_speaks(run: FaultRun, lines: list[SessionLine], figures: Figures) -> None:
-    """Once a later socket has spoken, no earlier one is heard of."""
+    """After a later socket has sent speech, no earlier one sends any."""
     for line in lines:
         sockets = [
             command.socket
@@ -180,7 +184,7 @@ def _turns(sockets: list[int]) -> str:
 
 
 def reports_match_the_bill(run: FaultRun, lines: list[SessionLine]) -> None:
-    """Each started session stands in exactly one report, with its bill."""
+    """Each started LiveAvatar session is in exactly one report, with what was billed."""
     reported: dict[str, list[GenerationReport]] = {}
     for subject in run.subjects.values():
         if subject.report is None:
@@ -202,23 +206,24 @@ def reports_match_the_bill(run: FaultRun, lines: list[SessionLine]) -> None:
         if len(found) != 1:
             run.problem(
                 "every session is reported",
-                f"{line.session_id} stands in {len(found)} reports",
+                f"{line.session_id} is in {len(found)} reports",
             )
             continue
         if line.ended_at is None:
-            continue  # told already
+            continue  # already reported as open
         ledger_s = _end_s(line, 0.0) - _start_s(line)
-        # The report counts from the request to start, and LiveAvatar from its own start.
+        # A report counts from the start request, LiveAvatar from its own start.
         starting_s = _start_s(line) - line.minted_at.timestamp()
         if not -BILL_TOLERANCE_S <= found[0].billed_s - ledger_s <= BILL_TOLERANCE_S + starting_s:
             run.problem(
-                "reports tell the bill",
+                "reports match the bill",
                 f"{line.session_id}: {found[0].billed_s:.1f} s in the report, {ledger_s:.1f} s"
                 f" in the ledger ({found[0].stop}, {line.end_reason})",
             )
 
 
 def completed_means_heard(run: FaultRun) -> None:
+    """Utterances end as required; completed ones were heard in full and in order."""
     for subject in run.subjects.values():
         for speech in subject.speeches:
             played, report = speech.played, speech.report
@@ -236,17 +241,17 @@ def completed_means_heard(run: FaultRun) -> None:
             if played.out_of_order_ms > 0:
                 run.problem(
                     "speech keeps its order",
-                    f"{played.out_of_order_ms:.1f} ms came after what follows them",
+                    f"{played.out_of_order_ms:.1f} ms were heard after later speech",
                     subject.session,
                 )
 
 
 def _ended_as_required(run: FaultRun, speech: CodedSpeech) -> None:
-    outcome = speech.report.outcome if speech.report else speech.error or "nothing was told of it"
+    outcome = speech.report.outcome if speech.report else speech.error or "no report"
     if outcome != speech.expected:
         run.problem(
             "speech goes on",
-            f"a {speech.source} utterance should be {speech.expected}: {outcome}",
+            f"a {speech.source} utterance should be {speech.expected}, not {outcome}",
             speech.session,
         )
 
@@ -262,8 +267,10 @@ def _count_speech(run: FaultRun, figures: Figures) -> None:
 
 
 def billed_for_nothing(run: FaultRun, lines: list[SessionLine], figures: Figures) -> list[float]:
-    """Of each LiveAvatar session the seconds after nobody wanted it; all of one that never had a
-    socket, or that nobody knows of."""
+    """Seconds billed to each LiveAvatar session after it was released.
+
+    All seconds count if it never had a socket, or if no session of the run has it.
+    """
     now_s = time.time()
     seconds: list[float] = []
     for line in lines:
@@ -289,25 +296,24 @@ def _end_s(line: SessionLine, now_s: float) -> float:
 
 
 async def no_resource_leaks(run: FaultRun) -> None:
-    """Processes that go on hold no more files, threads and tasks than after the first run they
-    served."""
+    """Workers that go on have no more files, threads and tasks open than after their first run."""
     environment = run.environment
     give_up_s = time.monotonic() + SETTLED_WITHIN_S
-    while held := _grown(environment, now := await environment.resources()):
+    while grown := _grown(environment, now := await environment.resources()):
         if time.monotonic() > give_up_s:
-            for text in held:
+            for text in grown:
                 run.problem("nothing is left behind", text)
             break
         await asyncio.sleep(POLL_S)
-    for worker, holds in now.items():
-        environment.baseline.setdefault(worker, holds)
+    for worker, snapshot in now.items():
+        environment.baseline.setdefault(worker, snapshot)
 
 
 def _grown(environment: Environment, resources: dict[WorkerProcess, ResourceSnapshot]) -> list[str]:
-    held: list[str] = []
+    grown: list[str] = []
     for worker, now in resources.items():
         if now.tasks is None:
-            held.append(f"{worker!r} does not tell its tasks on SIGUSR1")
+            grown.append(f"{worker!r} does not report its tasks on SIGUSR1")
         then = environment.baseline.get(worker)
         if then is None:
             continue
@@ -317,12 +323,12 @@ def _grown(environment: Environment, resources: dict[WorkerProcess, ResourceSnap
             ("tasks", now.tasks or 0, then.tasks or 0, EXTRA_TASKS),
         ):
             if more > before + at_most:
-                held.append(f"{worker!r} has {more} {what}, {before} before")
-    return held
+                grown.append(f"{worker!r} has {more} {what}, {before} before")
+    return grown
 
 
 async def no_room_is_left(run: FaultRun, within_s: float) -> None:
-    """LiveKit has none of the rooms that this world's sessions made."""
+    """LiveKit has no room that a session of this environment created."""
     if run.environment.kind is not EnvironmentKind.ROOMS:
         return
 
@@ -337,7 +343,7 @@ async def no_room_is_left(run: FaultRun, within_s: float) -> None:
 
 
 async def try_check_speech(run: FaultRun) -> None:
-    """As `listen`; a simulator without a record is told as a problem, once."""
+    """As `check_speech`; a simulator without recordings is one problem of the run."""
     try:
         await check_speech(run)
     except NotAvailable as error:

@@ -1,8 +1,8 @@
-"""Speech that codes its own position, and what became of it in what was heard.
+"""Speech that encodes its own position, and the analysis of recordings of it.
 
-Each piece of some samples is one constant value that tells which piece it is; silence is zero. The
-simulator plays samples unchanged, so that what was lost, said twice, or interrupted by silence can
-be counted from the sound itself, by the sample. Knows no session and no clock.
+Each piece of a few samples has one constant value, which is the number of the piece; silence is
+zero. The simulator plays samples unchanged, so lost, repeated and silent speech is counted from the
+recording, to the sample. Knows no session and no clock.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 RATE_HZ: Final = 24_000
 SAMPLES_PER_MS: Final = RATE_HZ // 1000
 MAX_PIECES: Final = 65_535
-"""Every value of a sample but zero."""
+"""Every value of a 16-bit sample except zero."""
 
 Samples = npt.NDArray[np.int16]
 _Pieces = npt.NDArray[np.int32]
@@ -27,15 +27,15 @@ _POSITIVE: Final = 32_767
 
 @dataclass(frozen=True, slots=True)
 class PositionCode:
-    """The speech of one utterance: which pieces it consists of.
+    """The speech of one utterance, as a range of pieces.
 
-    Utterances of one session take different pieces, so that one is never taken for another.
+    Utterances of one session use different pieces, so they cannot be confused.
     """
 
     first_piece: int
     pieces: int
     piece_samples: int = SAMPLES_PER_MS
-    """24 are a millisecond; longer ones are for speech of more than a minute."""
+    """24 samples are a millisecond; longer pieces are for more than a minute of speech."""
 
     def __post_init__(self) -> None:
         if self.pieces < 1 or self.first_piece < 0 or self.piece_samples < 1:
@@ -52,11 +52,11 @@ class PositionCode:
 
     @property
     def length_ms(self) -> float:
-        """How long it is said."""
+        """Its duration."""
         return self.pieces * self.piece_samples / SAMPLES_PER_MS
 
     def samples(self) -> Samples:
-        """The speech itself."""
+        """The audio: 24 kHz, 16 bit, mono."""
         pieces = np.arange(self.first_piece, self.end_piece, dtype=np.int32)
         values = np.where(pieces < _POSITIVE, pieces + 1, _POSITIVE - 1 - pieces)
         return np.repeat(values.astype(np.int16), self.piece_samples)
@@ -64,7 +64,7 @@ class PositionCode:
 
 @dataclass(frozen=True, slots=True)
 class SilentGap:
-    """A silence inside an utterance; ``at_ms`` counts from the beginning of what was heard."""
+    """A silence inside an utterance; ``at_ms`` counts from the start of the recording."""
 
     at_ms: float
     duration_ms: float
@@ -72,20 +72,20 @@ class SilentGap:
 
 @dataclass(frozen=True, slots=True)
 class PlayedSpeech:
-    """What was heard of one utterance."""
+    """What was heard of one utterance: when, and what was lost, repeated, reordered or silent."""
 
     began_ms: float | None
-    """When its first sample was heard, from the beginning of the sound; None: never."""
+    """When its first sample was heard, from the start of the recording; None: never."""
     ended_ms: float | None
-    """When its last one was over."""
+    """When its last sample had been heard."""
     lost_ms: float
     """Never heard."""
     repeated_ms: float
-    """Heard once more than it was said."""
+    """Heard more than once."""
     out_of_order_ms: float
-    """Heard for the first time after something that stands later in it."""
+    """Heard for the first time after later speech of the same utterance."""
     foreign_ms: float
-    """Other sound in the middle of it."""
+    """Other audio between its first and its last sample."""
     silences: tuple[SilentGap, ...]
 
     @property
@@ -101,44 +101,44 @@ class PlayedSpeech:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """The sound of one session, from a moment of the wall clock on."""
+    """The recording of one LiveAvatar session, from a wall-clock time on."""
 
     began_at_s: float
     samples: Samples
 
 
 class RecordedSpeech:
-    """What one session after the other was heard to say, ready to be looked through."""
+    """The recordings of LiveAvatar sessions that followed each other, ready for analysis."""
 
     def __init__(self, recordings: Sequence[Recording]) -> None:
         """Take one or more recordings, in any order."""
         self._each = [_pieces_of(one.samples) for one in recordings]
         self._joined = np.concatenate(self._each) if len(self._each) > 1 else self._each[0]
-        self._timeline = _pieces_of(_on_one_time_line(recordings)) if len(self._each) > 1 else None
+        self._timeline = _pieces_of(_merged(recordings)) if len(self._each) > 1 else None
 
     def analyze(self, code: PositionCode) -> PlayedSpeech:
-        """Look for an utterance.
+        """Find an utterance.
 
-        What was said is counted in each recording, what was silent in all: times and silences are
-        those of the time line that begins with the first.
+        Samples are counted in each recording. Times and silences are those of one common timeline,
+        which starts with the earliest recording.
         """
-        measure_silences = _analyze_pieces(code, self._joined)
+        counted = _analyze_pieces(code, self._joined)
         if self._timeline is None:
-            return measure_silences
+            return counted
         together = _analyze_pieces(code, self._timeline)
         return replace(
-            measure_silences,
+            counted,
             began_ms=together.began_ms,
             ended_ms=together.ended_ms,
             silences=together.silences,
         )
 
     def recordings_with(self, code: PositionCode) -> list[int]:
-        """Which recordings have anything of an utterance."""
+        """The indexes of the recordings that have a part of an utterance."""
         return [at for at, pieces in enumerate(self._each) if _own(code, pieces).any()]
 
 
-def _on_one_time_line(recordings: Sequence[Recording]) -> Samples:
+def _merged(recordings: Sequence[Recording]) -> Samples:
     first_s = min(one.began_at_s for one in recordings)
     positions = [round((one.began_at_s - first_s) * RATE_HZ) for one in recordings]
     length = max(at + len(one.samples) for at, one in zip(positions, recordings, strict=True))
@@ -150,12 +150,12 @@ def _on_one_time_line(recordings: Sequence[Recording]) -> Samples:
 
 
 def analyze_recordings(code: PositionCode, recordings: Sequence[Recording]) -> PlayedSpeech:
-    """Look for an utterance that one session after the other may have said."""
+    """Find an utterance that several LiveAvatar sessions may have played in turn."""
     return RecordedSpeech(recordings).analyze(code)
 
 
 def analyze_samples(code: PositionCode, pcm: bytes | Samples) -> PlayedSpeech:
-    """Look for an utterance in what was heard: 24 kHz, 16 bit, mono, silence included."""
+    """Find an utterance in a recording: 24 kHz, 16 bit, mono, silence included."""
     sound = np.frombuffer(pcm, dtype="<i2") if isinstance(pcm, bytes) else pcm
     return _analyze_pieces(code, _pieces_of(sound))
 
@@ -194,9 +194,9 @@ def _pieces_of(sound: Samples) -> _Pieces:
 
 
 def _late(recording: _Pieces, code: PositionCode) -> float:
-    """How much was first heard after something later."""
+    """Milliseconds that were first heard after later speech."""
     pieces, first_at = np.unique(recording, return_index=True)
-    # The earliest place of anything that stands later; the last piece has nothing after it.
+    # The earliest position of any later piece; the last piece has none after it.
     later = np.minimum.accumulate(first_at[::-1])[::-1]
     late = pieces[:-1][later[1:] < first_at[:-1]]
     counts = np.bincount(recording, minlength=code.pieces)

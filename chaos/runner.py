@@ -1,6 +1,6 @@
-"""Starts the servers, lets the faults happen, keeps what came out. Ends all it started.
+"""Starts the servers, runs the faults, collects the results, and ends every process it started.
 
-On a failed check it tells which, of which session, and where the logs and the saved history are.
+A failed check is printed with its session and the folders of the logs and saved histories.
 """
 
 from __future__ import annotations
@@ -58,23 +58,23 @@ from deploy.local.settings import ROOT, LocalSettings
 logger = logging.getLogger(__name__)
 
 RUN_WITHIN_S: Final = 420.0
-"""No run takes longer: what is left of it then is told as a problem."""
+"""The longest a run may take; after that it is cancelled and counts as a problem."""
 CANCEL_WITHIN_S: Final = 5.0
 ENVIRONMENT_LIMIT: Final = 64
-"""Each that breaks is replaced by a new one."""
+"""Limit for one command: an environment that breaks is replaced by a new one."""
 LAG_CHECK_S: Final = 0.05
 LATE_S: Final = 0.2
 MAX_FAILURES_PRINTED: Final = 3
-"""Of one row, as they happen; all are in the report."""
+"""Failed runs of a row that are printed immediately; all are in the report."""
 
 
 def run_folder() -> Path:
-    """Where this process keeps what its runs leave: logs, and the histories of what failed."""
+    """Where this process keeps the logs of its runs, and the histories of failed ones."""
     return ROOT / ".run" / f"chaos-{os.getpid()}"
 
 
 class ChaosResult:
-    """All the runs of some faults, and the rows they make; rows can be had at any time."""
+    """All runs of the chosen faults, and the rows of the table; rows are available at any time."""
 
     def __init__(
         self,
@@ -90,20 +90,20 @@ class ChaosResult:
         self._tallies = {(name, layout): Tally(by_name[name], layout) for name, layout in rows}
         self._runner = Runner(folder, seed, self._tallies)
         missing = {fault.name: fault.missing() for fault in faults}
-        self.skipped = [f"{name} is left out: {why}" for name, why in missing.items() if why]
-        """Faults that need what is not here, and how to get it."""
+        self.skipped = [f"{name} is skipped: {why}" for name, why in missing.items() if why]
+        """Faults that this machine cannot make, and how to get what is missing."""
 
     async def run(self) -> list[FaultRow]:
-        """Let them all happen.
+        """Run them all.
 
         Raises:
-            LocalError: Temporal cannot be had here.
+            LocalError: a server cannot be found or started.
         """
         await self._runner.run(self._jobs)
         return self.rows()
 
     def rows(self) -> list[FaultRow]:
-        """What came out so far; the last one, if there is one, is about no single fault."""
+        """The results so far; a last row has the problems of no single fault, if there are any."""
         rows = [tally.row() for tally in self._tallies.values()]
         problems = self._runner.problems
         return [*rows, _after_all(problems)] if problems else rows
@@ -132,7 +132,7 @@ def _after_all(problems: list[Violation]) -> FaultRow:
 
 
 class Runner:
-    """One proof."""
+    """Runs jobs in phases, each job in an environment of the kind it needs."""
 
     def __init__(self, folder: Path, seed: int, tallies: dict[tuple[str, Layout], Tally]) -> None:
         self._folder = folder
@@ -141,12 +141,12 @@ class Runner:
         self._opened = 0
         self._ports: set[int] = set()
         self.problems: list[Violation] = []
-        """What is wrong apart from any single run."""
-        self._ground: SharedServers | None = None
-        self._shared: RestartableTemporal | None = None
+        """Problems that belong to no single run."""
+        self._shared_servers: SharedServers | None = None
+        self._shared_temporal: RestartableTemporal | None = None
 
     async def run(self, jobs: Sequence[Job]) -> None:
-        """Do them all."""
+        """Run all jobs."""
         if not jobs:
             return
         phases = phases_of(jobs, width_for(free_memory_bytes()))
@@ -155,15 +155,15 @@ class Runner:
             await self._prepare(supervisor, {job.fault.environment_kind for job in jobs})
             for phase in phases:
                 await self._phase(phase)
-            assert self._shared is not None
-            await self._check_histories(self._shared)
+            assert self._shared_temporal is not None
+            await self._check_histories(self._shared_temporal)
         self._check_leftovers(supervisor)
 
     async def _phase(self, phase: Phase) -> None:
         began_s = time.monotonic()
         queues, gate = Queues(phase.jobs), PhaseGate(phase.width)
         cpu_gate = CpuGate() if phase.waits_for_cpu else None
-        watch = asyncio.create_task(_watch_loop_lag(), name="watch ourselves")
+        watch = asyncio.create_task(_watch_loop_lag(), name="watch loop lag")
         try:
             async with asyncio.TaskGroup() as group:
                 for number in range(min(phase.width, len(phase.jobs))):
@@ -172,7 +172,7 @@ class Runner:
         finally:
             watch.cancel()
         took_s = time.monotonic() - began_s
-        logger.info("%d jobs, %d at once: %.0f s", len(phase.jobs), phase.width, took_s)
+        logger.info("%d jobs, width %d: %.0f s", len(phase.jobs), phase.width, took_s)
 
     async def _prepare(
         self,
@@ -196,15 +196,17 @@ class Runner:
             livekit = await start_livekit(supervisor, found, settings)
             remember(livekit.api_secret, "LiveKit's API secret")
             self._ports.add(settings.livekit_port)
-        self._ground = SharedServers(supervisor, source, self._folder, seal_key, clips, livekit)
+        self._shared_servers = SharedServers(
+            supervisor, source, self._folder, seal_key, clips, livekit
+        )
         shared = self._folder / "shared"
         shared.mkdir()
         names = [f"w{number}" for number in range(ENVIRONMENT_LIMIT)]
-        self._shared = RestartableTemporal(supervisor, source, shared, names)
-        self._ports.add(self._shared.port)
-        await self._shared.start()
+        self._shared_temporal = RestartableTemporal(supervisor, source, shared, names)
+        self._ports.add(self._shared_temporal.port)
+        await self._shared_temporal.start()
 
-    # --------------------------------------------------------------- worlds
+    # --------------------------------------------------------- environments
 
     async def _lane(self, queues: Queues, gate: PhaseGate, cpu_gate: CpuGate | None) -> None:
         while True:
@@ -216,7 +218,7 @@ class Runner:
     async def _serve(
         self, key: EnvironmentKey, queues: Queues, gate: PhaseGate, cpu_gate: CpuGate | None
     ) -> None:
-        """All jobs of a kind that nobody else takes, in one world unless one breaks."""
+        """Run jobs with this key until none is left, in one environment unless it breaks."""
         environment: Environment | None = None
         try:
             while job := queues.next_of(key):
@@ -229,8 +231,10 @@ class Runner:
                         await environment.prepare()
                         await self._run_job(job, tally, environment)
                     except (LocalError, RPCError, RuntimeError) as error:
-                        logger.exception("a world broke in %s", job.fault.name)
-                        self._report(job, tally, [Violation("its world lives on", str(error))])
+                        logger.exception("an environment broke in %s", job.fault.name)
+                        self._report(
+                            job, tally, [Violation("the environment survives", str(error))]
+                        )
                         if environment is not None:
                             await environment.close()
                         environment = None
@@ -241,15 +245,19 @@ class Runner:
                 await environment.close()
 
     async def _open(self, job: Job) -> Environment:
-        assert self._ground is not None
+        assert self._shared_servers is not None
         layout, environment_kind = job.environment_key
         own = environment_kind is EnvironmentKind.OWN_TEMPORAL
         if self._opened >= ENVIRONMENT_LIMIT:
-            raise ServerUnavailable(f"{ENVIRONMENT_LIMIT} worlds broke: see {self._folder}/logs")
-        environment = Environment(self._ground, f"w{self._opened}", layout, environment_kind)
+            raise ServerUnavailable(
+                f"{ENVIRONMENT_LIMIT} environments broke: see {self._folder}/logs"
+            )
+        environment = Environment(
+            self._shared_servers, f"w{self._opened}", layout, environment_kind
+        )
         self._opened += 1
         try:
-            await environment.open(None if own else self._shared)
+            await environment.open(None if own else self._shared_temporal)
         except BaseException:
             await environment.close()
             raise
@@ -262,7 +270,7 @@ class Runner:
         began_s = time.monotonic()
         run = FaultRun(environment, job.fault.name, self._seed * 1000 + job.number, job.times)
         run.known_before = {one.session_id for one in await environment.simulator.ledger()}
-        broke = await self._inject(run, job)
+        lost = await self._inject(run, job)
         figures = await self._check_run(run, job.fault)
         tally.runs += max(1, run.injected)
         tally.measured_ms += run.measured_ms
@@ -279,29 +287,29 @@ class Runner:
             [round(one) for one in run.measured_ms],
             len(run.problems),
         )
-        if broke is not None:
-            raise broke
+        if lost is not None:
+            raise lost
 
     async def _inject(self, run: FaultRun, job: Job) -> LocalError | None:
-        """Let it happen; what comes out of it is a finding, whatever it is."""
+        """Inject the fault; an error of the run becomes a problem of its row."""
         try:
             async with asyncio.timeout(RUN_WITHIN_S):
                 await job.fault.inject(run)
         except NotAvailable as error:
             run.problem("the fault can be made", str(error))
         except (ConditionTimeout, AvatarSessionsError, RPCError, TimeoutError) as error:
-            run.problem("what must happen happens", f"{type(error).__name__}: {error}")
+            run.problem("expected events happen", f"{type(error).__name__}: {error}")
         except LocalError as error:
             return error
         except Exception as error:
             logger.exception("%s broke", job.fault.name)
-            run.problem("the fault can be told", f"{type(error).__name__}: {error}")
+            run.problem("the fault can be measured", f"{type(error).__name__}: {error}")
         return None
 
     async def _check_run(self, run: FaultRun, fault: Fault) -> invariants.Figures:
-        """End what still runs, and check what must hold."""
+        """End the run's sessions, check the invariants, and take the measurements."""
         await run.environment.simulator.set_faults()
-        speaking = [one.saying for each in run.subjects.values() for one in each.speeches]
+        speaking = [one.speaking for each in run.subjects.values() for one in each.speeches]
         await run.end_all(
             one.session for one in run.subjects.values() if one.report is None and one.must_report
         )
@@ -348,7 +356,7 @@ class Runner:
 
     async def _check_histories(self, temporal: RestartableTemporal) -> None:
         async for leak in leaks_in_histories(temporal.server("w0")):
-            self.problems.append(Violation("nothing secret is told", leak))
+            self.problems.append(Violation("no secret leaks", leak))
 
     def _check_leftovers(self, supervisor: Supervisor) -> None:
         for child in supervisor.children:
@@ -364,11 +372,11 @@ class Runner:
                     text = f"port {port} is still in use"
                     self.problems.append(Violation("nothing is left behind", text))
         for leak in find_secrets(self._folder / "logs"):
-            self.problems.append(Violation("nothing secret is told", leak))
+            self.problems.append(Violation("no secret leaks", leak))
 
 
 async def _watch_loop_lag() -> None:
-    """Log when this process was late itself: its speakers were, too."""
+    """Log when this process itself was late: its speakers were late as well."""
     while True:
         before_s = time.monotonic()
         await asyncio.sleep(LAG_CHECK_S)
@@ -378,7 +386,7 @@ async def _watch_loop_lag() -> None:
 
 
 def _measure_borders(run: FaultRun, sequence: Sequence[CodedSpeech]) -> None:
-    """The pause before an utterance that another LiveAvatar session says than the one before."""
+    """Measure the pause between utterances that two LiveAvatar sessions played."""
     for before, after in pairwise(sequence):
         if before.played is None or after.played is None:
             continue
@@ -392,7 +400,7 @@ def _measure_borders(run: FaultRun, sequence: Sequence[CodedSpeech]) -> None:
 
 
 def free_memory_bytes() -> int:
-    """What new processes can have without anybody's memory going to disk."""
+    """Memory available to new processes without swapping."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     (kib,) = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
     return 1024 * int(kib)
@@ -403,7 +411,7 @@ def _log_speech(speech: CodedSpeech) -> None:
     assert played is not None
     outcome = speech.report.outcome if speech.report else speech.error
     logger.info(
-        "%s: %s speech %s, heard from %s to %s ms, lost %.0f, repeated %.0f, silent %s",
+        "%s: %s speech %s, heard from %s to %s ms, lost %.0f, repeated %.0f, silences %s",
         speech.session.key,
         speech.source,
         outcome,

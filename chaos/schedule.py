@@ -1,4 +1,4 @@
-"""Which runs there are, in which order, and which may happen at once. Starts nothing."""
+"""Which runs there are, in which order, and which may run at the same time. Starts nothing."""
 
 from __future__ import annotations
 
@@ -15,53 +15,56 @@ from chaos.fault import Fault, MachineLoad
 MAX_TIGHT: Final = 3
 MAX_ENVIRONMENTS: Final = 24
 MIN_WORK_S: Final = 15.0
-"""A new world takes about so long, so that less work is left to the worlds there are."""
+"""A new environment takes about this long to start; less work is left to the existing ones."""
 ENVIRONMENT_BYTES: Final = 512 * 1024 * 1024
-"""What a world takes of memory: four processes of 85 MiB, and a Temporal server (measured)."""
+"""Memory of an environment: four processes of 85 MiB and a Temporal server (measured)."""
 COST: Final = {
     MachineLoad.ALONE: 1,
     MachineLoad.TIGHT: 1,
     MachineLoad.WORKS: 2,
     MachineLoad.WAITS: 1,
 }
+"""How much of a phase's width a run takes."""
 PHASE_S: Final = 600.0
-"""About how long all that may happen together takes: only the order comes from it."""
+"""Rough duration of the last phase; used only to order its jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run to come, or a chain of runs that meet the same sessions."""
+    """One run, or a chain of runs that share the same sessions."""
 
     fault: Fault
     layout: Layout
     number: int
     at: float
-    """Where it stands among its row's: 0 is the first, nearly 1 the last."""
+    """Its position among its row's runs: 0 is the first, nearly 1 the last."""
     times: int = 1
-    """How many runs it is."""
+    """How many runs the chain has."""
 
     @property
     def environment_key(self) -> tuple[Layout, EnvironmentKind]:
-        """Worlds of one kind serve one run after the other."""
+        """What its environment must be; jobs with equal keys can share an environment."""
         return self.layout, self.fault.environment_kind
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Jobs that may share the machine, in their order."""
+    """Jobs that may share the machine, in order."""
 
     jobs: tuple[Job, ...]
     width: int
-    """How much of it may happen at once; `COST` says what each takes."""
+    """How much may run at the same time, in units of `COST`."""
     waits_for_cpu: bool = False
-    """Whether each waits until the machine has a little time left."""
+    """Whether each job waits for idle CPU before it begins."""
 
 
 def jobs_of(
     faults: Collection[Fault], layouts: Collection[Layout], rounds: int
 ) -> dict[tuple[str, Layout], list[Job]]:
-    """The runs of each row, rows in the order of the faults. A fault that has none of the layouts
-    asked for, or needs what is not here, is left out."""
+    """The jobs of each row, rows in the order of the faults.
+
+    Omits faults that this machine cannot make, and layouts that a fault does not have.
+    """
     rows: dict[tuple[str, Layout], list[Job]] = {}
     for fault in faults:
         if fault.missing() is not None:
@@ -76,7 +79,7 @@ def jobs_of(
 
 
 def phases_of(jobs: Collection[Job], width: int) -> list[Phase]:
-    """First what needs the machine alone, then what is tight, then everything else at once."""
+    """First the jobs that need the machine alone, then tight ones, then all others together."""
 
     def of(*loads: MachineLoad) -> list[Job]:
         return [job for job in jobs if job.fault.load in loads]
@@ -90,7 +93,7 @@ def phases_of(jobs: Collection[Job], width: int) -> list[Phase]:
 
 
 def width_for(free_bytes: int) -> int:
-    """How many worlds may be there at once, with so much memory free."""
+    """How many environments may exist at the same time with so much free memory."""
     return max(1, min(MAX_ENVIRONMENTS, free_bytes // ENVIRONMENT_BYTES))
 
 
@@ -99,8 +102,10 @@ def _by_environment(jobs: Sequence[Job]) -> tuple[Job, ...]:
 
 
 def _evenly(jobs: Sequence[Job]) -> tuple[Job, ...]:
-    """Each row lies evenly over the time there is, and its last run begins early enough to end in
-    it: so that starts of processes do not come in crowds, and no long wait is left for the end."""
+    """Spread each row evenly over the phase, its last run early enough to end within the phase.
+
+    So process starts do not bunch up, and no long run is left for the end.
+    """
 
     def position(job: Job) -> tuple[float, float, str, Layout]:
         begins_s = job.at * max(0.0, PHASE_S - job.fault.takes_s)
@@ -113,9 +118,10 @@ EnvironmentKey = tuple[Layout, EnvironmentKind]
 
 
 class Queues:
-    """The jobs of a phase, by the kind of world they need.
+    """The jobs of a phase, by the environment they need.
 
-    A lane serves one kind, in one world, until there is no more of it: worlds are dear to make.
+    A lane runs jobs with one key, in one environment, until none is left: environments are slow to
+    start.
     """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
@@ -126,8 +132,11 @@ class Queues:
 
     @contextmanager
     def lane(self) -> Iterator[EnvironmentKey | None]:
-        """The kind that most work for each lane is left of, and the lane that serves it from now
-        on; None: what is left is not worth another world."""
+        """Open a lane for the key with the most work left per lane.
+
+        Yields:
+            the key; None: the work left is not worth another environment.
+        """
         key = max(self._waiting, key=self._work_per_lane_s, default=None)
         if key is None or not self._is_worth_an_environment(key):
             yield None
@@ -139,7 +148,7 @@ class Queues:
             self._lanes[key] -= 1
 
     def next_of(self, key: EnvironmentKey) -> Job | None:
-        """Take the next job of a kind; None: there is no more."""
+        """Take the next job with a key; None: none is left."""
         waiting = self._waiting[key]
         return waiting.popleft() if waiting else None
 
@@ -154,7 +163,7 @@ class Queues:
 
 
 class PhaseGate:
-    """Lets runs in as long as there is room; who came first goes first."""
+    """Admits runs while their total cost fits, first come, first served."""
 
     def __init__(self, width: int) -> None:
         self._left = width
@@ -162,7 +171,7 @@ class PhaseGate:
 
     @asynccontextmanager
     async def inside(self, cost: int) -> AsyncIterator[None]:
-        """Wait for room, and hold it for as long as the block lasts."""
+        """Wait until the cost fits, and occupy it for the duration of the block."""
         if self._waiting or cost > self._left:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             entry = (cost, turn)

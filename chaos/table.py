@@ -1,4 +1,4 @@
-"""What came out: one row a fault and layout, as a table for people and a list for programs."""
+"""The results: one row for each fault and layout, as a printed table, Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ _WORDS: Final = frozenset({"fault", "layout", "ok", "what"})
 
 @dataclass(frozen=True, slots=True)
 class FaultRow:
-    """One line."""
+    """One row of the table."""
 
     fault: str
     layout: str
     runs: int
-    """Injected faults, each in one world; each may have several samples."""
+    """Injected faults; each may have several samples."""
     samples: int
     what: str
     bound_ms: float | None
-    """For p99; None: only the invariants count."""
+    """The limit for p99; None: only the invariants count."""
     p50_ms: float | None
     p99_ms: float | None
     worst_ms: float | None
     leaked: int
-    """Sessions that were billed and that nobody stopped."""
+    """LiveAvatar sessions that were still billed after the run."""
     sessions: int
     """LiveAvatar sessions that were billed, in all runs."""
     billed_for_nothing_s: float
-    """Sum of the seconds beyond the moment nobody wanted them, an ordinary end's included."""
+    """Sum of the seconds billed after sessions were released, ordinary ends included."""
     billed_for_nothing_worst_s: float
-    """Of one LiveAvatar session."""
+    """The most that one LiveAvatar session adds to it."""
     speech_lost_ms: float
     speech_repeated_ms: float
     ok: bool
@@ -65,7 +65,7 @@ class FaultRow:
 
 @dataclass
 class Tally:
-    """One row while it is being made."""
+    """The data of one row while its runs go on."""
 
     fault: Fault
     layout: Layout
@@ -76,7 +76,7 @@ class Tally:
     problems: list[Violation] = field(default_factory=list)
 
     def row(self) -> FaultRow:
-        """As it stands now."""
+        """The row with the results so far."""
         bound_ms, measured = self.fault.bound_in(self.layout), self.measured_ms
         p99_ms = percentile(measured, 99) if measured else None
         kept = bound_ms is None or (p99_ms is not None and p99_ms <= bound_ms)
@@ -114,7 +114,7 @@ def write_report(path: Path, rows: Iterable[FaultRow]) -> None:
 
 
 def about(took_s: float, seed: int) -> str:
-    """What the figures stand for, in a line."""
+    """The machine and the run in one line."""
     here = machine()
     return (
         f"{here['cpu']}, {here['cores']} cores, Python {here['python']};"
@@ -123,7 +123,7 @@ def about(took_s: float, seed: int) -> str:
 
 
 def print_table(rows: Sequence[FaultRow], title: str, out: TextIO) -> None:
-    """Print what the figures stand for, the rows, and why those that are not ok are not."""
+    """Print the title and the rows, then the reasons of the rows that are not ok."""
     print(f"\n{title}\n", file=out)
     lines = [_HEADINGS, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADINGS))]
@@ -139,7 +139,7 @@ def print_table(rows: Sequence[FaultRow], title: str, out: TextIO) -> None:
 
 
 def write_markdown(path: Path, rows: Sequence[FaultRow], title: str) -> None:
-    """Write the same for a page of the documentation."""
+    """Write the title and the rows as a Markdown table for the documentation."""
     ruler = ["---" if heading in _WORDS else "---:" for heading in _HEADINGS]
     lines = [_HEADINGS, ruler, *(_cells(row) for row in rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
