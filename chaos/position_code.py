@@ -193,13 +193,13 @@ def _pieces_of(sound: Samples) -> _Pieces:
     return np.where(value == 0, np.int32(_NOTHING), piece).astype(np.int32)
 
 
-def _late(recording: _Pieces, code: PositionCode) -> float:
+def _late(heard: _Pieces, code: PositionCode) -> float:
     """Milliseconds that were first heard after later speech."""
-    pieces, first_at = np.unique(recording, return_index=True)
+    pieces, first_at = np.unique(heard, return_index=True)
     # The earliest position of any later piece; the last piece has none after it.
     later = np.minimum.accumulate(first_at[::-1])[::-1]
     late = pieces[:-1][later[1:] < first_at[:-1]]
-    counts = np.bincount(recording, minlength=code.pieces)
+    counts = np.bincount(heard, minlength=code.pieces)
     return _ms(np.minimum(counts[late], code.piece_samples).sum())
 
 

@@ -389,7 +389,7 @@ class FaultRun:
             await self.until(begun, within_s, "all minted sessions have started")
 
     @asynccontextmanager
-    async def start_lock(self) -> AsyncIterator[None]:
+    async def no_starts(self) -> AsyncIterator[None]:
         """Measure in the block: no process of any environment starts."""
         async with self.environment.shared_servers.start_lock.no_starts():
             yield

@@ -1,4 +1,4 @@
-"""Sessions that are ended, cancelled, terminated: until LiveAvatar has stopped them."""
+"""Sessions are ended, cancelled or terminated: how long until LiveAvatar has stopped them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from chaos.fault import BOTH, Fault, MachineLoad
 from chaos.run import FaultRun
 from workers.wiring import Role
 
-MAX_CONCURRENT: Final = 3
+SESSIONS: Final = 3
 
 
 async def end(run: FaultRun) -> None:
-    """Ask for the end, of sessions that speak and of one that is silent."""
-    sessions = await run.start_live_all(MAX_CONCURRENT)
+    """End two sessions that speak and one that is silent."""
+    sessions = await run.start_live_all(SESSIONS)
     speeches = [run.say_live(sessions[0], 8), await run.say_clip(sessions[1], 8)]
     for speech in speeches:
         speech.expected = None
@@ -41,7 +41,7 @@ async def cancel(run: FaultRun) -> None:
 
 
 async def terminate(run: FaultRun) -> None:
-    """Terminate the workflow: nobody is left to clean up but the owner."""
+    """Terminate the workflow: only the owner is left to clean up."""
     session = await run.start_live()
     speech = run.say_live(session, 30)
     speech.expected = None
@@ -53,7 +53,7 @@ async def terminate(run: FaultRun) -> None:
 
 
 async def owner_and_workflow_killed(run: FaultRun) -> None:
-    """Terminate, and kill the owner at once: only the janitor is left."""
+    """Terminate the workflow and kill the owner: only the janitor is left to clean up."""
     await run.environment.start_worker(Role.JANITOR)
     session = await run.start_live()
     owner = run.environment.owner
@@ -67,7 +67,7 @@ async def owner_and_workflow_killed(run: FaultRun) -> None:
 
 
 async def nothing(run: FaultRun) -> None:
-    """No fault at all: what is left behind by sessions that speak and end."""
+    """No fault: sessions speak and end, and all invariants hold."""
     began_s = time.monotonic()
     sessions = await run.start_live_all(2)
     await run.measure_silences(*(run.say_live(session, 3) for session in sessions))

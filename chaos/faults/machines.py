@@ -1,4 +1,4 @@
-"""The machine itself: a disk that takes no more log, a clock that jumps."""
+"""Faults of the machine: a full log disk, a clock that jumps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WRITTEN: Final = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,")
 
 
 async def log_disk_full(run: FaultRun) -> None:
-    """No worker can write a line any more; sessions start, speak and end nevertheless."""
+    """Workers cannot write to their logs; sessions still start, speak and end."""
     speaking = await run.start_live()
     workers = [one for one in run.environment.workers if one.is_alive]
     for worker in workers:
@@ -33,14 +33,16 @@ async def log_disk_full(run: FaultRun) -> None:
         await run.end(other)
     finally:
         for worker in workers:
-            run.expect(worker.is_alive, "workers live on", f"{worker!r} died: {worker.status}")
+            run.expect(worker.is_alive, "workers survive", f"{worker!r} died: {worker.status}")
             if worker.is_alive:
                 worker.free_disk()
 
 
 async def clock_jump(run: FaultRun) -> None:
-    """The owner's wall clock jumps in mid-utterance, an hour forwards or backwards; speech goes on,
-    a clip and more live speech follow, and all ends as if nothing had been."""
+    """The owner's wall clock jumps by an hour, forwards or backwards, in mid-utterance.
+
+    Speech goes on; a clip and more live speech follow, and the sessions end as usual.
+    """
     session, other = await run.start_live_all(2)
     speeches = [run.say_live(session, JUMP_SPEECH_S), await run.say_clip(other, JUMP_SPEECH_S)]
     await run.until_heard([session, other], run.mid_utterance_ms())
@@ -59,8 +61,8 @@ async def clock_jump(run: FaultRun) -> None:
 
 
 async def _clock_of(worker: WorkerProcess) -> float:
-    """What a process takes the time for, by the last line that it wrote."""
-    await worker.resources()  # it writes one
+    """The wall-clock time of a process, from the last line of its log."""
+    await worker.resources()  # makes it write a line
     written = [line for line in worker.child.last_lines() if _WRITTEN.match(line)]
     return datetime.strptime(written[-1][:19], "%Y-%m-%d %H:%M:%S").astimezone().timestamp()
 

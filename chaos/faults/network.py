@@ -1,4 +1,4 @@
-"""Temporal is away, or the network to it or to LiveAvatar's sockets fails, in mid live speech."""
+"""Temporal, or the network to it or to LiveAvatar's sockets, fails during live speech."""
 
 from __future__ import annotations
 
@@ -12,87 +12,89 @@ from chaos.fault import Fault, MachineLoad
 from chaos.run import FaultRun
 from deploy.local.relay import RelayMode
 
-AFTERWARDS_S: Final = 10.0
-"""Speech goes on for so long when it is back."""
-NETWORK_AWAY_S: Final = 20.0
-SOCKET_AWAY_S: Final = 4.0
+SPEECH_AFTER_S: Final = 10.0
+"""How long speech goes on after the connection is back."""
+NETWORK_OUTAGE_S: Final = 20.0
+SOCKET_OUTAGE_S: Final = 4.0
 NO_SILENCE_MS: Final = 50
 
 
-async def _speaks_on(run: FaultRun, away_s: float, away: Callable[[], Awaitable[None]]) -> None:
-    """Speak while `away` takes its time; then the session is as it was."""
+async def _speak_through(
+    run: FaultRun, outage_s: float, outage: Callable[[], Awaitable[None]]
+) -> None:
+    """Speak while `outage` runs; then check that the session kept its generation."""
     session = await run.start_live()
     before = await session.status()
-    speech = run.say_live(session, away_s + AFTERWARDS_S)
+    speech = run.say_live(session, outage_s + SPEECH_AFTER_S)
     await run.until_heard([session], run.mid_utterance_ms())
-    await away()
+    await outage()
     await run.measure_silences(speech)
     status = await session.status(timeout_s=30)
     run.expect(
         status.generation == before.generation,
         "the session is adopted",
-        f"it is at generation {status.generation}, and was at {before.generation}",
+        f"generation {status.generation}, was {before.generation}",
         session,
     )
-    run.expect(status.state == "LIVE", "the session is adopted", f"it is {status.state}", session)
+    run.expect(status.state == "LIVE", "the session is adopted", f"state {status.state}", session)
     await run.end(session)
 
 
-async def temporal_killed(run: FaultRun, away_s: float) -> None:
-    """SIGKILL, and started again with its database."""
+async def temporal_killed(run: FaultRun, outage_s: float) -> None:
+    """SIGKILL of Temporal, restarted with its database."""
 
-    async def away() -> None:
+    async def outage() -> None:
         await run.environment.temporal.kill()
-        await asyncio.sleep(away_s)
+        await asyncio.sleep(outage_s)
         await run.environment.temporal.start()
 
-    await _speaks_on(run, away_s, away)
+    await _speak_through(run, outage_s, outage)
 
 
-async def temporal_stopped(run: FaultRun, away_s: float) -> None:
-    """SIGSTOP and SIGCONT: it is there, and does not answer."""
+async def temporal_stopped(run: FaultRun, outage_s: float) -> None:
+    """SIGSTOP and SIGCONT of Temporal: it accepts connections and does not answer."""
 
-    async def away() -> None:
+    async def outage() -> None:
         run.environment.temporal.suspend()
         try:
-            await asyncio.sleep(away_s)
+            await asyncio.sleep(outage_s)
         finally:
             run.environment.temporal.resume()
 
-    await _speaks_on(run, away_s, away)
+    await _speak_through(run, outage_s, outage)
 
 
 async def temporal_cut(run: FaultRun, mode: RelayMode) -> None:
-    """The network between workers and Temporal."""
+    """The network between workers and Temporal fails."""
 
-    async def away() -> None:
+    async def outage() -> None:
         run.environment.to_temporal.set_mode(mode)
-        await asyncio.sleep(NETWORK_AWAY_S)
+        await asyncio.sleep(NETWORK_OUTAGE_S)
         run.environment.to_temporal.set_mode(RelayMode.PASS)
 
-    await _speaks_on(run, NETWORK_AWAY_S, away)
+    await _speak_through(run, NETWORK_OUTAGE_S, outage)
 
 
 async def sockets_cut(run: FaultRun, mode: RelayMode) -> None:
-    """The network between the owner and LiveAvatar's WebSockets."""
+    """The network between the owner and LiveAvatar's WebSockets fails."""
 
-    async def away() -> None:
+    async def outage() -> None:
         run.environment.to_provider.set_mode(mode)
-        await asyncio.sleep(SOCKET_AWAY_S)
+        await asyncio.sleep(SOCKET_OUTAGE_S)
         run.environment.to_provider.set_mode(RelayMode.PASS)
 
-    await _speaks_on(run, SOCKET_AWAY_S, away)
+    await _speak_through(run, SOCKET_OUTAGE_S, outage)
 
 
-def _temporal_away(away_s: int) -> Fault:
+def _temporal_outage(outage_s: int) -> Fault:
     return Fault(
-        name=f"temporal-away-{away_s}",
-        what=f"kill -9 of Temporal, back after {away_s} s: silence",
-        inject=partial(temporal_killed, away_s=away_s),
+        name=f"temporal-away-{outage_s}",
+        what=f"kill -9 of Temporal, back after {outage_s} s: silence",
+        inject=partial(temporal_killed, outage_s=outage_s),
         bound_ms=NO_SILENCE_MS,
         environment_kind=EnvironmentKind.OWN_TEMPORAL,
         load=MachineLoad.WAITS,
-        takes_s=away_s + 15,
+        takes_s=outage_s + 15,
         settle_s=20,
     )
 
@@ -113,13 +115,13 @@ def _cut(
 
 
 FAULTS: Final = (
-    _temporal_away(5),
-    _temporal_away(30),
-    _temporal_away(100),
+    _temporal_outage(5),
+    _temporal_outage(30),
+    _temporal_outage(100),
     Fault(
         name="temporal-stopped-20",
         what="SIGSTOP of Temporal for 20 s: silence",
-        inject=partial(temporal_stopped, away_s=20),
+        inject=partial(temporal_stopped, outage_s=20),
         bound_ms=NO_SILENCE_MS,
         takes_s=40,
         environment_kind=EnvironmentKind.OWN_TEMPORAL,

@@ -1,4 +1,4 @@
-"""The process that owns sessions is killed, drained, frozen: how long the avatar is silent."""
+"""The owner is killed, drained or frozen: how long the avatar is silent."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ TAKEOVER_WITHIN_S: Final = 5.0
 
 
 async def owner_killed(run: FaultRun) -> None:
-    """kill -9 while a speaker is connected: its hint brings the next owner."""
+    """kill -9 while a speaker is connected: its report of the lost owner starts the takeover."""
     sessions = await run.start_live_all(SPEAKING)
     owner = run.environment.owner
     await run.environment.start_owner()
-    async with run.start_lock():
+    async with run.no_starts():
         speeches = [run.say_live(session, SPEECH_S) for session in sessions]
         await run.until_heard(sessions, run.mid_utterance_ms())
         await run.environment.kill(owner)
@@ -37,7 +37,7 @@ async def owner_killed(run: FaultRun) -> None:
 
 
 async def owner_killed_clip(run: FaultRun) -> None:
-    """kill -9 in a clip: whoever asked for it waits, and nobody else is connected."""
+    """kill -9 during a clip: only its caller waits, and no speaker is connected."""
     sessions = await run.start_live_all(SPEAKING)
     owner = run.environment.owner
     await run.environment.start_owner()
@@ -48,7 +48,7 @@ async def owner_killed_clip(run: FaultRun) -> None:
 
 
 async def owner_killed_unwatched(run: FaultRun) -> None:
-    """kill -9 while nobody speaks or looks: only heartbeats tell."""
+    """kill -9 of an idle owner without any client: only missing heartbeats reveal it."""
     sessions = await run.start_live_all(SPEAKING)
     owner = run.environment.owner
     await run.environment.start_owner()
@@ -63,8 +63,8 @@ async def owner_killed_unwatched(run: FaultRun) -> None:
 
 
 async def drain(run: FaultRun, count: int = DRAINED) -> None:
-    """SIGTERM under load, as a deploy sends it; and the next, and the next."""
-    run.piece_ms = 3  # a chain of utterances is longer than a minute
+    """SIGTERM under load, as a deployment sends it, to one owner after the other."""
+    run.piece_ms = 3  # the utterances of a chain take longer than a minute
     sessions = await run.start_live_all(count)
     async with run.speakers(sessions) as speakers:
         for _ in range(run.times):
@@ -88,21 +88,21 @@ async def _drain_one(
     gone_s = await wait_for_exit
     run.expect(
         gone_s <= DRAINED_WITHIN_S,
-        "a drained process leaves",
+        "a drained process exits",
         f"it took {gone_s:.1f} s (at most {DRAINED_WITHIN_S:g} s), see {owner.log}",
     )
     run.expect(
-        owner.status == 0, "a drained process leaves", f"with status {owner.status}: {owner.log}"
+        owner.status == 0, "a drained process exits", f"with status {owner.status}, see {owner.log}"
     )
 
 
 async def drain_5(run: FaultRun) -> None:
-    """The same with five: for a quick look."""
+    """The same with five sessions, for the tests."""
     await drain(run, 5)
 
 
 async def second_signal(run: FaultRun) -> None:
-    """SIGTERM, and again: it leaves at once, and its sessions are taken over as from a dead one."""
+    """Two SIGTERMs: the owner exits immediately; its sessions are taken over as after a crash."""
     sessions = await run.start_live_all(SPEAKING)
     owner = run.environment.owner
     await run.environment.start_owner()
@@ -115,19 +115,19 @@ async def second_signal(run: FaultRun) -> None:
     try:
         run.measure(1000 * await owner.wait_for_exit(30))
     except ConditionTimeout as error:
-        run.problem("a second signal ends it", str(error))
+        run.problem("a second signal ends the process", str(error))
     await run.wait_finished(*speeches)
 
 
 async def frozen(run: FaultRun) -> None:
-    """SIGSTOP for 20 s, then SIGCONT: it comes back to sessions that are another's."""
+    """SIGSTOP for 20 s, then SIGCONT: meanwhile another owner has taken over the sessions."""
     sessions = await run.start_live_all(SPEAKING)
     owner = run.environment.owner
     await run.environment.start_owner()
     speeches = [run.say_live(session, FROZEN_S + 8) for session in sessions]
     await run.until_heard(sessions, run.mid_utterance_ms())
     try:
-        async with run.start_lock():
+        async with run.no_starts():
             owner.send(signal.SIGSTOP)
             await asyncio.sleep(TAKEOVER_WITHIN_S)
         await asyncio.sleep(FROZEN_S - TAKEOVER_WITHIN_S)
@@ -156,7 +156,7 @@ FAULTS: Final = (
     ),
     Fault(
         name="owner-killed-unwatched",
-        what="kill -9, nobody looks: until owned again",
+        what="kill -9 without any client: until owned again",
         inject=owner_killed_unwatched,
         bound_ms=17_000,
         layouts=BOTH,
@@ -176,7 +176,7 @@ FAULTS: Final = (
     ),
     Fault(
         name="second-signal",
-        what="SIGTERM twice → gone",
+        what="SIGTERM twice → exited",
         inject=second_signal,
         bound_ms=1000 * EXITS_WITHIN_S,
         layouts=BOTH,
@@ -185,7 +185,8 @@ FAULTS: Final = (
         name="frozen",
         what="SIGSTOP for 20 s in live speech: silence",
         inject=frozen,
-        # Its connections stay, and get tasks until those time out: docs/operate/reliability.md.
+        # Its connections to Temporal stay open and get tasks until those time out:
+        # docs/operate/reliability.md.
         bound_ms={Layout.ALL: 18_000, Layout.SPLIT: 12_000},
         layouts=BOTH,
         load=MachineLoad.WAITS,

@@ -1,4 +1,4 @@
-"""LiveAvatar's own faults in mid-utterance: sockets that break or fall silent, sessions it ends."""
+"""LiveAvatar's faults in mid-utterance: sockets break or fall silent, sessions end or freeze."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from chaos.run import FaultRun
 SPEECH_S: Final = 8.0
 SENTENCE_S: Final = 3.0
 SENTENCES: Final = 6
-BORDER_MS: Final = 1000
+PAUSE_MS: Final = 1000
 REPLACED_WITHIN_S: Final = 40.0
 
 
 async def socket_drop(run: FaultRun) -> None:
-    """The socket is cut without a goodbye."""
+    """The socket is cut without a close frame."""
     await _broken_socket(run, "dropped_sockets")
 
 
 async def black_hole(run: FaultRun) -> None:
-    """The socket stays, and nothing comes any more."""
+    """The socket stays open, and no message arrives any more."""
     await _broken_socket(run, "black_holes")
 
 
 async def never_connected(run: FaultRun) -> None:
-    """The socket is cut, and the next one opens and never becomes connected."""
+    """The socket is cut; the next one opens and never reports `connected`."""
     await _broken_socket(run, "dropped_sockets", "never_connected")
 
 
@@ -41,24 +41,24 @@ async def _broken_socket(run: FaultRun, *faults: str) -> None:
         await run.measure_silences(run.say_live(session, SPEECH_S))
         left = await run.environment.simulator.faults()
         for fault in faults:
-            run.expect(left[fault] == 0, "the fault happens", f"{fault} did not")
+            run.expect(left[fault] == 0, "the fault happens", f"{fault} did not happen")
     await run.end(session)
 
 
 async def provider_ended(run: FaultRun) -> None:
-    """LiveAvatar ends the session by itself: another one goes on with what was said."""
+    """LiveAvatar ends its session: the next generation goes on with the utterance."""
     await _lost_provider(run, run.environment.simulator.end)
 
 
 async def freeze(run: FaultRun) -> None:
-    """LiveAvatar stops rendering without a word: found, and another session goes on."""
+    """LiveAvatar stops rendering without a message: the next generation goes on."""
     await _lost_provider(run, run.environment.simulator.freeze)
 
 
 async def _lost_provider(run: FaultRun, lose: Callable[[str], Awaitable[None]]) -> None:
     session = await run.start_live()
     speech = run.say_live(session, SPEECH_S)
-    speech.expected = None  # what is said while nobody is there may be lost: it is counted
+    speech.expected = None  # speech in the gap may be lost: it is counted
     await run.until_heard([session], run.mid_utterance_ms())
     lost = await run.provider_id(session)
     await lose(lost)
@@ -77,18 +77,20 @@ async def _lost_provider(run: FaultRun, lose: Callable[[str], Awaitable[None]]) 
         await run.until(replaced, REPLACED_WITHIN_S, "another LiveAvatar session is live")
     except ConditionTimeout as error:
         await run.end(session)
-        raise NotAvailable(f"nothing notices: {error}") from error
+        raise NotAvailable(f"the fault is not noticed: {error}") from error
     if not ended:
         await run.measure_silences(speech)
     await run.end(session)
     if ended:
         await run.wait_finished(speech)
-        raise NotAvailable("the session ends with LiveAvatar's: no next one is opened")
+        raise NotAvailable("the session ended with LiveAvatar's: no next generation was opened")
 
 
 async def rotation(run: FaultRun) -> None:
-    """LiveAvatar's limit comes while an agent streams its sentences: the next LiveAvatar session
-    takes over between two of them."""
+    """LiveAvatar's time limit comes while an agent streams sentences.
+
+    The next LiveAvatar session takes over between two of them.
+    """
     run.double_billing_s = SHORT_LIMIT_S / 3 + 1
     session = await run.start_live()
     await run.wait_finished(*run.say_sequence(session, SENTENCE_S, SENTENCES))
@@ -97,7 +99,7 @@ async def rotation(run: FaultRun) -> None:
 
 
 async def rotation_in_speech(run: FaultRun) -> None:
-    """The limit comes in an utterance without a border: it is cut, and goes on in the next."""
+    """The limit comes during one long utterance, which goes on in the next LiveAvatar session."""
     run.double_billing_s = SHORT_LIMIT_S / 3 + 1
     session = await run.start_live()
     await run.measure_silences(run.say_live(session, SHORT_LIMIT_S + 2))
@@ -148,9 +150,9 @@ FAULTS: Final = (
     ),
     Fault(
         name="rotation",
-        what="limit reached between utterances: pause at the border",
+        what="limit reached between utterances: pause between them",
         inject=rotation,
-        bound_ms=BORDER_MS,
+        bound_ms=PAUSE_MS,
         environment_kind=EnvironmentKind.SHORT_LIMIT,
         load=MachineLoad.WAITS,
         takes_s=25,
@@ -159,7 +161,7 @@ FAULTS: Final = (
         name="rotation-in-speech",
         what="limit reached in one long utterance: silence",
         inject=rotation_in_speech,
-        bound_ms=BORDER_MS,
+        bound_ms=PAUSE_MS,
         environment_kind=EnvironmentKind.SHORT_LIMIT,
         load=MachineLoad.WAITS,
         takes_s=30,

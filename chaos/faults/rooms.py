@@ -1,4 +1,4 @@
-"""Rooms of our own, on a real LiveKit with a real avatar in each: none is left behind."""
+"""Rooms created on a real LiveKit, with a real avatar in each: none is left behind."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def room_end(run: FaultRun) -> None:
 
 
 async def room_owner_killed(run: FaultRun) -> None:
-    """kill -9: the next owner goes on in the same room, which goes with the session."""
+    """kill -9: the next owner goes on in the same room, which is deleted with the session."""
     (session,) = await _live(run, 1)
     rooms = await run.rooms()
     owner = run.environment.owner
@@ -44,7 +44,7 @@ async def room_owner_killed(run: FaultRun) -> None:
 
 
 async def room_orphaned(run: FaultRun) -> None:
-    """Terminate, and kill the owner at once: only the janitor is left, for session and room."""
+    """Terminate the workflow and kill the owner: the janitor cleans up session and room."""
     await run.environment.start_worker(Role.JANITOR)
     (session,) = await _speaking(run, 1)
     owner = run.environment.owner
@@ -75,14 +75,14 @@ async def _until_no_room(run: FaultRun, since_s: float, within_s: float) -> None
     async def none() -> bool:
         return not await run.rooms()
 
-    await run.until(none, within_s, "LiveKit has no room of ours")
+    await run.until(none, within_s, "LiveKit has no room of these sessions")
     run.measure(1000 * (time.time() - since_s))
 
 
 FAULTS: Final = (
     Fault(
         name="room-end",
-        what="end, cancel → LiveKit has no room of ours",
+        what="end, cancel → rooms deleted",
         inject=room_end,
         bound_ms=5000,
         environment_kind=EnvironmentKind.ROOMS,
@@ -91,7 +91,7 @@ FAULTS: Final = (
     ),
     Fault(
         name="room-owner-killed",
-        what="kill -9, then end → LiveKit has no room of ours",
+        what="kill -9, then end → room deleted",
         inject=room_owner_killed,
         bound_ms=5000,
         environment_kind=EnvironmentKind.ROOMS,
@@ -100,7 +100,7 @@ FAULTS: Final = (
     ),
     Fault(
         name="room-orphaned",
-        what="terminate and kill -9 → LiveKit has no room of ours",
+        what="terminate and kill -9 → room deleted",
         inject=room_orphaned,
         bound_ms=60_000,
         environment_kind=EnvironmentKind.ROOMS,

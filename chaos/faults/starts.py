@@ -1,4 +1,4 @@
-"""Starts that go wrong, and stops: exactly one session is billed, and it is live in the end."""
+"""Failing starts and stops: exactly one LiveAvatar session is billed, and it becomes live."""
 
 from __future__ import annotations
 
@@ -14,23 +14,27 @@ from chaos.run import ATTACH_WITHIN_S, FaultRun, session_request
 from liveavatar_simulator import SessionLine
 
 LATE_S: Final = 24.0
-"""Beyond what a call to LiveAvatar may take."""
-STOP_DOWN_S: Final = 6.0
+"""Longer than the timeout of a call to LiveAvatar."""
+STOP_OUTAGE_S: Final = 6.0
 
 
 async def lost_start_reply(run: FaultRun) -> None:
-    """The session starts, and the reply does not come."""
+    """The session starts, and the reply is lost."""
     async with run.injecting(lost_start_replies=1):
         session = await run.start()
         await run.attach(session)
-    doubtful = await _others(run, session)
-    run.expect(len(doubtful) == 1, "the fault happens", f"{len(doubtful)} sessions were doubtful")
-    run.measure(1000 * _billed_s(doubtful))
+    uncertain = await _others(run, session)
+    run.expect(
+        len(uncertain) == 1,
+        "the fault happens",
+        f"{len(uncertain)} sessions have an unknown outcome",
+    )
+    run.measure(1000 * _billed_s(uncertain))
     await run.end(session)
 
 
 async def late_start(run: FaultRun) -> None:
-    """LiveAvatar takes longer than the call may last, and starts the session nevertheless."""
+    """The start call times out, and LiveAvatar starts the session afterwards."""
     async with run.injecting(slow_start_s=LATE_S):
         session = await run.start()
         await until_state(run, session, SessionState.STARTING)
@@ -42,7 +46,7 @@ async def late_start(run: FaultRun) -> None:
 
 
 async def lost_token_reply(run: FaultRun) -> None:
-    """A session is minted, and nobody hears of it: nothing is billed."""
+    """A session is minted and the reply is lost: it is never billed."""
     async with run.injecting(lost_token_replies=1):
         session = await run.start()
         await run.attach(session)
@@ -60,7 +64,7 @@ async def rate_limited(run: FaultRun) -> None:
 
 
 async def no_slot(run: FaultRun) -> None:
-    """LiveAvatar lets one session run at once, and the first ends while the second asks."""
+    """The concurrency limit is one session; the first ends while the second start waits."""
     first = await run.start_live()
     second = await run.start()
     await until_state(run, second, SessionState.STARTING)
@@ -71,7 +75,7 @@ async def no_slot(run: FaultRun) -> None:
 
 
 async def started_by_many(run: FaultRun) -> None:
-    """Ten backends start one key at once: one session."""
+    """Ten backends start the same key concurrently: one session."""
     session = await run.start()
     again = run.environment.sessions
     request = session_request()
@@ -84,7 +88,7 @@ async def started_by_many(run: FaultRun) -> None:
 
 
 async def worker_killed_in_start(run: FaultRun) -> None:
-    """kill -9 of the worker that waits for /start's reply: the outcome is unknown."""
+    """kill -9 of the worker that awaits the reply to /start: the outcome is unknown."""
     async with run.injecting(slow_start_s=3):
         session = await run.start()
         await until_state(run, session, SessionState.STARTING)
@@ -97,7 +101,7 @@ async def worker_killed_in_start(run: FaultRun) -> None:
 
 
 async def worker_killed_in_cleanup(run: FaultRun) -> None:
-    """kill -9 of the worker that stops the session; another one goes on with it."""
+    """kill -9 of the worker that stops the session; another worker goes on."""
     session = await run.start_live()
     async with run.injecting(stop_failures=2):
         at_s = run.mark_released(session)
@@ -112,18 +116,18 @@ async def worker_killed_in_cleanup(run: FaultRun) -> None:
 
 
 async def stop_fails(run: FaultRun) -> None:
-    """LiveAvatar cannot stop anything for a while: the cleanup goes on until it can."""
+    """LiveAvatar refuses stops for a while: the cleanup retries until one succeeds."""
     session = await run.start_live()
     async with run.injecting(stop_failures=1000):
         ending = asyncio.create_task(run.end(session))
-        await asyncio.sleep(STOP_DOWN_S)
-    works_again_s = time.time()
-    run.measure(1000 * (await run.until_stopped(session, 40) - works_again_s))
+        await asyncio.sleep(STOP_OUTAGE_S)
+    recovered_at_s = time.time()
+    run.measure(1000 * (await run.until_stopped(session, 40) - recovered_at_s))
     await ending
 
 
 async def until_state(run: FaultRun, session: Session, state: SessionState) -> None:
-    """Wait until the session stands there, by its search attribute: no worker need answer."""
+    """Wait for a state in the session's search attribute, which needs no worker to answer."""
     handle = run.environment.client.get_workflow_handle(session.workflow_id)
 
     async def there() -> bool:
@@ -134,7 +138,7 @@ async def until_state(run: FaultRun, session: Session, state: SessionState) -> N
 
 
 def _billed_s(lines: list[SessionLine]) -> float:
-    """How long they were billed, so far."""
+    """Seconds billed to them so far."""
     return sum(
         (line.ended_at.timestamp() if line.ended_at else time.time()) - line.started_at.timestamp()
         for line in lines
@@ -143,15 +147,15 @@ def _billed_s(lines: list[SessionLine]) -> float:
 
 
 async def _others(run: FaultRun, session: Session) -> list[SessionLine]:
-    """What was minted in this run and is not what the session lives on."""
-    ours = await run.provider_id(session)
-    return [one for one in await run.new_lines() if one.session_id != ours]
+    """LiveAvatar sessions of this run other than the session's current one."""
+    current = await run.provider_id(session)
+    return [one for one in await run.new_lines() if one.session_id != current]
 
 
 FAULTS: Final = (
     Fault(
         name="lost-start-reply",
-        what="the other session is billed for",
+        what="the lost session is billed for",
         inject=lost_start_reply,
         bound_ms=5000,
     ),
