@@ -1,4 +1,4 @@
-"""Runs wait for a machine with time left, but not for ever."""
+"""Runs wait for idle CPU, but not forever."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chaos import cpu_gate as cpu_gate_module
 from chaos.cpu_gate import CpuGate
 
 
-async def test_a_machine_with_time_left_lets_everybody_begin(
+async def test_runs_begin_while_cpu_is_idle(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cpu_gate_module, "POLL_S", 0.01)
@@ -21,7 +21,7 @@ async def test_a_machine_with_time_left_lets_everybody_begin(
         await asyncio.gather(*(cpu_gate.wait_for_idle() for _ in range(5)))
 
 
-async def test_a_machine_that_is_always_busy_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_run_begins_on_a_machine_that_stays_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_gate_module, "POLL_S", 0.01)
     monkeypatch.setattr(cpu_gate_module, "MIN_IDLE", 1.1)
     monkeypatch.setattr(cpu_gate_module, "MAX_WAIT_S", 0.2)

@@ -1,4 +1,4 @@
-"""What must hold after every fault is seen when it does not hold."""
+"""Each invariant reports a violation, and reports none where it holds."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def report(*billed: tuple[str, float]) -> SessionReport:
 
 @pytest.fixture
 def run() -> FaultRun:
-    """A run with one session, in no world."""
+    """A run with one session, without an environment."""
     run = FaultRun(cast(Environment, None), "some", seed=1)
     session = Session(cast(Any, None), None, KEY)
     run.subjects[KEY] = SessionUnderTest(session)
@@ -91,19 +91,19 @@ def violated(run: FaultRun) -> list[str]:
     return [one.invariant for one in run.problems]
 
 
-def test_one_generation_after_the_other_is_one_bill(run: FaultRun, figures: Figures) -> None:
+def test_consecutive_generations_are_billed_once(run: FaultRun, figures: Figures) -> None:
     one_session_is_billed(run, [line("first", 0, 10), line("second", 8, 30)], figures)
     assert violated(run) == []
 
 
-def test_two_that_are_billed_at_once_for_long_are_told(run: FaultRun, figures: Figures) -> None:
+def test_long_double_billing_is_a_violation(run: FaultRun, figures: Figures) -> None:
     one_session_is_billed(run, [line("first", 0, 20), line("second", 10, 30)], figures)
     assert violated(run) == ["one session is billed"]
     assert run.problems[0].session_key == KEY
     assert "10.0 s" in run.problems[0].text
 
 
-def test_two_keys_may_be_billed_at_once(run: FaultRun) -> None:
+def test_two_keys_may_be_billed_at_the_same_time(run: FaultRun) -> None:
     figures = Figures(keys_of={"first": KEY, "second": "another"})
     one_session_is_billed(run, [line("first", 0, 20), line("second", 0, 20)], figures)
     assert violated(run) == []
@@ -118,7 +118,7 @@ def test_two_keys_may_be_billed_at_once(run: FaultRun) -> None:
         ([1, 1, 2, 1, 2, 1], ["one owner speaks"]),
     ],
 )
-def test_a_socket_that_speaks_after_a_later_one_is_told(
+def test_speech_on_an_older_socket_is_a_violation(
     run: FaultRun, figures: Figures, sockets: list[int], problems: list[str]
 ) -> None:
     commands = [{"type": "agent.speak", "at_ms": 0, "socket": socket} for socket in sockets]
@@ -126,32 +126,32 @@ def test_a_socket_that_speaks_after_a_later_one_is_told(
     assert violated(run) == problems
 
 
-def test_a_report_with_the_ledgers_bill_is_true(run: FaultRun) -> None:
+def test_a_report_that_matches_the_ledger_is_accepted(run: FaultRun) -> None:
     run.subjects[KEY].report = report(("first", 20.6))
     reports_match_the_bill(run, [line("first", 0, 20)])
     assert violated(run) == []
 
 
 @pytest.mark.parametrize("billed_s", [18.5, 22.0])
-def test_another_bill_than_the_ledgers_is_told(run: FaultRun, billed_s: float) -> None:
+def test_a_bill_that_differs_from_the_ledger_is_a_violation(run: FaultRun, billed_s: float) -> None:
     run.subjects[KEY].report = report(("first", billed_s))
     reports_match_the_bill(run, [line("first", 0, 20)])
-    assert violated(run) == ["reports tell the bill"]
+    assert violated(run) == ["reports match the bill"]
 
 
-def test_a_session_that_no_report_knows_is_told(run: FaultRun) -> None:
+def test_an_unreported_session_is_a_violation(run: FaultRun) -> None:
     run.subjects[KEY].report = report(("first", 20))
     reports_match_the_bill(run, [line("first", 0, 20), line("second", 0, 20)])
     assert violated(run) == ["every session is reported"]
 
 
-def test_a_session_that_is_reported_twice_is_told(run: FaultRun) -> None:
+def test_a_session_reported_twice_is_a_violation(run: FaultRun) -> None:
     run.subjects[KEY].report = report(("first", 20), ("first", 20))
     reports_match_the_bill(run, [line("first", 0, 20)])
     assert violated(run) == ["every session is reported"]
 
 
-def test_a_report_that_is_missing_is_told_unless_the_workflow_was_terminated(run: FaultRun) -> None:
+def test_only_a_terminated_workflow_may_lack_a_report(run: FaultRun) -> None:
     subject = run.subjects[KEY]
     subject.provider_ids = {"first"}
     subject.must_report = False
@@ -173,7 +173,7 @@ async def spoken(run: FaultRun, outcome: UtteranceOutcome, *, heard_ms: int) -> 
     return speech
 
 
-async def test_completed_means_that_every_sample_was_heard(run: FaultRun) -> None:
+async def test_a_completed_utterance_was_heard_in_full(run: FaultRun) -> None:
     await spoken(run, UtteranceOutcome.COMPLETED, heard_ms=1000)
     completed_means_heard(run)
     assert violated(run) == []
@@ -182,7 +182,7 @@ async def test_completed_means_that_every_sample_was_heard(run: FaultRun) -> Non
     assert violated(run) == ["completed means heard"]
 
 
-async def test_an_utterance_that_must_be_completed_and_is_not_is_told(run: FaultRun) -> None:
+async def test_an_utterance_that_must_complete_and_is_lost_is_a_violation(run: FaultRun) -> None:
     speech = await spoken(run, UtteranceOutcome.LOST, heard_ms=500)
     completed_means_heard(run)
     assert violated(run) == ["speech goes on"]
@@ -192,28 +192,24 @@ async def test_an_utterance_that_must_be_completed_and_is_not_is_told(run: Fault
     assert violated(run) == []
 
 
-def test_what_is_billed_after_nobody_wanted_it_is_for_nothing(
-    run: FaultRun, figures: Figures
-) -> None:
+def test_seconds_after_the_release_are_billed_for_nothing(run: FaultRun, figures: Figures) -> None:
     run.mark_released(run.subjects[KEY].session, at(15).timestamp())
     assert billed_for_nothing(run, [line("first", 0, 20)], figures) == [pytest.approx(5)]
     assert billed_for_nothing(run, [line("first", 0, 14)], figures) == [0.0]
 
 
-def test_what_is_billed_while_somebody_wants_it_is_not_for_nothing(
+def test_a_session_that_is_still_needed_is_not_billed_for_nothing(
     run: FaultRun, figures: Figures
 ) -> None:
-    """However long its owner is dead: the session is what somebody waits for."""
+    """However long its owner is dead: a user waits for the session."""
     assert billed_for_nothing(run, [line("first", 0, 20)], figures) == [0.0]
 
 
-def test_all_of_a_session_that_nobody_ever_connected_to_is_for_nothing(
-    run: FaultRun, figures: Figures
-) -> None:
+def test_a_session_without_a_socket_is_billed_for_nothing(run: FaultRun, figures: Figures) -> None:
     lines = [line("first", 0, 4, sockets_total=0), line("second", 5, 30)]
     assert billed_for_nothing(run, lines, figures) == [pytest.approx(4), 0.0]
 
 
-def test_all_of_a_session_that_nobody_knows_of_is_for_nothing(run: FaultRun) -> None:
+def test_an_unknown_session_is_billed_for_nothing(run: FaultRun) -> None:
     lines = [line("another", 0, 7)]
     assert billed_for_nothing(run, lines, Figures()) == [pytest.approx(7)]

@@ -1,4 +1,4 @@
-"""What is counted from coded speech: to the sample, whatever became of it."""
+"""Lost, repeated, reordered and silent speech is counted to the sample."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def heard(*parts: Samples) -> PlayedSpeech:
     return analyze_samples(CODE, np.concatenate(parts))
 
 
-def test_speech_that_was_heard_as_it_was_said_is_whole() -> None:
+def test_speech_heard_unchanged_is_whole() -> None:
     played = heard(silence(120), SAID, silence(50))
     assert played.is_whole
     assert (played.began_ms, played.ended_ms) == (120, 1120)
@@ -50,12 +50,12 @@ def test_speech_that_was_never_heard_is_lost() -> None:
     assert heard(silence(5000)).lost_ms == 1000
 
 
-def test_a_hole_is_lost_and_nothing_else() -> None:
+def test_a_hole_counts_as_lost_only() -> None:
     played = heard(said(0, 300), said(420, 1000))
     assert (played.lost_ms, played.repeated_ms, played.out_of_order_ms) == (120, 0, 0)
 
 
-def test_a_silence_inside_is_told_with_its_place_and_loses_nothing() -> None:
+def test_a_silence_inside_has_a_position_and_loses_nothing() -> None:
     played = heard(silence(10), said(0, 300), silence(250), said(300, 1000), silence(900))
     assert played.silences == (SilentGap(310, 250),)
     assert played.is_whole
@@ -65,30 +65,30 @@ def test_silence_before_and_after_is_not_inside() -> None:
     assert heard(silence(400), SAID, silence(4000)).silences == ()
 
 
-def test_several_silences_are_told_apart() -> None:
+def test_several_silences_are_separate() -> None:
     played = heard(said(0, 100), silence(20), said(100, 200), silence(70), said(200, 1000))
     assert [one.duration_ms for one in played.silences] == [20, 70]
     assert played.longest_silence_ms == 70
 
 
-def test_a_step_back_is_heard_twice_and_not_out_of_order() -> None:
+def test_a_step_back_is_repeated_and_not_out_of_order() -> None:
     """An owner that takes over may begin a little too early."""
     played = heard(said(0, 600), said(450, 1000))
     assert (played.lost_ms, played.repeated_ms, played.out_of_order_ms) == (0, 150, 0)
 
 
-def test_what_comes_after_something_later_is_out_of_order() -> None:
+def test_speech_heard_after_later_speech_is_out_of_order() -> None:
     played = heard(said(0, 200), said(400, 1000), said(200, 400))
     assert (played.lost_ms, played.repeated_ms, played.out_of_order_ms) == (0, 0, 200)
 
 
-def test_two_owners_that_speak_at_once_are_heard_as_repetition() -> None:
+def test_two_owners_speaking_together_are_repetition() -> None:
     both = [said(at, at + 10) for at in range(0, 500, 10) for _ in range(2)]
     played = heard(*both, said(500, 1000))
     assert (played.lost_ms, played.repeated_ms, played.out_of_order_ms) == (0, 500, 0)
 
 
-def test_parts_of_a_millisecond_count() -> None:
+def test_fractions_of_a_millisecond_count() -> None:
     """A cut need not be at a millisecond: twelve samples are half of one."""
     played = heard(SAID[: 24 * 500 + 12], SAID[24 * 501 :])
     assert (played.lost_ms, played.repeated_ms) == (0.5, 0)
@@ -96,16 +96,16 @@ def test_parts_of_a_millisecond_count() -> None:
     assert (played.lost_ms, played.repeated_ms) == (0, 0.5)
 
 
-def test_loss_repetition_and_silence_are_counted_beside_each_other() -> None:
+def test_loss_repetition_and_silence_are_counted_separately() -> None:
     played = heard(said(0, 400), silence(1500), said(380, 700), said(710, 990))
     assert (played.lost_ms, played.repeated_ms, played.longest_silence_ms) == (20, 20, 1500)
 
 
-def test_an_end_that_is_cut_off_is_lost() -> None:
+def test_a_truncated_end_is_lost() -> None:
     assert heard(said(0, 640), silence(2000)).lost_ms == 360
 
 
-def test_other_speech_is_not_taken_for_it() -> None:
+def test_other_speech_is_foreign() -> None:
     other = PositionCode(first_piece=CODE.end_piece, pieces=100)
     played = heard(other.samples(), said(0, 500), other.samples(), said(500, 1000))
     assert played.is_whole
@@ -138,7 +138,7 @@ def test_long_speech_is_coded_in_longer_pieces() -> None:
 
 
 def test_random_cuts_are_counted_exactly() -> None:
-    """Whatever becomes of it: what is counted is what was done."""
+    """For any cut, the counts are exactly what was cut and repeated."""
     random = np.random.default_rng(7)
     for _ in range(50):
         first, second = sorted(random.integers(1, len(SAID) - 1, 2))
@@ -157,7 +157,7 @@ def test_random_cuts_are_counted_exactly() -> None:
         )
 
 
-def test_the_silence_between_two_sessions_is_that_of_the_clock() -> None:
+def test_the_silence_between_two_sessions_follows_the_clock() -> None:
     """The first falls silent at 400 ms and is recorded for 100 ms more; the second begins to be
     recorded 50 ms after that, and to speak after another 200: 350 ms in all."""
     first = Recording(1000.0, np.concatenate([said(0, 400), silence(100)]))
@@ -167,7 +167,7 @@ def test_the_silence_between_two_sessions_is_that_of_the_clock() -> None:
     assert (played.lost_ms, played.repeated_ms) == (0, 20)
 
 
-def test_two_sessions_that_speak_at_once_lose_nothing_of_the_count() -> None:
+def test_two_sessions_speaking_together_are_counted_in_full() -> None:
     both = [Recording(0.0, SAID), Recording(0.1, SAID)]
     played = analyze_recordings(CODE, both)
     assert (played.lost_ms, played.repeated_ms, played.silences) == (0, 1000, ())
@@ -183,6 +183,6 @@ def test_two_sessions_that_speak_at_once_lose_nothing_of_the_count() -> None:
         {"first_piece": 0, "pieces": 1, "piece_samples": 0},
     ],
 )
-def test_what_cannot_be_coded_is_refused(wrong: dict[str, int]) -> None:
+def test_a_range_of_pieces_that_cannot_be_coded_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"speech has|at least"):
         PositionCode(**wrong)

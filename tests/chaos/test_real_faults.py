@@ -1,6 +1,6 @@
-"""A few of the faults, once each, on real processes: what holds for all of them holds.
+"""A selection of faults, once each, on real processes: all invariants hold.
 
-Times are not looked at closely: other tests run on the same machine. `make chaos` does that.
+Bounds are wide, because other tests run on the same machine. `make chaos` checks the real ones.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def chosen() -> list[Fault]:
 
 @pytest_asyncio.fixture(scope="session")
 async def rows(temporal: TemporalServer, run_folder: Path) -> dict[str, FaultRow]:
-    """The rows by fault; `temporal` is asked for so that its program is there."""
-    reported = await ChaosResult(chosen(), [Layout.SPLIT], 1, 1, run_folder / "chaos").run()
-    return {row.fault: row for row in reported}
+    """The rows by fault; the `temporal` fixture makes sure that its binary is installed."""
+    all_rows = await ChaosResult(chosen(), [Layout.SPLIT], 1, 1, run_folder / "chaos").run()
+    return {row.fault: row for row in all_rows}
 
 
 @pytest.mark.timeout(400)
@@ -65,5 +65,5 @@ async def test_a_fault_leaves_nothing_behind(rows: dict[str, FaultRow], fault: s
 
 
 @pytest.mark.timeout(400)
-async def test_the_run_leaves_no_process_port_or_secret_behind(rows: dict[str, FaultRow]) -> None:
+async def test_a_run_leaves_no_process_port_or_secret_behind(rows: dict[str, FaultRow]) -> None:
     assert "after all" not in rows

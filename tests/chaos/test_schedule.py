@@ -1,4 +1,4 @@
-"""Which runs there are, in which order, and how many at once."""
+"""Which runs there are, in which order, and how many at the same time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_layout_that_is_not_asked_for_has_no_row() -> None:
     assert list(jobs_of([FAULT], [Layout.SPLIT], 1)) == [("some", Layout.SPLIT)]
 
 
-def test_what_needs_something_that_is_not_here_is_left_out() -> None:
+def test_a_fault_that_this_machine_cannot_make_is_omitted() -> None:
     assert jobs_of([replace(FAULT, missing=lambda: "get it")], [Layout.ALL], 5) == {}
 
 
@@ -48,7 +48,7 @@ def jobs(*faults: Fault, rounds: int = 1) -> list[Job]:
     return [job for row in rows.values() for job in row]
 
 
-def test_what_needs_the_machine_alone_comes_first_and_what_is_tight_next() -> None:
+def test_phases_run_alone_then_tight_then_the_rest() -> None:
     phases = phases_of(
         jobs(
             replace(FAULT, name="waits", load=MachineLoad.WAITS),
@@ -66,12 +66,12 @@ def test_what_needs_the_machine_alone_comes_first_and_what_is_tight_next() -> No
     assert [phase.width for phase in phases] == [1, 3, 30]
 
 
-def test_there_is_always_room_for_the_dearest_run() -> None:
+def test_a_phase_is_wide_enough_for_the_most_expensive_run() -> None:
     (phase,) = phases_of(jobs(replace(FAULT, load=MachineLoad.WORKS)), width=1)
     assert phase.width >= COST[MachineLoad.WORKS]
 
 
-def test_rows_lie_evenly_and_long_waits_end_with_the_others() -> None:
+def test_rows_are_spread_evenly_and_end_together() -> None:
     (phase,) = phases_of(
         jobs(
             replace(FAULT, name="short", load=MachineLoad.WAITS, takes_s=6),
@@ -84,32 +84,32 @@ def test_rows_lie_evenly_and_long_waits_end_with_the_others() -> None:
     assert names == ["long", "short", "long", "short", "long", "short"]
 
 
-@pytest.mark.parametrize(("gib", "worlds"), [(0.1, 1), (4, 8), (64, 24)])
-def test_there_are_as_many_worlds_as_memory_has_room_for(gib: float, worlds: int) -> None:
-    assert width_for(int(gib * 2**30)) == worlds
+@pytest.mark.parametrize(("gib", "environments"), [(0.1, 1), (4, 8), (64, 24)])
+def test_memory_limits_the_number_of_environments(gib: float, environments: int) -> None:
+    assert width_for(int(gib * 2**30)) == environments
 
 
-def test_lanes_go_where_most_work_is_left_for_each() -> None:
+def test_a_lane_opens_where_most_work_is_left_per_lane() -> None:
     split = replace(FAULT, takes_s=100, layouts=(Layout.SPLIT,))
     all_roles = replace(FAULT, takes_s=40, layouts=(Layout.ALL,))
     rows = jobs_of([split, replace(all_roles, name="other")], list(Layout), 3)
     queues = Queues([job for row in rows.values() for job in row])
     with ExitStack() as lanes:
         served = [lanes.enter_context(queues.lane()) for _ in range(4)]
-    assert [kind and kind[0] for kind in served] == ["split", "split", "all", "split"]
+    assert [key and key[0] for key in served] == ["split", "split", "all", "split"]
 
 
-def test_a_little_work_is_left_to_the_worlds_there_are() -> None:
+def test_little_work_starts_no_further_environment() -> None:
     queues = Queues(jobs(replace(FAULT, takes_s=10), rounds=2))
-    with queues.lane() as kind, queues.lane() as no_kind:
-        assert kind is not None
-        assert no_kind is None
-        assert queues.next_of(kind) is not None
-        assert queues.next_of(kind) is not None
-        assert queues.next_of(kind) is None
+    with queues.lane() as key, queues.lane() as no_key:
+        assert key is not None
+        assert no_key is None
+        assert queues.next_of(key) is not None
+        assert queues.next_of(key) is not None
+        assert queues.next_of(key) is None
 
 
-async def test_a_run_that_needs_the_machine_is_alone() -> None:
+async def test_the_most_expensive_run_is_alone() -> None:
     gate, inside, most = PhaseGate(12), set[str](), list[set[str]]()
     go_on = asyncio.Event()
 
@@ -126,7 +126,7 @@ async def test_a_run_that_needs_the_machine_is_alone() -> None:
         await until(lambda: inside == {"a", "b"})
         group.create_task(run("alone", 12))
         await asyncio.sleep(0)
-        group.create_task(run("c", 1))  # would fit, but somebody waits
+        group.create_task(run("c", 1))  # would fit, but another run waits
         await asyncio.sleep(0.05)
         assert inside == {"a", "b"}
         go_on.set()
@@ -134,7 +134,7 @@ async def test_a_run_that_needs_the_machine_is_alone() -> None:
     assert all(len(names) == 1 for names in most if "alone" in names)
 
 
-async def test_who_gives_up_waiting_takes_no_room() -> None:
+async def test_a_cancelled_wait_occupies_nothing() -> None:
     gate = PhaseGate(1)
     async with gate.inside(1):
         waiting = asyncio.create_task(gate.inside(1).__aenter__())

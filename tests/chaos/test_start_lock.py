@@ -1,4 +1,4 @@
-"""No process starts while a takeover is measured, and nobody waits for ever."""
+"""No process starts while a takeover is measured, and no waiter waits forever."""
 
 from __future__ import annotations
 
@@ -11,103 +11,103 @@ from chaos.start_lock import StartLock
 from tests.support.waiting import until
 
 
-class Scene:
-    """Starts and windows that last until they are told to end."""
+class Holders:
+    """Starts and measurements that hold the lock until the test ends them."""
 
     def __init__(self) -> None:
         self.start_lock = StartLock()
         self.inside: set[str] = set()
-        self.over: dict[str, asyncio.Event] = {}
+        self.ended: dict[str, asyncio.Event] = {}
 
     async def start(self, name: str, *, urgent: bool = False) -> None:
         async with self.start_lock.start(urgent=urgent):
-            await self._stay(name)
+            await self._hold(name)
 
     async def no_starts(self, name: str) -> None:
         async with self.start_lock.no_starts():
-            await self._stay(name)
+            await self._hold(name)
 
-    async def _stay(self, name: str) -> None:
+    async def _hold(self, name: str) -> None:
         self.inside.add(name)
-        await self.over.setdefault(name, asyncio.Event()).wait()
+        await self.ended.setdefault(name, asyncio.Event()).wait()
         self.inside.discard(name)
 
     def end(self, name: str) -> None:
-        self.over.setdefault(name, asyncio.Event()).set()
+        self.ended.setdefault(name, asyncio.Event()).set()
 
 
-async def a_moment() -> None:
+async def let_tasks_run() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
 
 
-async def test_starts_wait_for_each_other_and_for_windows() -> None:
-    scene = Scene()
+async def test_starts_exclude_each_other_and_measurements() -> None:
+    holders = Holders()
     async with asyncio.TaskGroup() as group:
-        group.create_task(scene.no_starts("w1"))
-        group.create_task(scene.no_starts("w2"))
-        await until(lambda: scene.inside == {"w1", "w2"})
-        group.create_task(scene.start("s1"))
-        group.create_task(scene.start("s2"))
-        await a_moment()
-        assert scene.inside == {"w1", "w2"}
-        scene.end("w1")
-        scene.end("w2")
-        await until(lambda: scene.inside == {"s1"})
-        scene.end("s1")
-        await until(lambda: scene.inside == {"s2"})
-        scene.end("s2")
+        group.create_task(holders.no_starts("m1"))
+        group.create_task(holders.no_starts("m2"))
+        await until(lambda: holders.inside == {"m1", "m2"})
+        group.create_task(holders.start("s1"))
+        group.create_task(holders.start("s2"))
+        await let_tasks_run()
+        assert holders.inside == {"m1", "m2"}
+        holders.end("m1")
+        holders.end("m2")
+        await until(lambda: holders.inside == {"s1"})
+        holders.end("s1")
+        await until(lambda: holders.inside == {"s2"})
+        holders.end("s2")
 
 
-async def test_a_window_lets_starts_go_first_until_its_patience_is_over(
+async def test_a_measurement_defers_to_starts_for_a_bounded_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(start_lock_module, "MAX_DEFERRAL_S", 0.1)
-    scene = Scene()
+    holders = Holders()
     async with asyncio.TaskGroup() as group:
         for name in ("s1", "s2", "s3"):
-            group.create_task(scene.start(name))
-        await until(lambda: scene.inside == {"s1"})
-        group.create_task(scene.no_starts("w"))
-        await a_moment()
-        scene.end("s1")
-        await until(lambda: scene.inside == {"s2"})
+            group.create_task(holders.start(name))
+        await until(lambda: holders.inside == {"s1"})
+        group.create_task(holders.no_starts("m"))
+        await let_tasks_run()
+        holders.end("s1")
+        await until(lambda: holders.inside == {"s2"})
         await asyncio.sleep(0.2)
-        scene.end("s2")
-        await until(lambda: scene.inside == {"w"})
-        scene.end("w")
-        await until(lambda: scene.inside == {"s3"})
-        scene.end("s3")
+        holders.end("s2")
+        await until(lambda: holders.inside == {"m"})
+        holders.end("m")
+        await until(lambda: holders.inside == {"s3"})
+        holders.end("s3")
 
 
-async def test_who_gives_up_waiting_shuts_nobody_out() -> None:
-    scene = Scene()
+async def test_a_cancelled_start_does_not_block_others() -> None:
+    holders = Holders()
     async with asyncio.TaskGroup() as group:
-        group.create_task(scene.no_starts("w"))
-        await until(lambda: scene.inside == {"w"})
-        waiting = group.create_task(scene.start("s1"))
-        await a_moment()
+        group.create_task(holders.no_starts("m"))
+        await until(lambda: holders.inside == {"m"})
+        waiting = group.create_task(holders.start("s1"))
+        await let_tasks_run()
         waiting.cancel()
-        group.create_task(scene.no_starts("w2"))
-        await until(lambda: scene.inside == {"w", "w2"})
-        scene.end("w")
-        scene.end("w2")
-        group.create_task(scene.start("s2"))
-        await until(lambda: scene.inside == {"s2"})
-        scene.end("s2")
+        group.create_task(holders.no_starts("m2"))
+        await until(lambda: holders.inside == {"m", "m2"})
+        holders.end("m")
+        holders.end("m2")
+        group.create_task(holders.start("s2"))
+        await until(lambda: holders.inside == {"s2"})
+        holders.end("s2")
 
 
-async def test_a_start_that_a_fault_waits_for_goes_before_the_others() -> None:
-    scene = Scene()
+async def test_an_urgent_start_goes_before_other_starts() -> None:
+    holders = Holders()
     async with asyncio.TaskGroup() as group:
-        group.create_task(scene.start("s1"))
-        await until(lambda: scene.inside == {"s1"})
-        group.create_task(scene.start("s2"))
-        await a_moment()
-        group.create_task(scene.start("urgent", urgent=True))
-        await a_moment()
-        scene.end("s1")
-        await until(lambda: scene.inside == {"urgent"})
-        scene.end("urgent")
-        await until(lambda: scene.inside == {"s2"})
-        scene.end("s2")
+        group.create_task(holders.start("s1"))
+        await until(lambda: holders.inside == {"s1"})
+        group.create_task(holders.start("s2"))
+        await let_tasks_run()
+        group.create_task(holders.start("urgent", urgent=True))
+        await let_tasks_run()
+        holders.end("s1")
+        await until(lambda: holders.inside == {"urgent"})
+        holders.end("urgent")
+        await until(lambda: holders.inside == {"s2"})
+        holders.end("s2")

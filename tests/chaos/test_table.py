@@ -1,4 +1,4 @@
-"""A row is ok only if everything holds, and says why it is not."""
+"""A row is ok only if its bound and all invariants hold; otherwise it says why."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def tally(*measured_ms: float, layout: Layout = Layout.SPLIT) -> Tally:
     return Tally(FAULT, layout, runs=1, measured_ms=list(measured_ms), figures=[Figures()])
 
 
-def test_a_row_that_keeps_its_bound_is_ok() -> None:
+def test_a_row_within_its_bound_is_ok() -> None:
     row = tally(10, 20, 1500).row()
     assert row.ok
     assert (row.p50_ms, row.p99_ms, row.worst_ms, row.bound_ms) == (20, 1500, 1500, 1500)
 
 
-def test_a_bound_is_the_layouts_own() -> None:
+def test_each_layout_has_its_own_bound() -> None:
     assert not tally(1501).row().ok
     assert tally(1501, layout=Layout.ALL).row().ok
 
 
-def test_a_bound_without_a_figure_is_not_kept() -> None:
+def test_a_bound_without_figures_is_not_met() -> None:
     assert not tally().row().ok
 
 
@@ -48,7 +48,7 @@ def test_a_row_without_a_run_is_not_ok() -> None:
     assert not Tally(FAULT, Layout.ALL).row().ok
 
 
-def test_one_problem_is_enough() -> None:
+def test_one_problem_makes_a_row_not_ok() -> None:
     one = tally(1)
     one.problems.append(Violation("nothing is left open", "one is", "key-1"))
     assert not one.row().ok
@@ -80,11 +80,11 @@ def test_figures_of_all_runs_are_added_up() -> None:
     assert (row.speech_lost_ms, row.speech_repeated_ms) == (11.5, 5)
 
 
-def test_the_report_is_a_list_with_a_rows_figures(tmp_path: Path) -> None:
+def test_the_report_is_a_list_of_rows(tmp_path: Path) -> None:
     path = tmp_path / "new" / "report.json"
     write_report(path, [tally(12).row()])
     (row,) = json.loads(path.read_text())
-    asked = {
+    required = {
         "fault",
         "layout",
         "runs",
@@ -98,11 +98,11 @@ def test_the_report_is_a_list_with_a_rows_figures(tmp_path: Path) -> None:
         "speech_repeated_ms",
         "ok",
     }
-    assert asked <= set(row)
+    assert required <= set(row)
     assert (row["fault"], row["layout"], row["ok"]) == ("owner-killed", "split", True)
 
 
-def test_the_table_tells_why_a_row_is_not_ok() -> None:
+def test_the_table_gives_the_reasons_of_a_failed_row() -> None:
     late = tally(1600)
     late.problems += [Violation("one owner speaks", f"sockets {n}", f"key-{n}") for n in range(5)]
     out = io.StringIO()
@@ -113,7 +113,7 @@ def test_the_table_tells_why_a_row_is_not_ok() -> None:
     assert "and 2 more of these" in text
 
 
-def test_the_table_for_a_page_says_what_it_stands_for(tmp_path: Path) -> None:
+def test_the_markdown_table_has_a_title_with_the_machine(tmp_path: Path) -> None:
     path = tmp_path / "table.md"
     write_markdown(path, [tally(12).row()], about(took_s=90, seed=7))
     title, _, headings, ruler, row = path.read_text().splitlines()
