@@ -112,30 +112,16 @@ def _parser() -> argparse.ArgumentParser:
         help="play the speech requested before to its end first",
     )
     verb("status", "show the session's status")
-    listing = verb("list", "list the running sessions", has_key=False)
-    listing.add_argument(
-        "--state",
-        choices=[one.value for one in SessionState],
-        help="only sessions in this state, ended ones too",
-    )
-    listing.add_argument("--tenant", help="only this tenant's sessions")
+    _add_list(verb("list", "list the running sessions", has_key=False))
     watch = verb("watch", "show every change of the session's status until it has ended")
     watch.add_argument("--every-s", type=_positive, default=1.0, help="seconds between two queries")
     verb("report", "wait until the session has ended, and show its report")
-    janitor = verb(
-        "janitor",
-        "run one round of the janitor now: end sessions and rooms whose workflow has closed",
-        has_key=False,
-    )
-    janitor.add_argument(
-        "--dry-run", action="store_true", help="report what would be ended, and end nothing"
-    )
-    janitor.add_argument(
-        "--wait-s",
-        type=_positive,
-        default=90.0,
-        metavar="S",
-        help="how long to wait for the findings; default 90",
+    _add_janitor(
+        verb(
+            "janitor",
+            "run one round of the janitor now: end sessions and rooms whose workflow has closed",
+            has_key=False,
+        )
     )
     verb("new-seal-key", "make a key for AVATAR_SESSIONS_SEAL_KEYS", has_key=False)
     return parser
@@ -179,6 +165,28 @@ def _add_speak(speak: argparse.ArgumentParser) -> None:
     )
     speak.add_argument(
         "--ttl-s", type=_positive, metavar="S", help="how long it may wait for the avatar"
+    )
+
+
+def _add_list(listing: argparse.ArgumentParser) -> None:
+    listing.add_argument(
+        "--state",
+        choices=[one.value for one in SessionState],
+        help="only sessions in this state, ended ones too",
+    )
+    listing.add_argument("--tenant", help="only this tenant's sessions")
+
+
+def _add_janitor(janitor: argparse.ArgumentParser) -> None:
+    janitor.add_argument(
+        "--dry-run", action="store_true", help="report what would be ended, and end nothing"
+    )
+    janitor.add_argument(
+        "--wait-s",
+        type=_positive,
+        default=90.0,
+        metavar="S",
+        help="how long to wait for the findings; default 90",
     )
 
 
