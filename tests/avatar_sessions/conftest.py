@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -16,21 +17,20 @@ from temporalio.client import Client
 from avatar_sessions import AvatarSessions, Seal, SessionRequest
 from deploy.local.livekit import LiveKitServer
 from deploy.local.temporal import TemporalServer
-from liveavatar_lite import LiveAvatar
 from liveavatar_simulator import LiveAvatarSimulator, SimulatorSettings
 from liveavatar_simulator.faults import Faults
 from tests.support.platforms.sandbox import LONG_MS, SHORT_MS, wanted
 from tests.support.secret_scan import remember
 from workers.process import running_worker_set
 from workers.settings import WorkerSettings
-from workers.wiring import Role, worker_set_for
+from workers.wiring import Role, liveavatar_for, worker_set_for
 
 API_KEY = "obviously-fake-liveavatar-key"
 
 
 @pytest.fixture(scope="session")
 def seal_key() -> SecretStr:
-    """What workers and client share."""
+    """The key that workers and client share."""
     key = Seal.new_key()
     remember(key.get_secret_value(), "a seal key")
     return key
@@ -38,13 +38,13 @@ def seal_key() -> SecretStr:
 
 @pytest.fixture(scope="session")
 def seal(seal_key: SecretStr) -> Seal:
-    """Opens what the workers sealed."""
+    """Decrypts what the workers encrypted."""
     return Seal([seal_key])
 
 
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``short.wav``, ``long.wav``, and ``words.wav``, which is no audio."""
+    """A folder with ``short.wav``, ``long.wav``, and ``words.wav``, which holds no audio."""
     folder = tmp_path_factory.mktemp("clips")
     for name, milliseconds in {"short": SHORT_MS, "long": LONG_MS}.items():
         samples = np.zeros(24 * milliseconds, dtype=np.int16)
@@ -60,7 +60,7 @@ async def _simulator(livekit: LiveKitServer) -> AsyncIterator[LiveAvatarSimulato
             "api_keys": [API_KEY],
             "port": 0,
             "media_port": 0,
-            "join_rooms": False,  # what the client sees is the same, and two cores are not many
+            "join_rooms": False,  # the client sees no difference, and media takes much CPU time
             "livekit_url": livekit.url,
             "livekit_api_key": livekit.api_key,
             "livekit_api_secret": livekit.api_secret,
@@ -77,22 +77,20 @@ async def _simulator(livekit: LiveKitServer) -> AsyncIterator[LiveAvatarSimulato
 
 @pytest.fixture
 def simulator(_simulator: LiveAvatarSimulator) -> Iterator[LiveAvatarSimulator]:
-    """LiveAvatar; what a test sets wrong is right again after it."""
+    """The simulator; faults that a test sets are removed after it."""
     yield _simulator
     _simulator.faults = Faults()
 
 
-@pytest_asyncio.fixture(scope="session")
-async def client(
-    temporal: TemporalServer,
+@pytest.fixture(scope="session")
+def worker_settings(
     livekit: LiveKitServer,
     _simulator: LiveAvatarSimulator,
     seal_key: SecretStr,
     clip_folder: Path,
-) -> AsyncIterator[Client]:
-    """A Temporal client of this folder's namespace, with real workers in it."""
-    client = await temporal.new_namespace("client")
-    settings = WorkerSettings.model_validate(
+) -> WorkerSettings:
+    """The workers' settings."""
+    return WorkerSettings.model_validate(
         {
             "LIVEAVATAR_API_KEY": API_KEY,
             "LIVEAVATAR_API_URL": _simulator.url,
@@ -104,18 +102,44 @@ async def client(
             "AVATAR_SESSIONS_DRAIN_TIMEOUT_S": 5,
         }
     )
+
+
+@contextlib.asynccontextmanager
+async def running_workers(client: Client, settings: WorkerSettings) -> AsyncIterator[None]:
+    """Run workers of all roles in this process."""
     async with (
-        LiveAvatar(settings.liveavatar_api_key, base_url=_simulator.url) as liveavatar,
+        liveavatar_for(settings) as liveavatar,
         running_worker_set(
             worker_set_for(Role.ALL, client, settings, liveavatar), settings.drain_timeout_s
         ),
     ):
+        yield
+
+
+@pytest_asyncio.fixture(scope="session")
+async def client(
+    temporal: TemporalServer, worker_settings: WorkerSettings
+) -> AsyncIterator[Client]:
+    """A Temporal client of this folder's namespace, with workers in it."""
+    client = await temporal.new_namespace("client")
+    async with running_workers(client, worker_settings):
+        yield client
+
+
+@pytest_asyncio.fixture
+async def staging(
+    temporal: TemporalServer, worker_settings: WorkerSettings
+) -> AsyncIterator[Client]:
+    """A client of a namespace whose workers poll the task queue ``avatars-staging``."""
+    client = await temporal.new_namespace("staging")
+    settings = worker_settings.model_copy(update={"task_queue": "avatars-staging"})
+    async with running_workers(client, settings):
         yield client
 
 
 @pytest_asyncio.fixture
 async def sessions(client: Client, seal: Seal) -> AsyncIterator[AvatarSessions]:
-    """A client with workers behind it; what a test leaves running is ended after it."""
+    """A client with workers; sessions that a test leaves running are ended after it."""
     sessions = AvatarSessions(client, seal)
     yield sessions
     async for session in sessions.list():
@@ -124,11 +148,11 @@ async def sessions(client: Client, seal: Seal) -> AsyncIterator[AvatarSessions]:
 
 @pytest.fixture
 def key() -> str:
-    """A session key that nobody has used."""
+    """A session key that is not in use."""
     return f"k-{uuid4().hex[:12]}"
 
 
 @pytest.fixture
 def request_() -> SessionRequest:
-    """What most tests start."""
+    """The request of most tests."""
     return wanted()

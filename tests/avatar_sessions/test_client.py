@@ -1,4 +1,4 @@
-"""What the client promises, against a real Temporal server and the real session workflow."""
+"""The client against a real Temporal server and the real session workflow."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ LONG = Clip(file="long.wav")
 
 
 def claims(token: str) -> dict[str, object]:
-    """What a LiveKit token says, unchecked."""
+    """The claims of a LiveKit token, unverified."""
     middle = token.split(".")[1]
     said: dict[str, object] = json.loads(
         base64.urlsafe_b64decode(middle + "=" * (-len(middle) % 4))
@@ -59,15 +59,15 @@ def claims(token: str) -> dict[str, object]:
     return said
 
 
-async def until_speaking(sessions: AvatarSessions, key: str, within_s: float = 10.0) -> None:
+async def wait_until_speaking(sessions: AvatarSessions, key: str, within_s: float = 10.0) -> None:
     """Wait until the session speaks."""
     async with asyncio.timeout(within_s):
         while (await sessions.get(key).status()).speaking is None:
             await asyncio.sleep(0.02)
 
 
-class TestTheWholeLife:
-    async def test_the_readmes_example_holds(
+class TestLifecycle:
+    async def test_a_session_from_start_to_report(
         self, sessions: AvatarSessions, livekit: LiveKitServer, key: str
     ) -> None:
         session = await sessions.start(
@@ -102,7 +102,7 @@ class TestTheWholeLife:
 
         assert first.run_id == second.run_id
 
-    async def test_open_starts_and_attaches_in_one_go_and_finds_what_runs(
+    async def test_open_starts_or_finds_a_session_and_attaches_to_it(
         self, sessions: AvatarSessions, key: str, request_: SessionRequest
     ) -> None:
         session, access = await sessions.open(key, request_)
@@ -111,7 +111,7 @@ class TestTheWholeLife:
         assert access.viewer.token == access_again.viewer.token
         assert session.run_id == again.run_id is not None
 
-    async def test_a_first_command_is_a_whole_greeting(
+    async def test_a_command_sent_with_the_start_is_carried_out(
         self, sessions: AvatarSessions, key: str, request_: SessionRequest
     ) -> None:
         session = await sessions.start(key, request_, first=Speak(clip=SHORT))
@@ -119,7 +119,7 @@ class TestTheWholeLife:
 
         assert [one.outcome for one in report.utterances] == [UtteranceOutcome.COMPLETED]
 
-    async def test_a_key_can_be_used_again_and_the_old_session_stays_itself(
+    async def test_a_key_can_be_used_again_and_the_first_session_keeps_its_run(
         self, sessions: AvatarSessions, key: str, request_: SessionRequest
     ) -> None:
         """A handler that held on to an old session would have ended its successor."""
@@ -133,7 +133,7 @@ class TestTheWholeLife:
         assert old_report.run_id == old.run_id != new.run_id
         assert (await sessions.get(key).status()).state is SessionState.LIVE
 
-    async def test_watch_tells_every_change_until_the_end(
+    async def test_watch_yields_every_change_until_the_end(
         self, sessions: AvatarSessions, key: str, request_: SessionRequest
     ) -> None:
         session, _ = await sessions.open(key, request_)
@@ -153,7 +153,7 @@ class TestTheWholeLife:
 
         assert await session.end() == await session.end() == await sessions.get(key).end()
 
-    async def test_sessions_are_found_by_tenant_and_by_state_also_ended_ones(
+    async def test_list_finds_sessions_by_tenant_and_by_state_even_ended_ones(
         self, sessions: AvatarSessions, key: str
     ) -> None:
         tenant = f"o'neill-{key}"
@@ -175,7 +175,7 @@ class TestTheWholeLife:
         assert ended[0].listing is not None
         assert (ended[0].listing.state, ended[0].listing.tenant) == (SessionState.ENDED, tenant)
 
-    async def test_a_room_of_our_own_gives_each_viewer_a_token(
+    async def test_an_own_room_gives_each_viewer_a_token(
         self, sessions: AvatarSessions, key: str
     ) -> None:
         room = f"lobby-{key}"
@@ -186,8 +186,22 @@ class TestTheWholeLife:
         assert [claims(one.viewer.token)["sub"] for one in (ada, bob)] == ["ada", "bob"]
 
 
+async def test_workers_and_client_meet_on_another_task_queue(
+    staging: Client, seal: Seal, key: str, request_: SessionRequest
+) -> None:
+    """AVATAR_SESSIONS_TASK_QUEUE was for clients only: workers polled the default one, and the
+    workflow's activities were scheduled there, whichever queue the workflow was on."""
+    sessions = AvatarSessions(staging, seal, task_queue="avatars-staging")
+
+    session, access = await sessions.open(key, request_)
+    report = await session.end()
+
+    assert access.viewer.token
+    assert (report.state, report.end_reason) == (SessionState.ENDED, EndReason.REQUESTED)
+
+
 class TestCommands:
-    async def test_speech_under_one_id_is_said_once(
+    async def test_speech_with_one_id_is_played_once(
         self, sessions: AvatarSessions, key: str, request_: SessionRequest
     ) -> None:
         session = await sessions.start(key, request_)
@@ -199,7 +213,7 @@ class TestCommands:
         assert {one.id for one in reports} == {"hello"}
         assert (await session.end()).totals.count == 1
 
-    async def test_more_speech_than_may_be_awaited_is_all_said(
+    async def test_more_speech_than_may_be_awaited_is_played_to_its_end(
         self, sessions: AvatarSessions, key: str, request_: SessionRequest
     ) -> None:
         session = await sessions.start(key, request_)
@@ -209,13 +223,13 @@ class TestCommands:
         assert {one.outcome for one in reports} == {UtteranceOutcome.COMPLETED}
         assert len({one.id for one in reports}) == 12
 
-    async def test_two_clients_share_the_room_for_awaited_speech(
+    async def test_two_clients_share_the_limit_of_awaited_speech(
         self, sessions: AvatarSessions, key: str, request_: SessionRequest
     ) -> None:
         await sessions.start(key, request_)
         one, other = sessions.get(key), sessions.get(key)
         long = [asyncio.create_task(one.speak(LONG), name=f"long {n}") for n in range(4)]
-        await until_speaking(sessions, key)
+        await wait_until_speaking(sessions, key)
         late = [asyncio.create_task(other.speak(SHORT), name=f"late {n}") for n in range(4)]
         await asyncio.sleep(0.3)  # time to be turned away; none of the eight can be over yet
 
@@ -229,7 +243,7 @@ class TestCommands:
             UtteranceOutcome.COMPLETED,
         }
 
-    async def test_speech_that_needs_no_answer_returns_its_id_at_once(
+    async def test_speech_without_waiting_returns_its_id(
         self, sessions: AvatarSessions, key: str, request_: SessionRequest
     ) -> None:
         session = await sessions.start(key, request_)
@@ -239,18 +253,18 @@ class TestCommands:
 
         assert [one.id for one in report.utterances] == sent
 
-    async def test_an_interrupt_ends_the_wait_of_who_speaks(
+    async def test_an_interrupt_ends_the_wait_for_speech(
         self, sessions: AvatarSessions, key: str, request_: SessionRequest
     ) -> None:
         session = await sessions.start(key, request_)
         speech = asyncio.create_task(session.speak(LONG), name="speech")
-        await until_speaking(sessions, key)
+        await wait_until_speaking(sessions, key)
 
         await session.interrupt()
 
         assert (await speech).outcome is UtteranceOutcome.INTERRUPTED
 
-    async def test_a_command_for_an_avatar_that_does_not_come_expires(
+    async def test_a_command_expires_if_the_avatar_is_not_live_in_time(
         self, sessions: AvatarSessions, simulator: LiveAvatarSimulator, key: str
     ) -> None:
         simulator.faults.slow_start_s = 2.0
@@ -260,7 +274,7 @@ class TestCommands:
             await session.set_pose("listening")
         assert (await session.speak(SHORT)).outcome is UtteranceOutcome.EXPIRED
 
-    async def test_a_cancelled_wait_stays_a_cancel(
+    async def test_a_cancelled_wait_raises_cancelled_error(
         self, sessions: AvatarSessions, simulator: LiveAvatarSimulator, key: str
     ) -> None:
         """The SDK turns a cancel during an update into an error of its own: Ctrl-C was lost."""
@@ -275,7 +289,7 @@ class TestCommands:
             await waiting
 
 
-class TestHowItFails:
+class TestFailures:
     @pytest.mark.parametrize(
         ("request_fields", "error"),
         [
@@ -283,7 +297,7 @@ class TestHowItFails:
             ({"sandbox": False, "max_duration_s": 86_400, "rotate": False}, DurationOverPlan),
         ],
     )
-    async def test_attach_raises_typed_what_liveavatar_refused(
+    async def test_attach_raises_the_error_for_liveavatars_refusal(
         self,
         sessions: AvatarSessions,
         key: str,
@@ -321,14 +335,14 @@ class TestHowItFails:
     def test_each_failure_has_its_error(
         self, failure_type: str, error: type[SessionFailed]
     ) -> None:
-        failure = Failure(type=failure_type, message="no, said LiveAvatar")
+        failure = Failure(type=failure_type, message="refused by LiveAvatar")
 
         raised = session_failed("k", failure, EndReason.START_FAILED)
 
         assert type(raised) is error
-        assert "no, said LiveAvatar" in str(raised)
+        assert "refused by LiveAvatar" in str(raised)
 
-    async def test_a_session_that_is_not_live_in_time_is_told_apart(
+    async def test_a_session_that_is_not_live_in_time_raises_start_timed_out(
         self, sessions: AvatarSessions, simulator: LiveAvatarSimulator, key: str
     ) -> None:
         simulator.faults.slow_start_s = 2.0
@@ -336,7 +350,7 @@ class TestHowItFails:
         with pytest.raises(StartTimedOut):
             await sessions.open(key, wanted(start_timeout_s=0.5))
 
-    async def test_who_asks_something_of_an_ended_session_gets_its_report(
+    async def test_a_call_to_an_ended_session_raises_an_error_with_its_report(
         self, sessions: AvatarSessions, key: str, request_: SessionRequest
     ) -> None:
         session = await sessions.start(key, request_)
@@ -353,7 +367,7 @@ class TestHowItFails:
             assert over.value.report == report
         assert (await session.status()).state is SessionState.ENDED
 
-    async def test_a_session_that_nobody_started_is_not_found(
+    async def test_a_session_that_was_not_started_is_not_found(
         self, sessions: AvatarSessions, key: str
     ) -> None:
         session = sessions.get(key)
@@ -371,7 +385,7 @@ class TestHowItFails:
             with pytest.raises(SessionNotFound, match=key):
                 await ask()
 
-    async def test_a_terminated_session_says_so_and_holds_what_temporal_knows(
+    async def test_a_terminated_session_raises_an_error_with_what_temporal_knows(
         self, sessions: AvatarSessions, client: Client, key: str, request_: SessionRequest
     ) -> None:
         session, _ = await sessions.open(key, request_)
@@ -385,7 +399,7 @@ class TestHowItFails:
             assert killed.value.report is not None
             assert not killed.value.report.cleanup.provider_stopped
 
-    async def test_a_client_without_keys_does_all_but_open_access(
+    async def test_a_client_without_seal_keys_does_everything_but_attach(
         self, client: Client, key: str, request_: SessionRequest
     ) -> None:
         keyless = AvatarSessions(client)
@@ -398,7 +412,7 @@ class TestHowItFails:
         assert (await session.speak(SHORT)).outcome is UtteranceOutcome.COMPLETED
         await session.end()
 
-    async def test_another_key_than_the_workers_is_a_clear_error(
+    async def test_a_seal_key_that_the_workers_lack_raises_seal_mismatch(
         self, client: Client, sessions: AvatarSessions, key: str, request_: SessionRequest
     ) -> None:
         await sessions.start(key, request_)
@@ -406,7 +420,7 @@ class TestHowItFails:
         with pytest.raises(SealMismatch):
             await AvatarSessions(client, Seal([Seal.new_key()])).get(key).attach()
 
-    async def test_temporals_own_default_data_converter_will_do(
+    async def test_temporals_default_data_converter_works(
         self, client: Client, seal: Seal, key: str, request_: SessionRequest
     ) -> None:
         config = client.service_client.config

@@ -1,4 +1,4 @@
-"""Client and workers are released apart: what the client makes of answers it does not expect."""
+"""Client and workers of different releases: answers that the client does not expect."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_fields_that_are_not_known_yet_are_ignored(others: AvatarSessions,
     assert (await session.status()).state is SessionState.LIVE
 
 
-async def test_an_answer_of_another_shape_is_told_field_by_field(
+async def test_an_answer_of_another_shape_raises_an_error_that_names_the_fields(
     others: AvatarSessions, key: str
 ) -> None:
     session = await others.start(key, wanted(tenant="gibberish"))
@@ -54,7 +54,7 @@ async def test_an_answer_of_another_shape_is_told_field_by_field(
         await session.end()
 
 
-async def test_access_that_fails_while_the_session_lives_is_not_a_failed_session(
+async def test_failed_access_to_a_running_session_is_not_a_failed_session(
     others: AvatarSessions, key: str
 ) -> None:
     session = await others.start(key, wanted(tenant="ServiceUnreachable"))
@@ -63,7 +63,7 @@ async def test_access_that_fails_while_the_session_lives_is_not_a_failed_session
         await session.attach()
 
 
-async def test_workers_that_do_not_know_live_speech_are_told_from_a_fault(
+async def test_workers_without_live_speech_raise_live_speech_unavailable(
     others: AvatarSessions, seal: Seal, key: str
 ) -> None:
     session = await others.start(key, wanted(tenant=seal.seal("obviously-fake-token")))
@@ -83,18 +83,14 @@ async def test_a_refusal_lists_its_problems(others: AvatarSessions, key: str) ->
     assert refusal.value.problems == ["as the test wants it"]
 
 
-async def test_who_finds_no_room_to_wait_for_speech_is_told_in_time(
-    others: AvatarSessions, key: str
-) -> None:
+async def test_speech_that_cannot_be_awaited_times_out(others: AvatarSessions, key: str) -> None:
     session = await others.start(key, wanted(tenant="TooManyAwaited"))
 
     with pytest.raises((TooManyAwaited, AnswerTimedOut)):
         await session.speak(Clip(file="any.wav"), timeout_s=1.0)
 
 
-async def test_an_answer_that_does_not_come_ends_the_wait_in_time(
-    others: AvatarSessions, key: str
-) -> None:
+async def test_a_missing_answer_raises_answer_timed_out(others: AvatarSessions, key: str) -> None:
     session = await others.start(key, wanted(tenant="nothing"))
 
     with pytest.raises(AnswerTimedOut, match=r"attach within 0\.3 s"):
@@ -103,7 +99,7 @@ async def test_an_answer_that_does_not_come_ends_the_wait_in_time(
         await session.interrupt(timeout_s=0.3)
 
 
-async def test_an_answer_cut_off_by_the_sessions_end_is_its_end(
+async def test_an_update_cut_off_by_the_sessions_end_raises_session_over(
     others: AvatarSessions, key: str
 ) -> None:
     """The server fails an accepted update of a workflow that closes with a type of its own."""

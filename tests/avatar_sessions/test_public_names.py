@@ -1,4 +1,4 @@
-"""What the package exports, and what importing it costs."""
+"""The names that the package exports, and what importing it costs."""
 
 from __future__ import annotations
 
@@ -90,12 +90,12 @@ EXPORTS = [
 ]
 
 
-def test_the_exported_names_are_these_and_all_can_be_had() -> None:
+def test_these_are_the_exported_names() -> None:
     assert sorted(avatar_sessions.__all__) == EXPORTS
     assert all(getattr(avatar_sessions, name) is not None for name in EXPORTS)
 
 
-def test_every_error_is_one_of_ours() -> None:
+def test_every_error_is_in_the_tree() -> None:
     errors = avatar_sessions.AvatarSessionsError
     raised = [getattr(avatar_sessions, name) for name in EXPORTS]
     classes = [one for one in raised if isinstance(one, type) and issubclass(one, Exception)]
@@ -118,7 +118,7 @@ def test_the_contract_is_imported_without_the_client() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
 
 
-def test_those_who_only_send_commands_do_not_pay_for_live_speech() -> None:
+def test_sending_commands_does_not_import_live_speech() -> None:
     program = (
         "import sys, avatar_sessions;"
         "avatar_sessions.AvatarSessions, avatar_sessions.Session, avatar_sessions.UtteranceOver;"

@@ -1,4 +1,4 @@
-"""What the client says, and does, when Temporal or its workers are not there."""
+"""The client's errors and retries when Temporal or its workers are away."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def relay(temporal: TemporalServer) -> AsyncIterator[TcpRelay]:
         yield relay
 
 
-async def test_an_address_where_nobody_answers_is_named_with_what_to_do() -> None:
+async def test_an_unreachable_address_is_named_with_what_to_do() -> None:
     address = f"127.0.0.1:{free_port()}"
 
     with pytest.raises(TemporalUnreachable, match="set TEMPORAL_ADDRESS") as error:
@@ -60,7 +60,7 @@ async def test_the_standard_environment_configuration_is_followed(
     assert sessions.sealed_clip("https://example.org/signed?x=1").url is None
 
 
-async def test_a_configuration_file_that_cannot_be_read_is_told_without_its_text(
+async def test_an_unreadable_configuration_file_is_not_quoted(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path_factory.mktemp("config") / "temporal.toml"
@@ -74,7 +74,7 @@ async def test_a_configuration_file_that_cannot_be_read_is_told_without_its_text
     assert error.value.__cause__ is None
 
 
-async def test_a_namespace_that_does_not_exist_is_told_as_such(
+async def test_a_missing_namespace_is_named(
     temporal: TemporalServer, key: str, request_: SessionRequest
 ) -> None:
     sessions = await AvatarSessions.connect(target_host=temporal.address, namespace="nowhere")
@@ -83,7 +83,7 @@ async def test_a_namespace_that_does_not_exist_is_told_as_such(
         await sessions.start(key, request_)
 
 
-async def test_without_workers_a_session_is_accepted_and_answers_name_what_is_missing(
+async def test_without_workers_a_session_starts_and_calls_raise_workers_missing(
     temporal: TemporalServer, seal: Seal, key: str, request_: SessionRequest
 ) -> None:
     sessions = AvatarSessions(await temporal.new_namespace("no-workers"), seal)
@@ -100,7 +100,7 @@ async def test_without_workers_a_session_is_accepted_and_answers_name_what_is_mi
     assert [one.key for one in listed] == [key]
 
 
-async def test_a_short_outage_costs_nobody_an_answer(
+async def test_a_short_outage_of_temporal_loses_no_answer(
     relay: TcpRelay, client: Client, seal: Seal, key: str, request_: SessionRequest
 ) -> None:
     sessions = await AvatarSessions.connect(
@@ -124,7 +124,7 @@ async def test_a_short_outage_costs_nobody_an_answer(
 
 
 @pytest.mark.parametrize("keys", ["short", "a,b"])
-async def test_an_unusable_seal_key_is_named_and_not_shown(keys: str) -> None:
+async def test_an_unusable_seal_key_is_named_and_not_quoted(keys: str) -> None:
     settings = ClientSettings(seal_keys=keys)  # as the environment has it
 
     with pytest.raises(SealKeysUnusable, match="AVATAR_SESSIONS_SEAL_KEYS") as error:
@@ -134,7 +134,7 @@ async def test_an_unusable_seal_key_is_named_and_not_shown(keys: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["", " ", "-x", "a b", "x" * 201, "a'b"])
-async def test_a_key_that_cannot_name_a_session_is_refused_before_anything_is_asked(
+async def test_an_unusable_session_key_is_refused_before_any_call(
     client: Client, key: str, request_: SessionRequest
 ) -> None:
     sessions = AvatarSessions(client)

@@ -1,4 +1,4 @@
-"""A worker process and its signals, where nothing answers it."""
+"""Signals to a worker process whose Temporal server does not answer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DRAIN_TIMEOUT_S = 4
 
 
 @pytest.mark.parametrize("times", [1, 2])
-async def test_a_worker_that_is_told_to_stop_while_it_connects_goes(
+async def test_a_worker_that_is_stopped_while_it_connects_exits_in_time(
     tmp_path: Path, times: int
 ) -> None:
     """Temporal took the connection and said nothing. SIGTERM was heard only when the thirty

@@ -1,4 +1,4 @@
-"""The command line, as a process of its own: what it shows, and with what it leaves."""
+"""The command line as a process: its output and its exit codes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WITHIN_S = 30.0
 
 @dataclass(frozen=True)
 class Ran:
-    """A command that has left."""
+    """A command that has exited."""
 
     code: int
     out: str
@@ -66,7 +66,7 @@ Cli = Callable[..., Awaitable[Ran]]
 
 @pytest.fixture
 def environment(temporal: TemporalServer, client: Client, seal_key: SecretStr) -> dict[str, str]:
-    """What a terminal beside the stack has set."""
+    """The environment of a terminal beside the stack."""
     return {
         "PATH": os.environ["PATH"],
         "TEMPORAL_ADDRESS": temporal.address,
@@ -90,7 +90,7 @@ async def start(cli: Cli, key: str, *words: str) -> Ran:
 
 
 @pytest.mark.usefixtures("sessions")
-class TestAWholeSession:
+class TestSession:
     async def test_from_start_to_report(self, cli: Cli, key: str) -> None:
         started = await start(cli, key, "--tenant", "acme", "--say", "short.wav", "--attach")
         spoken = await cli("speak", key, "--file", "short.wav")
@@ -118,7 +118,7 @@ class TestAWholeSession:
         assert "nothing left behind" in ended.out
         assert await cli("report", key) == ended
 
-    async def test_json_is_what_the_contract_says(self, cli: Cli, key: str) -> None:
+    async def test_json_output_has_the_contracts_fields(self, cli: Cli, key: str) -> None:
         started = await start(cli, key, "--json")
         access = await cli("--json", "attach", key)
         status = await cli("status", key, "--json")
@@ -130,7 +130,7 @@ class TestAWholeSession:
         assert SessionStatus.model_validate(status.json).state == "LIVE"
         assert SessionReport.model_validate(ended.json).session_key == key
 
-    async def test_tokens_are_shown_to_who_asks_for_them_only(self, cli: Cli, key: str) -> None:
+    async def test_tokens_are_shown_on_request_only(self, cli: Cli, key: str) -> None:
         await start(cli, key, "--own-room", "--attach")
         token = (await cli("attach", key, "--identity", "ada", "--json")).json["viewer"]["token"]
 
@@ -141,7 +141,7 @@ class TestAWholeSession:
         assert "eyJ" not in hidden.out
         assert "eyJ" in shown.out
 
-    async def test_a_failed_session_leaves_with_1_and_its_reason(self, cli: Cli, key: str) -> None:
+    async def test_a_failed_session_exits_with_1_and_its_reason(self, cli: Cli, key: str) -> None:
         started = await cli("start", key, "--avatar-id", UNKNOWN_AVATAR, "--attach")
         report = await cli("report", key)
 
@@ -166,8 +166,8 @@ class TestAWholeSession:
         assert (watching.returncode, errors) == (0, b"")
 
 
-class TestHowItLeaves:
-    async def test_what_does_not_exist_or_is_over_is_3(self, cli: Cli, key: str) -> None:
+class TestExitCodes:
+    async def test_a_missing_or_ended_session_is_3(self, cli: Cli, key: str) -> None:
         missing = await cli("interrupt", key)
         missing_json = await cli("status", key, "--json")
         await start(cli, key)
@@ -182,7 +182,9 @@ class TestHowItLeaves:
         }
         assert (over.code, over.err.count("\n")) == (3, 1)
 
-    async def test_temporal_away_is_4_and_says_what_to_do(self, cli: Cli, key: str) -> None:
+    async def test_an_unreachable_temporal_is_4_and_says_what_to_do(
+        self, cli: Cli, key: str
+    ) -> None:
         ran = await cli("status", key, TEMPORAL_ADDRESS=f"127.0.0.1:{free_port()}")
 
         assert ran.code == 4
@@ -199,7 +201,7 @@ class TestHowItLeaves:
         assert ran.code == 4
         assert "python -m workers" in ran.err
 
-    async def test_what_was_refused_or_expired_is_5(
+    async def test_a_refused_or_expired_command_is_5(
         self, cli: Cli, sessions: AvatarSessions, simulator: LiveAvatarSimulator, key: str
     ) -> None:
         simulator.faults.slow_start_s = 3.0
@@ -234,7 +236,7 @@ class TestHowItLeaves:
         assert (ran.code, ran.out) == (2, "")
         assert ran.err
 
-    async def test_ctrl_c_while_it_waits_leaves_at_once_and_without_a_word(
+    async def test_ctrl_c_while_it_waits_exits_immediately_without_output(
         self,
         environment: dict[str, str],
         sessions: AvatarSessions,
@@ -253,7 +255,7 @@ class TestHowItLeaves:
         assert (process.returncode, err) == (130, b"")
 
     @pytest.mark.parametrize("loading", [b"pydantic_core", b"temporalio.api"])
-    async def test_ctrl_c_while_it_loads_leaves_at_once_and_without_a_traceback(
+    async def test_ctrl_c_while_it_loads_exits_immediately_without_a_traceback(
         self, environment: dict[str, str], key: str, loading: bytes
     ) -> None:
         """It came out of an import as a traceback, once turned into an error by pydantic."""

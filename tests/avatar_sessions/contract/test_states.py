@@ -1,4 +1,4 @@
-"""The life of a session has one way in, and every way out leads through the cleanup."""
+"""The states of a session: one start, and every end passes through the cleanup."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from avatar_sessions.contract.states import (
 )
 
 
-def test_every_state_that_is_not_over_can_end() -> None:
+def test_every_state_before_the_end_can_become_ending() -> None:
     for state in SessionState:
         if state not in FINAL and state is not SessionState.ENDING:
             assert SessionState.ENDING in TRANSITIONS[state], state
 
 
-def test_nothing_is_over_without_ending_first() -> None:
+def test_final_states_follow_ending_only() -> None:
     for state, following in TRANSITIONS.items():
         if state is not SessionState.ENDING:
             assert not following & FINAL, state
 
 
-def test_what_is_over_stays_over() -> None:
+def test_final_states_have_no_transitions() -> None:
     for state in FINAL:
         assert not TRANSITIONS[state]
 
 
-def test_an_illegal_step_names_both_states() -> None:
+def test_an_illegal_transition_names_both_states() -> None:
     with pytest.raises(IllegalSessionTransition, match="from ENDED to LIVE"):
         checked_transition(SessionState.ENDED, SessionState.LIVE)
 

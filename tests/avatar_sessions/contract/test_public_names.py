@@ -1,0 +1,99 @@
+"""The classes of the contract: adding or removing one is a deliberate decision."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+
+PUBLIC = {
+    "messages": [
+        "Attach",
+        "CleanupReport",
+        "Clip",
+        "CommandBase",
+        "CommandResult",
+        "End",
+        "Failure",
+        "GenerationReport",
+        "IgnoredMessage",
+        "Incoming",
+        "Interrupt",
+        "KeepAlive",
+        "Outgoing",
+        "OwnRoom",
+        "OwnerLost",
+        "RoomAccess",
+        "SealedAccess",
+        "SessionReport",
+        "SessionRequest",
+        "SessionStatus",
+        "SetPose",
+        "Speak",
+        "SpeakerAccess",
+        "SpeechGap",
+        "UtteranceReport",
+        "UtteranceTotals",
+        "Video",
+    ],
+    "activities": [
+        "ActivityPayload",
+        "CleanRoom",
+        "CleanedRoom",
+        "ClipCursor",
+        "ClipSpoken",
+        "CommandDelivered",
+        "CreateRoom",
+        "CreatedRoom",
+        "DeliverCommand",
+        "ErrorType",
+        "GrantAccess",
+        "GrantSpeaker",
+        "GrantedAccess",
+        "GrantedSpeaker",
+        "MintToken",
+        "MintedSession",
+        "OwnerHeartbeat",
+        "OwnerReady",
+        "OwnerRecovering",
+        "SessionStarted",
+        "SpeakClip",
+        "StartSession",
+        "StopSession",
+        "StoppedSession",
+        "StreamAudio",
+        "StreamEnd",
+        "StreamResult",
+        "UtteranceLines",
+    ],
+    "janitor": [
+        "Decision",
+        "JanitorFinding",
+        "JanitorRound",
+        "JanitorTotals",
+        "RoomFinding",
+        "SessionFinding",
+    ],
+    "states": [
+        "AlertKind",
+        "CommandOutcome",
+        "EndReason",
+        "IllegalSessionTransition",
+        "Pose",
+        "SessionState",
+        "UtteranceOutcome",
+    ],
+}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_these_are_the_classes_of_the_contract(module: str) -> None:
+    name = f"avatar_sessions.contract.{module}"
+    members = vars(import_module(name)).items()
+
+    assert (
+        sorted(
+            key for key, value in members if isinstance(value, type) and value.__module__ == name
+        )
+        == PUBLIC[module]
+    )
