@@ -50,7 +50,7 @@ class CloseCode(IntEnum):
 class LiveMessage(BaseModel):
     """A text frame of the live dialect."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
 
 
 # ---------------------------------------------------------------- client to owner
@@ -66,7 +66,9 @@ class LiveBegin(LiveMessage):
     """
 
     type: Literal["live.begin"] = "live.begin"
+    """Which message this is."""
     utterance_id: UtteranceId
+    """The utterance's id, chosen by the speaker."""
     text: Annotated[str, StringConstraints(max_length=4000)] | None = None
     """The words, for the ledger only."""
     offset_bytes: Position = 0
@@ -88,17 +90,24 @@ class LiveReady(LiveMessage):
     """The first message of the dialect on a connection: the ingress serves this session."""
 
     type: Literal["live.ready"] = "live.ready"
+    """Which message this is."""
     session_key: str
+    """The session's key."""
     epoch: tuple[int, int]
+    """The owner."""
     generation: int
+    """The number of the current LiveAvatar session."""
     window_bytes: int = WINDOW_BYTES
+    """How far the client may send ahead of ``LiveProgress.sent_bytes``."""
 
 
 class LiveState(LiveMessage):
     """Whether speech reaches LiveAvatar now. Sent after `LiveReady`, and at each change."""
 
     type: Literal["live.state"] = "live.state"
+    """Which message this is."""
     state: Literal["live", "recovering"]
+    """``live``: speech reaches LiveAvatar; ``recovering``: the owner reconnects to LiveAvatar."""
 
 
 class LiveProgress(LiveMessage):
@@ -109,7 +118,9 @@ class LiveProgress(LiveMessage):
     """
 
     type: Literal["live.progress"] = "live.progress"
+    """Which message this is."""
     utterance_id: str
+    """The utterance's id."""
     received_bytes: int
     """Received by the owner; after a break the client sends from here on."""
     sent_bytes: int
@@ -122,6 +133,7 @@ class LiveInterrupted(LiveMessage):
     """LITE's ``agent.interrupt`` is on the wire to LiveAvatar."""
 
     type: Literal["live.interrupted"] = "live.interrupted"
+    """Which message this is."""
     event_id: str | None = None
     """The id of the speaker's ``agent.interrupt``."""
     utterance_id: str | None = None
@@ -134,6 +146,7 @@ class LiveOver(LiveMessage):
     """An utterance is over. Sent again to a speaker that begins it again."""
 
     type: Literal["live.over"] = "live.over"
+    """Which message this is."""
     utterance: UtteranceReport
     """Its line of the session's ledger."""
 
