@@ -28,10 +28,12 @@ from deploy.local.errors import LocalError
 from deploy.local.livekit import LiveKitServer
 from deploy.local.settings import ROOT, LocalSettings, find_chromium
 from deploy.local.temporal import TemporalServer
+from tests.support.scheduling import GroupScheduling, group_of
 from tests.support.secret_scan import find_secrets, remember, remembered
 from tests.support.shared_servers import Addresses, ServerThread
 
 if TYPE_CHECKING:  # pytest-xdist's classes, for its hooks
+    from xdist.remote import Producer
     from xdist.workermanage import WorkerController
 
 PROCESSES: Final = 5
@@ -40,15 +42,6 @@ FAST_PROCESSES: Final = 3
 """The same for `--fast`, where more of a test is computing."""
 SERVERS: Final = frozenset({"temporal", "livekit"})
 NOT_FAST: Final = SERVERS | {"chromium"}
-GROUPS: Final = (
-    ("rows", "stacks"),  # one run of the chosen chaos faults, whose results its tests read
-    ("chromium", "browser"),
-    ("product", "examples"),
-)
-"""A fixture, and the group of the tests that use it: a group runs in one process, one by one. These
-fixtures take much of the machine; two of the same kind side by side would slow each other down."""
-GROUP_OF_FOLDER: Final = {"demo": "stacks", "avatar_sessions": "client", "docs": "client"}
-"""The same for a folder's tests that need a server."""
 RUNS_KEPT: Final = 5
 AFTER_LAST_WORKER_S: Final = 0.5
 """A process whose Temporal worker has just shut down can die at interpreter exit (measured: 3 of
@@ -83,28 +76,19 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return FAST_PROCESSES if config.getoption("--fast") else PROCESSES
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroupScheduling | None:
+    """Keep groups together; the fast layer has none."""
+    return None if config.getoption("--fast") else GroupScheduling(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what `--fast` leaves out; give out long tests first when processes share them."""
+    """Leave out what `--fast` leaves out; order the tests for a run in several processes."""
     if config.getoption("--fast"):
         left_out = [item for item in items if not _is_fast(item)]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if _is_fast(item)]
     if hasattr(config, "workerinput"):
-        for item in items:
-            group = _group(item)
-            if group is not None:
-                item.add_marker(pytest.mark.xdist_group(group))
         items.sort(key=_rank)
-
-
-def _group(item: pytest.Item) -> str | None:
-    needs = set(getattr(item, "fixturenames", ()))
-    for fixture, group in GROUPS:
-        if fixture in needs:
-            return group
-    folder = item.path.relative_to(ROOT / "tests").parts[0]
-    return GROUP_OF_FOLDER.get(folder) if needs & NOT_FAST else None
 
 
 def _is_fast(item: pytest.Item) -> bool:
@@ -114,7 +98,7 @@ def _is_fast(item: pytest.Item) -> bool:
 
 def _rank(item: pytest.Item) -> float:
     """Sort key: groups, then the longest time limits; tests without a server last."""
-    if item.get_closest_marker("xdist_group") is not None:
+    if group_of(item.nodeid) is not None:
         return -1000.0
     limit = item.get_closest_marker("timeout")
     seconds = float(limit.args[0]) if limit is not None else 60.0

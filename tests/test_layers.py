@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from deploy.local.settings import ROOT
+from tests.support.scheduling import GROUPS, group_of
 
-pytestmark = pytest.mark.slow  # starts processes
 
-
+@pytest.mark.slow  # starts processes
 def test_the_fast_layer_needs_no_server(tmp_path: Path) -> None:
     """With an empty cache and nothing on PATH, no server could be found or built."""
     ended = subprocess.run(
@@ -26,3 +26,11 @@ def test_the_fast_layer_needs_no_server(tmp_path: Path) -> None:
 
     assert ended.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, ended.stdout + ended.stderr
     assert "deselected" in ended.stdout
+
+
+@pytest.mark.parametrize(("start", "group"), GROUPS)
+def test_a_group_is_known_by_its_path(start: str, group: str) -> None:
+    """The plugin's own groups had no effect: each process of a run started a whole demo."""
+    assert (ROOT / start).exists()
+    assert group_of(f"{start}::test_x") == group
+    assert group_of("tests/system/test_replay.py::test_x") is None
