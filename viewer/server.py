@@ -97,6 +97,7 @@ class ViewerServer:
         self._port = listener.getsockname()[1]
         config = uvicorn.Config(
             self._app.starlette(),
+            ws="none",  # no WebSocket is served; older uvicorn would import a deprecated module
             lifespan="off",
             access_log=False,
             log_config=None,

@@ -85,7 +85,9 @@ async def backend(
 
     chosen = BackendSettings.model_validate({"backend_sandbox": False, **settings})
     app = create_app(chosen, connect=connect, tts=tts)
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2)
+    config = uvicorn.Config(
+        app, ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=2
+    )
     server = _EmbeddedServer(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="backend")
