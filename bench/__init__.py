@@ -1,1 +1,1 @@
-"""Figures: measured on real servers, printed with the machine they were taken on."""
+"""Benchmarks on real servers; the table names the machine that they ran on."""

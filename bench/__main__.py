@@ -1,7 +1,7 @@
 """``make bench``, or ``python -m bench [--only ROW,...] [--quick]``: one table of figures.
 
-Also written to ``bench/report.json``. A target that is missed is told, not punished: the exit
-status is 1 only where something broke.
+Also writes ``bench/report.json``. A missed target is reported and does not fail the run: the exit
+status is 1 only if a measurement broke.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ REPORT: Final = Path(__file__).with_name("report.json")
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measure, print, write the report; 1 if a measurement broke."""
+    """Measure, print the table and write the report; 1 if a measurement broke."""
     options = _parser().parse_args(words)
     rows, broken = asyncio.run(_measure(options.only, quick=options.quick))
     print_table(rows, sys.stdout)
@@ -43,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
         help=f"some of: {', '.join(MEASUREMENTS)}",
     )
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
-    parser.add_argument("--report", type=Path, default=REPORT, metavar="FILE", help="JSON")
+    parser.add_argument(
+        "--report", type=Path, default=REPORT, metavar="FILE", help="where the JSON goes"
+    )
     return parser
 
 
@@ -58,7 +60,7 @@ def _names(text: str) -> list[str]:
 
 
 async def _measure(names: Sequence[str], *, quick: bool) -> tuple[list[FigureRow], list[str]]:
-    """The rows, and the names of the measurements that broke; one does not stop the next."""
+    """The rows, and the measurements that broke; a broken one does not stop the rest."""
     rows: list[FigureRow] = []
     broken: list[str] = []
     async with Lab(quick=quick) as lab:

@@ -1,8 +1,8 @@
-"""A WebSocket server that takes everything and reads nothing: the other end of sending's measure.
+"""A WebSocket server that discards everything: the receiver of the send benchmarks.
 
-A process of its own, so that what it costs is not counted. It answers the handshake (and offers
-compression to who asks for it), calls the session connected, and throws away what comes; frames
-are not even looked at, or slow reading would be measured as slow sending.
+Runs in a process of its own, so that its CPU time is not counted. It answers the handshake (with
+compression, if the client offers it), reports the session as connected, and discards what arrives.
+It parses no frames: otherwise slow reading would be measured as slow sending.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DEFLATE: Final = b"permessage-deflate"
 
 @asynccontextmanager
 async def discarding_server() -> AsyncIterator[int]:
-    """Run one in a process of its own; yields its port."""
+    """Run the server in a process of its own; yields its port."""
     argv = (sys.executable, "-m", "bench.discard")
     process = await asyncio.create_subprocess_exec(*argv, stdout=PIPE, cwd=ROOT)
     assert process.stdout is not None
@@ -41,7 +41,7 @@ async def discarding_server() -> AsyncIterator[int]:
 
 
 def upgrade_reply(request: bytes) -> bytes:
-    """The answer to a WebSocket handshake: 101, with compression where it was offered."""
+    """The reply to a WebSocket handshake: 101, with compression if the client offered it."""
     headers = {
         name.strip().lower(): text.strip()
         for name, _, text in (line.partition(b":") for line in request.split(b"\r\n")[1:])
@@ -71,8 +71,8 @@ def _serve(connection: socket.socket) -> None:
         while b"\r\n\r\n" not in request:
             request += connection.recv(4096)
         connection.sendall(upgrade_reply(request) + _connected_frame())
-        scrap = bytearray(_READ_BYTES)
-        while connection.recv_into(scrap):
+        buffer = bytearray(_READ_BYTES)
+        while connection.recv_into(buffer):
             pass
 
 

@@ -1,7 +1,7 @@
-"""Where measurements are made: the local stack, started once, by the first row that needs it.
+"""The stack that measurements run on, started once, by the first row that needs it.
 
 Temporal's development server tuned as in `deploy.local`, LiveKit, one worker process, and the
-simulator without delays and without rooms, so that what is measured is ours.
+simulator without delays and rooms, so that only the product's own time is measured.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ API_KEY: Final = "obviously-fake-bench-key"
 
 
 class Lab:
-    """What a measurement may use. An async context manager that ends what it started.
+    """The servers and the client for measurements. An async context manager that ends its servers.
 
     Attributes:
-        quick: measure less often: figures of a minute, not of ten.
+        quick: repeat less often: one minute instead of ten.
     """
 
     def __init__(self, *, quick: bool) -> None:
@@ -66,17 +66,17 @@ class Lab:
         await self._exits.aclose()
 
     async def stack(self) -> LocalStack:
-        """The running stack; starts it when it is asked for first.
+        """The running stack; the first call starts it.
 
         Raises:
-            LocalError: a server cannot be had, or did not come up.
+            LocalError: a server was not found, or did not come up.
         """
         if self._stack is None:
             self._stack = await self._start()
         return self._stack
 
     async def sessions(self) -> AvatarSessions:
-        """A client of the running stack, warm: one session has been started and ended with it.
+        """A client of the running stack, warmed up by one session.
 
         Raises:
             LocalError: as `stack`.
@@ -124,12 +124,12 @@ class Lab:
 
 
 def new_key() -> str:
-    """A session key that nobody else has."""
+    """A unique session key."""
     return f"bench-{uuid4()}"
 
 
 def request() -> SessionRequest:
-    """A session that costs nothing but what is measured."""
+    """A request for a session with minimal video."""
     return SessionRequest(
         avatar_id=WAYNE_AVATAR_ID, sandbox=True, video=Video(quality="low", encoding="VP8")
     )

@@ -1,7 +1,7 @@
-"""Many speaking sessions in one owner process: the servers, the sessions, and who speaks to them.
+"""Many speaking sessions in one owner process: servers, sessions and speakers.
 
-Real Temporal (tuned as in `deploy/local`), real worker processes, and the simulator without
-media in a process of its own. The speakers live in this process, one connection a session.
+Real Temporal (tuned as in `deploy/local`), real worker processes, and the simulator without media
+in a process of its own. The speakers run in this process, with one connection a session.
 """
 
 from __future__ import annotations
@@ -38,36 +38,36 @@ from workers.wiring import Role
 FRAME: Final = bytes(4_800)
 FRAME_S: Final = 0.1
 HEAD_START_FRAMES: Final = 30
-"""Three seconds at once, as a TTS that is faster than speech brings them; then at its pace."""
+"""Three seconds of speech immediately, as from a fast TTS; then at the pace of speech."""
 API_KEY: Final = "obviously-fake-load-key"
-STARTS_AT_ONCE: Final = 10
+MAX_CONCURRENT: Final = 10
 
 
 @dataclass
 class OwnerProcess:
-    """The process that is measured."""
+    """The owner process under measurement."""
 
     process: asyncio.subprocess.Process
 
-    async def look(self, *, at_memory: bool = False) -> dict[str, Any]:
-        """What it has seen since the last look."""
+    async def stats(self, *, memory: bool = False) -> dict[str, Any]:
+        """Its measurements since the last call; with `memory`, after a garbage collection."""
         assert self.process.stdin is not None
-        self.process.stdin.write(b"collect\n" if at_memory else b"look\n")
+        self.process.stdin.write(b"collect\n" if memory else b"stats\n")
         await self.process.stdin.drain()
         return await self.read()
 
     async def read(self) -> dict[str, Any]:
-        """Its next line."""
+        """Read its next line, a JSON object."""
         assert self.process.stdout is not None
         async with asyncio.timeout(60):
             line = await self.process.stdout.readline()
-        told: dict[str, Any] = json.loads(line)
-        return told
+        message: dict[str, Any] = json.loads(line)
+        return message
 
 
 @dataclass
 class LoadSpeaker:
-    """One session and the connection that speaks in it."""
+    """One session and the speaker's connection to it."""
 
     session: Session
     connection: ClientConnection
@@ -76,7 +76,7 @@ class LoadSpeaker:
     interrupted: dict[str, asyncio.Future[None]] = field(default_factory=dict)
 
     async def read(self) -> None:
-        """Take what comes; only the answers to interrupts matter here."""
+        """Read all messages; only replies to interrupts are used."""
         async for frame in self.connection:
             if isinstance(frame, str) and '"live.interrupted"' in frame:
                 event_id = json.loads(frame)["event_id"]
@@ -87,7 +87,7 @@ class LoadSpeaker:
         await self.connection.send(LiveBegin(utterance_id=utterance_id).model_dump_json())
 
     async def interrupt(self) -> str:
-        """Interrupt, and wait until it is on the wire; its id."""
+        """Interrupt and wait until it is on the wire; returns its event id."""
         event_id = str(uuid4())
         done = self.interrupted[event_id] = asyncio.get_running_loop().create_future()
         await self.connection.send(json.dumps({"type": "agent.interrupt", "event_id": event_id}))
@@ -96,7 +96,7 @@ class LoadSpeaker:
 
 
 class SpeakingLoad:
-    """What runs for a load measurement."""
+    """Owner processes, sessions and speakers for load measurements."""
 
     def __init__(
         self, temporal: TemporalServer, simulator_url: str, variables: dict[str, str], seal: Seal
@@ -108,7 +108,7 @@ class SpeakingLoad:
 
     @asynccontextmanager
     async def owner(self, role: str = "streams", **more: str) -> AsyncIterator[OwnerProcess]:
-        """A fresh owner process, with more settings."""
+        """Run a new owner process, with additional environment variables."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "bench.owner_process", role),
             stdin=asyncio.subprocess.PIPE,
@@ -132,9 +132,9 @@ class SpeakingLoad:
 
     @asynccontextmanager
     async def sessions(self, count: int) -> AsyncIterator[list[Session]]:
-        """So many sessions, ended at the end."""
+        """Start `count` live sessions; ends them afterwards."""
         sessions = AvatarSessions(await self._temporal.client(), self._seal)
-        gate = asyncio.Semaphore(STARTS_AT_ONCE)
+        gate = asyncio.Semaphore(MAX_CONCURRENT)
 
         async def start() -> Session:
             async with gate:
@@ -154,7 +154,7 @@ class SpeakingLoad:
 
     @asynccontextmanager
     async def speakers(self, count: int) -> AsyncIterator[list[LoadSpeaker]]:
-        """So many live sessions, each with a speaker connected."""
+        """Start `count` live sessions, each with a connected speaker."""
         async with self.sessions(count) as sessions:
             speakers = [await self._connected(session) for session in sessions]
             try:
@@ -179,7 +179,7 @@ class SpeakingLoad:
         return speaker
 
     async def arrivals(self, speaker: LoadSpeaker, kind: str) -> dict[str, float]:
-        """When commands of a type reached LiveAvatar: event id to seconds of the wall clock."""
+        """When commands of a type reached the simulator: wall-clock seconds by event id."""
         async with httpx.AsyncClient(timeout=20, trust_env=False) as client:
             ledger = (await client.get(f"{self._simulator_url}/simulator/ledger")).json()
         line = next(
@@ -194,7 +194,7 @@ class SpeakingLoad:
 
 
 async def talk(speakers: list[LoadSpeaker], seconds: float) -> None:
-    """Let all of them speak: a head start each, then frames of 100 ms at the pace of speech."""
+    """Speak in all sessions: a head start each, then frames of 100 ms at the pace of speech."""
     for number, speaker in enumerate(speakers):
         await speaker.begin(f"long-{uuid4().hex[:8]}-{number}")
         for _ in range(HEAD_START_FRAMES):
@@ -219,7 +219,7 @@ def _wall_s(moment: str) -> float:
 
 @asynccontextmanager
 async def load_lab(logs: Path) -> AsyncIterator[SpeakingLoad]:
-    """Temporal, the simulator without media, and a worker for workflows."""
+    """Run Temporal, the simulator without media, and a worker for workflows."""
     settings = LocalSettings(temporal_port=free_port(), temporal_ui_port=free_port())
     source = find_temporal(settings, sys.stderr)
     seal_key = Seal.new_key()
@@ -238,13 +238,13 @@ async def load_lab(logs: Path) -> AsyncIterator[SpeakingLoad]:
                 livekit_api_secret="an-obviously-fake-livekit-secret-of-32-bytes",  # noqa: S106
             ),
         )
-        of_workers = worker_settings(
+        worker_config = worker_settings(
             liveavatar,
             None,
             seal_key,
             AVATAR_SESSIONS_MAX_SESSIONS=1000,
             AVATAR_SESSIONS_LOG_LEVEL="WARNING",
         )
-        await start_worker(supervisor, Role.SESSIONS, of_workers, temporal)
-        variables = {**settings_environment(of_workers), **temporal.environment}
+        await start_worker(supervisor, Role.SESSIONS, worker_config, temporal)
+        variables = {**settings_environment(worker_config), **temporal.environment}
         yield SpeakingLoad(temporal, liveavatar.url, variables, Seal([seal_key]))

@@ -1,7 +1,7 @@
-"""A worker of role ``streams`` that also watches itself; for the load measurements.
+"""A worker that owns sessions and measures itself; for the load measurements.
 
-Prints one JSON object a line: ``{"ready": ...}`` first, then, whenever a line comes in on standard
-input, what it has seen since the last one.
+Prints one JSON object a line: ``{"ready": ...}`` first, then, for each line on standard input, its
+measurements since the previous one.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from workers.settings import WorkerSettings
 from workers.wiring import Role, liveavatar_for, worker_set_for
 
 LAG_EVERY_S: Final = 0.01
-LOOK_EVERY_S: Final = 0.5
+DISCOVER_EVERY_S: Final = 0.5
 STEADY_LEAD_S: Final = 1.5
-"""A lead below this is one whose producer has not brought enough yet: no error of the pacing."""
+"""Below this lead the producer has not delivered enough yet: not an error of the pacer."""
 
 
-class Watch:
-    """What the process sees of itself."""
+class SelfMeasurement:
+    """CPU, memory, event loop lag, leads and starvations of this process."""
 
     def __init__(self) -> None:
         self.lags_ms: list[float] = []
         self.leads_s: list[float] = []
         self.starvations = 0
 
-    def take(self) -> dict[str, Any]:
-        """All of it since the last time."""
-        seen: dict[str, Any] = {
+    def collect(self) -> dict[str, Any]:
+        """The measurements since the last call, which also resets them."""
+        figures: dict[str, Any] = {
             "cpu_s": time.process_time(),
             "rss_kib": _rss_kib(),
             "lags_ms": self.lags_ms,
@@ -49,36 +49,36 @@ class Watch:
             "starvations": self.starvations,
         }
         self.__init__()  # type: ignore[misc]
-        return seen
+        return figures
 
     async def lag(self) -> None:
-        """How much later than asked for the event loop comes back."""
+        """Measure how late the event loop wakes a sleeping task."""
         while True:
             began_s = time.perf_counter()
             await asyncio.sleep(LAG_EVERY_S)
             self.lags_ms.append((time.perf_counter() - began_s - LAG_EVERY_S) * 1000)
 
     async def sessions(self, owned: SessionRegistry) -> None:
-        """Observe each session as a speaker's connection would."""
+        """Observe each owned session, as a speaker's connection does."""
         seen: set[OwnedSession] = set()
         while True:
             for session in set(owned.all()) - seen:
                 session.add_observer(_Observer(self))
                 seen.add(session)
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(DISCOVER_EVERY_S)
 
 
 class _Observer:
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
+    def __init__(self, measurement: SelfMeasurement) -> None:
+        self._measurement = measurement
 
     def on_progress(self, utterance: Utterance) -> None:
         lead_s = utterance.unplayed_s(time.monotonic())
         if lead_s > STEADY_LEAD_S:
-            self._watch.leads_s.append(lead_s)
+            self._measurement.leads_s.append(lead_s)
 
     def on_error(self, error: ErrorReported) -> None:
-        self._watch.starvations += error.type == "video_starvation"
+        self._measurement.starvations += error.type == "video_starvation"
 
     def on_pose_changed(self, previous: str | None, pose: str) -> None: ...
     def on_playback_started(self, utterance: Utterance) -> None: ...
@@ -89,16 +89,16 @@ class _Observer:
 
 
 def _rss_kib() -> int:
-    with open("/proc/self/status") as status:  # noqa: PTH123 - read at once, no loop waits
+    with open("/proc/self/status") as status:  # noqa: PTH123 - a short read from memory
         line = next(line for line in status if line.startswith("VmRSS"))
     return int(line.split()[1])
 
 
 async def main(role: Role) -> None:
-    """Work until standard input ends."""
+    """Run the worker until standard input ends."""
     settings = WorkerSettings()
     client = await connect()
-    watch = Watch()
+    measurement = SelfMeasurement()
     loop = asyncio.get_running_loop()
     lines: asyncio.Queue[str] = asyncio.Queue()
     loop.add_reader(sys.stdin, lambda: lines.put_nowait(sys.stdin.readline()))
@@ -106,20 +106,20 @@ async def main(role: Role) -> None:
         worker_set = worker_set_for(role, client, settings, liveavatar)
         async with running_worker_set(worker_set, settings.drain_timeout_s):
             watching = [
-                asyncio.create_task(watch.lag(), name="lag"),
-                asyncio.create_task(watch.sessions(worker_set.registry), name="sessions"),
+                asyncio.create_task(measurement.lag(), name="lag"),
+                asyncio.create_task(measurement.sessions(worker_set.registry), name="sessions"),
             ]
-            tell({"ready": True})
+            send({"ready": True})
             while line := await lines.get():
                 if "collect" in line:
-                    gc.collect()  # before memory is looked at
-                tell(watch.take())
+                    gc.collect()  # so that garbage does not count as memory
+                send(measurement.collect())
             for task in watching:
                 task.cancel()
 
 
-def tell(message: dict[str, Any]) -> None:
-    """One line for whoever started us."""
+def send(message: dict[str, Any]) -> None:
+    """Print one line for the parent process."""
     print(json.dumps(message), flush=True)
 
 

@@ -1,6 +1,6 @@
-"""What a measurement says, and how it is shown: rows, the machine they stand for, a table, a file.
+"""Rows of figures, the machine they were measured on, the printed table and the JSON report.
 
-Measures nothing and judges nothing: a target that is missed is a line in a table.
+Measures nothing; a missed target is only marked in its row.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ _HEADINGS: Final = ("row", "what", "n", "p50", "p99", "max", "unit", "target", "
 
 @dataclass(frozen=True, slots=True)
 class FigureRow:
-    """One line of the table: many figures by their percentiles, or one `value`."""
+    """One row of the table: percentiles of many figures, or one `value`."""
 
     row: str
-    """The measurement it comes from, as ``--only`` names it."""
+    """The name of its measurement, as in ``--only``."""
     what: str
     n: int
-    """How many figures stand behind it."""
+    """Number of samples."""
     unit: str
     p50: float | None = None
     p99: float | None = None
     max: float | None = None
     value: float | None = None
     target: str | None = None
-    """In words, such as ``p50 <= 120, p99 <= 250``; None where there is none."""
+    """As text, such as ``p50 <= 120, p99 <= 250``; None: no target."""
     reached: bool | None = None
-    """Whether the target was met; None without one."""
+    """Whether the target was met; None: no target."""
 
 
 def percentile(figures: Sequence[float], percent: float) -> float:
-    """The smallest figure that at least so many percent of them do not exceed.
+    """The smallest figure that at least `percent` of the figures do not exceed.
 
     Raises:
         ValueError: there are no figures.
@@ -60,7 +60,7 @@ def spread(
     p50_at_most: float | None = None,
     p99_at_most: float | None = None,
 ) -> FigureRow:
-    """A row for many figures, with the limits that its percentiles should keep, if any."""
+    """A row for many figures, with optional limits for its percentiles."""
     p50, p99 = percentile(figures, 50), percentile(figures, 99)
     limits = [("p50", p50, p50_at_most), ("p99", p99, p99_at_most)]
     asked = [(name, figure, limit) for name, figure, limit in limits if limit is not None]
@@ -87,7 +87,7 @@ def single(
     at_most: float | None = None,
     at_least: float | None = None,
 ) -> FigureRow:
-    """A row for one figure, with the limits that it should keep, if any."""
+    """A row for one figure, with optional limits."""
     asked = [(sign, limit) for sign, limit in (("<=", at_most), (">=", at_least)) if limit]
     reached = (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
     return FigureRow(
@@ -102,12 +102,12 @@ def single(
 
 
 def _rounded(figure: float) -> float:
-    """Three figures after the point: enough for a microsecond of milliseconds."""
+    """Three decimals: one microsecond in milliseconds."""
     return round(figure, 3)
 
 
 def machine() -> dict[str, str | int]:
-    """What the figures stand for: cores, the processor's name, Python's version."""
+    """The machine: cores, processor, architecture and Python's version."""
     model = platform.processor() or platform.machine()
     if _CPU_INFO.exists():
         lines = _CPU_INFO.read_text().splitlines()
@@ -128,11 +128,11 @@ def write_report(path: Path, rows: Iterable[FigureRow]) -> None:
 
 
 def print_table(rows: Iterable[FigureRow], out: TextIO) -> None:
-    """Print the machine and the rows; a single value stands in the column of p50."""
+    """Print the machine and the rows; a single value is in the p50 column."""
     about = machine()
     print(f"{about['cpu']}, {about['cores']} cores, Python {about['python']}\n", file=out)
     lines = [_HEADINGS, *(_cells(row) for row in rows)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(_HEADINGS))]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADINGS))]
     for line in lines:
         cells = [
             cell.rjust(width) if heading in _NUMBERS else cell.ljust(width)

@@ -1,7 +1,7 @@
 """The measurements, one module each.
 
-A module has `NAME`, what ``--only`` calls it, and `measure`, which returns its rows. To add one,
-write it and name it in `MEASUREMENTS`.
+A module has `NAME`, as in ``--only``, and `measure`, which returns its rows. To add a measurement,
+write its module and add it to `_ALL`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from bench.table import FigureRow
 
 
 class Measurement(Protocol):
-    """What a module of this package is to the bench."""
+    """The interface of a module of this package."""
 
     NAME: str
 
     async def measure(self, lab: Lab) -> list[FigureRow]:
-        """Measure; what breaks is raised."""
+        """Measure and return the rows; errors propagate."""
 
 
 _ALL: Final[tuple[Measurement, ...]] = (encode, owner, start, interrupt, history)

@@ -1,8 +1,8 @@
-"""What it costs to say one second: the CPU of encoding and sending a chunk of 48,000 bytes.
+"""CPU time to encode and send one second of speech, a chunk of 48,000 bytes.
 
-Three ways in one run, in turns: the floor (frames that were made before, `sendall` into a raw
-socket), ours (`LiteConnection.speak`), and the field's usual one (`json.dumps` of a dictionary
-with `base64`, `websockets` as it comes, which compresses). The receiver is another process.
+Three ways in one run, in turns: the floor (prepared frames, `sendall` into a raw socket),
+`LiteConnection.speak`, and the usual way (`json.dumps` of a dictionary with `base64`, `websockets`
+with its defaults, which compress). The receiver is another process.
 """
 
 from __future__ import annotations
@@ -37,56 +37,70 @@ MOST_OF_FLOOR: Final = 2.0
 LEAST_OF_USUAL: Final = 10.0
 ROUNDS: Final = 60
 CHUNKS: Final = 20
-"""Sent one after the other in each turn."""
+"""Chunks sent in each turn."""
 USUAL_CHUNKS: Final = 5
-"""The usual way takes a millisecond and more: fewer chunks measure it as well."""
+"""The usual way takes milliseconds a chunk: fewer chunks are precise enough."""
 GAP_S: Final = 0.002
-"""Between turns, until the receiver has taken everything."""
+"""Pause between turns, so that the receiver can drain its socket."""
 SAMPLE: Final = ROOT / "demo" / "samples" / "story.flac"
 HANDSHAKE: Final = (
     b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: " + base64.b64encode(bytes(16)) + b"\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 NEVER_S: Final = 1e6
-"""The receiver acknowledges nothing, and the connection must not mind."""
+"""The receiver never answers, so the connection must never count it as dead."""
 
 Turn = Callable[[int], Awaitable[None]]
-"""Sends so many chunks."""
+"""Sends a number of chunks."""
 
 
 async def measure(lab: Lab) -> list[FigureRow]:
-    """Send the same speech in the three ways, in turns."""
+    """Send the same speech in three ways, in turns."""
     speech = _speech()
     rounds = ROUNDS // 4 if lab.quick else ROUNDS
     async with (
         discarding_server() as port,
         _floor(port, speech) as floor,
-        _ours(port, speech) as ours,
+        _lite(port, speech) as lite,
         _usual(port, speech) as usual,
     ):
-        turns = ((floor, CHUNKS), (ours, CHUNKS), (usual, USUAL_CHUNKS))
-        for turn, chunks in turns:  # sockets' buffers, caches
+        turns = ((floor, CHUNKS), (lite, CHUNKS), (usual, USUAL_CHUNKS))
+        for turn, chunks in turns:  # warm up socket buffers and caches
             await _cpu_us(turn, chunks)
         figures = [[await _cpu_us(turn, chunks) for turn, chunks in turns] for _ in range(rounds)]
     return _rows(figures)
 
 
 def _rows(figures: Sequence[Sequence[float]]) -> list[FigureRow]:
-    floor_us, ours_us, usual_us = (list(column) for column in zip(*figures, strict=True))
-    times_floor = percentile(ours_us, 50) / percentile(floor_us, 50)
-    of_usual = percentile(usual_us, 50) / percentile(ours_us, 50)
+    floor_us, lite_us, usual_us = (list(column) for column in zip(*figures, strict=True))
+    times_floor = percentile(lite_us, 50) / percentile(floor_us, 50)
+    of_usual = percentile(usual_us, 50) / percentile(lite_us, 50)
     count = len(figures)
     return [
         spread(NAME, "CPU a second of speech, the floor", floor_us, "us"),
-        spread(NAME, "CPU a second of speech, LiteConnection.speak", ours_us, "us"),
+        spread(NAME, "CPU a second of speech, LiteConnection.speak", lite_us, "us"),
         spread(NAME, "CPU a second of speech, the usual way", usual_us, "us"),
-        single(NAME, "ours in floors", times_floor, "x", n=count, at_most=MOST_OF_FLOOR),
-        single(NAME, "the usual way in ours", of_usual, "x", n=count, at_least=LEAST_OF_USUAL),
+        single(
+            NAME,
+            "LiteConnection.speak, times the floor",
+            times_floor,
+            "x",
+            n=count,
+            at_most=MOST_OF_FLOOR,
+        ),
+        single(
+            NAME,
+            "the usual way, times LiteConnection.speak",
+            of_usual,
+            "x",
+            n=count,
+            at_least=LEAST_OF_USUAL,
+        ),
     ]
 
 
 async def _cpu_us(turn: Turn, chunks: int) -> float:
-    """Microseconds of this process's CPU, user and system, for each chunk of a turn."""
+    """Microseconds of this process's CPU time, user and system, for each chunk of a turn."""
     await asyncio.sleep(GAP_S)
     began_s = time.process_time()
     await turn(chunks)
@@ -94,7 +108,7 @@ async def _cpu_us(turn: Turn, chunks: int) -> float:
 
 
 def _speech() -> list[bytes]:
-    """Seconds of real speech: how well it compresses is a part of the usual way's cost."""
+    """Chunks of one second of real speech: compression cost depends on the content."""
     samples, _ = soundfile.read(SAMPLE, dtype="int16")
     pcm = samples.tobytes()
     whole = len(pcm) - len(pcm) % BYTES_PER_S
@@ -107,7 +121,7 @@ def _url(port: int) -> str:
 
 @asynccontextmanager
 async def _floor(port: int, speech: Sequence[bytes]) -> AsyncIterator[Turn]:
-    """Frames made before, masked and all; only the kernel works."""
+    """Frames prepared and masked in advance: only the kernel's work is measured."""
     utterance_id = str(uuid4())
     frames = [
         Frame(Opcode.TEXT, encode_speak(pcm, utterance_id)).serialize(mask=True) for pcm in speech
@@ -126,7 +140,7 @@ async def _floor(port: int, speech: Sequence[bytes]) -> AsyncIterator[Turn]:
 
 
 @asynccontextmanager
-async def _ours(port: int, speech: Sequence[bytes]) -> AsyncIterator[Turn]:
+async def _lite(port: int, speech: Sequence[bytes]) -> AsyncIterator[Turn]:
     utterance_id = str(uuid4())
     chunks = itertools.cycle(speech)
     connection = await LiteConnection.open(SecretStr(_url(port)), dead_after_s=NEVER_S)
@@ -138,7 +152,7 @@ async def _ours(port: int, speech: Sequence[bytes]) -> AsyncIterator[Turn]:
     try:
         yield send
     finally:
-        await connection.close(timeout_s=0.1)  # nobody answers
+        await connection.close(timeout_s=0.1)  # the receiver sends no close frame
 
 
 @asynccontextmanager

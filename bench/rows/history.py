@@ -1,7 +1,7 @@
-"""What a session costs of its history: events of an idle one, of an utterance, of a command.
+"""Workflow history events of an idle session, of an utterance and of a command.
 
-Also two hours' worth of commands given as fast as they go: one each five seconds would be as many.
-Temporal ends a workflow at 51,200 events, and warns from 10,240 on.
+Sends as many commands as one every five seconds for two hours, as fast as they complete. Temporal
+ends a workflow at 51,200 events, and warns from 10,240 on.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ UTTERANCES: Final = 20
 UTTERANCE_EVENTS: Final = 5
 COMMAND_EVENTS: Final = 12
 COMMANDS: Final = 1_440
-"""One each five seconds for two hours."""
-EVENTS_AT_MOST: Final = 51_200
+"""One every five seconds for two hours."""
+MAX_EVENTS: Final = 51_200
 
 
 async def measure(lab: Lab) -> list[FigureRow]:
-    """An idle session; one that speaks; one that is given commands."""
+    """Measure an idle session, one that speaks, and one that gets commands."""
     await lab.sessions()
     idle_s = 30.0 if lab.quick else IDLE_S
     commands = COMMANDS // 20 if lab.quick else COMMANDS
@@ -85,7 +85,7 @@ async def _idle(lab: Lab, idle_s: float) -> int:
 
 
 async def _speaking(lab: Lab) -> float:
-    """Utterances of a second, with pauses in which their lines are told one by one."""
+    """Utterances of one second, with pauses so that each is signalled to the workflow alone."""
     session, workflow = await _opened(lab)
     async with session.live() as live:
         before = await _events(workflow)
@@ -126,7 +126,7 @@ async def _commanded(lab: Lab, commands: int) -> list[FigureRow]:
             events / commands * COMMANDS,
             "events",
             n=commands,
-            at_most=EVENTS_AT_MOST,
+            at_most=MAX_EVENTS,
         ),
         single(NAME, "given one after the other in", took_s, "s", n=commands),
     ]

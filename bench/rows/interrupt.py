@@ -1,7 +1,7 @@
-"""From the call that silences an avatar to the arrival of the interrupt at LiveAvatar.
+"""Time from the interrupt call to the arrival of the interrupt at the simulator.
 
-By a signal (durable once it returns, no answer) and by an update (its answer says that it is on
-the wire). The simulator's tape tells when each arrived; both clocks are this machine's.
+By signal (durable once it returns, no answer) and by update (its answer confirms that the interrupt
+is on the wire). The simulator's tape has the arrival times; both clocks are this machine's.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ P50_MS: Final = 20.0
 P99_MS: Final = 50.0
 INTERRUPTS: Final = 300
 PAUSE_S: Final = 0.05
-"""Between two, so that none waits for the one before."""
+"""Pause between interrupts, so that none waits for the previous one."""
 ARRIVE_WITHIN_S: Final = 10.0
 
-Ask = Callable[[Session], Awaitable[object]]
+Call = Callable[[Session], Awaitable[object]]
 
 
 async def measure(lab: Lab) -> list[FigureRow]:
-    """Interrupt a silent avatar again and again, first by one way, then by the other."""
+    """Interrupt a silent avatar repeatedly, first by signal, then by update."""
     count = INTERRUPTS // 5 if lab.quick else INTERRUPTS
     signal_ms, _ = await _to_the_wire(lab, lambda session: session.send(Interrupt()), count)
     update_ms, reply_ms = await _to_the_wire(lab, lambda session: session.interrupt(), count)
@@ -44,7 +44,7 @@ def _row(what: str, figures_ms: list[float]) -> FigureRow:
     return spread(NAME, what, figures_ms, "ms", p50_at_most=P50_MS, p99_at_most=P99_MS)
 
 
-async def _to_the_wire(lab: Lab, ask: Ask, count: int) -> tuple[list[float], list[float]]:
+async def _to_the_wire(lab: Lab, call: Call, count: int) -> tuple[list[float], list[float]]:
     """Milliseconds until each interrupt arrived, and until each call returned."""
     session, _ = await (await lab.sessions()).open(new_key(), request())
     provider_id = (await session.status()).provider_session_id
@@ -53,7 +53,7 @@ async def _to_the_wire(lab: Lab, ask: Ask, count: int) -> tuple[list[float], lis
     for _ in range(count):
         asked_at.append(time.time())
         began_s = time.perf_counter()
-        await ask(session)
+        await call(session)
         returned_ms.append((time.perf_counter() - began_s) * 1000)
         await asyncio.sleep(PAUSE_S)
     async with asyncio.timeout(ARRIVE_WITHIN_S):
@@ -65,7 +65,7 @@ async def _to_the_wire(lab: Lab, ask: Ask, count: int) -> tuple[list[float], lis
 
 
 async def _arrivals(lab: Lab, provider_id: str | None) -> list[float]:
-    """When each interrupt reached the simulator, in seconds of the machine's clock."""
+    """When each interrupt reached the simulator, in wall-clock seconds."""
     ledger = await (await lab.stack()).liveavatar.ledger()
     line = next(each for each in ledger["sessions"] if each["session_id"] == provider_id)
     started_at = datetime.fromisoformat(line["started_at"]).timestamp()

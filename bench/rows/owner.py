@@ -1,7 +1,7 @@
-"""The owner under load: CPU, memory, pacing and event loop lag with many sessions that speak.
+"""The owner under load: CPU, memory, pacing and event loop lag with many speaking sessions.
 
-And what speakers feel: from the first byte to the wire, from an interrupt in band to the wire, idle
-and with 200 sessions speaking; and the silence after a speaker's connection is cut.
+Also the latency that speakers see: from the first byte and from an in-band interrupt to the wire,
+idle and with 200 sessions speaking; and the silence after a speaker's connection is cut.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ NAME: Final = "owner"
 COUNTS: Final = (50, 200, 400)
 LOADED: Final = 200
 WARM_UP_S: Final = 6.0
-"""Until the first second's bursts are over, and every lead stands."""
+"""Until the initial bursts are over and every lead is steady."""
 MEASURED_S: Final = 20.0
-SOAKED_S: Final = 60.0
+SOAK_S: Final = 60.0
 PROBES: Final = 200
 PROBE_EVERY_S: Final = 0.05
 LEAD_S: Final = 2.0
@@ -34,7 +34,7 @@ UTTERANCE_S: Final = 20
 
 
 async def measure(lab: Lab) -> list[FigureRow]:
-    """Each number of sessions in an owner process of its own."""
+    """Measure each number of sessions in a new owner process."""
     rows: list[FigureRow] = []
     with tempfile.TemporaryDirectory() as folder:
         async with load_lab(Path(folder)) as load:
@@ -50,21 +50,21 @@ async def measure(lab: Lab) -> list[FigureRow]:
 async def _loaded(
     load: SpeakingLoad, count: int, cpu_ms: dict[int, float], *, quick: bool
 ) -> list[FigureRow]:
-    seconds = SOAKED_S if count == LOADED and not quick else MEASURED_S
+    seconds = SOAK_S if count == LOADED and not quick else MEASURED_S
     async with load.owner() as owner:
-        idle = await owner.look(at_memory=True)
+        idle = await owner.stats(memory=True)
         async with load.speakers(count) as speakers:
-            live = await owner.look(at_memory=True)
+            live = await owner.stats(memory=True)
             talking = asyncio.create_task(talk(speakers, WARM_UP_S + seconds), name="talk")
             await asyncio.sleep(WARM_UP_S)
-            before, began_s = await owner.look(), time.perf_counter()
+            before, began_s = await owner.stats(), time.perf_counter()
             probes: list[FigureRow] = []
             if count == LOADED:
                 probes = await _interrupts(
                     load, speakers[0], f"interrupt in band to the wire, {count} speaking", 10.0
                 )
             await asyncio.sleep(max(0.0, began_s + seconds - time.perf_counter()))
-            after, lasted_s = await owner.look(), time.perf_counter() - began_s
+            after, lasted_s = await owner.stats(), time.perf_counter() - began_s
             await talking
     cpu_ms[count] = (after["cpu_s"] - before["cpu_s"]) / lasted_s / count * 1000
     rows = [
@@ -84,9 +84,9 @@ async def _loaded(
     return rows + probes
 
 
-def _steadiness(seen: dict[str, Any], count: int) -> list[FigureRow]:
-    errors_ms = [abs(lead_s - LEAD_S) * 1000 for lead_s in seen["leads_s"]]
-    starved = seen["starvations"]
+def _steadiness(figures: dict[str, Any], count: int) -> list[FigureRow]:
+    errors_ms = [abs(lead_s - LEAD_S) * 1000 for lead_s in figures["leads_s"]]
+    starved = figures["starvations"]
     what = f"{count} speaking"
     return [
         FigureRow(
@@ -99,7 +99,7 @@ def _steadiness(seen: dict[str, Any], count: int) -> list[FigureRow]:
             reached=starved == 0,
         ),
         spread(NAME, f"error of the lead, {what}", errors_ms, "ms", p99_at_most=150),
-        spread(NAME, f"event loop lag, {what}", seen["lags_ms"], "ms", p99_at_most=20),
+        spread(NAME, f"event loop lag, {what}", figures["lags_ms"], "ms", p99_at_most=20),
     ]
 
 
@@ -121,7 +121,7 @@ async def _unloaded(load: SpeakingLoad, *, quick: bool) -> list[FigureRow]:
 
 
 async def _first_bytes(load: SpeakingLoad, speaker: LoadSpeaker, count: int) -> list[FigureRow]:
-    """A speaker that brings half a second at once, as a TTS faster than speech does."""
+    """Send half a second of speech in one burst, as a fast TTS does."""
     asked: dict[str, float] = {}
     for _ in range(count):
         utterance_id = f"first-{uuid4().hex[:10]}"
@@ -131,7 +131,7 @@ async def _first_bytes(load: SpeakingLoad, speaker: LoadSpeaker, count: int) -> 
             await speaker.connection.send(FRAME)
         await asyncio.sleep(PROBE_EVERY_S)
         await speaker.interrupt()
-        await asyncio.sleep(0.25)  # LiveAvatar's answer, which new speech waits for
+        await asyncio.sleep(0.25)  # new speech waits for LiveAvatar's answer to the interrupt
     arrived = await load.arrivals(speaker, "agent.speak")
     waits_ms = [(arrived[name] - at_s) * 1000 for name, at_s in asked.items() if name in arrived]
     what = "first byte to the first chunk on the wire"
@@ -157,7 +157,7 @@ async def _interrupts(
 
 
 async def _cut(load: SpeakingLoad) -> FigureRow:
-    """A speaker's connection is cut again and again; our client makes it anew each time."""
+    """Cut a speaker's connection repeatedly; the client reconnects each time."""
     port = free_port()
     async with (
         TcpRelay(LOOPBACK, port).listening() as relay,
