@@ -72,7 +72,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m chaos", description="Break real processes and check what was billed and heard.")
+    parser = argparse.ArgumentParser(
+        prog="python -m chaos", description="Break real processes; check the bill and the speech."
+    )
     parser.add_argument(
         "--rounds", type=_count, default=ROUNDS, metavar="N", help="runs of every row"
     )
