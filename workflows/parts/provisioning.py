@@ -212,7 +212,7 @@ class Provisioning:
     ) -> SessionStarted:
         self._check_not_ending()
         # The record has the id before billing can begin, so every billed session is known.
-        generation.started_at = workflow.now()
+        requested_at = generation.started_at = workflow.now()
         self._starting = True
         try:
             started = await execute(
@@ -229,8 +229,11 @@ class Provisioning:
             )
         finally:
             self._starting = False
-        generation.confirmed_started, generation.started_at = True, started.started_at
-        return started
+        # Deadlines count from here. The worker's wall clock may be wrong by hours; the workflow's
+        # is the Temporal server's, and the start lies between these two moments.
+        started_at = min(max(started.started_at, requested_at), workflow.now())
+        generation.confirmed_started, generation.started_at = True, started_at
+        return started.model_copy(update={"started_at": started_at})
 
     def _check_not_ending(self) -> None:
         if self._record.end_cause is not None:

@@ -91,6 +91,19 @@ async def test_a_session_is_minted_and_started(
     assert stub.pauses == []
 
 
+@pytest.mark.parametrize("off", [timedelta(hours=-1), timedelta(hours=1)])
+async def test_a_start_lies_within_the_workflow_s_time(
+    stub: WorkflowStub, monkeypatch: pytest.MonkeyPatch, off: timedelta
+) -> None:
+    """A worker's wall clock had jumped back by an hour: the session counted as an hour old when it
+    was live, and ended at once with ``max_duration``."""
+    answer = started(stub).model_copy(update={"started_at": stub.now + off})
+    opening = Opening(stub, monkeypatch, minted(), answer)
+    stream = await opening.provisioning.open(request())
+    assert stream.generation.started_at == stub.now
+    assert stream.started.started_at == stub.now
+
+
 async def test_a_rate_limited_mint_waits_and_is_repeated(
     stub: WorkflowStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
