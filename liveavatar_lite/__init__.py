@@ -113,7 +113,7 @@ from .protocol import (
 from .rest import (
     LiveAvatar,
 )
-from .utterance_book import UtteranceEnded, UtteranceStarted
+from .utterance_tracking import UtteranceEnded, UtteranceStarted
 
 __all__ = [
     "BYTES_PER_S",

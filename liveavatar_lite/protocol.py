@@ -50,7 +50,7 @@ from .messages import (
     encode_speak,
     speak_frame_bytes,
 )
-from .utterance_book import Change, UtteranceBook, UtteranceEnded, UtteranceStarted
+from .utterance_tracking import Change, UtteranceBook, UtteranceEnded, UtteranceStarted
 
 CLOSE_NORMAL: Final = 1000
 CLOSE_ABNORMAL: Final = 1006

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from ._replies import Reply, api_error
+from ._error_replies import Reply, api_error
 from .errors import (
     LiteError,
     NotFound,

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     )
     from .media.avatar import RoomUnreachable
     from .media.recording import AudioRecording
+    from .service.error_replies import Refusal
     from .service.http_server import AddressInUse
-    from .service.refusals import Refusal
     from .session import SimulatedPhase, SimulatedSession
     from .settings import (
         CATALOGUE,
@@ -50,7 +50,7 @@ _HOMES = {
     "media.avatar": ("RoomUnreachable",),
     "media.recording": ("AudioRecording",),
     "service.http_server": ("AddressInUse",),
-    "service.refusals": ("Refusal",),
+    "service.error_replies": ("Refusal",),
     "session": ("SimulatedPhase", "SimulatedSession"),
     "settings": (
         "CATALOGUE",

@@ -15,9 +15,9 @@ from .media.avatar import HostedRooms
 from .media.picture import AvatarPicture
 from .media.recording import AudioRecording
 from .service.http_server import RestServer, bind, printable_host
-from .service.lifecycle import LiveAvatarService
 from .service.media_socket import MediaServer
 from .service.rest import create_app
+from .service.sessions import LiveAvatarService
 from .session import SimulatedSession
 from .settings import SimulatorSettings
 

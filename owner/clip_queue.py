@@ -22,9 +22,9 @@ from avatar_sessions.contract.states import UtteranceOutcome
 from liveavatar_lite import CHUNK_S
 from owner.clips.errors import ClipError
 from owner.observer import SpeechSession
-from owner.playback import USUAL_START_LATENCY_S, EarlierPart
-from owner.playout import Playout
-from owner.utterance import Utterance
+from owner.playback_position import USUAL_START_LATENCY_S, EarlierPart
+from owner.playout_queue import Playout
+from owner.utterance_buffer import Utterance
 
 CLIP_AHEAD_BYTES: Final = 96_000
 """How much of a clip is decoded ahead of what was sent: two seconds."""

@@ -1,6 +1,6 @@
 """Live speech of one owned session: utterances that speakers bring, and their reports.
 
-The ingress opens utterances here and writes to them; `owner.playout` plays them. An utterance
+The ingress opens utterances here and writes to them; `owner.playout_queue` plays them. An utterance
 outlives its speaker's connection: it waits for the speaker to come back.
 """
 
@@ -16,9 +16,9 @@ from avatar_sessions.contract.live_dialect import LiveBegin
 from avatar_sessions.contract.messages import Failure, UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from owner.observer import SpeechSession
-from owner.playback import EarlierPart
-from owner.playout import Playout
-from owner.utterance import Utterance
+from owner.playback_position import EarlierPart
+from owner.playout_queue import Playout
+from owner.utterance_buffer import Utterance
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import Pose
 from liveavatar_lite import ErrorReported
-from owner.utterance import Utterance
+from owner.utterance_buffer import Utterance
 
 
 @dataclass(frozen=True)

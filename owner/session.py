@@ -34,8 +34,8 @@ from liveavatar_lite import (
 from owner.clip_queue import ClipJob, ClipQueue, Progress
 from owner.live_queue import LiveQueue
 from owner.observer import Observer, ProviderEnd, SessionSupervisor
-from owner.playout import Playout
-from owner.utterance import Utterance
+from owner.playout_queue import Playout
+from owner.utterance_buffer import Utterance
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from activities.janitor.metrics import JanitorMetrics
 from activities.janitor.round import JanitorRules
 from activities.provider.rooms import LiveKitSettings, RoomActivities
 from activities.provider.sessions import ProviderActivities
-from activities.streaming.activities import StreamActivities
+from activities.streaming.stream_activities import StreamActivities
 from avatar_sessions.contract import names
 from avatar_sessions.seal import Seal
 from liveavatar_lite import LiveAvatar

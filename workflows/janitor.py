@@ -26,7 +26,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from avatar_sessions.contract.messages import one_message, problems_of
 
-from workflows.parts.execute import execute
+from workflows.parts.execute_activity import execute
 
 REAP: Final = ActivityConfig(
     task_queue=names.JANITOR_TASK_QUEUE,

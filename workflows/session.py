@@ -49,6 +49,7 @@ with workflow.unsafe.imports_passed_through():
 
 from workflows.parts import options
 from workflows.parts.access import AccessGrants, is_reserved
+from workflows.parts.audio_streams import Streams
 from workflows.parts.cleanup import Cleanup
 from workflows.parts.failures import failure_of, never_reached_owner
 from workflows.parts.generations import Generations
@@ -56,9 +57,8 @@ from workflows.parts.ledger import AnyCommand, CommandLedger, LedgerEntry
 from workflows.parts.owner_commands import OwnerCommands
 from workflows.parts.owner_monitor import OwnerMonitor
 from workflows.parts.provisioning import Provisioning
-from workflows.parts.record import EndCause, SessionRecord
 from workflows.parts.report import session_report, session_status
-from workflows.parts.streams import Streams
+from workflows.parts.session_state import EndCause, SessionRecord
 
 Message = TypeVar("Message", bound=BaseModel)
 

@@ -26,7 +26,7 @@ from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.errors import AvatarSessionsError, LiveSpeechMisused
 from avatar_sessions.live.events import SpeechInterrupted
-from avatar_sessions.live.outgoing import (
+from avatar_sessions.live.outgoing_utterance import (
     BYTES_PER_MS,
     ControlFrame,
     OutgoingState,

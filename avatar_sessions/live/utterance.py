@@ -17,7 +17,7 @@ from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.errors import AvatarSessionsError, LiveSpeechMisused, UtteranceOver
 from avatar_sessions.live.notifier import Notifier
 from avatar_sessions.live.outbox import FRAME_BYTES, Outbox
-from avatar_sessions.live.outgoing import OutgoingState, OutgoingUtterance
+from avatar_sessions.live.outgoing_utterance import OutgoingState, OutgoingUtterance
 from liveavatar_lite.pcm import PcmConverter, PcmInput
 
 NO_REPORT_TIMEOUT_S: Final = 60.0

@@ -22,10 +22,9 @@ from liveavatar_simulator.ledger import BillingLedger, SessionLine
 from liveavatar_simulator.session import SimulatedSession
 from liveavatar_simulator.settings import CATALOGUE, SimulatorSettings
 
-from . import refusals
-from .lifecycle import LiveAvatarService
+from . import error_replies
+from .error_replies import Refusal, ReplyLost
 from .rate_limits import RateLimits
-from .refusals import Refusal, ReplyLost
 from .schemas import (
     AvatarEntry,
     EndedSessionEntry,
@@ -36,6 +35,7 @@ from .schemas import (
     TokenRequestSchema,
     envelope,
 )
+from .sessions import LiveAvatarService
 
 Abort = Callable[[Request], None]
 _Row = TypeVar("_Row")
@@ -56,7 +56,7 @@ class Callers:
             Refusal: 401.
         """
         if not self._knows(x_api_key):
-            raise refusals.unauthorized("A valid X-API-KEY is required")
+            raise error_replies.unauthorized("A valid X-API-KEY is required")
 
     def with_token(self, authorization: Annotated[str | None, Header()] = None) -> SimulatedSession:
         """Require a session token; returns its session.
@@ -66,7 +66,7 @@ class Callers:
         """
         session = self._session_of(authorization)
         if session is None:
-            raise refusals.unauthorized("A valid session token is required")
+            raise error_replies.unauthorized("A valid session token is required")
         return session
 
     def with_either(
@@ -81,7 +81,7 @@ class Callers:
         """
         session = self._session_of(authorization)
         if session is None and not self._knows(x_api_key):
-            raise refusals.unauthorized("A valid X-API-KEY or session token is required")
+            raise error_replies.unauthorized("A valid X-API-KEY or session token is required")
         return session
 
     def _knows(self, key: str | None) -> bool:
@@ -152,7 +152,7 @@ def _limit_rates(app: FastAPI, calls_per_s: int) -> None:
             return await call_next(request)
         decision = limits.count(request)
         if not decision.allowed:
-            refusal = refusals.rate_limited(decision.headers)
+            refusal = error_replies.rate_limited(decision.headers)
             body = {"code": refusal.code, "data": None, "message": refusal.message}
             return JSONResponse(body, refusal.status, refusal.headers)
         response = await call_next(request)
@@ -203,7 +203,7 @@ def _add_lifecycle(
     ) -> Reply:
         session = _named(service, caller, body.session_id if body else None)
         if not session.billing:
-            raise refusals.session_not_found()
+            raise error_replies.session_not_found()
         session.touch()
         return envelope(None)
 
@@ -218,11 +218,11 @@ def _named(
     """
     if session_id is None:
         if caller is None:
-            raise refusals.bad_request("session_id is required with an API key")
+            raise error_replies.bad_request("session_id is required with an API key")
         return caller
     session = service.find(str(session_id))
     if session is None or (caller is not None and caller is not session):
-        raise refusals.session_not_found()
+        raise error_replies.session_not_found()
     return session
 
 
@@ -253,21 +253,21 @@ def _add_listing(app: FastAPI, service: LiveAvatarService, callers: Callers) -> 
         service.check_listing()
         session = service.find(str(session_id))
         if session is None:
-            raise refusals.session_not_found()
+            raise error_replies.session_not_found()
         return envelope(_row(session))
 
     @app.get("/v1/sessions/{session_id}/transcript", dependencies=with_key)
     async def get_transcript(session_id: UUID) -> Reply:
         session = service.find(str(session_id))
         if session is None:
-            raise refusals.session_not_found()
+            raise error_replies.session_not_found()
         # LITE mode receives audio, not text.
         return envelope({"session_active": session.billing, "transcript_data": []})
 
     @app.delete("/v1/sessions/{session_id}/events", dependencies=with_key)
     async def delete_events(session_id: UUID) -> Reply:
         if service.find(str(session_id)) is None:
-            raise refusals.session_not_found()
+            raise error_replies.session_not_found()
         return envelope(None)
 
     @app.get("/v1/users/credits", dependencies=with_key)

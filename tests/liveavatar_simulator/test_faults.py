@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from liveavatar_lite.messages import SpeakEnded
-from liveavatar_lite.utterance_book import UtteranceEnded, UtteranceStarted
+from liveavatar_lite.utterance_tracking import UtteranceEnded, UtteranceStarted
 from liveavatar_simulator import Faults, Refusal, SimulatedPhase
 from tests.support.simulator import (
     Simulate,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from liveavatar_lite.utterance_book import UtteranceEnded
+from liveavatar_lite.utterance_tracking import UtteranceEnded
 from liveavatar_simulator import BillingLedger, SessionLine
 from tests.support.simulator import Simulate, SimulatorCaller, connected, next_event, sounds, tone
 from tests.support.waiting import until

@@ -47,7 +47,7 @@ class WorkflowStub:
 class ScriptedActivities:
     """Answers activities in turn: a result is returned, an exception is raised.
 
-    Stands in for `workflows.parts.execute.execute`; `calls` has each payload that was sent.
+    Stands in for `workflows.parts.execute_activity.execute`; `calls` has each payload.
     """
 
     def __init__(self, *answers: BaseModel | Exception) -> None:

@@ -31,8 +31,8 @@ with workflow.unsafe.imports_passed_through():
     )
 
 from workflows.parts import options
-from workflows.parts.execute import execute
-from workflows.parts.record import SessionRecord
+from workflows.parts.execute_activity import execute
+from workflows.parts.session_state import SessionRecord
 
 AGENT_IDENTITY: Final = "agent"
 GENERATION_MARK: Final = "-generation-"

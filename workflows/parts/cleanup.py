@@ -27,9 +27,9 @@ with workflow.unsafe.imports_passed_through():
 
 from workflows.parts import alerts, options
 from workflows.parts.alerts import LeftBehind
-from workflows.parts.execute import execute
+from workflows.parts.execute_activity import execute
 from workflows.parts.failures import failure_of, retry_delay
-from workflows.parts.record import Generation, SessionRecord
+from workflows.parts.session_state import Generation, SessionRecord
 
 Result = TypeVar("Result", bound=BaseModel)
 

@@ -21,13 +21,13 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.states import EndReason, SessionState
 
 from workflows.parts import options
+from workflows.parts.audio_streams import Stream, Streams
 from workflows.parts.cleanup import Cleanup
 from workflows.parts.failures import failure_of, is_type, limit_waited_for
 from workflows.parts.owner_commands import OwnerCommands
 from workflows.parts.owner_monitor import OwnerMonitor
 from workflows.parts.provisioning import Provisioning
-from workflows.parts.record import EndCause, SessionRecord
-from workflows.parts.streams import Stream, Streams
+from workflows.parts.session_state import EndCause, SessionRecord
 
 MAX_DURATION_REACHED: Final = "MAX_DURATION_REACHED"
 ENDED_ON_PURPOSE: Final = frozenset(

@@ -27,7 +27,7 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.states import CommandOutcome, SessionState, UtteranceOutcome
 
 from workflows.parts import options
-from workflows.parts.execute import execute
+from workflows.parts.execute_activity import execute
 from workflows.parts.failures import (
     failure_of,
     is_heartbeat_timeout,
@@ -37,7 +37,7 @@ from workflows.parts.failures import (
 )
 from workflows.parts.ledger import CommandLedger, LedgerEntry
 from workflows.parts.owner_monitor import OwnerMonitor, deliver_to_owner
-from workflows.parts.record import Generation, SessionRecord
+from workflows.parts.session_state import Generation, SessionRecord
 
 
 class OwnerCommands:

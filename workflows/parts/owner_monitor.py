@@ -72,11 +72,11 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.states import EndReason, SessionState
 
 from workflows.parts import options
-from workflows.parts.execute import execute
+from workflows.parts.audio_streams import Streams
+from workflows.parts.execute_activity import execute
 from workflows.parts.failures import is_not_taken, timed_out
 from workflows.parts.ledger import CommandLedger
-from workflows.parts.record import EndCause, SessionRecord
-from workflows.parts.streams import Streams
+from workflows.parts.session_state import EndCause, SessionRecord
 
 
 class OwnerMonitor:

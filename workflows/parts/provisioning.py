@@ -27,16 +27,16 @@ with workflow.unsafe.imports_passed_through():
 
 from workflows.parts import options
 from workflows.parts.access import avatar_identity
+from workflows.parts.audio_streams import Stream, Streams
 from workflows.parts.cleanup import USER_CLOSED, Cleanup
-from workflows.parts.execute import execute
+from workflows.parts.execute_activity import execute
 from workflows.parts.failures import (
     failure_of,
     limit_waited_for,
     retry_delay,
     start_outcome_unknown,
 )
-from workflows.parts.record import Generation, SessionRecord
-from workflows.parts.streams import Stream, Streams
+from workflows.parts.session_state import Generation, SessionRecord
 
 STOP_REASONS = {
     EndReason.IDLE_TIMEOUT: "IDLE_TIMEOUT",

@@ -16,7 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.states import Pose
 
 from workflows.parts.ledger import CommandLedger
-from workflows.parts.record import SessionRecord
+from workflows.parts.session_state import SessionRecord
 
 
 def session_status(record: SessionRecord, ledger: CommandLedger, pose: Pose) -> SessionStatus:

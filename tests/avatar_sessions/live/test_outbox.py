@@ -10,7 +10,7 @@ from avatar_sessions.contract.live_dialect import LiveBegin, LiveInterrupted, Li
 from avatar_sessions.contract.messages import UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.live.outbox import Outbox
-from avatar_sessions.live.outgoing import OutgoingState, OutgoingUtterance
+from avatar_sessions.live.outgoing_utterance import OutgoingState, OutgoingUtterance
 from avatar_sessions.live.protocol import PcmChunk, SpeakerMessage
 from liveavatar_lite.messages import AgentInterrupt, AgentSpeakEnd
 

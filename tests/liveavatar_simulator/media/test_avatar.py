@@ -17,7 +17,7 @@ from deploy.local.livekit import LiveKitServer
 from liveavatar_lite.audio import SAMPLE_RATE_HZ
 from liveavatar_lite.messages import AgentStateUpdated
 from liveavatar_lite.protocol import PoseChanged
-from liveavatar_lite.utterance_book import UtteranceEnded, UtteranceStarted
+from liveavatar_lite.utterance_tracking import UtteranceEnded, UtteranceStarted
 from tests.support.simulator import Simulate, SimulatorCaller, connected, next_event, tone
 from tests.support.waiting import until
 

@@ -13,7 +13,7 @@ import pytest
 
 from deploy.local.livekit import LiveKitServer
 from liveavatar_lite.audio import BYTES_PER_S, duration_s, size_bytes
-from liveavatar_lite.utterance_book import UtteranceEnded
+from liveavatar_lite.utterance_tracking import UtteranceEnded
 from liveavatar_simulator import AudioRecording, Refusal
 from liveavatar_simulator.media.recording import AudioRecorder
 from tests.support.simulator import Simulate, SimulatorCaller, connected, next_event, sounds, tone

@@ -16,7 +16,7 @@ from liveavatar_lite.connection import LiteConnection
 from liveavatar_lite.errors import ConnectionRefused, NeverConnected
 from liveavatar_lite.messages import AgentStateUpdated, ErrorReported, SpeakEnded, SpeakStarted
 from liveavatar_lite.protocol import PoseChanged
-from liveavatar_lite.utterance_book import UtteranceEnded, UtteranceStarted
+from liveavatar_lite.utterance_tracking import UtteranceEnded, UtteranceStarted
 from liveavatar_simulator import AtLimit, Correlation, Faults, SpeechSignals
 from tests.support.simulator import (
     Simulate,

@@ -19,7 +19,7 @@ from workflows.parts.access import (
     is_reserved,
     token_time,
 )
-from workflows.parts.record import SessionRecord
+from workflows.parts.session_state import SessionRecord
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 VIEWER, AGENT, TICKET = "gAAAA-viewer", "gAAAA-agent", "gAAAA-ticket"

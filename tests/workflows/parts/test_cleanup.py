@@ -13,7 +13,7 @@ from avatar_sessions.contract.messages import GenerationReport
 from tests.support.activity_errors import refused, timed_out
 from workflows.parts import options
 from workflows.parts.cleanup import generation_report, next_step, next_stretch_at, pause_after
-from workflows.parts.record import Generation
+from workflows.parts.session_state import Generation
 
 STARTED = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NOW = STARTED + timedelta(seconds=30)

@@ -15,6 +15,7 @@ from avatar_sessions.contract.messages import SessionRequest
 from avatar_sessions.contract.states import EndReason
 from tests.support.activity_errors import refused, timed_out
 from workflows.parts import options
+from workflows.parts.audio_streams import Stream, StreamNumbers
 from workflows.parts.generations import (
     ENDED_ON_PURPOSE,
     MAX_DURATION_REACHED,
@@ -25,8 +26,7 @@ from workflows.parts.generations import (
     session_ends_at,
     time_for_another,
 )
-from workflows.parts.record import Generation
-from workflows.parts.streams import Stream, StreamNumbers
+from workflows.parts.session_state import Generation
 
 STARTED = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SEALED = "gAAAA-sealed"

@@ -21,11 +21,11 @@ from avatar_sessions.contract.states import CommandOutcome, Pose, SessionState, 
 from tests.support.activity_errors import cancelled, refused, timed_out
 from tests.support.workflow_stub import ScriptedActivities, WorkflowStub
 from workflows.parts import owner_commands, owner_monitor
+from workflows.parts.audio_streams import Stream, Streams
 from workflows.parts.ledger import CommandLedger, LedgerEntry
 from workflows.parts.owner_commands import OwnerCommands, resume_point
 from workflows.parts.owner_monitor import OwnerMonitor
-from workflows.parts.record import Generation, SessionRecord
-from workflows.parts.streams import Stream, Streams
+from workflows.parts.session_state import Generation, SessionRecord
 
 DRY_AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
 CURSOR = ClipCursor(generation=1, sent_bytes=9600, heard_bytes=4800, dry_at=DRY_AT)

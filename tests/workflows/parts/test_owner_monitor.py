@@ -18,10 +18,10 @@ from avatar_sessions.contract.states import CommandOutcome, SessionState
 from tests.support.activity_errors import cancelled, refused, timed_out
 from tests.support.workflow_stub import ScriptedActivities, WorkflowStub
 from workflows.parts import owner_monitor
+from workflows.parts.audio_streams import Stream, Streams
 from workflows.parts.ledger import CommandLedger
 from workflows.parts.owner_monitor import OwnerMonitor
-from workflows.parts.record import Generation, SessionRecord
-from workflows.parts.streams import Stream, Streams
+from workflows.parts.session_state import Generation, SessionRecord
 
 
 class RecordedStream(Stream):

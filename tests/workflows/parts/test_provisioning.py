@@ -24,10 +24,10 @@ from avatar_sessions.contract.states import EndReason, SessionState
 from tests.support.activity_errors import refused, timed_out
 from tests.support.workflow_stub import ScriptedActivities, WorkflowStub
 from workflows.parts import options, provisioning
+from workflows.parts.audio_streams import Streams
 from workflows.parts.cleanup import USER_CLOSED, Cleanup
 from workflows.parts.provisioning import Provisioning
-from workflows.parts.record import EndCause, Generation, SessionRecord
-from workflows.parts.streams import Streams
+from workflows.parts.session_state import EndCause, Generation, SessionRecord
 
 RATE_LIMITED = refused("RateLimited", retryable=True, retry_delay=timedelta(seconds=2))
 NO_FREE_SESSION = refused("ConcurrencyLimit", retryable=True, retry_delay=timedelta(seconds=1.5))

@@ -9,7 +9,6 @@ from avatar_sessions.contract.messages import CleanupReport, Clip, GenerationRep
 from avatar_sessions.contract.states import EndReason, Pose, SessionState
 from tests.support.workflow_stub import WorkflowStub
 from workflows.parts.ledger import CommandLedger
-from workflows.parts.record import EndCause, SessionRecord
 from workflows.parts.report import (
     generation_reports,
     live_until,
@@ -17,6 +16,7 @@ from workflows.parts.report import (
     session_report,
     session_status,
 )
+from workflows.parts.session_state import EndCause, SessionRecord
 
 
 def ledger() -> CommandLedger:

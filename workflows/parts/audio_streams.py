@@ -24,8 +24,8 @@ with workflow.unsafe.imports_passed_through():
     )
 
 from workflows.parts import options
-from workflows.parts.execute import execute
-from workflows.parts.record import Generation
+from workflows.parts.execute_activity import execute
+from workflows.parts.session_state import Generation
 
 
 @dataclass

@@ -19,7 +19,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities import failures
-from activities.streaming.orphans import (
+from activities.streaming.orphaned_sessions import (
     AttemptStatus,
     attempt_status,
     stop_if_terminated,

@@ -14,8 +14,8 @@ from pydantic import SecretStr
 from avatar_sessions.contract.states import UtteranceOutcome
 from deploy.local.relay import TcpRelay
 from liveavatar_simulator import LiveAvatarSimulator
-from owner.playout import CLEAR_TIMEOUT_S, Playout
-from owner.utterance import Utterance
+from owner.playout_queue import CLEAR_TIMEOUT_S, Playout
+from owner.utterance_buffer import Utterance
 from tests.support.owner_under_test import (
     OwnerUnderTest,
     begin,

@@ -19,7 +19,7 @@ from avatar_sessions.contract.states import (
 )
 from tests.support.workflow_stub import WorkflowStub
 from workflows.parts.alerts import OperatorAlert
-from workflows.parts.record import MAX_SHOWN_GENERATIONS, EndCause, SessionRecord
+from workflows.parts.session_state import MAX_SHOWN_GENERATIONS, EndCause, SessionRecord
 
 REQUESTED_AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
 QUEUE = "avatar-owner:0123456789ab"

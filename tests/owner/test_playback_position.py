@@ -6,7 +6,7 @@ import pytest
 
 from avatar_sessions.contract.states import UtteranceOutcome
 from liveavatar_lite import BYTES_PER_S
-from owner.playback import (
+from owner.playback_position import (
     INTERRUPT_LATENCY_S,
     MAX_GAPS,
     SEGMENT_END_AFTER_S,

@@ -10,7 +10,7 @@ from temporalio import workflow
 
 from avatar_sessions.contract.activities import CleanedRoom, CleanRoom
 from workflows.parts import options
-from workflows.parts.execute import SUMMARY_MAX_CHARS, execute
+from workflows.parts.execute_activity import SUMMARY_MAX_CHARS, execute
 
 PAYLOAD = CleanRoom(room="room-1", avatar_identity="avatar", delete=True)
 

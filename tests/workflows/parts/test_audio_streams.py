@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from avatar_sessions.contract.activities import OwnerReady, SessionStarted
-from workflows.parts.record import Generation
-from workflows.parts.streams import Stream, StreamNumbers, Streams
+from workflows.parts.audio_streams import Stream, StreamNumbers, Streams
+from workflows.parts.session_state import Generation
 
 STARTED = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

@@ -59,7 +59,7 @@ from typing import Final, Literal
 from avatar_sessions.contract.messages import Failure, UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from liveavatar_lite import SAMPLE_BYTES, Chunker, duration_s
-from owner.playback import EarlierPart, Playback, to_ms
+from owner.playback_position import EarlierPart, Playback, to_ms
 
 STALL_TIMEOUT_S: Final = 30.0
 """How long an open utterance may receive nothing while its speaker is connected."""

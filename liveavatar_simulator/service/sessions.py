@@ -27,10 +27,10 @@ from liveavatar_simulator.media.recording import AudioRecording
 from liveavatar_simulator.session import SimulatedPhase, SimulatedSession
 from liveavatar_simulator.settings import CATALOGUE, SimulatorSettings
 
-from . import refusals
+from . import error_replies
 from .credits import CreditAccount
+from .error_replies import ReplyLost
 from .rate_limits import over_limit_headers
-from .refusals import ReplyLost
 from .schemas import TokenRequestSchema, VideoSettingsSchema
 from .tokens import SessionTokens
 
@@ -76,11 +76,11 @@ class LiveAvatarService:
         """
         self._limit_rate("rate_limited_tokens")
         if self.faults.take("token_failures"):
-            raise refusals.injected(self.faults.token_failure_status)
+            raise error_replies.injected(self.faults.token_failure_status)
         maximum_s = self._check_avatar(request)
         asked_s = request.max_session_duration
         if asked_s is not None and asked_s > maximum_s:
-            raise refusals.duration_over_plan(asked_s, maximum_s)
+            raise error_replies.duration_over_plan(asked_s, maximum_s)
         # Observed: a shorter limit does not shorten a sandbox session.
         limit_s = maximum_s if asked_s is None or request.is_sandbox else asked_s
         session = SimulatedSession(
@@ -107,7 +107,7 @@ class LiveAvatarService:
         """
         self._limit_rate("rate_limited_starts")
         if self.faults.take("start_failures"):
-            raise refusals.injected(self.faults.start_failure_status)
+            raise error_replies.injected(self.faults.start_failure_status)
         self._check_may_start(session)
         session.become(SimulatedPhase.STARTING)
         try:
@@ -115,7 +115,7 @@ class LiveAvatarService:
             access, avatar, join = await self._prepare(session)
         except RoomUnreachable as error:
             log.warning("session %s did not start: LiveKit: %s", session.session_id, error)
-            raise refusals.start_failed() from None
+            raise error_replies.start_failed() from None
         else:
             if session.phase is SimulatedPhase.STARTING:
                 session.go_live(avatar, join)
@@ -127,7 +127,7 @@ class LiveAvatarService:
             if session.phase is SimulatedPhase.STARTING:
                 session.become(SimulatedPhase.MINTED)
         if session.phase is SimulatedPhase.ENDED:
-            raise refusals.bad_request("Session has been stopped")
+            raise error_replies.bad_request("Session has been stopped")
         log.info("session %s started in room %s", session.session_id, session.room)
         if self.faults.take("lost_start_replies"):
             raise ReplyLost
@@ -142,9 +142,9 @@ class LiveAvatarService:
         """
         self._limit_rate("rate_limited_stops")
         if self.faults.take("stop_failures"):
-            raise refusals.injected(self.faults.stop_failure_status)
+            raise error_replies.injected(self.faults.stop_failure_status)
         if session.phase is SimulatedPhase.MINTED:
-            raise refusals.session_not_found()
+            raise error_replies.session_not_found()
         await session.end(reason)
         if self.faults.take("lost_stop_replies"):
             raise ReplyLost
@@ -156,7 +156,7 @@ class LiveAvatarService:
             Refusal: a fault is injected.
         """
         if self.faults.take("list_failures"):
-            raise refusals.injected(self.faults.list_failure_status)
+            raise error_replies.injected(self.faults.list_failure_status)
 
     def find(self, session_id: str) -> SimulatedSession | None:
         """The session with this id, in any phase; None if unknown."""
@@ -170,9 +170,9 @@ class LiveAvatarService:
         """
         session = self.find(session_id)
         if session is None:
-            raise refusals.session_not_found()
+            raise error_replies.session_not_found()
         if session.started_at is None:
-            raise refusals.not_running()
+            raise error_replies.not_running()
         return session
 
     def freeze(self, session_id: str) -> SimulatedSession:
@@ -185,7 +185,7 @@ class LiveAvatarService:
         if session.phase is SimulatedPhase.LIVE:
             session.freeze()
         elif session.phase is not SimulatedPhase.FROZEN:
-            raise refusals.not_running()
+            raise error_replies.not_running()
         return session
 
     def heard(self, session_id: str) -> AudioRecording:
@@ -196,7 +196,7 @@ class LiveAvatarService:
         """
         recording = self.started(session_id).heard()
         if recording is None:
-            raise refusals.not_recorded()
+            raise error_replies.not_recorded()
         return recording
 
     def drop_sockets(self) -> int:
@@ -236,25 +236,25 @@ class LiveAvatarService:
     def _limit_rate(self, fault: str) -> None:
         if self.faults.take(fault):
             limit = self._settings.calls_per_s or 1
-            raise refusals.rate_limited(over_limit_headers(limit, self.faults.retry_after_s))
+            raise error_replies.rate_limited(over_limit_headers(limit, self.faults.retry_after_s))
 
     def _check_avatar(self, request: TokenRequestSchema) -> int:
         if request.is_sandbox:
             if request.avatar_id != UUID(WAYNE_AVATAR_ID):
-                raise refusals.bad_request("Avatar is not supported in sandbox mode")
+                raise error_replies.bad_request("Avatar is not supported in sandbox mode")
             return self._settings.sandbox_max_duration_s
         if request.avatar_id not in CATALOGUE and not self._settings.any_avatar:
-            raise refusals.bad_request("Avatar not found or not available to this API key")
+            raise error_replies.bad_request("Avatar not found or not available to this API key")
         return self._settings.plan_max_duration_s
 
     def _check_may_start(self, session: SimulatedSession) -> None:
         if session.phase is not SimulatedPhase.MINTED:
-            raise refusals.bad_request("Session has already been started")
+            raise error_replies.bad_request("Session has already been started")
         running = sum(each.phase in _RUNNING for each in self.sessions.values())
         if running >= self._settings.concurrency_limit:
-            raise refusals.concurrency_limit()
+            raise error_replies.concurrency_limit()
         if not session.request.is_sandbox and self.account.balance < ONE_CREDIT:
-            raise refusals.no_credits()
+            raise error_replies.no_credits()
 
     async def _prepare(
         self, session: SimulatedSession
