@@ -41,6 +41,11 @@ HEAD_START_FRAMES: Final = 30
 """Three seconds of speech immediately, as from a fast TTS; then at the pace of speech."""
 API_KEY: Final = "obviously-fake-load-key"
 MAX_CONCURRENT: Final = 10
+READ_TIMEOUT_S: Final = 60.0
+
+
+class MeasurementFailed(Exception):
+    """A measurement cannot go on, such as on an overloaded machine."""
 
 
 @dataclass
@@ -57,10 +62,17 @@ class OwnerProcess:
         return await self.read()
 
     async def read(self) -> dict[str, Any]:
-        """Read its next line, a JSON object."""
+        """Read its next JSON object; other lines, such as a library's log, are passed on.
+
+        Raises:
+            MeasurementFailed: the process ended.
+        """
         assert self.process.stdout is not None
-        async with asyncio.timeout(60):
-            line = await self.process.stdout.readline()
+        async with asyncio.timeout(READ_TIMEOUT_S):
+            while not (line := await self.process.stdout.readline()).startswith(b"{"):
+                if not line:
+                    raise MeasurementFailed("the owner process ended during the measurement")
+                sys.stderr.write(line.decode(errors="replace"))
         message: dict[str, Any] = json.loads(line)
         return message
 
