@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from avatar_sessions.contract.activities import ErrorType
-from avatar_sessions.contract.messages import Failure
+from avatar_sessions.contract.reports import Failure
 from avatar_sessions.seal import Seal, SealError
 from liveavatar_lite import ApiError, ConcurrencyLimit, LiteError, RateLimited
 

@@ -1,6 +1,6 @@
 """Access to a session: what a browser, an agent or a speaker connects with.
 
-The tokens cross Temporal encrypted (:class:`~avatar_sessions.contract.messages.SealedAccess`) and
+The tokens cross Temporal encrypted (:class:`~avatar_sessions.contract.reports.SealedAccess`) and
 are decrypted here, in the memory of the backend. No I/O.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from avatar_sessions.contract import messages
+from avatar_sessions.contract import reports
 from avatar_sessions.contract.states import SessionState
 from avatar_sessions.errors import SealMismatch
 from avatar_sessions.seal import Seal, SealError
@@ -59,7 +59,7 @@ class Access:
     """Access for live speech, if it was requested and the owner takes live speech."""
 
 
-def opened(access: messages.SealedAccess, seal: Seal) -> Access:
+def opened(access: reports.SealedAccess, seal: Seal) -> Access:
     """Decrypt the tokens of an answer to ``attach``.
 
     Raises:
@@ -79,11 +79,11 @@ def opened(access: messages.SealedAccess, seal: Seal) -> Access:
         raise SealMismatch(str(error)) from None
 
 
-def _participant(sealed: messages.RoomAccess, seal: Seal) -> ParticipantAccess:
+def _participant(sealed: reports.RoomAccess, seal: Seal) -> ParticipantAccess:
     token = seal.open(sealed.sealed_token).get_secret_value()
     return ParticipantAccess(sealed.livekit_url, token, sealed.identity)
 
 
-def _speaker(sealed: messages.SpeakerAccess, seal: Seal) -> SpeakerTicket:
+def _speaker(sealed: reports.SpeakerAccess, seal: Seal) -> SpeakerTicket:
     ticket = seal.open(sealed.sealed_ticket).get_secret_value()
     return SpeakerTicket(sealed.ingress_url, ticket, sealed.epoch, sealed.expires_at)

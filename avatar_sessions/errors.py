@@ -47,7 +47,7 @@ from avatar_sessions.contract.errors import AvatarSessionsError as AvatarSession
 from avatar_sessions.contract.errors import InvalidArgument as InvalidArgument
 from avatar_sessions.contract.errors import InvalidMessage as InvalidMessage
 from avatar_sessions.contract.errors import InvalidSessionKey as InvalidSessionKey
-from avatar_sessions.contract.messages import CommandResult, Failure, SessionReport
+from avatar_sessions.contract.reports import CommandResult, Failure, SessionReport
 from avatar_sessions.contract.states import EndReason, SessionState
 from avatar_sessions.seal import SealError
 

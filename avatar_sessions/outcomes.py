@@ -11,12 +11,7 @@ from typing import Final
 from temporalio.client import WorkflowExecutionDescription
 from temporalio.exceptions import ApplicationError, CancelledError, TerminatedError, TimeoutError
 
-from avatar_sessions.contract.messages import (
-    CleanupReport,
-    Failure,
-    SessionReport,
-    SessionStatus,
-)
+from avatar_sessions.contract.reports import CleanupReport, Failure, SessionReport, SessionStatus
 from avatar_sessions.contract.states import EndReason, SessionState
 from avatar_sessions.rpc import parsed
 

@@ -21,16 +21,18 @@ from avatar_sessions.contract.messages import (
     DEFAULT_COMMAND_TTL_S,
     Clip,
     Command,
-    CommandResult,
     End,
-    Failure,
     Interrupt,
     KeepAlive,
     OwnerLost,
-    SessionReport,
-    SessionStatus,
     SetPose,
     Speak,
+)
+from avatar_sessions.contract.reports import (
+    CommandResult,
+    Failure,
+    SessionReport,
+    SessionStatus,
     UtteranceReport,
 )
 from avatar_sessions.contract.states import (

@@ -25,14 +25,9 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from avatar_sessions.access import Access, opened
-from avatar_sessions.contract import messages, names
-from avatar_sessions.contract.messages import (
-    Attach,
-    Command,
-    CommandResult,
-    SessionReport,
-    SessionStatus,
-)
+from avatar_sessions.contract import names, reports
+from avatar_sessions.contract.messages import Attach, Command
+from avatar_sessions.contract.reports import CommandResult, SessionReport, SessionStatus
 from avatar_sessions.contract.states import FINAL, SessionState
 from avatar_sessions.errors import (
     AccessFailed,
@@ -140,7 +135,7 @@ class SessionRpc:
             answer = await self._answer(request, "attach", timeout_s)
         except WorkflowUpdateFailedError as error:
             await self._attach_failed(error)
-        return opened(parsed(messages.SealedAccess, answer), seal)
+        return opened(parsed(reports.SealedAccess, answer), seal)
 
     async def perform(self, command: Command, timeout_s: float) -> CommandResult:
         """Send a command as the update ``perform``, and wait for its result.

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import uvloop
 
-from avatar_sessions.contract.messages import UtteranceReport
+from avatar_sessions.contract.reports import UtteranceReport
 from liveavatar_lite import ErrorReported
 from owner.registry import SessionRegistry
 from owner.session import OwnedSession

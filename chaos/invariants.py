@@ -15,7 +15,7 @@ from typing import Final
 from temporalio.service import RPCError
 
 from avatar_sessions.contract import names
-from avatar_sessions.contract.messages import GenerationReport
+from avatar_sessions.contract.reports import GenerationReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from chaos.environment.environment import Environment, EnvironmentKind
 from chaos.environment.processes import ResourceSnapshot, WorkerProcess

@@ -13,14 +13,8 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from avatar_sessions.client import AvatarSessions
-from avatar_sessions.contract.messages import (
-    Clip,
-    OwnRoom,
-    SessionReport,
-    SessionRequest,
-    SetPose,
-    UtteranceReport,
-)
+from avatar_sessions.contract.messages import Clip, OwnRoom, SessionRequest, SetPose
+from avatar_sessions.contract.reports import SessionReport, UtteranceReport
 from avatar_sessions.contract.states import Pose
 from avatar_sessions.errors import NoAnswer
 from avatar_sessions.session import Session

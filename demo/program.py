@@ -24,7 +24,8 @@ import httpx
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from avatar_sessions.client import AvatarSessions
-from avatar_sessions.contract.messages import Clip, SessionReport
+from avatar_sessions.contract.messages import Clip
+from avatar_sessions.contract.reports import SessionReport
 from avatar_sessions.contract.states import EndReason, SessionState
 from avatar_sessions.errors import AvatarSessionsError
 from avatar_sessions.seal import Seal, SealError

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
-from avatar_sessions.contract.messages import SessionReport, UtteranceReport
+from avatar_sessions.contract.reports import SessionReport, UtteranceReport
 from avatar_sessions.contract.states import SessionState
 from deploy.local.console import ProgressLine, Style
 from deploy.local.errors import LocalError

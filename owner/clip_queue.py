@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
 from avatar_sessions.contract.activities import ClipCursor, ClipSpoken
-from avatar_sessions.contract.messages import Failure
+from avatar_sessions.contract.reports import Failure
 from avatar_sessions.contract.states import UtteranceOutcome
 from liveavatar_lite import CHUNK_S
 from owner.clips.errors import ClipError

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from typing import Final
 
 from avatar_sessions.contract.live_dialect import LiveBegin
-from avatar_sessions.contract.messages import Failure, UtteranceReport
+from avatar_sessions.contract.reports import Failure, UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from owner.observer import SpeechSession
 from owner.playback_position import EarlierPart

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from avatar_sessions.contract.messages import SpeechGap
+from avatar_sessions.contract.reports import SpeechGap
 from avatar_sessions.contract.states import UtteranceOutcome
 from liveavatar_lite import BYTES_PER_S, SAMPLE_BYTES, Pacer, duration_s, size_bytes
 

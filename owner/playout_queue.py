@@ -51,7 +51,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-from avatar_sessions.contract.messages import Failure
+from avatar_sessions.contract.reports import Failure
 from avatar_sessions.contract.states import UtteranceOutcome
 from liveavatar_lite import ConnectionFailed, LiteConnection, LiteError
 from owner.utterance_buffer import AbandonUtterance, EndSegment, SendChunk, Utterance, WaitFor

@@ -18,7 +18,7 @@ from typing import Final
 from pydantic import SecretStr
 
 from avatar_sessions.contract.activities import ClipSpoken, Epoch, StreamEnd, StreamResult
-from avatar_sessions.contract.messages import UtteranceReport
+from avatar_sessions.contract.reports import UtteranceReport
 from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutcome
 from liveavatar_lite import (
     AudioBufferCleared,

@@ -56,7 +56,7 @@ from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Final, Literal
 
-from avatar_sessions.contract.messages import Failure, UtteranceReport
+from avatar_sessions.contract.reports import Failure, UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from liveavatar_lite import SAMPLE_BYTES, Chunker, duration_s
 from owner.playback_position import EarlierPart, Playback, to_ms

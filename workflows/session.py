@@ -23,20 +23,22 @@ with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.messages import (
         COMMAND,
         Attach,
-        CommandResult,
         End,
-        Failure,
         Interrupt,
         KeepAlive,
         OwnerLost,
-        SealedAccess,
-        SessionReport,
         SessionRequest,
-        SessionStatus,
         SetPose,
         Speak,
         one_message,
         problems_of,
+    )
+    from avatar_sessions.contract.reports import (
+        CommandResult,
+        Failure,
+        SealedAccess,
+        SessionReport,
+        SessionStatus,
     )
     from avatar_sessions.contract.states import (
         BEFORE_LIVE,

@@ -16,7 +16,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from avatar_sessions.contract import names
 from avatar_sessions.contract.activities import Epoch, UtteranceLines
-from avatar_sessions.contract.messages import UtteranceReport
+from avatar_sessions.contract.reports import UtteranceReport
 from avatar_sessions.contract.states import Pose
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from avatar_sessions.contract.activities import (
     OwnerRecovering,
     StreamAudio,
 )
-from avatar_sessions.contract.messages import UtteranceReport
+from avatar_sessions.contract.reports import UtteranceReport
 from avatar_sessions.contract.states import Pose
 from avatar_sessions.seal import Seal
 from liveavatar_lite import LiteError, LiveAvatar

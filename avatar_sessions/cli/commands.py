@@ -19,14 +19,8 @@ from avatar_sessions.cli.janitor import finding_text
 from avatar_sessions.cli.output import CliOutput
 from avatar_sessions.client import AvatarSessions
 from avatar_sessions.contract.janitor import JanitorRound
-from avatar_sessions.contract.messages import (
-    Clip,
-    CommandResult,
-    OwnRoom,
-    SessionReport,
-    SessionRequest,
-    Speak,
-)
+from avatar_sessions.contract.messages import Clip, OwnRoom, SessionRequest, Speak
+from avatar_sessions.contract.reports import CommandResult, SessionReport
 from avatar_sessions.contract.states import FINAL, SessionState, UtteranceOutcome
 from avatar_sessions.errors import (
     AvatarSessionsError,

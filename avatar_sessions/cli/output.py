@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pydantic import BaseModel
 
 from avatar_sessions.access import Access, ParticipantAccess
-from avatar_sessions.contract.messages import (
+from avatar_sessions.contract.reports import (
     CommandResult,
     Failure,
     GenerationReport,

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from avatar_sessions.contract.messages import Clip, Sealed, SessionRequest, UtteranceReport
+from avatar_sessions.contract.messages import Clip, Sealed, SessionRequest
+from avatar_sessions.contract.reports import UtteranceReport
 from avatar_sessions.contract.states import CommandOutcome, Pose
 
 Epoch = tuple[int, int]

@@ -12,7 +12,8 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
 
-from avatar_sessions.contract.messages import Incoming, Outgoing
+from avatar_sessions.contract.messages import Incoming
+from avatar_sessions.contract.reports import Outgoing
 
 MAX_LINES: Final = 100
 """How many sessions, and how many rooms, a finding lists; its totals count all of them."""

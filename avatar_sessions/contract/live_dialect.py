@@ -17,7 +17,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from avatar_sessions.contract.messages import UtteranceReport
+from avatar_sessions.contract.reports import UtteranceReport
 
 SUBPROTOCOL: Final = "liveavatar-sessions.v1"
 """Offered by a client and selected by the ingress if both know the live dialect."""

@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError, wait
 from types import TracebackType
 from typing import Any, Final, Literal, Protocol, Self, TypeVar
 
-from avatar_sessions.contract.messages import UtteranceReport
+from avatar_sessions.contract.reports import UtteranceReport
 from avatar_sessions.contract.states import Pose
 from avatar_sessions.errors import LiveSpeechClosed, LiveSpeechMisused
 from avatar_sessions.live.events import SpeechInterrupted

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, Self, TypeAlias
 from weakref import WeakSet
 
-from avatar_sessions.contract.messages import UtteranceReport
+from avatar_sessions.contract.reports import UtteranceReport
 
 MAX_UNREAD_EVENTS: Final = 256
 

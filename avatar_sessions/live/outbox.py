@@ -22,7 +22,7 @@ from avatar_sessions.contract.live_dialect import (
     LiveInterrupted,
     LiveProgress,
 )
-from avatar_sessions.contract.messages import UtteranceReport
+from avatar_sessions.contract.reports import UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.errors import AvatarSessionsError, LiveSpeechMisused
 from avatar_sessions.live.events import SpeechInterrupted

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Final
 
 from avatar_sessions.contract.live_dialect import LiveBegin
-from avatar_sessions.contract.messages import Failure, UtteranceReport
+from avatar_sessions.contract.reports import Failure, UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.live.events import SpeechInterrupted
 from liveavatar_lite.messages import Command

@@ -94,7 +94,8 @@ from avatar_sessions.contract.live_dialect import (
     LiveState,
     OwnerMessage,
 )
-from avatar_sessions.contract.messages import UtteranceReport, problems_of
+from avatar_sessions.contract.messages import problems_of
+from avatar_sessions.contract.reports import UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from liveavatar_lite.errors import (
     ConnectionLost,

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Final, Self
 from uuid import uuid4
 
-from avatar_sessions.contract.messages import UtteranceReport
+from avatar_sessions.contract.reports import UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.errors import AvatarSessionsError, LiveSpeechMisused, UtteranceOver
 from avatar_sessions.live.notifier import Notifier

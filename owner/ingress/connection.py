@@ -24,7 +24,7 @@ from avatar_sessions.contract.live_dialect import (
     LiveReady,
     UtteranceId,
 )
-from avatar_sessions.contract.messages import UtteranceReport
+from avatar_sessions.contract.reports import UtteranceReport
 from avatar_sessions.contract.states import Pose
 from avatar_sessions.live.protocol import (
     LivePhase,

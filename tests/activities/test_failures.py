@@ -10,7 +10,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities import failures
 from avatar_sessions.contract.activities import ErrorType
-from avatar_sessions.contract.messages import Failure
+from avatar_sessions.contract.reports import Failure
 from avatar_sessions.seal import Seal
 from liveavatar_lite import ApiError, ConcurrencyLimit, OutcomeUnknown, RateLimited
 

@@ -15,7 +15,7 @@ from temporalio.exceptions import (
     TimeoutType,
 )
 
-from avatar_sessions.contract.messages import Failure, GenerationReport, SessionReport
+from avatar_sessions.contract.reports import Failure, GenerationReport, SessionReport
 from avatar_sessions.contract.states import EndReason, SessionState
 from avatar_sessions.outcomes import (
     REFUSALS,

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from avatar_sessions import Session, SessionReport, UtteranceReport
-from avatar_sessions.contract.messages import GenerationReport
+from avatar_sessions.contract.reports import GenerationReport
 from avatar_sessions.contract.states import EndReason, SessionState, UtteranceOutcome
 from chaos.environment.environment import Environment
 from chaos.invariants import (

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from temporalio.client import Client
 
 from avatar_sessions import Seal
-from avatar_sessions.contract import messages, names
+from avatar_sessions.contract import messages, names, reports
 from avatar_sessions.contract.states import (
     TRANSITIONS,
     CommandOutcome,
@@ -54,7 +54,8 @@ def commands() -> list[str]:
 
 
 def documented_models() -> list[type[BaseModel]]:
-    named = [getattr(messages, name, None) for name in re.findall(r"^### `(\w+)`$", DOC, re.M)]
+    models = {**vars(messages), **vars(reports)}
+    named = [models.get(name) for name in re.findall(r"^### `(\w+)`$", DOC, re.M)]
     return [one for one in named if isinstance(one, type) and issubclass(one, BaseModel)]
 
 
@@ -104,8 +105,8 @@ async def shell(command: str, environment: Mapping[str, str]) -> str:
     return out.decode()
 
 
-def as_report(answer: Any) -> messages.SessionReport:
-    return messages.SessionReport.model_validate(without_nulls(answer["result"]))
+def as_report(answer: Any) -> reports.SessionReport:
+    return reports.SessionReport.model_validate(without_nulls(answer["result"]))
 
 
 def without_nulls(value: Any) -> Any:
@@ -127,13 +128,13 @@ async def test_the_commands_run_a_session_from_start_to_end(
         assert len(found) == 1, f"one command of {words}"
         return json.loads(found[0])
 
-    access = messages.SealedAccess.model_validate(answer("--name attach", "ada")["result"])
+    access = reports.SealedAccess.model_validate(answer("--name attach", "ada")["result"])
     assert seal.open(access.viewer.sealed_token).get_secret_value().startswith("eyJ")
     assert answer("update-name attach")["updateResult"]["state"] == "LIVE"
-    spoken = messages.CommandResult.model_validate(without_nulls(answer("hello-1")["result"]))
+    spoken = reports.CommandResult.model_validate(without_nulls(answer("hello-1")["result"]))
     assert spoken.outcome is UtteranceOutcome.COMPLETED
     status = without_nulls(answer("workflow query")["queryResult"][0])
-    assert messages.SessionStatus.model_validate(status).state is SessionState.LIVE
+    assert reports.SessionStatus.model_validate(status).state is SessionState.LIVE
     report = as_report(answer("result", "support-42"))
     assert report.end_reason is EndReason.REQUESTED
     assert [one.id for one in report.utterances] == ["greeting", "hello-1"]
@@ -151,10 +152,10 @@ def test_every_message_has_exactly_its_fields() -> None:
         assert sorted(fields) == sorted(own), model.__name__
     public = {
         model
-        for model in vars(messages).values()
+        for model in (*vars(messages).values(), *vars(reports).values())
         if isinstance(model, type)
-        and issubclass(model, messages.Incoming | messages.Outgoing)
-        and model not in (messages.Incoming, messages.Outgoing)
+        and issubclass(model, messages.Incoming | reports.Outgoing)
+        and model not in (messages.Incoming, reports.Outgoing)
     }
     assert {model.__name__ for model in public} == {model.__name__ for model in tables}
 

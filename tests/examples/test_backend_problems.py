@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from avatar_sessions import errors
-from avatar_sessions.contract.messages import CommandResult, Failure
+from avatar_sessions.contract.reports import CommandResult, Failure
 from avatar_sessions.contract.states import CommandOutcome
 from examples import tts
 from examples.backend.problems import PROBLEMS, ProblemAnswer, problem_of

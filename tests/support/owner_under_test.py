@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from avatar_sessions.contract.activities import StreamResult
 from avatar_sessions.contract.live_dialect import LiveBegin
-from avatar_sessions.contract.messages import UtteranceReport
+from avatar_sessions.contract.reports import UtteranceReport
 from avatar_sessions.contract.states import Pose, UtteranceOutcome
 from liveavatar_lite import SAMPLE_RATE_HZ, WAYNE_AVATAR_ID, LiveAvatar, TokenRequest
 from liveavatar_simulator import LiveAvatarSimulator, SessionLine, SimulatorSettings

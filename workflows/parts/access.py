@@ -22,13 +22,8 @@ with workflow.unsafe.imports_passed_through():
         OwnerReady,
         SessionStarted,
     )
-    from avatar_sessions.contract.messages import (
-        Attach,
-        OwnRoom,
-        RoomAccess,
-        SealedAccess,
-        SpeakerAccess,
-    )
+    from avatar_sessions.contract.messages import Attach, OwnRoom
+    from avatar_sessions.contract.reports import RoomAccess, SealedAccess, SpeakerAccess
 
 from workflows.parts import options
 from workflows.parts.execute_activity import execute

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from avatar_sessions.contract.messages import Failure
+from avatar_sessions.contract.reports import Failure
 from avatar_sessions.contract.states import AlertKind
 
 API: Final = "${LIVEAVATAR_API_URL:-https://api.liveavatar.com}"

@@ -23,7 +23,8 @@ with workflow.unsafe.imports_passed_through():
         StoppedSession,
         StopSession,
     )
-    from avatar_sessions.contract.messages import CleanupReport, GenerationReport, OwnRoom
+    from avatar_sessions.contract.messages import OwnRoom
+    from avatar_sessions.contract.reports import CleanupReport, GenerationReport
 
 from workflows.parts import alerts, options
 from workflows.parts.alerts import LeftBehind

@@ -17,7 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from pydantic import BaseModel
 
     from avatar_sessions.contract.activities import ErrorType
-    from avatar_sessions.contract.messages import Failure
+    from avatar_sessions.contract.reports import Failure
 
 Details = TypeVar("Details", bound=BaseModel)
 WORKER_SHUTDOWN: Final = "WorkerShutdown"

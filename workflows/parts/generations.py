@@ -17,7 +17,8 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 
 with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract.activities import ErrorType, OwnerReady, StreamEnd, StreamResult
-    from avatar_sessions.contract.messages import Failure, SessionRequest
+    from avatar_sessions.contract.messages import SessionRequest
+    from avatar_sessions.contract.reports import Failure
     from avatar_sessions.contract.states import EndReason, SessionState
 
 from workflows.parts import options

@@ -12,16 +12,11 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from avatar_sessions.contract.activities import ClipCursor
-from avatar_sessions.contract.messages import (
-    CommandBase,
+from avatar_sessions.contract.messages import CommandBase, End, Interrupt, KeepAlive, SetPose, Speak
+from avatar_sessions.contract.reports import (
     CommandResult,
-    End,
     Failure,
     IgnoredMessage,
-    Interrupt,
-    KeepAlive,
-    SetPose,
-    Speak,
     UtteranceReport,
     UtteranceTotals,
 )

@@ -23,7 +23,8 @@ with workflow.unsafe.imports_passed_through():
         OwnerReady,
         SpeakClip,
     )
-    from avatar_sessions.contract.messages import End, Failure, SetPose, Speak
+    from avatar_sessions.contract.messages import End, SetPose, Speak
+    from avatar_sessions.contract.reports import Failure
     from avatar_sessions.contract.states import CommandOutcome, SessionState, UtteranceOutcome
 
 from workflows.parts import options

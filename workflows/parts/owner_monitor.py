@@ -68,7 +68,7 @@ with workflow.unsafe.imports_passed_through():
         Epoch,
         OwnerReady,
     )
-    from avatar_sessions.contract.messages import Failure
+    from avatar_sessions.contract.reports import Failure
     from avatar_sessions.contract.states import EndReason, SessionState
 
 from workflows.parts import options

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from avatar_sessions.contract.messages import (
+    from avatar_sessions.contract.reports import (
         CleanupReport,
         GenerationReport,
         SessionReport,

@@ -17,7 +17,7 @@ from temporalio.common import SearchAttributeKey, SearchAttributeUpdate
 with workflow.unsafe.imports_passed_through():
     from avatar_sessions.contract import names
     from avatar_sessions.contract.activities import OwnerReady
-    from avatar_sessions.contract.messages import Failure, GenerationReport, UtteranceReport
+    from avatar_sessions.contract.reports import Failure, GenerationReport, UtteranceReport
     from avatar_sessions.contract.states import (
         BEFORE_LIVE,
         AlertKind,

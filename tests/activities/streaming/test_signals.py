@@ -16,7 +16,7 @@ from activities.streaming import signals as signals_module
 from activities.streaming.signals import MAX_SIGNALS, SignalQueue
 from avatar_sessions.contract import names
 from avatar_sessions.contract.activities import OwnerRecovering, UtteranceLines
-from avatar_sessions.contract.messages import UtteranceReport
+from avatar_sessions.contract.reports import UtteranceReport
 from avatar_sessions.contract.states import Pose, UtteranceOutcome
 from tests.support.waiting import until
 

@@ -12,7 +12,7 @@ from activities.streaming.signals import SignalQueue
 from activities.streaming.supervisor import SpeakerGrants, StreamSupervisor
 from avatar_sessions.contract import names
 from avatar_sessions.contract.activities import OwnerReady, OwnerRecovering, StreamAudio
-from avatar_sessions.contract.messages import UtteranceReport
+from avatar_sessions.contract.reports import UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.seal import Seal
 from liveavatar_lite import ConnectionFailed, LiveAvatar

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from avatar_sessions import AvatarSessionsError, Clip, InvalidMessage, OwnRoom, SessionRequest
-from avatar_sessions.contract import activities, janitor, live_dialect, messages
+from avatar_sessions.contract import activities, janitor, live_dialect, messages, reports
 from avatar_sessions.contract.names import WAYNE_AVATAR_ID
 
 
@@ -25,7 +25,7 @@ def models_of(*modules: object) -> list[type[BaseModel]]:
 
 @pytest.mark.parametrize(
     "model",
-    models_of(messages, janitor, activities, live_dialect),
+    models_of(messages, reports, janitor, activities, live_dialect),
     ids=lambda model: model.__name__,
 )
 def test_every_public_field_has_a_description(model: type[BaseModel]) -> None:

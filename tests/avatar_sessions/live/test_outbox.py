@@ -7,7 +7,7 @@ import random
 import pytest
 
 from avatar_sessions.contract.live_dialect import LiveBegin, LiveInterrupted, LiveProgress
-from avatar_sessions.contract.messages import UtteranceReport
+from avatar_sessions.contract.reports import UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.live.outbox import Outbox
 from avatar_sessions.live.outgoing_utterance import OutgoingState, OutgoingUtterance

@@ -19,7 +19,7 @@ from avatar_sessions import (
     UtteranceOutcome,
 )
 from avatar_sessions.access import opened
-from avatar_sessions.contract import messages
+from avatar_sessions.contract import reports
 from avatar_sessions.session_owners import SessionOwners
 
 
@@ -107,7 +107,7 @@ def test_a_ticket_is_opened_and_never_shown(seal: Seal) -> None:
         },
     }
 
-    speaker = opened(messages.SealedAccess.model_validate(sealed), seal).speaker
+    speaker = opened(reports.SealedAccess.model_validate(sealed), seal).speaker
 
     assert speaker is not None
     assert (speaker.ticket, speaker.epoch) == ("obviously-fake-ticket", (2, 1))

@@ -21,7 +21,7 @@ from avatar_sessions.contract.live_dialect import (
     LiveState,
     OwnerMessage,
 )
-from avatar_sessions.contract.messages import UtteranceReport
+from avatar_sessions.contract.reports import UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.live import protocol as core
 from avatar_sessions.live.protocol import (

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from avatar_sessions import Session
 from avatar_sessions.contract.live_dialect import SUBPROTOCOL
-from avatar_sessions.contract.messages import SealedAccess, SpeakerAccess
+from avatar_sessions.contract.reports import SealedAccess, SpeakerAccess
 from avatar_sessions.seal import Seal
 from tests.support.platforms.in_process import Platform
 from tests.support.secret_scan import remember

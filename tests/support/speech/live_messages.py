@@ -12,7 +12,7 @@ from avatar_sessions.contract.live_dialect import (
     LiveState,
     OwnerMessage,
 )
-from avatar_sessions.contract.messages import SpeechGap, UtteranceReport
+from avatar_sessions.contract.reports import SpeechGap, UtteranceReport
 from avatar_sessions.contract.states import UtteranceOutcome
 from avatar_sessions.live.protocol import OwnerProtocol, SpeakerProtocol
 from liveavatar_lite.messages import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from datetime import UTC, datetime
 
-from avatar_sessions.contract.messages import Failure
+from avatar_sessions.contract.reports import Failure
 from avatar_sessions.contract.states import AlertKind
 from workflows.parts.alerts import cleanup_alert, quoted, room_left, session_left
 

@@ -9,7 +9,7 @@ import pytest
 from temporalio.exceptions import TimeoutType
 
 from avatar_sessions.contract.activities import StoppedSession
-from avatar_sessions.contract.messages import GenerationReport
+from avatar_sessions.contract.reports import GenerationReport
 from tests.support.activity_errors import refused, timed_out
 from workflows.parts import options
 from workflows.parts.cleanup import generation_report, next_step, next_stretch_at, pause_after

@@ -8,7 +8,7 @@ import pytest
 from temporalio.exceptions import ActivityError, ApplicationError, TimeoutType
 
 from avatar_sessions.contract.activities import ClipCursor, ErrorType
-from avatar_sessions.contract.messages import Failure
+from avatar_sessions.contract.reports import Failure
 from tests.support.activity_errors import activity_error, cancelled, refused, timed_out
 from workflows.parts import failures
 

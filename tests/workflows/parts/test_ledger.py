@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from avatar_sessions.contract.messages import (
-    Clip,
-    Interrupt,
-    SetPose,
-    Speak,
-    UtteranceReport,
-)
+from avatar_sessions.contract.messages import Clip, Interrupt, SetPose, Speak
+from avatar_sessions.contract.reports import UtteranceReport
 from avatar_sessions.contract.states import CommandOutcome, Pose, UtteranceOutcome
 from workflows.parts.ledger import (
     MAX_KNOWN_COMMANDS,

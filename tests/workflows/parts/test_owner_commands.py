@@ -16,7 +16,8 @@ from avatar_sessions.contract.activities import (
     OwnerReady,
     SessionStarted,
 )
-from avatar_sessions.contract.messages import Clip, Interrupt, SetPose, Speak, UtteranceReport
+from avatar_sessions.contract.messages import Clip, Interrupt, SetPose, Speak
+from avatar_sessions.contract.reports import UtteranceReport
 from avatar_sessions.contract.states import CommandOutcome, Pose, SessionState, UtteranceOutcome
 from tests.support.activity_errors import cancelled, refused, timed_out
 from tests.support.workflow_stub import ScriptedActivities, WorkflowStub

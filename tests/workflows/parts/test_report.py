@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 from avatar_sessions.contract.activities import OwnerReady
-from avatar_sessions.contract.messages import CleanupReport, Clip, GenerationReport, Speak
+from avatar_sessions.contract.messages import Clip, Speak
+from avatar_sessions.contract.reports import CleanupReport, GenerationReport
 from avatar_sessions.contract.states import EndReason, Pose, SessionState
 from tests.support.workflow_stub import WorkflowStub
 from workflows.parts.ledger import CommandLedger

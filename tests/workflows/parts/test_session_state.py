@@ -9,7 +9,7 @@ import pytest
 
 from avatar_sessions.contract import names
 from avatar_sessions.contract.activities import OwnerReady
-from avatar_sessions.contract.messages import Failure, UtteranceReport
+from avatar_sessions.contract.reports import Failure, UtteranceReport
 from avatar_sessions.contract.states import (
     AlertKind,
     EndReason,
