@@ -23,7 +23,8 @@ from activities.streaming.stream_activities import StreamActivities
 from avatar_sessions.contract import names
 from avatar_sessions.seal import Seal
 from liveavatar_lite import LiveAvatar
-from owner.clips.source import ClipPolicy, ClipSource
+from owner.clips.address_policy import ClipPolicy
+from owner.clips.source import ClipSource
 from owner.ingress.server import IngressServer, IngressSettings
 from owner.ingress.tickets import Tickets
 from owner.registry import SessionRegistry

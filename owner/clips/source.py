@@ -7,12 +7,9 @@ typed error. Plays nothing.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +17,7 @@ import httpx
 
 from avatar_sessions.contract.messages import MAX_CLIP_S, Clip
 from avatar_sessions.seal import Seal, SealError
+from owner.clips.address_policy import ClipPolicy, checked_ip
 from owner.clips.decoder import MAX_CLIP_BYTES, Decoder
 from owner.clips.errors import (
     ClipError,
@@ -36,7 +34,6 @@ __all__ = [
     "ClipForbidden",
     "ClipMissing",
     "ClipNotAudio",
-    "ClipPolicy",
     "ClipReader",
     "ClipSource",
     "ClipTooLong",
@@ -49,16 +46,6 @@ FETCH_TIMEOUT_S: Final = 60.0
 BODY_TIMEOUT_S: Final = MAX_CLIP_S
 """Until it has sent all: a clip that arrives slower than it plays cannot be played."""
 _TOO_LARGE: Final = f"more than {MAX_CLIP_BYTES // 1024**2} MiB"
-
-
-@dataclass(frozen=True)
-class ClipPolicy:
-    """Where clips may come from."""
-
-    folder: Path | None = None
-    """Files are read from here and nowhere else; None: no files."""
-    allow_private_addresses: bool = False
-    """Also loopback, link-local and private ranges: for tests and the local demo."""
 
 
 class ClipReader:
@@ -251,7 +238,7 @@ class ClipSource:
         """
         if url.scheme not in ("http", "https"):
             raise ClipForbidden(f"clips are fetched by http or https, not by {url.scheme!r}")
-        ip = await self._checked_ip(url)
+        ip = await checked_ip(url, self._policy)
         headers = {"host": url.netloc.decode("ascii"), "accept": "audio/*, */*;q=0.1"}
         headers["accept-encoding"] = "identity"  # audio does not shrink
         return http.build_request(
@@ -260,33 +247,6 @@ class ClipSource:
             headers=headers,
             extensions={"sni_hostname": url.host},
         )
-
-    async def _checked_ip(self, url: httpx.URL) -> str:
-        if not url.host:
-            raise ClipForbidden("the clip's address has no host")
-        port = url.port or (443 if url.scheme == "https" else 80)
-        try:
-            found = await asyncio.get_running_loop().getaddrinfo(
-                url.host, port, type=socket.SOCK_STREAM
-            )
-        except (socket.gaierror, UnicodeError):
-            raise ClipUnreachable(f"there is no host named {url.host}") from None
-        ips = [str(item[4][0]) for item in found]
-        if not self._policy.allow_private_addresses and not all(_is_public(ip) for ip in ips):
-            raise ClipForbidden(
-                f"{url.host} is a loopback, link-local or private address:"
-                " set AVATAR_SESSIONS_CLIP_ALLOW_PRIVATE_ADDRESSES=true to allow it"
-            )
-        return ips[0]
-
-
-def _is_public(ip: str) -> bool:
-    address = ipaddress.ip_address(ip.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if inner is not None and not inner.is_global:
-            return False
-    return address.is_global and not address.is_multicast
 
 
 def _host(address: str) -> str:

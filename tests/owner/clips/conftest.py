@@ -13,7 +13,8 @@ import pytest_asyncio
 from aiohttp import web
 
 from avatar_sessions.seal import Seal
-from owner.clips.source import ClipPolicy, ClipSource
+from owner.clips.address_policy import ClipPolicy
+from owner.clips.source import ClipSource
 from tests.support.encoded_clips import Site
 
 

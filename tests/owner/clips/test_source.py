@@ -16,7 +16,9 @@ from aiohttp import web
 from avatar_sessions.contract.messages import Clip
 from avatar_sessions.seal import Seal
 from liveavatar_lite import BYTES_PER_S, duration_s
+from owner.clips import address_policy
 from owner.clips import source as clips_module
+from owner.clips.address_policy import ClipPolicy
 from owner.clips.source import (
     ClipError,
     ClipForbidden,
@@ -155,7 +157,7 @@ async def test_a_redirect_into_a_private_range_is_forbidden(
     seal: Seal, pages: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each hop is checked: a public address may not point inwards."""
-    monkeypatch.setattr(clips_module, "_is_public", lambda ip: ip == "127.0.0.1")
+    monkeypatch.setattr(address_policy, "_is_public", lambda ip: ip == "127.0.0.1")
     clips = ClipSource(ClipPolicy(), seal)
     target = pages.replace("127.0.0.1", "127.0.0.2")
     with pytest.raises(ClipForbidden):
