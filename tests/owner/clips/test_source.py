@@ -24,7 +24,6 @@ from owner.clips.source import (
     ClipForbidden,
     ClipMissing,
     ClipNotAudio,
-    ClipPolicy,
     ClipSource,
     ClipTooLong,
     ClipUnreachable,
