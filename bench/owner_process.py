@@ -20,7 +20,7 @@ from avatar_sessions.contract.reports import UtteranceReport
 from liveavatar_lite import ErrorReported
 from owner.registry import SessionRegistry
 from owner.session import OwnedSession
-from owner.utterance_buffer import Utterance
+from owner.utterance_chunks import Utterance
 from workers.process import connect, running_worker_set
 from workers.settings import WorkerSettings
 from workers.wiring import Role, liveavatar_for, worker_set_for

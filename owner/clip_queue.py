@@ -24,7 +24,7 @@ from owner.clips.errors import ClipError
 from owner.observer import SpeechSession
 from owner.playback_position import USUAL_START_LATENCY_S, EarlierPart
 from owner.playout_queue import Playout
-from owner.utterance_buffer import Utterance
+from owner.utterance_chunks import Utterance
 
 CLIP_AHEAD_BYTES: Final = 96_000
 """How much of a clip is decoded ahead of what was sent: two seconds."""

@@ -18,7 +18,7 @@ from avatar_sessions.contract.states import UtteranceOutcome
 from owner.observer import SpeechSession
 from owner.playback_position import EarlierPart
 from owner.playout_queue import Playout
-from owner.utterance_buffer import Utterance
+from owner.utterance_chunks import Utterance
 
 logger = logging.getLogger(__name__)
 

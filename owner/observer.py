@@ -11,7 +11,7 @@ from typing import Protocol
 from avatar_sessions.contract.reports import UtteranceReport
 from avatar_sessions.contract.states import Pose
 from liveavatar_lite import ErrorReported
-from owner.utterance_buffer import Utterance
+from owner.utterance_chunks import Utterance
 
 
 @dataclass(frozen=True)

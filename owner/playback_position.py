@@ -1,7 +1,7 @@
 """What the avatar has played of one utterance: its segments, their clocks, heard time and gaps.
 
 Pure bookkeeping: every time is an argument, in seconds of one monotonic clock. Sends nothing and
-ends no utterance; `owner.utterance_buffer` decides, this module measures.
+ends no utterance; `owner.utterance_chunks` decides, this module measures.
 """
 
 from __future__ import annotations

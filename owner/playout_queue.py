@@ -1,6 +1,6 @@
 """Plays a session's utterances one at a time: pacing, interrupts, waiting for playback to finish.
 
-Moves speech from `owner.utterance_buffer.Utterance` to a `LiteConnection`, and survives the loss
+Moves speech from `owner.utterance_chunks.Utterance` to a `LiteConnection`, and survives the loss
 of that connection. Knows neither Temporal nor the ingress; a `PlayoutListener` is notified.
 
 Theory of operation
@@ -54,7 +54,7 @@ from typing import Any, Final, Protocol
 from avatar_sessions.contract.reports import Failure
 from avatar_sessions.contract.states import UtteranceOutcome
 from liveavatar_lite import ConnectionFailed, LiteConnection, LiteError
-from owner.utterance_buffer import AbandonUtterance, EndSegment, SendChunk, Utterance, WaitFor
+from owner.utterance_chunks import AbandonUtterance, EndSegment, SendChunk, Utterance, WaitFor
 
 logger = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ from owner.clip_queue import ClipJob, ClipQueue, Progress
 from owner.live_queue import LiveQueue
 from owner.observer import Observer, ProviderEnd, SessionSupervisor
 from owner.playout_queue import Playout
-from owner.utterance_buffer import Utterance
+from owner.utterance_chunks import Utterance
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from temporalio import activity
 
 from activities import failures
 from activities.heartbeats import heartbeating
-from activities.streaming.orphaned_sessions import stop_if_terminated, stop_if_unwanted
+from activities.streaming.workflow_gone import stop_if_terminated, stop_if_unwanted
 from avatar_sessions.contract import names
 from avatar_sessions.contract.activities import (
     CreatedRoom,

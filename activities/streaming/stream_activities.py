@@ -19,15 +19,15 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities import failures
-from activities.streaming.orphaned_sessions import (
+from activities.streaming.ownership import HeartbeatAnswer, Lease, Ownership
+from activities.streaming.supervisor import SpeakerGrants, StreamSupervisor
+from activities.streaming.workflow_gone import (
     AttemptStatus,
     attempt_status,
     stop_if_terminated,
     stop_with_retries,
 )
-from activities.streaming.ownership import HeartbeatAnswer, Lease, Ownership
-from activities.streaming.signals import SignalQueue
-from activities.streaming.supervisor import SpeakerGrants, StreamSupervisor
+from activities.streaming.workflow_signals import SignalQueue
 from avatar_sessions.contract import names
 from avatar_sessions.contract.activities import (
     ClipCursor,

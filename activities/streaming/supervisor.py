@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from activities.streaming.signals import SignalQueue
+from activities.streaming.workflow_signals import SignalQueue
 from avatar_sessions.contract import names
 from avatar_sessions.contract.activities import (
     Epoch,

@@ -50,7 +50,7 @@ from liveavatar_lite import (
 )
 from owner.live_queue import TooManyUtterances, UtteranceNameUsed
 from owner.session import OwnedSession, OwnedState, OwnerNotReady
-from owner.utterance_buffer import Utterance
+from owner.utterance_chunks import Utterance
 
 logger = logging.getLogger(__name__)
 

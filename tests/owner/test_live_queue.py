@@ -13,7 +13,7 @@ from avatar_sessions.contract.states import UtteranceOutcome
 from liveavatar_simulator import LiveAvatarSimulator
 from liveavatar_simulator.settings import Correlation, SpeechSignals
 from owner.live_queue import UtteranceNameUsed
-from owner.utterance_buffer import Utterance
+from owner.utterance_chunks import Utterance
 from tests.support.owner_under_test import (
     OwnerUnderTest,
     begin,

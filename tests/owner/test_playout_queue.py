@@ -15,7 +15,7 @@ from avatar_sessions.contract.states import UtteranceOutcome
 from deploy.local.relay import TcpRelay
 from liveavatar_simulator import LiveAvatarSimulator
 from owner.playout_queue import CLEAR_TIMEOUT_S, Playout
-from owner.utterance_buffer import Utterance
+from owner.utterance_chunks import Utterance
 from tests.support.owner_under_test import (
     OwnerUnderTest,
     begin,

@@ -21,7 +21,7 @@ from liveavatar_simulator import LiveAvatarSimulator, SessionLine, SimulatorSett
 from owner.clip_queue import ClipJob, OpenClip
 from owner.observer import ProviderEnd
 from owner.session import OwnedSession, OwnerLimits
-from owner.utterance_buffer import Utterance
+from owner.utterance_chunks import Utterance
 from tests.support.waiting import until
 
 API_KEY = "obviously-fake-liveavatar-key"

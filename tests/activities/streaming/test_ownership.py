@@ -16,8 +16,8 @@ from activities.streaming.ownership import (
     Lease,
     Ownership,
 )
-from activities.streaming.signals import SignalQueue
 from activities.streaming.supervisor import SpeakerGrants, StreamSupervisor
+from activities.streaming.workflow_signals import SignalQueue
 from avatar_sessions.contract.activities import (
     OwnerHeartbeat,
     StreamAudio,

@@ -8,8 +8,8 @@ import pytest
 from pydantic import BaseModel
 from temporalio.client import WorkflowHandle
 
-from activities.streaming.signals import SignalQueue
 from activities.streaming.supervisor import SpeakerGrants, StreamSupervisor
+from activities.streaming.workflow_signals import SignalQueue
 from avatar_sessions.contract import names
 from avatar_sessions.contract.activities import OwnerReady, OwnerRecovering, StreamAudio
 from avatar_sessions.contract.reports import UtteranceReport

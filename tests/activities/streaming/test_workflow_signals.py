@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from temporalio.client import WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.streaming import signals as signals_module
-from activities.streaming.signals import MAX_SIGNALS, SignalQueue
+from activities.streaming import workflow_signals
+from activities.streaming.workflow_signals import MAX_SIGNALS, SignalQueue
 from avatar_sessions.contract import names
 from avatar_sessions.contract.activities import OwnerRecovering, UtteranceLines
 from avatar_sessions.contract.reports import UtteranceReport
@@ -120,7 +120,7 @@ async def test_reports_go_in_batches_and_a_flush_does_not_wait_for_the_next() ->
 
 
 async def test_many_reports_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signals_module, "REPORTS_IN_A_SIGNAL", 2)
+    monkeypatch.setattr(workflow_signals, "REPORTS_IN_A_SIGNAL", 2)
     workflow = RecordingWorkflow()
     queue = queue_to(workflow)
     for number in range(5):

@@ -9,7 +9,7 @@ import pytest
 from avatar_sessions.contract.states import UtteranceOutcome
 from liveavatar_lite import BYTES_PER_S, FIRST_CHUNK_S, HOLD_S, IDLE_FLUSH_S, size_bytes
 from owner.playback_position import SEGMENT_END_AFTER_S, EarlierPart
-from owner.utterance_buffer import (
+from owner.utterance_chunks import (
     RESUME_TIMEOUT_S,
     STALL_TIMEOUT_S,
     AbandonUtterance,

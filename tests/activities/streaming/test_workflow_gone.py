@@ -12,8 +12,8 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
-from activities.streaming import orphaned_sessions
-from activities.streaming.orphaned_sessions import (
+from activities.streaming import workflow_gone
+from activities.streaming.workflow_gone import (
     AttemptStatus,
     attempt_status,
     stop_if_terminated,
@@ -131,7 +131,7 @@ async def test_while_the_server_does_not_answer_it_is_asked_for_long_and_then_le
     liveavatar = StoppingLiveAvatar()
     environment_, server = environment(AWAY)
     await environment_.run(stop_if_unwanted, cast(LiveAvatar, liveavatar), "p1")
-    assert server.asked == orphaned_sessions.UNWANTED_TRIES
+    assert server.asked == workflow_gone.UNWANTED_TRIES
     assert liveavatar.stopped == []
 
 
