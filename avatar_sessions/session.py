@@ -12,7 +12,7 @@ import ssl as tls
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, Literal, overload
+from typing import TYPE_CHECKING, Final, Literal, cast, overload
 from uuid import uuid4
 
 from avatar_sessions.access import Access
@@ -318,7 +318,8 @@ class Session:
             InvalidMessage: there is no such pose.
             AvatarSessionsError: as for :meth:`interrupt`.
         """
-        return await self._completed(SetPose(pose=pose), timeout_s)
+        # Checked by the model, which names what is wrong with it.
+        return await self._completed(SetPose(pose=cast(Pose, pose)), timeout_s)
 
     async def keep_alive(self, *, timeout_s: float | None = None) -> CommandResult:
         """Restart both idle timeouts, the session's and LiveAvatar's. Raises as `interrupt`."""

@@ -100,6 +100,6 @@ async def test_a_schedule_that_cannot_be_created_is_logged_and_retried(
     with caplog.at_level(logging.ERROR, logger="workers.janitor_schedule"):
         async with maintained_schedule(nowhere, 30):
             await until(lambda: len(caplog.records) >= 2, 30)
-    assert "cannot be made or read" in caplog.text
-    assert "Trying again" in caplog.text
+    assert "cannot be created or read" in caplog.text
+    assert "Retrying" in caplog.text
     assert "Traceback" not in caplog.text
