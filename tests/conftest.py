@@ -28,7 +28,7 @@ from deploy.local.errors import LocalError
 from deploy.local.livekit import LiveKitServer
 from deploy.local.settings import ROOT, LocalSettings, find_chromium
 from deploy.local.temporal import TemporalServer
-from tests.support.scheduling import GroupScheduling, group_of
+from tests.support.scheduling import ALONE, GroupScheduling, group_of
 from tests.support.secret_scan import find_secrets, remember, remembered
 from tests.support.shared_servers import Addresses, ServerThread
 
@@ -97,9 +97,10 @@ def _is_fast(item: pytest.Item) -> bool:
 
 
 def _rank(item: pytest.Item) -> float:
-    """Sort key: groups, then the longest time limits; tests without a server last."""
-    if group_of(item.nodeid) is not None:
-        return -1000.0
+    """Sort key: groups, then the longest time limits, tests without a server, the group ALONE."""
+    group = group_of(item.nodeid)
+    if group is not None:
+        return 1000.0 if group == ALONE else -1000.0
     limit = item.get_closest_marker("timeout")
     seconds = float(limit.args[0]) if limit is not None else 60.0
     return -seconds if not _is_fast(item) else 0.0

@@ -14,7 +14,8 @@ GROUPS: Final = (
     ("tests/chaos/test_real_faults.py", "stacks"),
     ("tests/demo/", "stacks"),
     ("tests/viewer/", "browser"),
-    ("tests/examples/test_spoken_into_the_page.py", "browser"),
+    ("tests/examples/test_spoken_into_the_page.py", "alone"),
+    ("tests/examples/test_echo_agent.py", "alone"),
     ("tests/examples/test_backend_page.py", "browser"),
     ("tests/examples/", "examples"),
     ("tests/avatar_sessions/", "client"),
@@ -22,6 +23,9 @@ GROUPS: Final = (
     ("tests/test_house.py", "house"),
 )
 """The beginning of a test's id, and its group; the first that fits counts."""
+ALONE: Final = "alone"
+"""The group that runs last, while the other processes have nothing left to do: it compares sound
+that went through WebRTC, which stretches what comes late from a busy machine."""
 
 
 def group_of(test_id: str) -> str | None:

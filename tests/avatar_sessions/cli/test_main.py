@@ -204,7 +204,7 @@ class TestExitCodes:
     async def test_a_refused_or_expired_command_is_5(
         self, cli: Cli, sessions: AvatarSessions, simulator: LiveAvatarSimulator, key: str
     ) -> None:
-        simulator.faults.slow_start_s = 3.0
+        simulator.faults.slow_start_s = 10.0
         await start(cli, key, "--command-ttl-s", "0.2")
         expired = await cli("interrupt", key)
         sealed = await cli("attach", key, AVATAR_SESSIONS_SEAL_KEYS="")
