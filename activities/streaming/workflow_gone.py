@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from asyncio import sleep  # by name: a test replaces it here and nowhere else
 from datetime import timedelta
 from enum import Enum
 from typing import Final
@@ -86,7 +87,7 @@ async def stop_if_unwanted(liveavatar: LiveAvatar, provider_session_id: str) -> 
     for _ in range(UNWANTED_TRIES - 1):
         if status is not AttemptStatus.UNKNOWN:
             break
-        await asyncio.sleep(1.0)
+        await sleep(1.0)
         status = await attempt_status()
     if status in (AttemptStatus.CLOSED, AttemptStatus.TIMED_OUT):
         logger.warning("%s: stopping session %s", status.value, provider_session_id)
@@ -100,6 +101,6 @@ async def stop_with_retries(liveavatar: LiveAvatar, provider_session_id: str) ->
             await liveavatar.stop_session(provider_session_id)
         except LiteError as error:
             logger.warning("stop failed, try %d: %s", number + 1, error)
-            await asyncio.sleep(min(8.0, 0.5 * 2**number))
+            await sleep(min(8.0, 0.5 * 2**number))
         else:
             return

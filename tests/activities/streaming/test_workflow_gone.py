@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -76,9 +75,12 @@ def environment(*answers: Any) -> tuple[ActivityEnvironment, ScriptedServer]:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this module only: without pauses for all of asyncio, background tasks of other tests that
+    share the event loop once spun for ever, and the run never ended."""
+
     async def sleep(_: float) -> None: ...
 
-    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(workflow_gone, "sleep", sleep)
 
 
 @pytest.mark.parametrize(
