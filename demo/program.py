@@ -52,6 +52,8 @@ from viewer.typed_speech import Espeak, TypedSpeech
 SAMPLES = Path(__file__).with_name("samples")
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+WORKER_VARIABLES = ("AVATAR_SESSIONS_", "OTEL_")
+"""Beginnings of the environment variables that the demo's worker gets from the user's shell."""
 INTERRUPTED = 130
 """Exit status for a demo that was ended before it had shown everything."""
 
@@ -204,6 +206,11 @@ class Demo:
                     simulator=None if real else self._simulator_settings,
                     clip_folder=self._folder.clips,
                     on_started=self._screen.up,
+                    worker_variables={
+                        name: value
+                        for name, value in os.environ.items()
+                        if name.startswith(WORKER_VARIABLES)
+                    },
                 )
                 sessions = AvatarSessions(await stack.temporal.client(), _seal_of(stack))
                 began_at = time.monotonic()

@@ -227,6 +227,9 @@ def run_verb(arguments: argparse.Namespace) -> ExitCode:
         name = "Usage" if isinstance(error, InvalidArgument) else type(error).__name__
         output.error(name, str(error), code)
         return code
+    except ValueError as error:  # words that cannot be sent, such as half of a character
+        output.error("Usage", str(error), ExitCode.USAGE)
+        return ExitCode.USAGE
     except BrokenPipeError:  # the reader has closed the pipe
         return ExitCode.DONE
 

@@ -390,6 +390,13 @@ class OwnerProtocol:
         self.utterance_id = utterance_id
         self._names.setdefault(utterance_id, name)
 
+    def close_begin(self) -> None:
+        """The last ``live.begin`` opened nothing: it was refused, or its utterance is over.
+
+        What follows belongs to no utterance: PCM is dropped, and an end without a name ends none.
+        """
+        self.utterance_id = None
+
     def finish(self, event_id: str | None) -> str | None:
         """The utterance that an ``agent.speak_end`` ends: the one it names, else the current one.
 

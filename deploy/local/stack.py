@@ -7,7 +7,7 @@ stack is decided by the demo, the benchmarks and the tests.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from deploy.local.errors import ServerUnavailable
 from deploy.local.livekit import LiveKitServer, start_livekit
 from deploy.local.ports import require_free
 from deploy.local.processes import Supervisor
-from deploy.local.settings import LocalSettings
+from deploy.local.settings import LocalSettings, settings_environment
 from deploy.local.simulator import LiveAvatarEndpoint, start_simulator
 from deploy.local.temporal import TemporalServer, start_temporal
 from deploy.local.worker import start_worker, worker_settings
@@ -54,6 +54,7 @@ async def start_stack(
     simulator: SimulatorFor | None,
     clip_folder: Path,
     on_started: OnStarted,
+    worker_variables: Mapping[str, str] | None = None,
 ) -> LocalStack:
     """Start every part, one after the other; the supervisor ends them.
 
@@ -65,6 +66,7 @@ async def start_stack(
             `settings.liveavatar_api_key`.
         clip_folder: the only folder that the worker reads clips from.
         on_started: called as each part is ready.
+        worker_variables: further environment variables of the worker, where the stack sets none.
 
     Raises:
         LocalError: a part cannot be had, or did not start.
@@ -89,14 +91,12 @@ async def start_stack(
         liveavatar = await start_simulator(supervisor, simulator(livekit))
         started("Simulator", liveavatar.url)
     seal_keys = settings.avatar_sessions_seal_keys or Seal.new_key()
-    await start_worker(
-        supervisor,
-        Role.ALL,
-        worker_settings(
-            liveavatar, livekit, seal_keys, AVATAR_SESSIONS_CLIP_FOLDER=str(clip_folder)
-        ),
-        temporal,
+    settings_of_worker = worker_settings(
+        liveavatar, livekit, seal_keys, AVATAR_SESSIONS_CLIP_FOLDER=str(clip_folder)
     )
+    own = settings_environment(settings_of_worker)
+    more = {name: value for name, value in (worker_variables or {}).items() if name not in own}
+    await start_worker(supervisor, Role.ALL, settings_of_worker, temporal, environment=more)
     started("Worker", "all roles in one process")
     return LocalStack(temporal, livekit, liveavatar, seal_keys, clip_folder)
 

@@ -155,9 +155,12 @@ class IngressConnection:
 
     def _begin(self, begin: LiveBegin) -> None:
         try:
-            self._adopt(begin, begin.utterance_id)
+            utterance = self._adopt(begin, begin.utterance_id)
         except (TooManyUtterances, UtteranceNameUsed) as error:
             self._protocol.refuse(str(error))
+            utterance = None
+        if utterance is None:
+            self._protocol.close_begin()
 
     def _adopt(self, begin: LiveBegin, name: str | None) -> Utterance | None:
         """Begin or resume an utterance, which the client calls ``name``; None if it is over."""

@@ -82,17 +82,28 @@ class IngressServer:
         """The address for speakers; None while it does not listen."""
         return self._url
 
+    def _own_host(self) -> str | None:
+        """The host that speakers are sent, as it stands in a URL; None if there is no route."""
+        try:
+            host = reachable_host(self._settings.host)
+        except OSError as error:
+            logger.error(
+                "the ingress listens on all interfaces, and this host has no route to another"
+                " network (%s), so speakers are sent no address: set AVATAR_SESSIONS_INGRESS_URL",
+                error.strerror,
+            )
+            return None
+        return f"[{host}]" if ":" in host else host
+
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
         """Serve until the end of the block.
 
         Raises:
-            OSError: the address cannot be bound, the certificate cannot be read, or the host is a
-                wildcard and has no route, so that there is no address for speakers.
+            OSError: the address cannot be bound, or the certificate cannot be read.
         """
         settings = self._settings
-        host = reachable_host(settings.host) if settings.url is None else settings.host
-        host = f"[{host}]" if ":" in host else host
+        own_host = None if settings.url else self._own_host()
         self._server = await serve(
             self._serve,
             settings.host,
@@ -111,8 +122,10 @@ class IngressServer:
         )
         port = next(iter(self._server.sockets)).getsockname()[1]
         scheme = "ws" if settings.certificate is None else "wss"
-        self._url = f"{settings.url or f'{scheme}://{host}:{port}'}{PATH}"
-        logger.info("the ingress listens at %s", self._url)
+        address = settings.url or (own_host and f"{scheme}://{own_host}:{port}")
+        if address:
+            self._url = f"{address}{PATH}"
+            logger.info("the ingress listens at %s", self._url)
         try:
             yield
         finally:

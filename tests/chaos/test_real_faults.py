@@ -19,7 +19,6 @@ from chaos.runner import ChaosResult
 from chaos.table import FaultRow
 from deploy.local.temporal import TemporalServer
 
-GENEROUS_MS = 30_000
 CHOSEN = (
     "nothing",
     "end",
@@ -43,7 +42,7 @@ def chosen() -> list[Fault]:
             FAULTS["drain-50"], name="drain-5", inject=drain_5, load=MachineLoad.WORKS
         ),
     }
-    return [replace(faults[name], bound_ms=GENEROUS_MS) for name in CHOSEN]
+    return [replace(faults[name], bound_ms=None) for name in CHOSEN]
 
 
 @pytest_asyncio.fixture(scope="session")

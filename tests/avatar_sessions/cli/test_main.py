@@ -228,6 +228,7 @@ class TestExitCodes:
             ("speak", "k", "--file", "x.wav", "--seal"),
             ("speak", "k", "--file", "x.wav", "--ttl-s", "nan"),
             ("list", "--state", "SLEEPING"),
+            ("list", "--tenant", "half a character: \udcff"),
         ],
     )
     async def test_wrong_usage_is_2_and_says_why(self, cli: Cli, words: tuple[str, ...]) -> None:

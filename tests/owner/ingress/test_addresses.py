@@ -8,7 +8,11 @@ import socket
 
 import pytest
 
+from owner.ingress import server
 from owner.ingress.addresses import is_wildcard, reachable_host
+from owner.ingress.server import IngressServer, IngressSettings
+from owner.ingress.tickets import Tickets
+from owner.registry import SessionRegistry
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "10.1.2.3", "owner-3.example", "::1"])
@@ -35,6 +39,22 @@ def test_a_host_without_a_route_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
 
     with pytest.raises(OSError, match="unreachable"):
         reachable_host("::")
+
+
+async def test_an_ingress_without_a_route_listens_and_sends_no_address(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker on a host without a default route did not start, although clips need no ingress."""
+
+    def no_route(_: str) -> str:
+        raise OSError(101, "Network is unreachable")
+
+    monkeypatch.setattr(server, "reachable_host", no_route)
+    ingress = IngressServer(IngressSettings(host="0.0.0.0"), SessionRegistry(), Tickets(60))
+
+    async with ingress.listening():
+        assert ingress.url is None
+    assert "set AVATAR_SESSIONS_INGRESS_URL" in caplog.text
 
 
 @pytest.mark.parametrize(

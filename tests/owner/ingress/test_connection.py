@@ -87,5 +87,8 @@ async def test_speech_of_a_refused_utterance_is_not_added_to_the_one_before(
         await connection.send(LiveBegin(utterance_id="one-too-many").model_dump_json())
         await connection.send(PCM)
         assert "are open already" in (await message(connection, "error"))["error"]["message"]
+        await connection.send('{"type":"agent.speak_end"}')
+        ended = await message(connection, "agent.audio_buffer_committed")
+        assert "one-too-many" not in str(ended), "an end named an utterance that does not exist"
         await connection.send(LiveBegin(utterance_id=f"u-{MAX_OPEN - 1}").model_dump_json())
         assert (await message(connection, "live.progress"))["received_bytes"] == 0
