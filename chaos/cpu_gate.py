@@ -19,20 +19,27 @@ _STAT: Final = Path("/proc/stat")
 
 
 class CpuGate:
-    """Runs wait in line; each poll admits at most one."""
+    """Runs wait in line; each poll admits at most one.
 
-    def __init__(self) -> None:
+    Args:
+        min_idle: the share of all cores' time that must be idle.
+        max_wait_s: the longest wait.
+    """
+
+    def __init__(self, min_idle: float = MIN_IDLE, max_wait_s: float = MAX_WAIT_S) -> None:
         self._line = asyncio.Lock()
+        self._min_idle = min_idle
+        self._max_wait_s = max_wait_s
 
     async def wait_for_idle(self) -> None:
         """Wait until a run may begin."""
         async with self._line:
-            give_up_s = time.monotonic() + MAX_WAIT_S
+            give_up_s = time.monotonic() + self._max_wait_s
             before = _times()
             while True:
                 await asyncio.sleep(POLL_S)
                 now = _times()
-                if _idle(before, now) >= MIN_IDLE or time.monotonic() > give_up_s:
+                if _idle(before, now) >= self._min_idle or time.monotonic() > give_up_s:
                     return
                 before = now
 

@@ -17,6 +17,7 @@ import soundfile
 import soxr
 
 from avatar_sessions import AvatarSessions, Seal, Session
+from chaos.cpu_gate import CpuGate
 from deploy.local.livekit import LiveKitServer
 from deploy.local.settings import ROOT
 from deploy.local.temporal import TemporalServer
@@ -26,6 +27,7 @@ from liveavatar_simulator import LiveAvatarSimulator
 from tests.support.browser import browser, livekit_client, playwright  # noqa: F401 (fixtures)
 from tests.support.platforms.in_process import API_KEY, running_workers, simulator_settings
 from tests.support.platforms.product import Product, RunningAgent, StartAgent, worker_settings
+from tests.support.scheduling import ALONE, group_of
 from tests.support.secret_scan import remember
 from tests.support.speech.person import RATE_HZ
 
@@ -48,6 +50,13 @@ async def product(
             }
             sessions = AvatarSessions(client, Seal([key]))
             yield Product(sessions, environment, run_folder, simulator)
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def _idle_machine(request: pytest.FixtureRequest) -> None:
+    """Start a comparison of sound when the other processes of the run have become silent."""
+    if group_of(request.node.nodeid) == ALONE:
+        await CpuGate(min_idle=0.4, max_wait_s=15).wait_for_idle()
 
 
 @pytest.fixture

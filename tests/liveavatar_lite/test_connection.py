@@ -386,13 +386,14 @@ async def read_all(connection: LiteConnection) -> list[Event]:
 
 async def test_close_is_bounded_when_the_other_side_never_answers() -> None:
     async with deaf_server() as ws_url:
+        before = asyncio.all_tasks()
         connection = await LiteConnection.open(ws_url)
         began_s = time.monotonic()
 
         await connection.close(timeout_s=0.2)
 
         assert time.monotonic() - began_s < 2
-        leftover = {task.get_name() for task in asyncio.all_tasks()}
+        leftover = {task.get_name() for task in asyncio.all_tasks() - before}
         assert not leftover & {"lite-reader", "lite-watchdog"}
 
 

@@ -65,3 +65,11 @@ async def heard_by_liveavatar_ms(platform: Platform, session: Session) -> float:
     lines = platform.simulator.ledger().sessions
     line = next(one for one in lines if str(one.session_id) == provider_id)
     return sum(one.played_ms for one in line.utterances)
+
+
+async def until_heard(platform: Platform, session: Session, milliseconds: float) -> None:
+    """Wait until the avatar has played so much, by the simulator's ledger: at most 30 s."""
+    give_up_s = time.monotonic() + 30
+    while (heard_ms := await heard_by_liveavatar_ms(platform, session)) < milliseconds:
+        assert time.monotonic() < give_up_s, f"{heard_ms:.0f} of {milliseconds:.0f} ms were played"
+        await asyncio.sleep(0.1)

@@ -16,6 +16,7 @@ from deploy.local.temporal import TemporalServer
 from tests.support.platforms.in_process import LONG, SHORT, Platform, new_key, wayne
 from tests.support.platforms.worker_process import (
     heard_by_liveavatar_ms,
+    until_heard,
     until_later_owner,
     worker_process,
 )
@@ -37,7 +38,7 @@ async def test_a_clip_goes_on_where_a_killed_owner_left_it(
             )
             await session.attach()
             speaking = asyncio.create_task(session.speak(LONG))
-            await asyncio.sleep(3.5)
+            await until_heard(workerless, session, 2500)
             first.send_signal(signal.SIGKILL)
             await first.wait(30)
         async with worker_process(
@@ -71,7 +72,7 @@ async def test_a_clip_can_be_dropped_with_its_owner(
             )
             await session.attach()
             speaking = asyncio.create_task(session.speak(LONG))
-            await asyncio.sleep(2.5)
+            await until_heard(workerless, session, 2500)
             first.send_signal(signal.SIGKILL)
             await first.wait(30)
         async with worker_process(
