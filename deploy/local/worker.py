@@ -9,7 +9,7 @@ from typing import Final
 
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
-from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.enums.v1 import DescribeTaskQueueMode, TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
@@ -153,11 +153,20 @@ class _PollsItsQueues:
         return True
 
     async def _pollers(self, client: Client, queue: str, kind: TaskQueueType.ValueType) -> set[str]:
+        """Pollers of all partitions: by default the server lists those of the root alone, where a
+        process that polls rarely may appear only with its next poll, a minute later."""
         reply = await client.workflow_service.describe_task_queue(
             DescribeTaskQueueRequest(
                 namespace=client.namespace,
                 task_queue=TaskQueue(name=queue),
-                task_queue_type=kind,
+                api_mode=DescribeTaskQueueMode.DESCRIBE_TASK_QUEUE_MODE_ENHANCED,
+                task_queue_types=[kind],
+                report_pollers=True,
             )
         )
-        return {poller.identity for poller in reply.pollers}
+        return {
+            poller.identity
+            for version in reply.versions_info.values()
+            for by_type in version.types_info.values()
+            for poller in by_type.pollers
+        }

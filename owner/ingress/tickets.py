@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from pydantic import SecretStr
@@ -40,7 +40,8 @@ class Ticket:
 class Tickets:
     """Issues and checks the tickets of one process."""
 
-    def __init__(self, ttl_s: float, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, ttl_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Issue tickets that are valid for ``ttl_s`` seconds of a clock that cannot jump."""
         self._key = secrets.token_bytes(_KEY_BYTES)
         self._ttl_s = ttl_s
         self._clock = clock
@@ -50,7 +51,7 @@ class Tickets:
         expires_at_s = self._clock() + self._ttl_s
         payload = json.dumps([session_key, *epoch, expires_at_s], separators=(",", ":")).encode()
         ticket = base64.urlsafe_b64encode(self._signature(payload) + payload).rstrip(b"=").decode()
-        return SecretStr(ticket), datetime.fromtimestamp(expires_at_s, UTC)
+        return SecretStr(ticket), datetime.now(UTC) + timedelta(seconds=self._ttl_s)
 
     def check(self, ticket: str) -> Ticket:
         """Read a ticket; its signature is compared in constant time.

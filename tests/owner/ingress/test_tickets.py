@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -19,7 +21,7 @@ def test_a_ticket_names_its_session_and_epoch_until_it_expires() -> None:
     now_s = [1_000_000.0]
     tickets = tickets_at(lambda: now_s[0])
     ticket, expires_at = tickets.issue("key", (2, 3))
-    assert expires_at.timestamp() == now_s[0] + TTL_S
+    assert timedelta(0) < expires_at - datetime.now(UTC) <= timedelta(seconds=TTL_S)
     assert tickets.check(ticket.get_secret_value()) == Ticket("key", (2, 3))
     now_s[0] += TTL_S
     with pytest.raises(TicketRefused, match="expired"):
@@ -45,3 +47,13 @@ def test_a_changed_ticket_is_refused() -> None:
         changed = good[:at] + ("A" if good[at] != "A" else "B") + good[at + 1 :]
         with pytest.raises(TicketRefused):
             tickets.check(changed)
+
+
+def test_tickets_outlive_a_jump_of_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An owner's clock jumped forward by an hour: the ticket that its workflow still handed out was
+    refused as expired, and the speaker gave up after 75 s."""
+    tickets = Tickets(TTL_S)
+    ticket, _ = tickets.issue("key", (1, 1))
+    now_s = time.time()
+    monkeypatch.setattr(time, "time", lambda: now_s + 3600)
+    assert tickets.check(ticket.get_secret_value()).session_key == "key"
