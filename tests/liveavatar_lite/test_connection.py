@@ -484,13 +484,18 @@ async def test_a_cancelled_opening_leaves_no_task_behind() -> None:
     async def never(media: Media) -> None:
         await media.socket.wait_closed()
 
+    before = asyncio.all_tasks()
+
+    def names_of_new_tasks() -> set[str]:
+        return {task.get_name() for task in asyncio.all_tasks() - before}
+
     async with media_server(never) as ws_url:
         opening = asyncio.create_task(LiteConnection.open(ws_url))
-        await until(lambda: "lite-reader" in {task.get_name() for task in asyncio.all_tasks()})
+        await until(lambda: "lite-reader" in names_of_new_tasks())
 
         opening.cancel()
         await asyncio.wait({opening}, timeout=5)
 
         assert opening.cancelled()
-        leftover = {task.get_name() for task in asyncio.all_tasks()}
+        leftover = names_of_new_tasks()
         assert not leftover & {"lite-reader", "lite-watchdog"}
