@@ -37,8 +37,8 @@ if TYPE_CHECKING:  # pytest-xdist's classes, for its hooks
     from xdist.workermanage import WorkerController
 
 PROCESSES: Final = 6
-"""How many processes run the whole suite. Measured on two cores: 10 min 20 s; with 5 two minutes
-longer, with 9 too much contention for tests with deadlines."""
+"""How many processes run the whole suite. Measured on two cores: 10 min 20 s; with 5 the
+cores are idle for much of the run, with 9 tests with deadlines fail by contention."""
 FAST_PROCESSES: Final = 3
 """The same for `--fast`, where more of a test is computing."""
 SERVERS: Final = frozenset({"temporal", "livekit"})

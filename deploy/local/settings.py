@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 from pydantic import AliasChoices, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -97,6 +97,21 @@ def find_chromium(settings: LocalSettings) -> Path | None:
         return settings.chromium if os.access(settings.chromium, os.X_OK) else None
     found = (shutil.which(name) for name in CHROMIUM_NAMES)
     return next((Path(path) for path in found if path), None)
+
+
+class ExplicitSettings(BaseSettings):
+    """Mixed in before a settings model: only the given values, not this process's environment."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
 
 
 def settings_environment(settings: BaseSettings) -> dict[str, str]:

@@ -8,12 +8,11 @@ from typing import Any, Final
 
 import httpx
 from pydantic import SecretStr
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from deploy.local.livekit import answers_http
 from deploy.local.ports import LOOPBACK, free_port
 from deploy.local.processes import Child, ChildSpec, Supervisor
-from deploy.local.settings import ROOT, settings_environment
+from deploy.local.settings import ROOT, ExplicitSettings, settings_environment
 from liveavatar_simulator.settings import SimulatorSettings
 
 READY_WITHIN_S: Final = 60.0
@@ -46,19 +45,8 @@ class LiveAvatarEndpoint:
             return ledger
 
 
-class _Explicit(SimulatorSettings):
-    """Settings from the given values only, not from this process's environment."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
+class _Explicit(ExplicitSettings, SimulatorSettings):
+    """The settings from the given values only."""
 
 
 def simulator_settings(**values: object) -> SimulatorSettings:

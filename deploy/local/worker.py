@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Final
 
 from pydantic import SecretStr
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from temporalio.api.enums.v1 import DescribeTaskQueueMode, TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
@@ -18,7 +17,7 @@ from temporalio.service import RPCError
 from avatar_sessions.contract import names
 from deploy.local.livekit import LiveKitServer
 from deploy.local.processes import Child, ChildSpec, Supervisor
-from deploy.local.settings import ROOT, settings_environment
+from deploy.local.settings import ROOT, ExplicitSettings, settings_environment
 from deploy.local.simulator import LiveAvatarEndpoint
 from deploy.local.temporal import TemporalServer
 from workers.settings import WorkerSettings
@@ -34,19 +33,8 @@ PolledQueue = tuple[str, TaskQueueType.ValueType]
 """A task queue's name, and the kind of tasks that are polled."""
 
 
-class _Explicit(WorkerSettings):
-    """Settings from the given values only, not from this process's environment."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
+class _Explicit(ExplicitSettings, WorkerSettings):
+    """The settings from the given values only."""
 
 
 def worker_settings(

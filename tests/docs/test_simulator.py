@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import liveavatar_simulator
 from deploy.local.settings import ROOT
 from liveavatar_simulator import Faults, SimulatorSettings
 from tests.support.markdown import blocks_run_as
@@ -27,28 +26,3 @@ def test_every_setting_and_every_fault_is_documented() -> None:
 
     assert set(SimulatorSettings.model_fields) <= documented
     assert set(Faults.model_fields) <= documented
-
-
-def test_the_public_names_are_these() -> None:
-    assert sorted(liveavatar_simulator.__all__) == [
-        "AddressInUse",
-        "AtLimit",
-        "AudioRecording",
-        "BillingLedger",
-        "CATALOGUE",
-        "CommandLine",
-        "Correlation",
-        "DEFAULT_API_KEY",
-        "Faults",
-        "LiveAvatarSimulator",
-        "Refusal",
-        "RoomUnreachable",
-        "SessionLine",
-        "SilenceLine",
-        "SimulatedPhase",
-        "SimulatedSession",
-        "SimulatorSettings",
-        "SocketLine",
-        "SpeechSignals",
-        "UtteranceLine",
-    ]
